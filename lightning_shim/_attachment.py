@@ -1,0 +1,32 @@
+"""How a patched method knows that its module is attached to a trial. Standard library only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Attached:
+    """Base of what an attached module has as its trainer; only the trial's facade derives from it."""
+
+    @property
+    def collector(self) -> Any:
+        """Keeps what the module logs in the present stage."""
+        raise NotImplementedError
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Prints on rank 0."""
+        raise NotImplementedError
+
+
+def attached_trainer(module: Any) -> Any | None:
+    """Returns the trial's facade if the module is attached to a trial.
+
+    Args:
+        module: A LightningModule.
+
+    Returns:
+        The facade, or None if the module has no trainer or another one.
+    """
+    # `_trainer` is where Lightning's setter of `trainer` stores it; its getter raises where there is none.
+    trainer = module.__dict__.get("_trainer")
+    return trainer if isinstance(trainer, Attached) else None

@@ -1,0 +1,153 @@
+"""The patches of Lightning's classes: what the table calls backed, where Lightning's own code would not find it.
+
+A patched method acts only on a module that a trial has attached. Everything else that is backed is answered through the
+module's ``trainer``, without a patch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import wrapt
+
+from lightning_shim import _warnings
+from lightning_shim._attachment import attached_trainer
+from lightning_shim._registry import PatchRegistry
+from lightning_shim._versions import NAMESPACES, Namespace
+
+Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
+
+_CLASS_MODULE: Final = "core.module"
+_CLASS_NAME: Final = "LightningModule"
+
+
+def _log(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    trainer = attached_trainer(instance)
+    if trainer is None:
+        return wrapped(*args, **kwargs)
+    return trainer.collector.log(instance.__dict__["_current_fx_name"], *args, **kwargs)
+
+
+def _log_dict(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    trainer = attached_trainer(instance)
+    if trainer is None:
+        return wrapped(*args, **kwargs)
+    return trainer.collector.log_dict(instance.__dict__["_current_fx_name"], *args, **kwargs)
+
+
+def _print(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    trainer = attached_trainer(instance)
+    return wrapped(*args, **kwargs) if trainer is None else trainer.print(*args, **kwargs)
+
+
+METHODS: Final[dict[str, Wrapper]] = {"log": _log, "log_dict": _log_dict, "print": _print}
+"""By the name of the method of LightningModule."""
+
+PROPERTIES: Final[dict[str, Callable[[Any], Any]]] = {
+    "trainer": lambda trainer: trainer,
+    "logger": lambda trainer: trainer.logger,
+    "loggers": lambda trainer: trainer.loggers,
+}
+"""By the name of the property of LightningModule, what its getter answers, from the trial's facade."""
+
+registry: Final = PatchRegistry()
+"""Everything that this package has patched, Determined's loop included."""
+
+_active = False
+
+
+def _patched_method(wrapper: Wrapper) -> Callable[[Any], object]:
+    return lambda present: wrapt.FunctionWrapper(present, wrapper)
+
+
+def _patched_property(answer: Callable[[Any], Any]) -> Callable[[Any], object]:
+    def getter(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # A property calls its getter as a plain function, so that the module is the first argument.
+        trainer = attached_trainer(args[0])
+        return wrapped(*args, **kwargs) if trainer is None else answer(trainer)
+
+    def make(present: property) -> property:
+        assert present.fget is not None
+        # A FunctionWrapper around the property itself would lose its setter.
+        wrapped = wrapt.FunctionWrapper(present.fget, getter)
+        return property(wrapped, present.fset, present.fdel, present.__doc__)
+
+    return make
+
+
+def _patch_namespace(module: Any) -> None:
+    """Patches one namespace's LightningModule; called when its module has been imported."""
+    with registry.lock:
+        if _active:
+            with registry.transaction():
+                owner = getattr(module, _CLASS_NAME)
+                for name, wrapper in METHODS.items():
+                    registry.wrap(owner, name, _patched_method(wrapper))
+                for name, answer in PROPERTIES.items():
+                    registry.wrap(owner, name, _patched_property(answer))
+
+
+for _name in NAMESPACES:
+    # Before the import of Lightning nothing is there to patch, and importing it here would cost seconds.
+    wrapt.register_post_import_hook(_patch_namespace, f"{_name}.{_CLASS_MODULE}")
+
+
+def patch(*, strict: bool = False) -> None:
+    """Patches LightningModule, in ``pytorch_lightning`` and in ``lightning.pytorch``.
+
+    It may be called before or after either is imported, and again. Modules that no trial has attached behave as before.
+
+    Args:
+        strict: Whether what would be warned about raises :class:`StrictModeError` instead.
+
+    Raises:
+        PatchError: If a member cannot be patched; nothing is patched then.
+    """
+    global _active
+    with registry.lock:
+        was_active, _active = _active, True
+        try:
+            with registry.transaction():
+                for name in NAMESPACES:
+                    module = Namespace(name).imported(_CLASS_MODULE)
+                    if module is not None:
+                        _patch_namespace(module)
+        except BaseException:
+            _active = was_active
+            raise
+        _warnings.set_strict(strict)
+
+
+def unpatch() -> None:
+    """Restores every patched entry by identity.
+
+    An entry that somebody else has patched since is reported with a :class:`PatchWarning` and left in place.
+    """
+    global _active
+    with registry.lock:
+        _active = False
+        _warnings.set_strict(False)
+        registry.revert()
+
+
+def is_patched() -> bool:
+    """Returns whether :func:`patch` is in force."""
+    return _active
+
+
+@contextlib.contextmanager
+def patched(*, strict: bool = False) -> Iterator[None]:
+    """Patches for a ``with`` block; if it was patched before, it stays patched.
+
+    Args:
+        strict: As in :func:`patch`.
+    """
+    was_patched = is_patched()
+    patch(strict=strict)
+    try:
+        yield
+    finally:
+        if not was_patched:
+            unpatch()
