@@ -1,0 +1,242 @@
+"""How a logged name is to be treated: the arguments of ``self.log``, resolved as Lightning resolves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_shim._warnings import DifferenceWarning, MetricError, caller_location, warn_at_caller
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """How the values of an epoch become one.
+
+    Attributes:
+        name: The name of the function in :mod:`torch`, as ``reduce_fx`` gives it.
+        initial: The value before the first one, as in Lightning's ``_ResultMetric``.
+        ufunc: Folds; its ``accumulate`` works in order, one value after the other.
+    """
+
+    name: str
+    initial: float
+    ufunc: np.ufunc
+
+    def fold(self, values: np.ndarray[Any, Any]) -> Any:
+        """Folds an array of shape ``(n,)``, n at least 1, to a NumPy scalar of its dtype."""
+        return self.ufunc.accumulate(values)[-1]
+
+
+MEAN: Final = Reduction("mean", 0.0, np.add)
+SUM: Final = Reduction("sum", 0.0, np.add)
+MIN: Final = Reduction("min", float("inf"), np.minimum)
+MAX: Final = Reduction("max", float("-inf"), np.maximum)
+
+REDUCTIONS: Final[dict[Any, Reduction]] = {
+    **dict.fromkeys(("mean", "avg", torch.mean), MEAN),
+    **dict.fromkeys(("sum", torch.sum, sum), SUM),
+    **dict.fromkeys(("min", torch.min, min), MIN),
+    **dict.fromkeys(("max", torch.max, max), MAX),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LogLevels:
+    """Where a hook may log; Lightning's table is ``_FxValidator.functions``."""
+
+    on_step: bool
+    on_epoch: bool
+    epoch_only: bool = False
+
+
+_STEP: Final = LogLevels(on_step=True, on_epoch=False)
+_EPOCH: Final = LogLevels(on_step=False, on_epoch=True)
+_EPOCH_ONLY: Final = LogLevels(on_step=False, on_epoch=True, epoch_only=True)
+
+LOG_LEVELS: Final[dict[str, LogLevels]] = {
+    **dict.fromkeys(
+        (
+            "training_step",
+            "on_train_batch_start",
+            "on_train_batch_end",
+            "on_before_backward",
+            "backward",
+            "on_after_backward",
+            "on_before_optimizer_step",
+            "optimizer_step",
+            "configure_gradient_clipping",
+            "clip_gradients",
+            "on_before_zero_grad",
+            "optimizer_zero_grad",
+        ),
+        _STEP,
+    ),
+    **dict.fromkeys(("validation_step", "on_validation_batch_start", "on_validation_batch_end"), _EPOCH),
+    **dict.fromkeys(
+        (
+            "on_train_start",
+            "on_train_epoch_start",
+            "on_train_epoch_end",
+            "on_validation_start",
+            "on_validation_epoch_start",
+            "on_validation_epoch_end",
+        ),
+        _EPOCH_ONLY,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The arguments with which a name is logged; they must be the same each time."""
+
+    name: str
+    fx: str
+    prog_bar: bool
+    logger: bool
+    on_step: bool
+    on_epoch: bool
+    reduction: Reduction
+    enable_graph: bool
+    add_dataloader_idx: bool
+    dataloader_idx: int | None
+    metric_attribute: str | None
+    sync_dist: bool
+    sync_dist_group: Any
+    rank_zero_only: bool
+
+    def reported_name(self, on_step: bool) -> str:
+        """Returns the name that Lightning's loggers see.
+
+        Args:
+            on_step: Whether the step's value is meant, or the epoch's.
+        """
+        fork = ("_step" if on_step else "_epoch") if self.on_step and self.on_epoch else ""
+        return f"{self.name}{fork}{self._suffix}"
+
+    @property
+    def plain_name(self) -> str:
+        """The name without ``_step`` or ``_epoch``, which ``callback_metrics`` has as well."""
+        return f"{self.name}{self._suffix}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the settings as plain values; a process group cannot be saved and is left out."""
+        state = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {**state, "reduction": self.reduction.name, "sync_dist_group": None}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> Settings:
+        """Rebuilds what :meth:`state_dict` was taken of."""
+        return cls(**{**state, "reduction": REDUCTIONS[state["reduction"]]})
+
+    @property
+    def _suffix(self) -> str:
+        indexed = self.add_dataloader_idx and self.dataloader_idx is not None
+        return f"/dataloader_idx_{self.dataloader_idx}" if indexed else ""
+
+
+def default_dtype() -> torch.dtype:
+    """Returns the dtype in which Lightning accumulates: the default one, but no less than float32."""
+    dtype = torch.get_default_dtype()
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
+
+
+def resolve_settings(
+    fx: str,
+    name: str,
+    value: Any,
+    dataloader_idx: int | None,
+    metric_attributes: Callable[[], dict[int, str]],
+    *,
+    prog_bar: bool,
+    logger: bool | None,
+    on_step: bool | None,
+    on_epoch: bool | None,
+    reduce_fx: str | Callable[[Any], Any],
+    enable_graph: bool,
+    sync_dist: bool,
+    sync_dist_group: Any,
+    add_dataloader_idx: bool,
+    metric_attribute: str | None,
+    rank_zero_only: bool,
+) -> Settings:
+    """Checks the arguments of a ``self.log`` call and fills in the hook's defaults.
+
+    The keyword arguments are those of ``LightningModule.log``. Of the value only the type matters;
+    ``metric_attributes`` gives the names of the module's torchmetrics objects by identity.
+
+    Returns:
+        The settings.
+
+    Raises:
+        MetricError: If the hook does not allow it, or an argument makes no sense.
+    """
+    levels = LOG_LEVELS.get(fx)
+    where = f"{caller_location()}: self.log({name!r})"
+    if not isinstance(name, str):
+        raise MetricError(f"{where}: the name must be a string, not {type(name).__name__}.")
+    if levels is None:
+        raise MetricError(
+            f"{where} was called in {fx}, where Lightning allows no logging. Write to self.logger.experiment there."
+        )
+    on_step = levels.on_step if on_step is None else on_step
+    on_epoch = levels.on_epoch if on_epoch is None else on_epoch
+    if levels.epoch_only and (on_step or not on_epoch):
+        raise MetricError(f"{where}: in {fx} only on_step=False, on_epoch=True is possible.")
+    if not (on_step or on_epoch):
+        raise MetricError(f"{where}: on_step=False with on_epoch=False logs nothing; leave one of them out.")
+    if add_dataloader_idx and "/dataloader_idx_" in name:
+        raise MetricError(
+            f"{where}: the name must not contain /dataloader_idx_, which is added to it; "
+            "or pass add_dataloader_idx=False."
+        )
+    reduction = REDUCTIONS.get(reduce_fx.lower() if isinstance(reduce_fx, str) else reduce_fx)
+    if reduction is None:
+        raise MetricError(
+            f"{where}: reduce_fx={reduce_fx!r} is none of mean, sum, min, max. For another reduction log a "
+            "torchmetrics object."
+        )
+    if isinstance(value, Metric):
+        metric_attribute = metric_attribute or metric_attributes().get(id(value))
+        if metric_attribute is None:
+            raise MetricError(
+                f"{where}: the {type(value).__name__} is no attribute of the module. Assign it to one in __init__, "
+                "so that its state is kept and moved with the module."
+            )
+    elif isinstance(value, Tensor) and not value.is_floating_point():
+        warn_at_caller(
+            f"self.log({name!r}): a {value.dtype} tensor is converted to {default_dtype()}; convert it yourself "
+            "to silence this.",
+            DifferenceWarning,
+        )
+    return Settings(
+        name=name,
+        fx=fx,
+        prog_bar=prog_bar,
+        logger=logger is None or logger,
+        on_step=on_step,
+        on_epoch=on_epoch,
+        reduction=reduction,
+        enable_graph=enable_graph,
+        add_dataloader_idx=add_dataloader_idx,
+        dataloader_idx=dataloader_idx,
+        metric_attribute=metric_attribute,
+        sync_dist=sync_dist,
+        sync_dist_group=sync_dist_group,
+        rank_zero_only=rank_zero_only,
+    )
+
+
+def difference(first: Settings, second: Settings) -> str:
+    """Says in words in what two settings differ."""
+    return ", ".join(
+        f"{name} was {getattr(first, name)!r} and is {getattr(second, name)!r}"
+        for name in Settings.__dataclass_fields__
+        if getattr(first, name) != getattr(second, name)
+    )

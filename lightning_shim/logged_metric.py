@@ -1,0 +1,187 @@
+"""What is kept of one logged name, and how an epoch's values become one.
+
+A logged value is put away as it is, detached and on its own device; nothing is added up, copied to the host or
+formatted at the time of the call. The values are folded, in the order in which they came, when somebody wants the
+result: at a report, at the end of an epoch, or when ``trainer.callback_metrics`` is read. The fold rounds as
+Lightning's additions one by one do, so that the results are equal to the last bit.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_shim._warnings import MetricError, caller_location
+from lightning_shim.log_settings import MEAN, Settings, default_dtype
+
+FOLD_AFTER: Final = 4096
+"""Values of one name that are kept before they are folded, so that memory does not grow with the epoch's length."""
+
+
+@dataclass(slots=True)
+class LoggedMetric:
+    """What is known of one logged name.
+
+    Attributes:
+        settings: The arguments of the first call.
+        arguments: The same as they were given, to recognise a repeated call quickly.
+        metric: The torchmetrics object, if one was logged; it does its own reduction.
+        step_value: The last value, for ``on_step``.
+        is_fresh: Whether something was logged since the last reset.
+    """
+
+    settings: Settings
+    arguments: tuple[Any, ...]
+    metric: Metric | None
+    step_value: Tensor | float | None = None
+    is_fresh: bool = True
+    _values: list[Tensor | float] = field(default_factory=list)
+    _batch_sizes: list[int] = field(default_factory=list)
+    _folded: Any = None
+    _weight: int = 0
+    _computed: Tensor | None = None
+
+    def update(self, value: Tensor | float, batch_size: int) -> None:
+        """Puts a value of the current batch away."""
+        self.is_fresh = True
+        self._computed = None
+        if self.settings.on_step:
+            self.step_value = value
+        if self.settings.on_epoch:
+            self._values.append(value)
+            self._batch_sizes.append(batch_size)
+            if len(self._values) >= FOLD_AFTER:
+                self.fold()
+
+    def update_metric(self, metric: Any) -> None:
+        """Takes note that the torchmetrics object was logged; its ``forward`` has been called by the user.
+
+        Args:
+            metric: What was logged now.
+
+        Raises:
+            MetricError: If it is not what was logged under this name before.
+        """
+        if self.metric is None or metric is not self.metric:
+            raise MetricError(
+                f"{caller_location()}: self.log({self.settings.name!r}) got {metric!r}, but before it got "
+                f"{self.metric or 'a number'} under the same name. Give each a name of its own."
+            )
+        self.is_fresh = True
+        self._computed = None
+        if self.settings.on_step:
+            # torchmetrics' private name for the value of the last batch; Lightning relies on it as well.
+            self.step_value = self.metric._forward_cache
+
+    def fold(self) -> tuple[Any, int]:
+        """Folds what has been put away.
+
+        Returns:
+            The folded value, a NumPy scalar (for a mean, the weighted sum), and the sum of the batch sizes.
+        """
+        reduction = self.settings.reduction
+        sizes = iter(self._batch_sizes)
+        for values in _arrays(self._values):
+            weights = np.fromiter(itertools.islice(sizes, len(values)), dtype=np.int64, count=len(values))
+            if reduction is MEAN:
+                values = values * weights.astype(values.dtype)
+            start = values.dtype.type(reduction.initial) if self._folded is None else self._folded
+            dtype = np.result_type(values.dtype, start.dtype)
+            self._folded = reduction.fold(np.concatenate(([start], values)).astype(dtype))
+            self._weight += int(weights.sum())
+        self._values.clear()
+        self._batch_sizes.clear()
+        return self._folded, self._weight
+
+    def epoch_value(self) -> Tensor | None:
+        """Returns the epoch's value so far on this process, as a tensor of no dimensions."""
+        if self._computed is None:
+            if self.metric is not None:
+                computed = self.metric.compute()
+                if not isinstance(computed, Tensor):
+                    raise MetricError(
+                        f"{self.settings.name!r}: compute() of the metric logged in {self.settings.fx} must return a "
+                        f"tensor, but returned {computed!r}. Log the parts of it by names of their own."
+                    )
+                self._computed = computed.detach()
+            else:
+                folded, weight = self.fold()
+                if folded is None:
+                    return None
+                self.set_epoch_value(folded, weight)
+        return self._computed
+
+    def set_epoch_value(self, folded: Any, weight: int) -> None:
+        """Fixes the epoch's value, as reduced over all processes.
+
+        Args:
+            folded: What the processes' folded values amount to, a NumPy scalar.
+            weight: The sum of their weights.
+        """
+        if self.settings.reduction is MEAN:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                folded = folded / folded.dtype.type(weight)
+        self._computed = torch.from_numpy(np.asarray(folded))
+
+    def reset(self) -> None:
+        """Forgets every value; a torchmetrics object is reset as well."""
+        if self.metric is not None:
+            self.metric.reset()
+        self.is_fresh = False
+        self.step_value = self._folded = self._computed = None
+        self._weight = 0
+        self._values.clear()
+        self._batch_sizes.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what an interrupted epoch needs to be finished: tensors and plain values only."""
+        folded, weight = self.fold()
+        return {
+            "settings": self.settings.state_dict(),
+            "folded": None if folded is None else torch.from_numpy(np.asarray(folded)),
+            "weight": weight,
+            "step_value": self.step_value,
+            "is_fresh": self.is_fresh,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any], metric: Metric | None) -> LoggedMetric:
+        """Rebuilds what :meth:`state_dict` was taken of.
+
+        Args:
+            state: What :meth:`state_dict` returned.
+            metric: The module's torchmetrics object of ``settings.metric_attribute``, if that is set.
+
+        Returns:
+            The logged metric; the first call that logs it again fills in how its arguments were spelled.
+        """
+        restored = cls(Settings.from_state_dict(state["settings"]), arguments=(), metric=metric)
+        folded = state["folded"]
+        restored._folded = None if folded is None else folded.numpy()[()]
+        restored._weight = state["weight"]
+        restored.step_value, restored.is_fresh = state["step_value"], state["is_fresh"]
+        return restored
+
+
+def _arrays(values: list[Tensor | float]) -> Iterator[np.ndarray[Any, Any]]:
+    """Brings values to the host in runs of one kind, in their order; one copy for a run."""
+
+    def kind(value: Tensor | float) -> Any:
+        return (value.dtype, value.device) if isinstance(value, Tensor) else None
+
+    for tensor_kind, run in itertools.groupby(values, key=kind):
+        if tensor_kind is None:
+            yield np.array(list(run), dtype=_numpy_dtype(default_dtype()))
+        else:
+            yield torch.stack(list(run)).cpu().numpy()  # type: ignore[arg-type]
+
+
+def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    return np.dtype(np.float64 if dtype == torch.float64 else np.float32)
