@@ -1,0 +1,273 @@
+"""All that is needed of Determined's private names, in one place.
+
+- ``PyTorchTrialContext._core``: the Core API context, for reports beside those that the training loop makes.
+- ``PyTorchTrialContext._tbd_writer`` and ``_current_batch_idx``.
+- ``_PyTorchTrialController.run``, ``_load``, ``state``, ``start_from_batch``, ``training_iterator``,
+  ``training_enumerator``, ``local_training``, ``reporting_period``, ``max_length``: the loop itself. Two repairs are
+  made in it, for our trials only; see :func:`repair_controller`.
+- ``_core.checkpoint._storage_manager``: where checkpoints lie off-cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import determined as det
+import wrapt
+from determined import pytorch
+
+from lightning_shim._registry import PatchRegistry
+from lightning_shim._warnings import CheckpointError, LightningShimError
+
+STATE_FILE = "state_dict.pth"
+TRIAL_STATE_FILE = "trial_state.pkl"
+
+
+class ControlledTrial(Protocol):
+    """A trial that is told of the loop that runs it."""
+
+    @property
+    def controller(self) -> Controller:
+        """Where the loop is made known."""
+
+
+def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial]) -> None:
+    """Repairs Determined's training loop for trials of one class, and makes it known to their ``controller``.
+
+    - Since PyTorch 2.6 ``torch.load`` refuses what the loop itself has saved (NumPy's random state, callbacks' states).
+      A checkpoint directory is trusted already, since ``trial_state.pkl`` is unpickled from it.
+    - Off-cluster the loop counts batches from zero after it has loaded a checkpoint, so that it trains too long.
+
+    Args:
+        registry: Undoes the repairs.
+        trial_class: The class; trials of any other are left as they are.
+    """
+    controller_class = pytorch._PyTorchTrialController
+
+    def run(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(controller.trial, trial_class):
+            controller.trial.controller.connect(controller)
+        return wrapped(*args, **kwargs)
+
+    def load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+        if not isinstance(controller.trial, trial_class):
+            return wrapped(*args, **kwargs)
+        path = pathlib.Path(args[0] if args else kwargs["load_path"])
+        with _checkpoint_errors(path), _full_unpickling():
+            result = wrapped(*args, **kwargs)
+        if controller.local_training:
+            controller.start_from_batch = controller.state.batches_trained
+            controller.training_enumerator = enumerate(controller.training_iterator, start=controller.start_from_batch)
+        return result
+
+    registry.wrap(controller_class, "run", lambda function: wrapt.FunctionWrapper(function, run))
+    registry.wrap(controller_class, "_load", lambda function: wrapt.FunctionWrapper(function, load))
+
+
+def _verify_checkpoint_is_there(controller: Any) -> None:
+    if checkpoint_path(controller.context, controller.latest_checkpoint) is None:
+        base = controller.core_context.checkpoint._storage_manager._base_path
+        raise CheckpointError(
+            f"There is no checkpoint {controller.latest_checkpoint!r} in {base}. latest_checkpoint is a "
+            "checkpoint's folder (fit(...).checkpoint_path) or its UUID."
+        )
+
+
+@contextlib.contextmanager
+def _full_unpickling() -> Iterator[None]:
+    """Makes ``torch.load`` unpickle anything, by PyTorch's own switch for callers that cannot be changed."""
+    switch = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    previous = os.environ.get(switch)
+    os.environ[switch] = "1"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=f".*{switch}.*", category=UserWarning)
+            yield
+    finally:
+        if previous is None:
+            del os.environ[switch]
+        else:
+            os.environ[switch] = previous
+
+
+@contextlib.contextmanager
+def _checkpoint_errors(path: pathlib.Path) -> Iterator[None]:
+    for name in (STATE_FILE, TRIAL_STATE_FILE):
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(
+                f"{file} is missing: {path} is not a complete checkpoint of a PyTorchTrial. Resume from another one."
+            )
+    try:
+        yield
+    except LightningShimError:
+        raise
+    except Exception as error:
+        damaged = next((name for name in (STATE_FILE, TRIAL_STATE_FILE) if not _is_readable(path / name)), None)
+        problem = (
+            f"{path / damaged} is damaged or cut short"
+            if damaged
+            else f"the checkpoint {path} does not fit this module"
+        )
+        raise CheckpointError(f"{problem} ({type(error).__name__}: {error}). Resume from another one.") from error
+
+
+def _is_readable(file: pathlib.Path) -> bool:
+    import pickle
+
+    import torch
+
+    try:
+        if file.suffix == ".pth":
+            torch.load(file, map_location="cpu", weights_only=False)
+        else:
+            with file.open("rb") as stream:
+                pickle.load(stream)
+    except Exception:
+        return False
+    return True
+
+
+class Controller:
+    """Determined's training loop, as far as a trial needs to know it; it is known only when the loop starts."""
+
+    def __init__(self) -> None:
+        self._controller: Any = None
+
+    def connect(self, controller: Any) -> None:
+        """Takes the ``_PyTorchTrialController``.
+
+        Args:
+            controller: The loop that is about to run the trial.
+
+        Raises:
+            CheckpointError: If it is to continue from a checkpoint that is not there.
+        """
+        self._controller = controller
+        if controller.local_training and controller.latest_checkpoint is not None:
+            _verify_checkpoint_is_there(controller)
+
+    @property
+    def batches_trained(self) -> int:
+        """The batches trained in all, on each process."""
+        if self._controller is None or self._controller.state is None:
+            return 0
+        return int(self._controller.state.batches_trained)
+
+    @property
+    def max_length(self) -> pytorch.TrainUnit | None:
+        """How long the loop trains, or None before it is known."""
+        length: pytorch.TrainUnit | None = getattr(self._controller, "max_length", None)
+        return length
+
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether the length or a period is given in epochs."""
+        loop = self._controller
+        periods = (loop.max_length, loop.validation_period, loop.checkpoint_period, loop.reporting_period)
+        return any(isinstance(period, pytorch.Epoch) for period in periods)
+
+    def is_reporting_time(self, is_last_batch: bool) -> bool:
+        """Tells whether the reporting period ends with the batch that was trained last.
+
+        Args:
+            is_last_batch: Whether that batch is its epoch's last one.
+        """
+        period, state = self._controller.reporting_period, self._controller.state
+        if isinstance(period, pytorch.Epoch):
+            return is_last_batch and period.should_stop(state.epochs_trained)
+        return bool(period.should_stop(state.batches_trained))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the trial has trained as long as it should."""
+        loop = self._controller
+        return bool(loop.test_mode or loop._steps_until_complete(loop.max_length) <= 0)
+
+
+def report_training_metrics(context: Any, steps_completed: int, metrics: dict[str, Any]) -> None:
+    """Reports training metrics beside those that the loop reports for the same batch; the chief does it.
+
+    Args:
+        context: Determined's trial context.
+        steps_completed: The batches trained.
+        metrics: Numbers by names that were not reported for this batch before.
+    """
+    context._core.train.report_training_metrics(steps_completed=steps_completed, metrics=metrics)
+
+
+def report_metrics(context: Any, group: str, metrics: dict[str, Any], step: int | None) -> int:
+    """Reports metrics in a group of their own.
+
+    Args:
+        context: Determined's trial context.
+        group: The group's name.
+        metrics: Numbers by name.
+        step: The batches trained; by default those by now.
+
+    Returns:
+        The batches trained, as reported.
+    """
+    if step is None:
+        step = (context._current_batch_idx or 0) + 1
+    context._core.train.report_metrics(group=group, steps_completed=step, metrics=metrics)
+    return step
+
+
+def tensorboard_writer(context: Any) -> Any:
+    """Returns Determined's ``SummaryWriter``, which is made when it is first asked for."""
+    return context.get_tensorboard_writer()
+
+
+def close_tensorboard(context: Any) -> str | None:
+    """Closes the TensorBoard writer if there is one.
+
+    Args:
+        context: Determined's trial context.
+
+    Returns:
+        The folder that holds its files, or None.
+    """
+    writer = context._tbd_writer
+    if writer is None:
+        return None
+    writer.close()
+    return str(writer.log_dir)
+
+
+def checkpoint_path(context: Any, storage_id: str) -> pathlib.Path | None:
+    """Returns the folder of a checkpoint, if it is on this machine."""
+    path = pathlib.Path(context._core.checkpoint._storage_manager._base_path) / storage_id
+    return path if path.is_dir() else None
+
+
+def is_on_cluster() -> bool:
+    """Returns whether this process belongs to a trial of a cluster."""
+    info = det.get_cluster_info()
+    return info is not None and info.task_type == "TRIAL"
+
+
+def experiment_length(context: Any) -> pytorch.TrainUnit | None:
+    """Returns the length that an experiment's configuration gives for the training, if it gives one.
+
+    That is ``searcher.max_time`` with ``searcher.time_metric``, or the deprecated ``searcher.max_length``.
+
+    Args:
+        context: Determined's trial context.
+    """
+    try:
+        searcher = context.get_experiment_config().get("searcher", {})
+    except ValueError:
+        return None
+    max_length = searcher.get("max_length")
+    lengths = max_length if isinstance(max_length, dict) else {searcher.get("time_metric"): searcher.get("max_time")}
+    if lengths.get("epochs"):
+        return pytorch.Epoch(int(lengths["epochs"]))
+    if lengths.get("batches"):
+        return pytorch.Batch(int(lengths["batches"]))
+    return None

@@ -1,0 +1,128 @@
+"""All that is needed of Lightning, public or private, in one place and for either namespace.
+
+The private names that this package relies on are named here and nowhere else:
+
+- ``LightningModule._trainer``: what the setter of ``trainer`` stores, here and in nested modules.
+- ``LightningModule._current_fx_name``: the hook that is running, which ``self.log`` asks for.
+- ``_DeviceDtypeModuleMixin._device``: what ``self.device`` answers before the module is moved.
+- ``CombinedLoader._mode``: how it combines.
+- ``LightningOptimizer._to_lightning_optimizer``, ``_on_after_step``: what ``self.optimizers()`` returns, and how manual
+  optimization counts steps.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from lightning_shim._versions import Namespace, namespace_of
+
+TRAINER_ATTRIBUTE: Final = "_trainer"
+CURRENT_FX_ATTRIBUTE: Final = "_current_fx_name"
+
+
+@dataclass(frozen=True, slots=True)
+class Lightning:
+    """The parts of one Lightning namespace that a trial uses; each is what Lightning calls by the same name."""
+
+    version: str
+    LightningModule: type
+    LightningDataModule: type
+    Callback: type
+    Checkpoint: type
+    EarlyStopping: type
+    ProgressBar: type
+    LightningOptimizer: type
+    LRSchedulerConfig: type
+    CombinedLoader: type
+    TrainerState: type
+    TrainerFn: Any
+    TrainerStatus: Any
+    RunningStage: Any
+    GradClipAlgorithmType: Any
+    extract_batch_size: Callable[[Any], int]
+    move_data_to_device: Callable[[Any, torch.device], Any]
+
+
+@functools.cache
+def _parts(namespace: Namespace) -> Lightning:
+    states = namespace.module("trainer.states")
+    callbacks = namespace.module("callbacks")
+    return Lightning(
+        version=namespace.version,
+        LightningModule=namespace.module("core.module").LightningModule,
+        LightningDataModule=namespace.module("core.datamodule").LightningDataModule,
+        Callback=callbacks.Callback,
+        Checkpoint=callbacks.Checkpoint,
+        EarlyStopping=callbacks.EarlyStopping,
+        ProgressBar=callbacks.ProgressBar,
+        LightningOptimizer=namespace.module("core.optimizer").LightningOptimizer,
+        LRSchedulerConfig=namespace.module("utilities.types").LRSchedulerConfig,
+        CombinedLoader=namespace.module("utilities.combined_loader").CombinedLoader,
+        TrainerState=states.TrainerState,
+        TrainerFn=states.TrainerFn,
+        TrainerStatus=states.TrainerStatus,
+        RunningStage=states.RunningStage,
+        GradClipAlgorithmType=namespace.module("utilities").GradClipAlgorithmType,
+        extract_batch_size=namespace.module("utilities.data").extract_batch_size,
+        move_data_to_device=namespace.module("utilities").move_data_to_device,
+    )
+
+
+def lightning_of(instance: Any) -> Lightning:
+    """Returns the parts of the namespace that a module or data module comes from.
+
+    Args:
+        instance: A LightningModule or LightningDataModule, or its class.
+
+    Returns:
+        The parts.
+
+    Raises:
+        ConfigurationError: If it comes from no Lightning namespace.
+    """
+    return _parts(namespace_of(instance))
+
+
+def is_overridden(name: str, instance: Any, base: type) -> bool:
+    """Tells whether a user has replaced a member, in a class or on the instance itself.
+
+    Args:
+        name: The member's name.
+        instance: The user's object.
+        base: The Lightning class that defines the default.
+
+    Returns:
+        Whether it is another than the default; a member that Lightning does not have counts as overridden.
+    """
+    if name in getattr(instance, "__dict__", {}):
+        return True
+    own = getattr(type(instance), name, None)
+    return own is not None and own is not getattr(base, name, None)
+
+
+def announce_device(module: torch.nn.Module, device: torch.device) -> None:
+    """Makes ``self.device`` answer the device to come, as Lightning does before ``setup`` is called."""
+    for submodule in module.modules():
+        if hasattr(submodule, "_device"):
+            submodule._device = device  # type: ignore[assignment]
+
+
+def lightning_optimizer(lightning: Lightning, optimizer: torch.optim.Optimizer, strategy: Any) -> Any:
+    """Wraps an optimizer as ``self.optimizers()`` returns it; its ``step`` goes to ``strategy.optimizer_step``."""
+    return lightning.LightningOptimizer._to_lightning_optimizer(optimizer, strategy)  # type: ignore[attr-defined]
+
+
+def visits_loaders_in_turn(combined_loader: Any) -> bool:
+    """Tells whether a CombinedLoader gives one loader's batches after the other's; its private ``_mode`` knows."""
+    return bool(combined_loader._mode == "sequential")
+
+
+def call_after_step(optimizers: list[Any], function: Callable[[], None]) -> None:
+    """Has a function called after each ``step()`` of Lightning's wrapped optimizers."""
+    for optimizer in optimizers:
+        optimizer._on_after_step = function

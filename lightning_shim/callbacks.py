@@ -1,0 +1,127 @@
+"""Determined's events, passed on to the loops and to Lightning's hooks."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from typing import Any, Final
+
+import torch
+from determined import pytorch
+
+from lightning_shim._determined import Controller, checkpoint_path
+from lightning_shim.checkpoint import CheckpointState
+from lightning_shim.evaluation_loop import EvaluationLoop
+from lightning_shim.hooks import Hooks
+from lightning_shim.reports import Reports
+from lightning_shim.trainer import TrainerFacade
+from lightning_shim.training_loop import TrainingLoop
+
+
+class LightningCallback(pytorch.PyTorchCallback):
+    """The one callback of Determined's through which a LightningTrial works.
+
+    Determined calls it on every process, except for ``on_checkpoint_save_start``, which only the chief gets.
+
+    Args:
+        context: Determined's trial context.
+        controller: Determined's loop.
+        trainer: What the module has as its trainer.
+        hooks: The module's and the callbacks' hooks.
+        training_loop: Trains.
+        evaluation_loop: Validates.
+        checkpoint_state: Saves and restores.
+        reports: Reports.
+
+    Attributes:
+        checkpoint_path: The folder of the newest checkpoint if it is on this machine, otherwise its UUID.
+    """
+
+    def __init__(
+        self,
+        context: pytorch.PyTorchTrialContext,
+        controller: Controller,
+        trainer: TrainerFacade,
+        hooks: Hooks,
+        training_loop: TrainingLoop,
+        evaluation_loop: EvaluationLoop,
+        checkpoint_state: CheckpointState,
+        reports: Reports,
+    ) -> None:
+        self.checkpoint_path: pathlib.Path | str | None = None
+        self._context: Final = context
+        self._controller: Final = controller
+        self._trainer: Final = trainer
+        self._hooks: Final = hooks
+        self._training_loop: Final = training_loop
+        self._evaluation_loop: Final = evaluation_loop
+        self._checkpoint_state: Final = checkpoint_state
+        self._reports: Final = reports
+
+    def on_training_start(self) -> None:
+        """Calls ``on_train_start``, after a checkpoint has been loaded."""
+        if self._controller.batches_trained == 0:
+            # The checkpoint, if there was one, is another trial's: Determined takes its weights and starts anew.
+            self._checkpoint_state.start_anew()
+        self._evaluation_loop.set_up()
+        self._hooks.call("on_train_start")
+
+    def on_validation_start(self) -> None:
+        """Starts a validation."""
+        self._trainer.current_views()
+        self._trainer.enter_stage(training=False)
+        self._evaluation_loop.start(releases_gradients=self._training_loop.has_released_gradients)
+
+    def on_validation_epoch_start(self) -> None:
+        """Goes on with it."""
+        self._evaluation_loop.start_epoch()
+
+    def on_validation_epoch_end(self, outputs: list[Any]) -> None:
+        """Ends its batches; Determined then asks for the metrics."""
+        self._evaluation_loop.end_epoch()
+
+    def on_validation_end(self, metrics: dict[str, Any]) -> None:
+        """Ends it, and with it the training epoch that has waited for it."""
+        self._evaluation_loop.end()
+        self._trainer.enter_stage(training=True)
+        self._reports.remember(metrics)
+        self._training_loop.after_validation()
+
+    def on_training_workload_end(self, avg_metrics: dict[str, Any], batch_metrics: Any) -> None:
+        """Keeps what was reported."""
+        self._reports.remember(avg_metrics)
+
+    def on_checkpoint_save_start(self, checkpoint: dict[str, Any]) -> None:
+        """Adds Lightning's keys, and calls the hooks that may add more."""
+        self._checkpoint_state.add_lightning_keys(checkpoint)
+
+    def on_checkpoint_load_start(self, checkpoint: dict[str, Any]) -> None:
+        """Calls the hooks that a checkpoint is loaded with."""
+        self._checkpoint_state.before_loading(checkpoint)
+
+    def on_checkpoint_upload_end(self, uuid: str) -> None:
+        """Keeps where the newest checkpoint is."""
+        self.checkpoint_path = checkpoint_path(self._context, uuid) or uuid
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what is needed to continue exactly."""
+        return self._checkpoint_state.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what :meth:`state_dict` returned."""
+        self._checkpoint_state.load_state_dict(state_dict)
+
+    def on_trial_shutdown(self) -> None:
+        """Ends the training if it is complete; a trial that is paused goes on in another process."""
+        error = sys.exc_info()[1]
+        if error is not None:
+            self._hooks.callbacks("on_exception", error)
+            self._hooks.datamodule("on_exception", error)
+            return
+        with torch.enable_grad():
+            if self._controller.is_complete or self._context.get_stop_requested():
+                self._training_loop.finish_epoch()
+                self._hooks.call("on_train_end")
+                self._hooks.call("on_fit_end")
+            self._hooks.call_for_stage("teardown", self._trainer.state.fn)
+        self._trainer.finish()

@@ -1,0 +1,130 @@
+"""What a Determined checkpoint holds beside Determined's own: Lightning's keys, and what is needed to continue exactly.
+
+``state_dict.pth`` is a Lightning checkpoint as well. Its tensors are the ones that Determined saves under names of its
+own; ``torch.save`` writes a shared storage once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from torchmetrics import Metric
+
+from lightning_shim._lightning import Lightning
+from lightning_shim.hooks import Hooks
+from lightning_shim.metrics import MetricCollector
+from lightning_shim.progress import Progress
+from lightning_shim.training_loop import TrainingLoop
+
+CALLBACKS_KEY: Final = "lightning_callbacks"
+
+
+class CheckpointState:
+    """Saves and restores a trial's state.
+
+    Args:
+        lightning: The module's Lightning.
+        module: The LightningModule.
+        datamodule: The LightningDataModule, if there is one.
+        callbacks: The Lightning callbacks.
+        hooks: Their hooks and the module's.
+        progress: Where training stands.
+        training_loop: Knows the loaders' positions.
+        collector: Keeps what the running epoch has logged.
+    """
+
+    def __init__(
+        self,
+        lightning: Lightning,
+        module: Any,
+        datamodule: Any,
+        callbacks: list[Any],
+        hooks: Hooks,
+        progress: Progress,
+        training_loop: TrainingLoop,
+        collector: MetricCollector,
+    ) -> None:
+        self._lightning: Final = lightning
+        self._module: Final = module
+        self._datamodule: Final = datamodule
+        self._callbacks: Final = callbacks
+        self._hooks: Final = hooks
+        self._progress: Final = progress
+        self._training_loop: Final = training_loop
+        self._collector: Final = collector
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the part that Determined keeps for its callback."""
+        return {
+            "progress": self._progress.state_dict(),
+            "training_loop": self._training_loop.state_dict(),
+            "metrics": self._collector.state_dict(),
+            "torchmetrics": {
+                name: {state: getattr(metric, state) for state in metric._defaults}
+                | {"_update_count": metric._update_count}
+                for name, metric in self._torchmetrics().items()
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what :meth:`state_dict` returned."""
+        self._progress.load_state_dict(state["progress"])
+        self._training_loop.load_state_dict(state["training_loop"])
+        metrics = self._torchmetrics()
+        self._collector.load_state_dict(state["metrics"], metrics)
+        for name, saved in state["torchmetrics"].items():
+            if name in metrics:
+                for attribute, value in saved.items():
+                    setattr(metrics[name], attribute, value)
+
+    def start_anew(self) -> None:
+        """Forgets where the training stood."""
+        self._progress.load_state_dict(Progress().state_dict())
+        self._collector.reset()
+
+    def _torchmetrics(self) -> dict[str, Metric]:
+        return {name: module for name, module in self._module.named_modules() if isinstance(module, Metric)}
+
+    def add_lightning_keys(self, checkpoint: dict[str, Any]) -> None:
+        """Makes Determined's checkpoint one of Lightning's, and calls the ``on_save_checkpoint`` hooks on it.
+
+        Args:
+            checkpoint: What Determined is about to save; changed in place.
+        """
+        checkpoint.update(
+            {
+                "epoch": self._progress.current_epoch,
+                "global_step": self._progress.global_step,
+                "pytorch-lightning_version": self._lightning.version,
+                "state_dict": self._module.state_dict(),
+                "optimizer_states": checkpoint["optimizers_state_dict"],
+                "lr_schedulers": checkpoint["lr_schedulers_state_dict"],
+                CALLBACKS_KEY: {
+                    callback.state_key: state for callback in self._callbacks if (state := callback.state_dict())
+                },
+            }
+        )
+        for owner in (self._module, self._datamodule):
+            if owner is not None and owner.hparams:
+                checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = dict(owner.hparams)
+                if hasattr(owner, "_hparams_name"):
+                    checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = owner._hparams_name
+        if self._datamodule is not None:
+            state = self._datamodule.state_dict()
+            if state:
+                checkpoint[type(self._datamodule).__qualname__] = state
+        self._hooks.call("on_save_checkpoint", checkpoint)
+
+    def before_loading(self, checkpoint: dict[str, Any]) -> None:
+        """Calls the ``on_load_checkpoint`` hooks, and gives the callbacks and the data module their state.
+
+        Args:
+            checkpoint: What Determined has read.
+        """
+        if self._datamodule is not None and type(self._datamodule).__qualname__ in checkpoint:
+            self._datamodule.load_state_dict(checkpoint[type(self._datamodule).__qualname__])
+        self._hooks.call("on_load_checkpoint", checkpoint)
+        states = checkpoint.get(CALLBACKS_KEY, {})
+        for callback in self._callbacks:
+            if callback.state_key in states:
+                callback.load_state_dict(states[callback.state_key])

@@ -1,0 +1,288 @@
+"""The user's loaders: where they come from, how they are combined and limited, and where they are continued."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import torch.utils.data
+from lightning_fabric.utilities.seed import pl_worker_init_function
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+from torch.utils.data.distributed import DistributedSampler
+
+from lightning_shim._lightning import Lightning, is_overridden, visits_loaders_in_turn
+from lightning_shim._warnings import ConfigurationError, definition_location
+from lightning_shim.options import TrainerOptions
+from lightning_shim.strategy import StrategyFacade
+
+
+def find_source(
+    stage: str,
+    given: Any,
+    lightning: Lightning,
+    module: Any,
+    datamodule: Any,
+    strategy: StrategyFacade,
+    options: TrainerOptions,
+) -> DataSource:
+    """Finds where a stage's loaders come from: the arguments, else the data module, else the module.
+
+    Args:
+        stage: ``"train"`` or ``"val"``.
+        given: The loaders that were passed, or None.
+        lightning: The module's Lightning.
+        module: The LightningModule.
+        datamodule: The LightningDataModule, if there is one.
+        strategy: Tells how many processes share the data.
+        options: Has ``limit_train_batches`` and ``limit_val_batches``.
+
+    Returns:
+        The source; it may turn out to be undefined.
+    """
+    hook = f"{stage}_dataloader"
+    owner, base = (
+        (module, lightning.LightningModule) if datamodule is None else (datamodule, lightning.LightningDataModule)
+    )
+    request: Callable[[], Any] | None = None
+    origin = f"{stage}_dataloaders"
+    if given is not None:
+        request = functools.partial(_identity, given)
+    elif is_overridden(hook, owner, base):
+        request = getattr(owner, hook)
+        origin = f"{definition_location(request)}: {hook}"
+    limit = getattr(options, f"limit_{stage}_batches")
+    return DataSource(stage, request, origin, limit, lightning, strategy)
+
+
+def _identity(loaders: Any) -> Any:
+    return loaders
+
+
+class DataSource:
+    """One stage's loaders, asked for when they are first needed, as Lightning does.
+
+    Args:
+        stage: ``"train"`` or ``"val"``.
+        request: Asks the user for the loaders; None if there are none.
+        origin: What the user has to look at when they are wrong: a hook's location or an argument's name.
+        limit: ``limit_train_batches`` or ``limit_val_batches``: a number of batches, or a fraction of them.
+        lightning: The module's Lightning.
+        strategy: Tells how many processes share the data.
+
+    Attributes:
+        loaders: The user's loaders as they were returned, once they have been asked for.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        request: Callable[[], Any] | None,
+        origin: str,
+        limit: int | float,
+        lightning: Lightning,
+        strategy: StrategyFacade,
+    ) -> None:
+        self._stage: Final = stage
+        self._request: Final = request
+        self._origin: Final = origin
+        self._limit: Final = limit
+        self._lightning: Final = lightning
+        self._strategy: Final = strategy
+        self._combined: Any = None
+
+    @property
+    def is_defined(self) -> bool:
+        """Whether the user has given loaders for the stage."""
+        return self._request is not None and self._limit != 0
+
+    @property
+    def is_set_up(self) -> bool:
+        """Whether the loaders have been asked for."""
+        return self._combined is not None
+
+    @property
+    def loaders(self) -> Any:
+        """The user's loader or loaders, or None before they have been asked for."""
+        return None if self._combined is None else self._combined.iterables
+
+    @property
+    def has_several(self) -> bool:
+        """Whether several loaders are visited in turn, so that a batch has the index of a loader."""
+        return len(self._combined.flattened) > 1 and visits_loaders_in_turn(self._combined)
+
+    @property
+    def num_batches(self) -> list[int | float]:
+        """The number of batches that will be taken of each loader; infinite where it has no length."""
+        limits: list[int | float] = self._combined.limits
+        return limits
+
+    def error(self, problem: str) -> ConfigurationError:
+        """Makes an error that leads to where the loaders come from.
+
+        Args:
+            problem: What is wrong, as a sentence without its subject.
+        """
+        return ConfigurationError(f"{self._origin} {problem}")
+
+    def set_up(self) -> None:
+        """Asks for the loaders and prepares them, unless that has been done.
+
+        Raises:
+            ConfigurationError: If they are no loaders, are empty, or cannot be shared by several processes.
+        """
+        if self._combined is not None:
+            return
+        assert self._request is not None
+        loaders = self._request()
+        if loaders is None:
+            raise self.error("returned None instead of a loader.")
+        combined: Any = loaders
+        if not isinstance(loaders, self._lightning.CombinedLoader):
+            mode = "max_size_cycle" if self._stage == "train" else "sequential"
+            combined = self._lightning.CombinedLoader(loaders, mode)
+        if self._stage == "train" and visits_loaders_in_turn(combined):
+            raise self.error(
+                'gave a CombinedLoader with mode="sequential", which Lightning does not train on either; use '
+                '"max_size_cycle", "max_size" or "min_size".'
+            )
+        combined.flattened = [self._prepared(loader) for loader in combined.flattened]
+        combined.limits = [self._limited(loader) for loader in combined.flattened]
+        self._combined = combined
+
+    def _prepared(self, loader: Any) -> Any:
+        if not isinstance(loader, DataLoader):
+            if not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
+                raise self.error(f"gave {loader!r}, which is no loader: it cannot be iterated.")
+            return loader
+        if self._strategy.world_size > 1 and not isinstance(loader.dataset, IterableDataset):
+            loader = self._sharded(loader)
+        if int(os.environ.get("PL_SEED_WORKERS", 0)) and loader.worker_init_fn is None:
+            # What seed_everything(workers=True) asks for.
+            loader.worker_init_fn = functools.partial(pl_worker_init_function, rank=self._strategy.global_rank)
+        return loader
+
+    def _sharded(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        """Gives each process its part of the data, as Lightning's ``use_distributed_sampler``."""
+        if isinstance(loader.sampler, DistributedSampler):
+            return loader
+        batch_sampler = type(loader.batch_sampler)
+        if type(loader) is not DataLoader or batch_sampler not in (torch.utils.data.BatchSampler, type(None)):
+            raise self.error(
+                f"gave a {type(loader).__name__} with a {batch_sampler.__name__}, which cannot be split "
+                "between processes automatically. Give it a torch.utils.data.distributed.DistributedSampler."
+            )
+        sampler: DistributedSampler[Any] = DistributedSampler(
+            loader.dataset,
+            num_replicas=self._strategy.world_size,
+            rank=self._strategy.global_rank,
+            shuffle=self._stage == "train" or isinstance(loader.sampler, RandomSampler),
+            seed=int(os.environ.get("PL_GLOBAL_SEED", 0)),
+        )
+        return DataLoader(
+            loader.dataset,
+            batch_size=loader.batch_size,
+            sampler=sampler,
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+            drop_last=loader.drop_last,
+            timeout=loader.timeout,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
+            generator=loader.generator,
+            prefetch_factor=loader.prefetch_factor,
+            persistent_workers=loader.persistent_workers,
+        )
+
+    def _limited(self, loader: Any) -> int | float:
+        try:
+            length: int | float = len(loader)
+        except (TypeError, NotImplementedError):
+            length = float("inf")
+        if length == 0 and self._stage == "train":
+            raise self.error(
+                "gave an empty loader: it has no batches. Is the dataset empty, or smaller than the "
+                "batch size with drop_last=True?"
+            )
+        if isinstance(self._limit, int):
+            return min(length, self._limit)
+        if length == float("inf"):
+            if self._limit != 1.0:
+                raise ConfigurationError(
+                    f"limit_{self._stage}_batches={self._limit} is a fraction, but the loader of {self._origin} has no "
+                    "length; give a number of batches."
+                )
+            return length
+        batches = int(length * self._limit)
+        if batches == 0 and length:
+            raise ConfigurationError(
+                f"limit_{self._stage}_batches={self._limit} leaves none of the {length} batches of {self._origin}; it "
+                f"has to be at least {1 / length:.3g}."
+            )
+        return batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tells the samplers the epoch; each that has ``set_epoch`` is told once for each loader.
+
+        Args:
+            epoch: The index of the epoch.
+        """
+        for loader in self._combined.flattened:
+            batch_sampler = getattr(loader, "batch_sampler", None)
+            samplers = (getattr(loader, "sampler", None), getattr(batch_sampler, "sampler", None))
+            for sampler in {id(sampler): sampler for sampler in samplers}.values():
+                set_epoch = getattr(sampler, "set_epoch", None)
+                if callable(set_epoch):
+                    set_epoch(epoch)
+
+    def batches(self) -> Batches:
+        """Starts to iterate; the loaders' own iterators are made now, the first batch is fetched later."""
+        return Batches(self._combined)
+
+
+class Batches:
+    """One pass over the loaders.
+
+    Without a length, one batch is fetched ahead to know which is the last, as in Lightning's prefetcher.
+
+    Args:
+        combined: Lightning's CombinedLoader.
+
+    Attributes:
+        length: The number of batches, or None if it is not known.
+    """
+
+    def __init__(self, combined: Any) -> None:
+        self._iterator: Final[Iterator[tuple[Any, int, int]]] = iter(combined)
+        try:
+            self.length: int | None = len(combined)
+        except (TypeError, NotImplementedError):
+            self.length = None
+        self._fetched = 0
+        self._ahead: list[tuple[Any, int, int]] = []
+        if self.length is None:
+            self._fetch_ahead()
+
+    def _fetch_ahead(self) -> None:
+        try:
+            self._ahead.append(next(self._iterator))
+        except StopIteration:
+            self.length = self._fetched
+
+    def __iter__(self) -> Iterator[tuple[Any, int, int, bool]]:
+        return self
+
+    def __next__(self) -> tuple[Any, int, int, bool]:
+        """Returns the batch, its index, the index of its loader, and whether it is the last one."""
+        if self.length is not None and not self._ahead:
+            batch = next(self._iterator)
+            self._fetched += 1
+            return (*batch, self._fetched >= self.length)
+        if not self._ahead:
+            raise StopIteration
+        batch = self._ahead.pop()
+        self._fetched += 1
+        self._fetch_ahead()
+        return (*batch, not self._ahead)

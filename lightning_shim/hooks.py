@@ -1,0 +1,195 @@
+"""Calls Lightning's hooks: on the callbacks first, then on the module, as Lightning's Trainer does.
+
+Which hooks there are to call is found out once. A hook that nobody overrides costs a dictionary look-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from torch import nn
+
+from lightning_shim._lightning import CURRENT_FX_ATTRIBUTE, Lightning, is_overridden
+from lightning_shim.members import Kind, members
+
+Hook = Callable[..., Any]
+
+
+class Hooks:
+    """The hooks of a module and its callbacks.
+
+    Args:
+        lightning: The module's Lightning.
+        trainer: What callbacks get as their first argument.
+        module: The LightningModule.
+        datamodule: The LightningDataModule, if there is one.
+        callbacks: The Lightning callbacks, in the order in which they are called.
+    """
+
+    def __init__(
+        self,
+        lightning: Lightning,
+        trainer: Any,
+        module: nn.Module,
+        datamodule: Any,
+        callbacks: Iterable[Any],
+    ) -> None:
+        self._trainer: Final = trainer
+        self._module: Final = module
+        self._datamodule: Final = datamodule
+        self._lightning: Final = lightning
+        self._callbacks: Final = list(callbacks)
+        # Straight into the instance's dictionary: nn.Module.__setattr__ looks for parameters each time.
+        self._state: Final = module.__dict__
+        self._state.setdefault(CURRENT_FX_ATTRIBUTE, None)
+        self._of_module: dict[str, Hook] = {}
+        self._of_callbacks: dict[str, list[Hook]] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Looks again which hooks are overridden; done when ``setup`` and ``configure_model`` have run."""
+        self._of_module = {
+            row.name: getattr(self._module, row.name)
+            for row in members("LightningModule")
+            if row.kind is Kind.HOOK and self.overridden(row.name)
+        }
+        names = [row.name for row in members("Callback") if row.kind is Kind.HOOK]
+        self._of_callbacks = {
+            name: [
+                getattr(callback, name)
+                for callback in self._callbacks
+                if is_overridden(name, callback, self._lightning.Callback)
+            ]
+            for name in names
+        }
+
+    @property
+    def current_fx(self) -> str | None:
+        """The name of the hook that is running."""
+        name: str | None = self._state[CURRENT_FX_ATTRIBUTE]
+        return name
+
+    def overridden(self, name: str) -> bool:
+        """Tells whether the module has a hook of its own.
+
+        Args:
+            name: The hook's name.
+        """
+        return is_overridden(name, self._module, self._lightning.LightningModule)
+
+    def module(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Calls the module's hook if it is overridden.
+
+        Args:
+            name: The hook's name.
+            *args: Its arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            What the hook returned, or None.
+        """
+        hook = self._of_module.get(name)
+        return None if hook is None else self.run(name, hook, *args, **kwargs)
+
+    def module_or_default(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Calls the module's hook, or Lightning's default if that does something.
+
+        Args:
+            name: The hook's name.
+            *args: Its arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            What the hook returned.
+        """
+        return self.run(name, self._of_module.get(name) or getattr(self._module, name), *args, **kwargs)
+
+    def callbacks(self, name: str, *args: Any, **kwargs: Any) -> None:
+        """Calls the callbacks' hooks that are overridden.
+
+        Args:
+            name: The hook's name.
+            *args: Its arguments after the trainer and the module.
+            **kwargs: Its keyword arguments.
+        """
+        for hook in self._of_callbacks.get(name, ()):
+            self.run(name, hook, self._trainer, self._module, *args, **kwargs)
+
+    def call(self, name: str, *args: Any) -> Any:
+        """Calls a hook on the callbacks, then on the module.
+
+        Args:
+            name: The hook's name.
+            *args: Its arguments as the module gets them.
+
+        Returns:
+            What the module's hook returned, or None.
+        """
+        self.callbacks(name, *args)
+        return self.module(name, *args)
+
+    def call_epoch_end(self, name: str) -> None:
+        """Calls a hook on the callbacks and the module, but last on callbacks that follow a metric.
+
+        Those would otherwise miss what the module logs in the same hook; Lightning does so for the end of a training
+        epoch.
+
+        Args:
+            name: The hook's name.
+        """
+        hooks = self._of_callbacks.get(name, ())
+        for hook in hooks:
+            if not self._follows_metric(hook):
+                self.run(name, hook, self._trainer, self._module)
+        self.module(name)
+        for hook in hooks:
+            if self._follows_metric(hook):
+                self.run(name, hook, self._trainer, self._module)
+
+    def _follows_metric(self, hook: Hook) -> bool:
+        callback = getattr(hook, "__self__", None)
+        return isinstance(callback, (self._lightning.EarlyStopping, self._lightning.Checkpoint))
+
+    def call_for_stage(self, name: str, stage: Any) -> None:
+        """Calls ``setup`` or ``teardown``: on the data module, the callbacks, then the module.
+
+        Args:
+            name: The hook's name.
+            stage: Lightning's ``TrainerFn``.
+        """
+        self.datamodule(name, stage=stage)
+        self.callbacks(name, stage=stage)
+        self.module(name, stage=stage)
+
+    def datamodule(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Calls a hook of the data module, if there is a data module.
+
+        Args:
+            name: The hook's name.
+            *args: Its arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            What the hook returned, or None.
+        """
+        return None if self._datamodule is None else getattr(self._datamodule, name)(*args, **kwargs)
+
+    def run(self, name: str, function: Hook, *args: Any, **kwargs: Any) -> Any:
+        """Calls a function as a hook of the module: ``self.log`` then knows where it is called.
+
+        Args:
+            name: The hook's name.
+            function: What to call.
+            *args: Its arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            What the function returned.
+        """
+        previous = self._state[CURRENT_FX_ATTRIBUTE]
+        self._state[CURRENT_FX_ATTRIBUTE] = name
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self._state[CURRENT_FX_ATTRIBUTE] = previous

@@ -1,0 +1,182 @@
+"""``fit``: trains a module off-cluster, and unchanged on a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import determined as det
+import numpy as np
+import torch
+import torch.distributed
+from determined import core, pytorch
+
+from lightning_shim import _determined
+from lightning_shim._warnings import CheckpointError, ConfigurationError, caller_location
+from lightning_shim.progress_bar import ProgressBar
+from lightning_shim.trial import LightningTrial
+
+DEFAULT_REPORTING_PERIOD: Final = pytorch.Batch(100)
+"""Determined's own default."""
+
+
+def fit(
+    module: Any,
+    train_dataloaders: Any = None,
+    val_dataloaders: Any = None,
+    datamodule: Any = None,
+    *,
+    max_length: pytorch.TrainUnit | None = None,
+    validation_period: pytorch.TrainUnit | None = None,
+    checkpoint_period: pytorch.TrainUnit | None = None,
+    reporting_period: pytorch.TrainUnit = DEFAULT_REPORTING_PERIOD,
+    checkpoint_policy: str = "best",
+    latest_checkpoint: str | os.PathLike[str] | None = None,
+    step_zero_validation: bool = False,
+    test_mode: bool = False,
+    hparams: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    **trial_options: Any,
+) -> LightningTrial:
+    """Trains a LightningModule with Determined.
+
+    It calls ``determined.pytorch.init``, makes a :class:`LightningTrial` and calls ``determined.pytorch.Trainer.fit``.
+    Off-cluster that needs no master: a progress bar is shown where there is a terminal, and where checkpoints and
+    TensorBoard files are is printed at the end. Under ``torchrun`` the processes train together.
+
+    Args:
+        module: A LightningModule, or a class or function that gives one from the hyperparameters, by parameter name.
+        train_dataloaders: A loader, or a list or dictionary of loaders.
+        val_dataloaders: A loader or a list of loaders.
+        datamodule: A LightningDataModule, or a class or function that gives one from the hyperparameters.
+        max_length: How long to train: ``determined.pytorch.Epoch(n)`` or ``determined.pytorch.Batch(n)``, in all,
+            batches trained before a checkpoint included.
+        validation_period: How often to validate; by default after each epoch, as in Lightning, or at the end if the
+            loaders have no length.
+        checkpoint_period: How often to write a checkpoint beside those of the policy.
+        reporting_period: How often to report training metrics, as Lightning's ``log_every_n_steps``.
+        checkpoint_policy: Whether to write a checkpoint after a validation: ``"best"``, ``"all"`` or ``"none"``.
+            Off-cluster ``"best"`` means ``"all"``, since nobody knows what was best.
+        latest_checkpoint: Where to continue: a checkpoint's folder or its UUID; by default what the cluster says.
+        step_zero_validation: Whether to validate before training.
+        test_mode: Whether to train and validate one batch only; off-cluster.
+        hparams: Hyperparameters; on a cluster those of the experiment take precedence.
+        seed: Seeds Python, NumPy and PyTorch before the module is built; by default a cluster seeds with the trial's
+            seed, and nobody does off-cluster.
+        **trial_options: Further options of :class:`LightningTrial`, such as ``precision``.
+
+    Returns:
+        The trial, with ``module``, ``metrics`` and ``checkpoint_path``.
+
+    Raises:
+        ConfigurationError: If module, data, length or options cannot be trained.
+        CheckpointError: If the checkpoint is missing, damaged or does not fit.
+    """
+    _verify_length(max_length)
+    info = det.get_cluster_info() if _determined.is_on_cluster() else None
+    if info is not None:
+        hparams = {**(hparams or {}), **info.trial.hparams}
+        latest_checkpoint = latest_checkpoint or info.latest_checkpoint
+    elif checkpoint_policy == "best":
+        checkpoint_policy = "all"
+    storage_id = None if latest_checkpoint is None else _storage_id(latest_checkpoint, info is not None)
+    with _process_group() as distributed, pytorch.init(hparams=dict(hparams or {}), distributed=distributed) as context:
+        if seed is not None:
+            _seed(seed)
+        trial = LightningTrial(
+            context,
+            module,
+            train_dataloaders=train_dataloaders,
+            val_dataloaders=val_dataloaders,
+            datamodule=datamodule,
+            max_length=max_length,
+            **trial_options,
+        )
+        if validation_period is None and trial.epoch_length is not None:
+            validation_period = pytorch.Epoch(1)
+        with _reporting(trial, off_cluster=info is None):
+            pytorch.Trainer(trial, context).fit(
+                checkpoint_period=checkpoint_period,
+                validation_period=validation_period,
+                max_length=max_length,
+                reporting_period=reporting_period,
+                checkpoint_policy=checkpoint_policy,
+                latest_checkpoint=storage_id,
+                step_zero_validation=step_zero_validation,
+                test_mode=test_mode,
+            )
+    return trial
+
+
+def _verify_length(max_length: Any) -> None:
+    if not isinstance(max_length, (pytorch.Epoch, pytorch.Batch)) or not isinstance(max_length.value, int):
+        given = "is missing" if max_length is None else f"is {max_length!r}"
+        raise ConfigurationError(
+            f"{caller_location()}: max_length {given}. Say how long to train, for example "
+            "max_length=determined.pytorch.Epoch(5) or determined.pytorch.Batch(1000)."
+        )
+    if max_length.value < 1:
+        raise ConfigurationError(f"{caller_location()}: max_length is {max_length.value}; it has to be at least 1.")
+
+
+def _storage_id(checkpoint: str | os.PathLike[str], on_cluster: bool) -> str:
+    name = os.fspath(checkpoint)
+    if on_cluster:
+        return name
+    path = pathlib.Path(name)
+    if path.is_dir():
+        return str(path.absolute())
+    if os.sep in name:
+        raise CheckpointError(
+            f"{path} is not there. latest_checkpoint is a checkpoint's folder (fit(...).checkpoint_path) or its UUID."
+        )
+    return name
+
+
+def _seed(seed: int) -> None:
+    # Lightning's samplers for several processes take their seed from this variable.
+    os.environ["PL_GLOBAL_SEED"] = str(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def _process_group() -> Iterator[core.DistributedContext | None]:
+    """Starts the process group that torchrun has prepared, off-cluster; on a cluster Determined does it."""
+    if _determined.is_on_cluster() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield None
+        return
+    # Determined chooses its backend by this variable.
+    os.environ.setdefault("USE_TORCH_DISTRIBUTED", "true")
+    is_mine = not torch.distributed.is_initialized()
+    if is_mine:
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield core.DistributedContext.from_torch_distributed()
+    finally:
+        if is_mine:
+            torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _reporting(trial: LightningTrial, off_cluster: bool) -> Iterator[None]:
+    """Shows progress while the trial runs, and says where its files are when it has ended."""
+    if not (off_cluster and trial.trainer.is_global_zero):
+        yield
+        return
+    if ProgressBar.has_terminal():
+        trial.show_progress()
+    try:
+        yield
+    finally:
+        trial.hide_progress()
+        tensorboard = _determined.close_tensorboard(trial.context)
+        if trial.checkpoint_path is not None:
+            print(f"Checkpoint: {trial.checkpoint_path}")
+        if tensorboard is not None:
+            print(f"TensorBoard: tensorboard --logdir {os.path.abspath(tensorboard)}")

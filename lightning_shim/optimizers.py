@@ -1,0 +1,182 @@
+"""Reads what ``configure_optimizers`` returned: every shape that Lightning accepts, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final, Protocol
+
+import torch
+
+from lightning_shim._lightning import Lightning
+from lightning_shim._warnings import ConfigurationError, DifferenceWarning, definition_location, warn_at_definition
+
+_SHAPES: Final = (
+    "an Optimizer; a list of optimizers; (list of optimizers, list of schedulers); "
+    'a dictionary {"optimizer": ..., "lr_scheduler": ...}; a tuple of such dictionaries'
+)
+_PYTORCH_SCHEDULERS: Final = (
+    torch.optim.lr_scheduler.LRScheduler,
+    torch.optim.lr_scheduler.ReduceLROnPlateau,
+)
+
+
+class SchedulerConfig(Protocol):
+    """Lightning's ``LRSchedulerConfig``."""
+
+    scheduler: Any
+    name: str | None
+    interval: str
+    frequency: int
+    reduce_on_plateau: bool
+    monitor: str | None
+    strict: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredOptimizers:
+    """The optimizers and schedulers of a module, in the order in which they were returned.
+
+    Attributes:
+        optimizers: The optimizers.
+        lr_scheduler_configs: Each scheduler with when it is stepped, as Lightning's ``LRSchedulerConfig``.
+    """
+
+    optimizers: list[torch.optim.Optimizer]
+    lr_scheduler_configs: list[SchedulerConfig]
+
+
+class _Reader:
+    def __init__(self, lightning: Lightning, definition: Callable[..., Any], automatic: bool, steps_itself: bool):
+        self._lightning = lightning
+        self._definition = definition
+        self._automatic = automatic
+        self._steps_itself = steps_itself
+
+    def error(self, problem: str) -> ConfigurationError:
+        return ConfigurationError(f"{definition_location(self._definition)}: configure_optimizers {problem}")
+
+    def warn(self, message: str) -> None:
+        warn_at_definition(self._definition, f"configure_optimizers: {message}", DifferenceWarning)
+
+    def split(self, returned: Any) -> tuple[list[Any], list[Any]]:
+        """Separates optimizers from schedulers; the schedulers are still as the user wrote them."""
+        if isinstance(returned, torch.optim.Optimizer):
+            return [returned], []
+        if isinstance(returned, Mapping):
+            return self.split((returned,))
+        if isinstance(returned, (list, tuple)) and returned:
+            if len(returned) == 2 and isinstance(returned[0], (list, tuple)):
+                optimizers, schedulers = returned
+                if self._are_optimizers(optimizers):
+                    return list(optimizers), list(schedulers) if isinstance(schedulers, list) else [schedulers]
+            if all(isinstance(entry, Mapping) for entry in returned):
+                return self._split_mappings(returned)
+            if self._are_optimizers(returned):
+                return list(returned), []
+        raise self.error(f"returned {returned!r}. It has to return one of: {_SHAPES}.")
+
+    @staticmethod
+    def _are_optimizers(entries: Any) -> bool:
+        return all(isinstance(entry, torch.optim.Optimizer) for entry in entries)
+
+    def _split_mappings(self, entries: Any) -> tuple[list[Any], list[Any]]:
+        optimizers, schedulers = [], []
+        for entry in entries:
+            unknown = entry.keys() - {"optimizer", "lr_scheduler", "monitor"}
+            if unknown:
+                self.warn(f"the keys {sorted(unknown)} mean nothing beside optimizer, lr_scheduler and monitor.")
+            if not isinstance(entry.get("optimizer"), torch.optim.Optimizer):
+                raise self.error(f'returned a dictionary whose "optimizer" is {entry.get("optimizer")!r}.')
+            optimizers.append(entry["optimizer"])
+            if entry.get("lr_scheduler") is not None:
+                scheduler = entry["lr_scheduler"]
+                # Lightning honours the top-level monitor for a single dictionary and a bare ReduceLROnPlateau only.
+                if len(entries) == 1 and self._is_plateau(scheduler):
+                    scheduler = {"scheduler": scheduler, "monitor": entry.get("monitor")}
+                schedulers.append(scheduler)
+        return optimizers, schedulers
+
+    @staticmethod
+    def _is_plateau(scheduler: Any) -> bool:
+        return isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+
+    def scheduler_config(self, returned: Any) -> SchedulerConfig:
+        settings = dict(returned) if isinstance(returned, Mapping) else {"scheduler": returned}
+        known = {entry.name for entry in fields(self._lightning.LRSchedulerConfig)}
+        useless = settings.keys() - known
+        if not self._automatic:
+            useless |= settings.keys() & {"reduce_on_plateau", "monitor", "strict"}
+        if useless:
+            self.warn(f"the scheduler's keys {sorted(useless)} have no effect here.")
+            settings = {key: value for key, value in settings.items() if key not in useless}
+        if "scheduler" not in settings:
+            raise self.error('returned a scheduler dictionary without the key "scheduler".')
+        scheduler = settings["scheduler"]
+        if not all(callable(getattr(scheduler, name, None)) for name in ("state_dict", "load_state_dict")):
+            raise self.error(
+                f"returned the scheduler {scheduler!r}, which has no state_dict and load_state_dict, so that a paused "
+                "trial could not continue with it."
+            )
+        if self._automatic:
+            self._check_automatic(settings, scheduler)
+        config: SchedulerConfig = self._lightning.LRSchedulerConfig(**settings)
+        return config
+
+    def _check_automatic(self, settings: dict[str, Any], scheduler: Any) -> None:
+        settings.setdefault("reduce_on_plateau", self._is_plateau(scheduler))
+        if settings.get("interval", "epoch") not in ("step", "epoch"):
+            raise self.error(f'returned interval={settings["interval"]!r}; it is "step" or "epoch".')
+        if settings["reduce_on_plateau"] and settings.get("monitor") is None:
+            raise self.error(
+                'returned a ReduceLROnPlateau scheduler without the "monitor" that it is to follow, for example '
+                '{"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}.'
+            )
+        if isinstance(scheduler, torch.optim.lr_scheduler.OneCycleLR) and settings.get("interval", "epoch") == "epoch":
+            self.warn('OneCycleLR is stepped once an epoch; set "interval": "step" if you meant each step.')
+        if not (isinstance(scheduler, _PYTORCH_SCHEDULERS) or self._steps_itself):
+            raise self.error(
+                f"returned the scheduler {scheduler!r}, which is none of PyTorch's; define lr_scheduler_step to say "
+                "how it is stepped."
+            )
+
+
+def read_optimizers(
+    lightning: Lightning, returned: Any, definition: Callable[..., Any], *, automatic: bool, steps_itself: bool
+) -> ConfiguredOptimizers:
+    """Reads what ``configure_optimizers`` returned.
+
+    Args:
+        lightning: The module's Lightning.
+        returned: What the hook returned.
+        definition: The hook, for messages.
+        automatic: The module's ``automatic_optimization``.
+        steps_itself: Whether the module defines ``lr_scheduler_step``.
+
+    Returns:
+        The optimizers and the schedulers.
+
+    Raises:
+        ConfigurationError: If something in it cannot be used.
+    """
+    reader = _Reader(lightning, definition, automatic, steps_itself)
+    if returned is None:
+        if automatic:
+            raise reader.error(
+                "returned None, so that nothing would be trained. Return an optimizer (is a `return` missing?), or set "
+                "self.automatic_optimization = False if the training step does it all by itself."
+            )
+        return ConfiguredOptimizers([], [])
+    optimizers, schedulers = reader.split(returned)
+    configs = [reader.scheduler_config(scheduler) for scheduler in schedulers]
+    if automatic and len(optimizers) > 1:
+        raise reader.error(
+            f"returned {len(optimizers)} optimizers, which Lightning 2 trains with manual optimization only: set "
+            "self.automatic_optimization = False and step them in training_step (self.optimizers())."
+        )
+    for config in configs:
+        if getattr(config.scheduler, "optimizer", optimizers[0]) not in optimizers:
+            raise reader.error(
+                f"returned the scheduler {config.scheduler!r}, whose optimizer it did not return as well."
+            )
+    return ConfiguredOptimizers(optimizers, configs)

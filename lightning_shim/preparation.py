@@ -1,0 +1,93 @@
+"""What happens to a module before it is trained, in Lightning's order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from determined import pytorch
+
+from lightning_shim._lightning import Lightning, announce_device, is_overridden
+from lightning_shim._warnings import ConfigurationError, definition_location
+from lightning_shim.hooks import Hooks
+from lightning_shim.optimizers import read_optimizers
+from lightning_shim.strategy import ForwardRedirection, StrategyFacade
+
+
+def prepare_module(
+    lightning: Lightning,
+    context: pytorch.PyTorchTrialContext,
+    module: Any,
+    datamodule: Any,
+    hooks: Hooks,
+    strategy: StrategyFacade,
+) -> None:
+    """Calls the hooks that come before training, and gives module and optimizers to Determined.
+
+    Args:
+        lightning: The module's Lightning.
+        context: Determined's trial context.
+        module: The LightningModule.
+        datamodule: The LightningDataModule, if there is one.
+        hooks: The hooks of both, and of the callbacks.
+        strategy: Takes the model and the optimizers.
+
+    Raises:
+        ConfigurationError: If the optimizers cannot be used, or several processes could not train together.
+    """
+    precision = strategy.precision_plugin
+    _prepare_data(lightning, module, datamodule, hooks, strategy)
+    announce_device(module, strategy.root_device)
+    strategy.barrier("pre_setup")
+    hooks.call_for_stage("setup", lightning.TrainerFn.FITTING)
+    strategy.barrier("post_setup")
+    with strategy.root_device, precision.module_init_context():
+        hooks.module("configure_sharded_model")
+        hooks.module("configure_model")
+    precision.convert_module(module).to(strategy.root_device)
+    if precision.scaler is not None:
+        # Determined wants to know the scaler before the model.
+        context.wrap_scaler(precision.scaler)
+    model = context.wrap_model(ForwardRedirection(module))
+    if strategy.world_size > 1:
+        if not module.automatic_optimization:
+            raise ConfigurationError(
+                f"{definition_location(type(module))}: manual optimization on several processes would train each of "
+                "them alone. Use one slot, or automatic optimization."
+            )
+        strategy.model = model
+    _configure_optimizers(lightning, context, module, hooks, strategy)
+    hooks.refresh()
+    hooks.call("on_fit_start")
+
+
+def _prepare_data(lightning: Lightning, module: Any, datamodule: Any, hooks: Hooks, strategy: StrategyFacade) -> None:
+    for owner, base in ((datamodule, lightning.LightningDataModule), (module, lightning.LightningModule)):
+        if owner is not None and is_overridden("prepare_data", owner, base):
+            rank = strategy.local_rank if owner.prepare_data_per_node else strategy.global_rank
+            if rank == 0:
+                hooks.run("prepare_data", owner.prepare_data)
+            strategy.barrier("prepare_data")
+
+
+def _configure_optimizers(
+    lightning: Lightning,
+    context: pytorch.PyTorchTrialContext,
+    module: Any,
+    hooks: Hooks,
+    strategy: StrategyFacade,
+) -> None:
+    configured = read_optimizers(
+        lightning,
+        hooks.module("configure_optimizers"),
+        module.configure_optimizers,
+        automatic=module.automatic_optimization,
+        steps_itself=hooks.overridden("lr_scheduler_step"),
+    )
+    # Determined refuses a trial without an optimizer; one over nothing changes nothing.
+    for optimizer in configured.optimizers or [torch.optim.SGD([torch.zeros(1)], lr=0.0)]:
+        context.wrap_optimizer(optimizer)
+    for config in configured.lr_scheduler_configs:
+        # Stepped by us; Determined saves and restores it.
+        context.wrap_lr_scheduler(config.scheduler, pytorch.LRScheduler.StepMode.MANUAL_STEP)
+    strategy.set_optimizers(configured.optimizers, configured.lr_scheduler_configs)

@@ -1,0 +1,43 @@
+"""Where training stands, in Lightning's terms; all of it goes into the checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counters that follow ``pytorch_lightning.loops.progress``.
+
+    Attributes:
+        current_epoch: Epochs whose ``on_train_epoch_end`` has run: ``trainer.current_epoch``.
+        batch_idx: Index in the epoch of the last batch that was started; -1 before the first.
+        is_last_batch: Whether that batch is the epoch's last one.
+        global_step: Optimizer steps taken: ``trainer.global_step``.
+        batches_that_stepped: Batches that completed a step; the ``step`` under which Lightning logs.
+        batch_end_is_due: The batch was trained, but what follows validation has not been done for it yet.
+        epoch_is_running: ``on_train_epoch_start`` has run, ``on_train_epoch_end`` has not.
+        train_has_started: ``on_train_start`` has run.
+    """
+
+    current_epoch: int = 0
+    batch_idx: int = -1
+    is_last_batch: bool = False
+    global_step: int = 0
+    batches_that_stepped: int = 0
+    batch_end_is_due: bool = False
+    epoch_is_running: bool = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the counters as plain values."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over the counters of a checkpoint.
+
+        Args:
+            state: What :meth:`state_dict` returned.
+        """
+        for name, value in state.items():
+            setattr(self, name, value)

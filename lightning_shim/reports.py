@@ -1,0 +1,169 @@
+"""What is reported to Determined: step values at its reports, an epoch's values when the epoch has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from determined import pytorch
+
+from lightning_shim._determined import Controller, report_training_metrics
+from lightning_shim.metrics import MetricCollector, combine_step_values
+from lightning_shim.progress import Progress
+from lightning_shim.progress_bar import ProgressBar
+from lightning_shim.trainer import TrainerFacade
+
+_DETERMINED_COUNTS: Final = frozenset({"batches", "epochs"})
+"""What Determined adds to every report."""
+
+
+class Reports:
+    """Reports the metrics of a trial.
+
+    Args:
+        context: Determined's trial context.
+        controller: Determined's loop.
+        trainer: Shows the metrics to the module.
+        progress: Where training stands.
+        training_collector: Keeps what is logged in training.
+        validation_collector: Keeps what is logged in validation.
+        log_every_n_steps: Batches between two reports of step values; None for Determined's reporting period.
+
+    Attributes:
+        metrics: The newest value of everything that was reported, by name.
+    """
+
+    def __init__(
+        self,
+        context: Any,
+        controller: Controller,
+        trainer: TrainerFacade,
+        progress: Progress,
+        training_collector: MetricCollector,
+        validation_collector: MetricCollector,
+        log_every_n_steps: int | None,
+    ) -> None:
+        self.metrics: Final[dict[str, float]] = {}
+        self._context: Final = context
+        self._controller: Final = controller
+        self._trainer: Final = trainer
+        self._progress: Final = progress
+        self._training_collector: Final = training_collector
+        self._validation_collector: Final = validation_collector
+        self._log_every_n_steps: Final = log_every_n_steps
+        self._reported: frozenset[str] = frozenset()
+        self._progress_bar: ProgressBar | None = None
+        context.wrap_reducer(_TrainingReducer(self), for_validation=False)
+        context.wrap_reducer(_ValidationReducer(self), for_training=False)
+
+    def show_progress(self, total: int | None) -> None:
+        """Shows a progress bar until :meth:`hide_progress` is called.
+
+        Args:
+            total: The number of batches of the whole training, or None if it is not known.
+        """
+        self._progress_bar = self._trainer.progress_bar = ProgressBar(total)
+
+    def hide_progress(self) -> None:
+        """Closes the progress bar if there is one."""
+        if self._progress_bar is not None:
+            self._progress_bar.close()
+        self._progress_bar = self._trainer.progress_bar = None
+
+    def count_batch(self) -> None:
+        """Counts a training batch in the progress bar."""
+        if self._progress_bar is not None:
+            self._progress_bar.advance()
+
+    def remember(self, metrics: Mapping[str, Any]) -> None:
+        """Keeps and shows what has been reported.
+
+        Args:
+            metrics: The numbers by name, with Determined's own counts among them.
+        """
+        values = {name: float(value) for name, value in metrics.items() if name not in _DETERMINED_COUNTS}
+        self.metrics.update(values)
+        if self._progress_bar is not None:
+            self._progress_bar.show(self._controller.batches_trained, self._trainer.progress_bar_metrics)
+
+    def report_epoch(self) -> None:
+        """Reduces and reports the values of a training epoch.
+
+        Determined has reported the last step's values before its validation; this is a second report for the same
+        batch, with other names. A name that both have is shown to the module, but cannot be reported twice.
+        """
+        collector = self._training_collector
+        if self._trainer.world_size > 1:
+            collector.merge_epoch_values(self._context.distributed.allgather(collector.partial_epoch_values()))
+        views = collector.collect(on_step=False)
+        self._trainer.views.update(views)
+        values = {name: float(value) for name, value in views.logged.items()}
+        unreported = {name: value for name, value in values.items() if name not in self._reported}
+        if unreported and self._trainer.is_global_zero:
+            report_training_metrics(self._context, self._controller.batches_trained, unreported)
+        self.remember(values)
+
+    def step_values(self) -> Any:
+        """Returns this process's step values if Lightning would log now; Determined also asks before validations."""
+        if self._log_every_n_steps is None:
+            is_time = self._controller.is_reporting_time(self._progress.is_last_batch)
+        else:
+            is_time = self._controller.batches_trained % self._log_every_n_steps == 0
+        return self._training_collector.step_values() if is_time else {}
+
+    def reduce_step_values(self, shares: list[Any]) -> dict[str, float]:
+        """Reduces the step values of all processes.
+
+        Args:
+            shares: What :meth:`step_values` returned on each, by rank.
+
+        Returns:
+            The values to report, by name.
+        """
+        values = combine_step_values(shares)
+        self._reported = frozenset(values)
+        return values
+
+    def validation_values(self) -> Any:
+        """Returns this process's share of the values of a validation."""
+        return self._validation_collector.partial_epoch_values()
+
+    def reduce_validation_values(self, shares: list[Any]) -> dict[str, float]:
+        """Reduces the shares of all processes, and shows the result to the module.
+
+        Args:
+            shares: What :meth:`validation_values` returned on each, by rank.
+
+        Returns:
+            The values to report, by name.
+        """
+        collector = self._validation_collector
+        if len(shares) > 1:
+            collector.merge_epoch_values(shares)
+        views = collector.collect(on_step=False, every_dataloader=True)
+        self._trainer.views.update(views)
+        return {name: float(value) for name, value in views.logged.items()}
+
+
+class _Reducer(pytorch.MetricReducer):
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+
+    def reset(self) -> None:
+        """Does nothing: what is kept ends with Lightning's epoch, not with Determined's report."""
+
+
+class _TrainingReducer(_Reducer):
+    def per_slot_reduce(self) -> Any:
+        return self._reports.step_values()
+
+    def cross_slot_reduce(self, per_slot_metrics: list[Any]) -> dict[str, float]:
+        return self._reports.reduce_step_values(per_slot_metrics)
+
+
+class _ValidationReducer(_Reducer):
+    def per_slot_reduce(self) -> Any:
+        return self._reports.validation_values()
+
+    def cross_slot_reduce(self, per_slot_metrics: list[Any]) -> dict[str, float]:
+        return self._reports.reduce_validation_values(per_slot_metrics)

@@ -1,0 +1,277 @@
+"""What ``trainer.strategy`` is on Determined: devices and processes, backward, and the optimizer's step.
+
+Lightning's own methods of the module (``optimizers``, ``manual_backward``, ``clip_gradients``, ``all_gather``, ...) and
+its ``LightningOptimizer`` ask ``trainer.strategy``, so that they work unchanged on this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from lightning_shim._lightning import Lightning, call_after_step, lightning_optimizer
+from lightning_shim._warnings import ConfigurationError
+from lightning_shim.hooks import Hooks
+from lightning_shim.optimizers import SchedulerConfig
+from lightning_shim.precision import Precision
+
+Value = TypeVar("Value")
+
+_REDUCE_OPERATIONS: Final = {
+    None: torch.distributed.ReduceOp.SUM,
+    "mean": torch.distributed.ReduceOp.SUM,
+    "avg": torch.distributed.ReduceOp.SUM,
+    "sum": torch.distributed.ReduceOp.SUM,
+    "max": torch.distributed.ReduceOp.MAX,
+    "min": torch.distributed.ReduceOp.MIN,
+}
+
+
+class ForwardRedirection(nn.Module):
+    """The model that Determined wraps: calls any method of the module as its own ``forward``.
+
+    DistributedDataParallel synchronises gradients only when its ``forward`` runs, hence ``training_step`` has to run
+    inside one. ``train()`` and ``eval()`` do nothing: Determined calls them at each report, while Lightning leaves the
+    modes of submodules as the user set them. The state is the module's own, without a prefix.
+
+    Args:
+        module: The LightningModule.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, method: str, *args: Any) -> Any:
+        """Calls ``module.method(*args)``."""
+        return getattr(self.module, method)(*args)
+
+    def train(self, mode: bool = True) -> ForwardRedirection:
+        """Leaves every mode as it is."""
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the module's state."""
+        return self.module.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Loads the module's state, with the strictness that the module asks for."""
+        strict = strict and bool(getattr(self.module, "strict_loading", True))
+        return self.module.load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+class StrategyFacade:
+    """Lightning's strategy, answered by Determined and torch.distributed.
+
+    Args:
+        lightning: The module's Lightning.
+        context: Determined's trial context.
+        precision: The trial's precision.
+
+    Attributes:
+        root_device: The device of this process.
+        lightning_module: The user's module.
+        model: The same, or DistributedDataParallel around it.
+        optimizers: The optimizers that ``configure_optimizers`` returned.
+        lr_scheduler_configs: Its schedulers.
+    """
+
+    def __init__(self, lightning: Lightning, context: Any, precision: Precision) -> None:
+        self._lightning: Final = lightning
+        self._context: Final = context
+        self.precision_plugin: Final = precision
+        self.root_device: Final[torch.device] = context.device
+        self.lightning_module: Any = None
+        self.model: Any = None
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.lr_scheduler_configs: list[SchedulerConfig] = []
+        # The name that LightningModule.optimizers() reads.
+        self._lightning_optimizers: list[Any] = []
+        self._hooks: Hooks | None = None
+        self._clipping: tuple[float | None, str | None] = (None, None)
+
+    def connect(self, module: nn.Module, hooks: Hooks, clipping: tuple[float | None, str | None]) -> None:
+        """Takes the module, its hooks, and ``gradient_clip_val`` with ``gradient_clip_algorithm``."""
+        self.lightning_module = self.model = module
+        self._hooks = hooks
+        self._clipping = clipping
+
+    def set_optimizers(
+        self, optimizers: list[torch.optim.Optimizer], lr_scheduler_configs: list[SchedulerConfig]
+    ) -> None:
+        """Takes the optimizers and schedulers."""
+        self.optimizers = optimizers
+        self.lr_scheduler_configs = lr_scheduler_configs
+        self._lightning_optimizers = [lightning_optimizer(self._lightning, optimizer, self) for optimizer in optimizers]
+
+    @property
+    def lightning_optimizer(self) -> Any:
+        """The one optimizer of automatic optimization, as the hooks get it."""
+        return self._lightning_optimizers[0]
+
+    def count_steps(self, function: Callable[[], None]) -> None:
+        """Has a function called after each step of manual optimization."""
+        call_after_step(self._lightning_optimizers, function)
+
+    def training_step(self, *args: Any) -> Any:
+        """Runs the user's ``training_step`` where gradients are synchronised."""
+        with self.precision_plugin.forward_context():
+            if self.model is self.lightning_module:
+                return self.lightning_module.training_step(*args)
+            return self.model("training_step", *args)
+
+    def validation_step(self, *args: Any) -> Any:
+        """Runs the user's ``validation_step``."""
+        with self.precision_plugin.forward_context():
+            return self.lightning_module.validation_step(*args)
+
+    def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Runs ``backward`` with the hooks around it, as Lightning's ``Strategy.backward``.
+
+        Args:
+            closure_loss: The loss.
+            optimizer: Unused, as in Lightning.
+            *args: Further arguments of ``LightningModule.backward``.
+            **kwargs: Further keyword arguments of it.
+
+        Returns:
+            The loss, scaled if the precision scales, without its graph.
+        """
+        assert self._hooks is not None
+        loss = self.precision_plugin.scale(closure_loss)
+        self._hooks.call("on_before_backward", loss)
+        self._hooks.run("backward", self.lightning_module.backward, loss, *args, **kwargs)
+        loss = loss.detach()
+        self._hooks.call("on_after_backward")
+        return loss
+
+    def optimizer_step(
+        self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any
+    ) -> Any:
+        """Steps an optimizer, with the hooks and the clipping between its closure and its step.
+
+        Args:
+            optimizer: The optimizer.
+            closure: Computes the gradients.
+            model: Unused.
+            **kwargs: Further arguments of ``optimizer.step``.
+
+        Returns:
+            What ``optimizer.step`` returned.
+        """
+        hooks = self._hooks
+        assert hooks is not None
+        automatic: bool = self.lightning_module.automatic_optimization
+
+        def after_closure() -> None:
+            hooks.call("on_before_optimizer_step", optimizer)
+            clip_val, algorithm = self._clipping
+            if automatic and (clip_val is not None or hooks.overridden("configure_gradient_clipping")):
+                hooks.module_or_default(
+                    "configure_gradient_clipping",
+                    optimizer,
+                    gradient_clip_val=clip_val,
+                    gradient_clip_algorithm=algorithm,
+                )
+
+        return self.precision_plugin.step(optimizer, closure, after_closure, automatic, **kwargs)
+
+    @property
+    def world_size(self) -> int:
+        """The number of processes that train together."""
+        return int(self._context.distributed.size)
+
+    @property
+    def global_rank(self) -> int:
+        """The index of this process among all."""
+        return int(self._context.distributed.rank)
+
+    @property
+    def local_rank(self) -> int:
+        """The index of this process on its node."""
+        return int(self._context.distributed.local_rank)
+
+    @property
+    def node_rank(self) -> int:
+        """The index of this node."""
+        return int(self._context.distributed.cross_rank)
+
+    @property
+    def num_nodes(self) -> int:
+        """The number of nodes."""
+        return int(self._context.distributed.cross_size)
+
+    @property
+    def is_global_zero(self) -> bool:
+        """Whether this is the process that reports."""
+        return self.global_rank == 0
+
+    def barrier(self, name: str | None = None) -> None:
+        """Waits for all processes.
+
+        Args:
+            name: Unused, as in Lightning.
+        """
+        if self.world_size > 1:
+            self._context.distributed.allgather(None)
+
+    def broadcast(self, obj: Value, src: int = 0) -> Value:
+        """Gives every process the object of one.
+
+        Args:
+            obj: A picklable object.
+            src: The rank whose object it is.
+
+        Returns:
+            That rank's object.
+        """
+        gathered: list[Value] = self._context.distributed.allgather(obj)
+        return gathered[src]
+
+    def reduce(self, tensor: Any, group: Any = None, reduce_op: str | None = "mean") -> Any:
+        """Reduces a tensor over all processes.
+
+        Args:
+            tensor: The tensor, of one shape on all processes; anything else is returned as it is.
+            group: A process group, by default all processes.
+            reduce_op: ``"mean"``, ``"sum"``, ``"min"`` or ``"max"``.
+
+        Returns:
+            The reduced tensor, the same on all processes.
+        """
+        if self.world_size == 1 or not isinstance(tensor, Tensor):
+            return tensor
+        name = reduce_op.lower() if isinstance(reduce_op, str) else reduce_op
+        if name not in _REDUCE_OPERATIONS:
+            raise ConfigurationError(f"strategy.reduce: reduce_op={reduce_op!r} is none of mean, sum, min, max.")
+        reduced = tensor.clone()
+        torch.distributed.all_reduce(reduced, op=_REDUCE_OPERATIONS[name], group=group)
+        if name in ("mean", "avg"):
+            reduced = reduced / torch.distributed.get_world_size(group)
+        return reduced
+
+    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
+        """Gathers a tensor from all processes.
+
+        Args:
+            tensor: The tensor, of one shape on all processes.
+            group: A process group, by default all processes.
+            sync_grads: Whether gradients flow back to the processes.
+
+        Returns:
+            The tensors stacked in a new first dimension; with one process the tensor itself, as in Lightning.
+        """
+        if self.world_size == 1:
+            return tensor
+        if sync_grads:
+            from torch.distributed.nn.functional import all_gather
+
+            return torch.stack(all_gather(tensor, group))  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            gathered = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size(group))]
+            torch.distributed.all_gather(gathered, tensor.contiguous(), group=group)
+        return torch.stack(gathered)

@@ -1,0 +1,466 @@
+"""What ``self.trainer`` is on Determined: Lightning's attributes, each answered from the trial; none of them lies.
+
+Attributes that are not here come from the table: what is refused raises, what is ignored warns and is None, and what
+Lightning does not have raises ``AttributeError``, so that ``hasattr`` works.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
+
+import torch
+
+from lightning_shim._attachment import Attached
+from lightning_shim._lightning import Lightning
+from lightning_shim._warnings import (
+    IgnoredMemberWarning,
+    RefusedMemberError,
+    caller_location,
+    warn_at_caller,
+)
+from lightning_shim.evaluation_loop import EvaluationLoop
+from lightning_shim.logger import LoggerFacade
+from lightning_shim.members import Support, member
+from lightning_shim.metrics import MetricCollector, MetricViews
+from lightning_shim.options import TrainerOptions
+from lightning_shim.precision import Precision
+from lightning_shim.progress import Progress
+from lightning_shim.progress_bar import ProgressBar
+from lightning_shim.strategy import StrategyFacade
+from lightning_shim.training_loop import TrainingLoop
+
+
+class _NoProfiler:
+    """Lightning's profiler that does nothing; Determined profiles."""
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def start(self, action_name: str) -> None:
+        return None
+
+    def stop(self, action_name: str) -> None:
+        return None
+
+
+class TrainerFacade(Attached):
+    """Lightning's ``Trainer`` for an attached module.
+
+    Args:
+        lightning: The module's Lightning.
+        options: The trial's options.
+        strategy: Devices, processes and optimizers.
+        progress: Where training stands.
+        logger: The logger facade.
+        training_collector: Keeps what is logged in training.
+        validation_collector: Keeps what is logged in validation.
+        request_stop: Has Determined stop the trial.
+        max_length: Gives the length in batches, or in epochs; the other one is None.
+
+    Attributes:
+        state: Lightning's ``TrainerState``.
+        datamodule: The LightningDataModule, if there is one.
+        callbacks: The Lightning callbacks.
+        progress_bar: The bar that :meth:`print` must not tear, if one is shown.
+    """
+
+    # What Lightning's Trainer answers when these options are left alone, as they are on Determined.
+    sanity_checking: Final = False
+    testing: Final = False
+    predicting: Final = False
+    barebones: Final = False
+    fast_dev_run: Final = False
+    overfit_batches: Final = 0.0
+    num_sanity_val_steps: Final = 0
+    reload_dataloaders_every_n_epochs: Final = 0
+    check_val_every_n_epoch: Final = 1
+    min_epochs: Final = None
+    min_steps: Final = None
+    checkpoint_callback: Final = None
+    progress_bar_callback: Final = None
+    ckpt_path: Final = None
+    received_sigterm: Final = False
+    interrupted: Final = False
+
+    def __init__(
+        self,
+        lightning: Lightning,
+        options: TrainerOptions,
+        strategy: StrategyFacade,
+        progress: Progress,
+        logger: LoggerFacade,
+        training_collector: MetricCollector,
+        validation_collector: MetricCollector,
+        request_stop: Callable[[], None],
+        max_length: Callable[[], tuple[int | None, int | None]],
+    ) -> None:
+        self._lightning: Final = lightning
+        self._options: Final = options
+        self._progress: Final = progress
+        self._collectors: Final = {True: training_collector, False: validation_collector}
+        self._collector = training_collector
+        self._request_stop: Final = request_stop
+        self._max_length: Final = max_length
+        self._should_stop = False
+        self._loops: tuple[TrainingLoop, EvaluationLoop] | None = None
+        self.views: Final = MetricViews()
+        self.strategy: Final = strategy
+        self.logger: LoggerFacade | None = logger
+        self.profiler: Final = _NoProfiler()
+        self.datamodule: Any = None
+        self.callbacks: list[Any] = []
+        self.progress_bar: ProgressBar | None = None
+        self.state: Any = lightning.TrainerState(
+            status=lightning.TrainerStatus.RUNNING,
+            fn=lightning.TrainerFn.FITTING,
+            stage=lightning.RunningStage.TRAINING,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"Lightning's private trainer.{name} has no counterpart on Determined.")
+        try:
+            row = member("Trainer", name)
+        except KeyError:
+            raise AttributeError(f"Lightning's Trainer has no attribute {name!r}.") from None
+        if row.support is Support.IGNORED:
+            warn_at_caller(f"trainer.{name} is ignored: {row.sentence}", IgnoredMemberWarning)
+            return None
+        raise RefusedMemberError(f"{caller_location()}: trainer.{name} is refused: {row.sentence}")
+
+    # What the trial does with the facade.
+
+    def attach(self, module: Any, datamodule: Any, callbacks: list[Any]) -> None:
+        """Becomes the trainer of a module and its data module, and collects the callbacks.
+
+        Args:
+            module: The LightningModule; what its ``configure_callbacks`` returns replaces callbacks of the same type.
+            datamodule: The LightningDataModule, if there is one.
+            callbacks: The callbacks that were passed.
+        """
+        module.trainer = self
+        if datamodule is not None:
+            datamodule.trainer = self
+            self.datamodule = datamodule
+        own = module.configure_callbacks() or []
+        own = list(own) if isinstance(own, (list, tuple)) else [own]
+        replaced = {type(callback) for callback in own}
+        self.callbacks = [callback for callback in callbacks if type(callback) not in replaced] + own
+
+    def connect(self, training_loop: TrainingLoop, evaluation_loop: EvaluationLoop) -> None:
+        """Takes the loops, which know the loaders."""
+        self._loops = (training_loop, evaluation_loop)
+
+    def enter_stage(self, training: bool) -> None:
+        """Says which stage runs.
+
+        Args:
+            training: Whether it is training; otherwise it is validation.
+        """
+        stages = self._lightning.RunningStage
+        self.state.stage = stages.TRAINING if training else stages.VALIDATING
+        self._collector = self._collectors[training]
+
+    def finish(self) -> None:
+        """Says that the trial has ended."""
+        self.state.status = self._lightning.TrainerStatus.FINISHED
+        self.state.stage = None
+
+    def current_views(self) -> MetricViews:
+        """Returns what may be seen of the metrics at this moment."""
+        self.views.update(self._collector.current())
+        return self.views
+
+    @property
+    def collector(self) -> MetricCollector:
+        """Keeps what the module logs in the present stage."""
+        return self._collector
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Prints on rank 0, above the progress bar if there is one.
+
+        Args:
+            *args: As for :func:`print`.
+            **kwargs: As for :func:`print`.
+        """
+        if not self.is_global_zero:
+            return
+        if self.progress_bar is None:
+            print(*args, **kwargs)
+        else:
+            self.progress_bar.print(*args, **kwargs)
+
+    # Progress.
+
+    @property
+    def current_epoch(self) -> int:
+        """The number of epochs that have ended."""
+        return self._progress.current_epoch
+
+    @property
+    def global_step(self) -> int:
+        """The number of optimizer steps."""
+        return self._progress.global_step
+
+    @property
+    def is_last_batch(self) -> bool:
+        """Whether the present training batch is the last one of its epoch."""
+        return self._progress.is_last_batch
+
+    @property
+    def training(self) -> bool:
+        """Whether training runs."""
+        return bool(self.state.stage == self._lightning.RunningStage.TRAINING)
+
+    @property
+    def validating(self) -> bool:
+        """Whether validation runs."""
+        return bool(self.state.stage == self._lightning.RunningStage.VALIDATING)
+
+    @property
+    def evaluating(self) -> bool:
+        """Whether validation runs."""
+        return self.validating
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether somebody has asked to stop; setting it stops the trial through Determined."""
+        return self._should_stop
+
+    @should_stop.setter
+    def should_stop(self, should_stop: bool) -> None:
+        self._should_stop = should_stop
+        if should_stop:
+            self._request_stop()
+
+    # The length.
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs to train for; -1 if the length is given in batches, as in Lightning if only ``max_steps`` is."""
+        _, epochs = self._max_length()
+        return -1 if epochs is None else epochs
+
+    @property
+    def max_steps(self) -> int:
+        """Optimizer steps to train for; -1 if the length is given in epochs."""
+        batches, _ = self._max_length()
+        if batches is None:
+            return -1
+        if self.accumulate_grad_batches == 1:
+            return batches
+        if self.num_training_batches == float("inf"):
+            return batches // self.accumulate_grad_batches
+        epochs, rest = divmod(batches, int(self.num_training_batches))
+        return epochs * self._steps_of_an_epoch() + rest // self.accumulate_grad_batches
+
+    @property
+    def estimated_stepping_batches(self) -> int | float:
+        """The number of optimizer steps of the whole training, from the length and the loaders."""
+        if self.max_epochs == -1:
+            return self.max_steps
+        if self.num_training_batches == float("inf"):
+            return float("inf")
+        return self._steps_of_an_epoch() * self.max_epochs
+
+    def _steps_of_an_epoch(self) -> int:
+        return math.ceil(self.num_training_batches / self.accumulate_grad_batches)
+
+    # Data.
+
+    @property
+    def num_training_batches(self) -> int | float:
+        """The number of batches of an epoch; infinite if the loaders have no length."""
+        assert self._loops is not None
+        length = self._loops[0].length
+        return float("inf") if length is None else length
+
+    @property
+    def num_val_batches(self) -> list[int | float]:
+        """The number of batches of each validation loader."""
+        assert self._loops is not None
+        loop = self._loops[1]
+        return loop.source.num_batches if loop.source.is_set_up else []
+
+    @property
+    def num_sanity_val_batches(self) -> list[int | float]:
+        """Zeros: there is no sanity check."""
+        return [0 for _ in self.num_val_batches]
+
+    @property
+    def train_dataloader(self) -> Any:
+        """The user's training loader or loaders, once they have been asked for."""
+        assert self._loops is not None
+        return self._loops[0].source.loaders
+
+    @property
+    def val_dataloaders(self) -> Any:
+        """The user's validation loader or loaders, once they have been asked for."""
+        assert self._loops is not None
+        return self._loops[1].source.loaders
+
+    @property
+    def enable_validation(self) -> bool:
+        """Whether there is anything to validate."""
+        assert self._loops is not None
+        return self._loops[1].is_enabled
+
+    # Options.
+
+    @property
+    def accumulate_grad_batches(self) -> int:
+        """Batches whose gradients are added up before a step."""
+        return self._options.accumulate_grad_batches
+
+    @property
+    def gradient_clip_val(self) -> float | None:
+        """The largest norm, or value, of the gradients."""
+        return self._options.gradient_clip_val
+
+    @property
+    def gradient_clip_algorithm(self) -> Any:
+        """Lightning's ``GradClipAlgorithmType``, or None."""
+        return self._options.gradient_clip_algorithm
+
+    @property
+    def limit_train_batches(self) -> int | float:
+        """Batches of a training epoch, or the fraction of them."""
+        return self._options.limit_train_batches
+
+    @property
+    def limit_val_batches(self) -> int | float:
+        """Batches of each validation loader, or the fraction of them."""
+        return self._options.limit_val_batches
+
+    @property
+    def log_every_n_steps(self) -> int | None:
+        """Batches between two reports of step values; None for Determined's reporting period."""
+        return self._options.log_every_n_steps
+
+    # Optimizers, model and devices.
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizers."""
+        return self.strategy.optimizers
+
+    @property
+    def lr_scheduler_configs(self) -> list[Any]:
+        """The schedulers, each with when it is stepped."""
+        return self.strategy.lr_scheduler_configs
+
+    @property
+    def lightning_module(self) -> Any:
+        """The user's module."""
+        return self.strategy.lightning_module
+
+    @property
+    def model(self) -> Any:
+        """The user's module, or DistributedDataParallel around it."""
+        return self.strategy.model
+
+    @property
+    def precision_plugin(self) -> Precision:
+        """What converts, scales and clips."""
+        return self.strategy.precision_plugin
+
+    @property
+    def precision(self) -> str:
+        """Lightning's name of the precision."""
+        return self.precision_plugin.name
+
+    @property
+    def scaler(self) -> Any:
+        """The gradient scaler, if there is one."""
+        return self.precision_plugin.scaler
+
+    @property
+    def world_size(self) -> int:
+        """The number of processes that train together."""
+        return self.strategy.world_size
+
+    @property
+    def num_nodes(self) -> int:
+        """The number of nodes."""
+        return self.strategy.num_nodes
+
+    @property
+    def num_devices(self) -> int:
+        """The number of devices on this node, one for each process."""
+        return self.world_size // self.num_nodes
+
+    @property
+    def device_ids(self) -> list[int]:
+        """The indices of the devices on this node."""
+        return list(range(self.num_devices))
+
+    @property
+    def global_rank(self) -> int:
+        """The index of this process among all."""
+        return self.strategy.global_rank
+
+    @property
+    def local_rank(self) -> int:
+        """The index of this process on its node."""
+        return self.strategy.local_rank
+
+    @property
+    def node_rank(self) -> int:
+        """The index of this node."""
+        return self.strategy.node_rank
+
+    @property
+    def is_global_zero(self) -> bool:
+        """Whether this process is the one that reports."""
+        return self.strategy.is_global_zero
+
+    # Metrics and files.
+
+    @property
+    def callback_metrics(self) -> dict[str, torch.Tensor]:
+        """The metrics that callbacks may follow."""
+        return self.current_views().callback
+
+    @property
+    def logged_metrics(self) -> dict[str, torch.Tensor]:
+        """The metrics that loggers get."""
+        return self.current_views().logged
+
+    @property
+    def progress_bar_metrics(self) -> dict[str, float]:
+        """The metrics logged with ``prog_bar=True``, as numbers."""
+        return {name: float(value) for name, value in self.current_views().progress_bar.items()}
+
+    @property
+    def loggers(self) -> list[LoggerFacade]:
+        """The logger, in a list."""
+        return [] if self.logger is None else [self.logger]
+
+    @property
+    def log_dir(self) -> str | None:
+        """The folder of the TensorBoard files, the same on all processes."""
+        return self.strategy.broadcast(None if self.logger is None else self.logger.log_dir)
+
+    @property
+    def default_root_dir(self) -> str:
+        """The working directory, as in Lightning when nothing else is said."""
+        return os.getcwd()
+
+    @property
+    def checkpoint_callbacks(self) -> list[Any]:
+        """Nothing: Determined writes the checkpoints."""
+        return []
+
+    @property
+    def early_stopping_callback(self) -> Any:
+        """The first callback that stops early, or None."""
+        return next(iter(self.early_stopping_callbacks), None)
+
+    @property
+    def early_stopping_callbacks(self) -> list[Any]:
+        """The callbacks that stop early."""
+        return [callback for callback in self.callbacks if isinstance(callback, self._lightning.EarlyStopping)]

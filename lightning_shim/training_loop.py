@@ -1,0 +1,262 @@
+"""Lightning's loop over epochs and training batches, turned inside out: Determined's loop asks, this one answers.
+
+Determined fetches a batch, calls ``train_batch``, then reports, validates and writes checkpoints as its periods say.
+What Lightning does between two batches is therefore done when the next batch is asked for, or when a validation has
+ended; ``Progress`` knows what is still due, so that a checkpoint in between loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import torch
+
+from lightning_shim._determined import Controller
+from lightning_shim._warnings import DifferenceWarning, warn_at_caller
+from lightning_shim.dataloading import Batches, DataSource
+from lightning_shim.hooks import Hooks
+from lightning_shim.metrics import MetricCollector, MetricViews
+from lightning_shim.optimization import Optimization
+from lightning_shim.progress import Progress
+from lightning_shim.random_state import RandomState
+from lightning_shim.transfer import BatchTransfer
+
+SKIPPED: Final = object()
+"""Stands for a batch that is only counted: Determined's epochs all have the same number of batches."""
+
+
+class TrainingLoop:
+    """Lightning's ``_FitLoop`` and ``_TrainingEpochLoop``.
+
+    Args:
+        source: The training loaders.
+        hooks: The module's and the callbacks' hooks.
+        progress: Where training stands.
+        optimization: Trains on a batch.
+        collector: Keeps what is logged in training.
+        views: What the trainer shows of the metrics by now.
+        transfer: Brings batches to the device.
+        takes_batch_idx: Whether ``training_step`` has a parameter for the batch's index.
+        controller: Determined's loop, which counts the batches.
+        report_epoch: Reduces an epoch's metrics over processes, shows and reports them.
+    """
+
+    def __init__(
+        self,
+        source: DataSource,
+        hooks: Hooks,
+        progress: Progress,
+        optimization: Optimization,
+        collector: MetricCollector,
+        views: Callable[[], MetricViews],
+        transfer: BatchTransfer,
+        takes_batch_idx: bool,
+        controller: Controller,
+        report_epoch: Callable[[], None],
+    ) -> None:
+        self.source: Final = source
+        self._hooks: Final = hooks
+        self._progress: Final = progress
+        self._optimization: Final = optimization
+        self._collector: Final = collector
+        self._views: Final = views
+        self._transfer: Final = transfer
+        self._takes_batch_idx: Final = takes_batch_idx
+        self._controller: Final = controller
+        self._report_epoch: Final = report_epoch
+        self._length: int | None = None
+        self._batches: Batches | None = None
+        # The random states before the loaders' iterators were made, and before the first batch was fetched.
+        self._random_states: tuple[RandomState, RandomState] | None = None
+        self._resumed_random_state: RandomState | None = None
+
+    @property
+    def length(self) -> int | None:
+        """The number of batches of an epoch, or None if the loaders have no length."""
+        self.set_up()
+        return self._length
+
+    def verify_periods(self) -> None:
+        """Refuses periods in epochs if Determined could not tell where an epoch ends.
+
+        Raises:
+            ConfigurationError: If there are such periods and the loaders have no length.
+        """
+        if self.length is None and self._controller.counts_epochs:
+            raise self.source.error(
+                "gave a loader without a length, so that Determined cannot count epochs. Give max_length and the "
+                "periods as determined.pytorch.Batch(n), or give the loader a __len__."
+            )
+
+    def set_up(self) -> None:
+        """Asks for the loaders and makes their iterators, as Lightning does before the first epoch."""
+        if not self.source.is_set_up:
+            self.source.set_up()
+            before = RandomState.capture()
+            self._batches = self.source.batches()
+            self._length = self._batches.length
+            self._random_states = (before, before)
+
+    def batches(self) -> Iterator[Any]:
+        """Yields batches for ever, epoch after epoch, and does what lies between them."""
+        progress = self._progress
+        if self._resumed_random_state is not None:
+            if progress.epoch_is_running and not progress.is_last_batch:
+                self._skip_trained_batches()
+            self._resumed_random_state.restore()
+            self._resumed_random_state = None
+        while True:
+            if not progress.epoch_is_running:
+                self._start_epoch()
+            yield from self._rest_of_epoch()
+            while self._length is not None and self._controller.batches_trained % self._length:
+                yield SKIPPED
+            self.finish_epoch()
+
+    def _start_epoch(self) -> None:
+        progress = self._progress
+        self.source.set_epoch(progress.current_epoch)
+        progress.batch_idx = -1
+        progress.is_last_batch = False
+        self._hooks.call("on_train_epoch_start")
+        progress.epoch_is_running = True
+        if self._batches is None:
+            before = RandomState.capture()
+            self._batches = self.source.batches()
+        else:
+            assert self._random_states is not None
+            before = self._random_states[0]
+        self._random_states = (before, RandomState.capture())
+
+    def _skip_trained_batches(self) -> None:
+        """Brings the loaders to where they were when the checkpoint was written."""
+        assert self._random_states is not None
+        before_iterating, before_fetching = self._random_states
+        self.source.set_epoch(self._progress.current_epoch)
+        before_iterating.restore()
+        self._batches = self.source.batches()
+        before_fetching.restore()
+        for _ in range(self._progress.batch_idx + 1):
+            next(self._batches)
+
+    def _rest_of_epoch(self) -> Iterator[Any]:
+        progress = self._progress
+        batches, self._batches = self._batches, None
+        while not progress.is_last_batch:
+            self.finish_batch()
+            assert batches is not None
+            try:
+                batch, _, _, is_last = next(batches)
+            except StopIteration:
+                return
+            progress.batch_idx += 1
+            progress.is_last_batch = is_last
+            yield batch
+
+    def train_batch(self, batch: Any) -> None:
+        """Trains on a batch that :meth:`batches` yielded.
+
+        Args:
+            batch: The batch as the loader gave it.
+        """
+        if batch is SKIPPED:
+            return
+        progress, hooks, collector = self._progress, self._hooks, self._collector
+        batch = self._transfer(batch, 0)
+        collector.start_batch(batch)
+        outputs: dict[str, Any] | None = None
+        skips_rest_of_epoch = False
+        if batch is None:
+            warn_at_caller("The training loader gave None; nothing is trained on it.", DifferenceWarning)
+        elif hooks.call("on_train_batch_start", batch, progress.batch_idx) == -1:
+            skips_rest_of_epoch = progress.is_last_batch = True
+        else:
+            args = (batch, progress.batch_idx) if self._takes_batch_idx else (batch,)
+            outputs = self._optimization.run(args)
+        self._optimization.step_schedulers("step")
+        if progress.is_last_batch:
+            self._optimization.step_schedulers("epoch")
+        if skips_rest_of_epoch:
+            return
+        hooks.call("on_train_batch_end", outputs, batch, progress.batch_idx)
+        collector.end_batch()
+        progress.batch_end_is_due = True
+
+    def finish_batch(self) -> None:
+        """Does what follows a batch and the validation after it; does it once."""
+        progress = self._progress
+        if progress.batch_end_is_due:
+            progress.batch_end_is_due = False
+            self._optimization.step_schedulers("step", self._views)
+            if not self._optimization.should_accumulate():
+                progress.batches_that_stepped += 1
+
+    def finish_epoch(self) -> None:
+        """Does what ends an epoch whose last batch has been trained; does it once."""
+        progress = self._progress
+        if not progress.epoch_is_running:
+            return
+        with torch.enable_grad():
+            self.finish_batch()
+            self._views()
+            self._collector.end_batches()
+            self._hooks.call_epoch_end("on_train_epoch_end")
+            self._report_epoch()
+            if progress.is_last_batch:
+                self._optimization.step_schedulers("epoch", self._views)
+            self._collector.reset()
+        progress.current_epoch += 1
+        progress.epoch_is_running = False
+
+    def after_validation(self) -> None:
+        """Does what waited for a validation."""
+        with torch.enable_grad():
+            self.finish_batch()
+        if self._progress.is_last_batch:
+            self.finish_epoch()
+
+    @property
+    def has_released_gradients(self) -> bool:
+        """Whether no gradients are being accumulated after the batch that was trained last."""
+        return self._progress.batch_idx >= 0 and not self._optimization.should_accumulate()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what is needed to continue in the middle of an epoch."""
+        return {
+            "length": self._length,
+            "random_states": None
+            if self._random_states is None
+            else [state.state_dict() for state in self._random_states],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what :meth:`state_dict` returned; the random state of this moment is the checkpoint's."""
+        saved = state["random_states"]
+        if saved is not None:
+            before, after = (RandomState(**entry) for entry in saved)
+            self._random_states = (before, after)
+        self._resumed_random_state = RandomState.capture()
+        self._batches = None
+
+
+class TrainingBatches:
+    """What Determined iterates, and takes the length of an epoch from.
+
+    Args:
+        loop: Gives the batches.
+    """
+
+    def __init__(self, loop: TrainingLoop) -> None:
+        self._loop: Final = loop
+        loop.verify_periods()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._loop.batches()
+
+    def __len__(self) -> int:
+        length = self._loop.length
+        if length is None:
+            # What Determined expects of a loader without a length.
+            raise TypeError("the training loaders have no length")
+        return length

@@ -1,0 +1,69 @@
+"""Brings a batch to the device, through the user's transfer hooks."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from lightning_shim._lightning import Lightning, is_overridden
+from lightning_shim.hooks import Hooks
+from lightning_shim.precision import Precision
+from lightning_shim.strategy import StrategyFacade
+
+TRANSFER_HOOKS: Final = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+class BatchTransfer:
+    """Calls the transfer hooks of the data module where it overrides them, otherwise of the module.
+
+    Args:
+        lightning: The module's Lightning.
+        module: The LightningModule.
+        datamodule: The LightningDataModule, if there is one.
+        hooks: The module's hooks.
+        precision: Converts the batch's numbers first.
+        strategy: Knows the device.
+    """
+
+    def __init__(
+        self,
+        lightning: Lightning,
+        module: Any,
+        datamodule: Any,
+        hooks: Hooks,
+        precision: Precision,
+        strategy: StrategyFacade,
+    ) -> None:
+        self._hooks: Final = hooks
+        self._convert_input: Final = precision.convert_input
+        self._device: Final = strategy.root_device
+        self._move: Final = lightning.move_data_to_device
+        self._overridden: Final = {}
+        for name in TRANSFER_HOOKS:
+            if datamodule is not None and is_overridden(name, datamodule, lightning.LightningDataModule):
+                self._overridden[name] = getattr(datamodule, name)
+            elif hooks.overridden(name):
+                self._overridden[name] = getattr(module, name)
+
+    def __call__(self, batch: Any, dataloader_idx: int) -> Any:
+        """Moves a batch.
+
+        Args:
+            batch: What the loader gave.
+            dataloader_idx: The index of its loader.
+
+        Returns:
+            The batch on the device.
+        """
+        batch = self._convert_input(batch)
+        if not self._overridden:
+            return self._move(batch, self._device)
+        before, move, after = (self._overridden.get(name) for name in TRANSFER_HOOKS)
+        if before is not None:
+            batch = self._hooks.run(TRANSFER_HOOKS[0], before, batch, dataloader_idx)
+        if move is not None:
+            batch = self._hooks.run(TRANSFER_HOOKS[1], move, batch, self._device, dataloader_idx)
+        else:
+            batch = self._move(batch, self._device)
+        if after is not None:
+            batch = self._hooks.run(TRANSFER_HOOKS[2], after, batch, dataloader_idx)
+        return batch

@@ -1,0 +1,317 @@
+"""The generic trial: Determined's PyTorchTrial for any LightningModule."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, Final
+
+from determined import pytorch
+from torch import nn
+
+from lightning_shim import _determined
+from lightning_shim._lightning import lightning_of
+from lightning_shim._warnings import ConfigurationError, caller_location, definition_location
+from lightning_shim.callbacks import LightningCallback
+from lightning_shim.checkpoint import CheckpointState
+from lightning_shim.dataloading import find_source
+from lightning_shim.evaluation_loop import EvaluationBatch, EvaluationLoop, ValidationLoader
+from lightning_shim.hooks import Hooks
+from lightning_shim.hyperparameters import HyperparameterBuilder
+from lightning_shim.logger import LoggerFacade
+from lightning_shim.metrics import MetricCollector
+from lightning_shim.optimization import Optimization
+from lightning_shim.options import TrainerOptions
+from lightning_shim.patches import is_patched, patch, registry
+from lightning_shim.precision import Precision
+from lightning_shim.preparation import prepare_module
+from lightning_shim.progress import Progress
+from lightning_shim.reports import Reports
+from lightning_shim.strategy import StrategyFacade
+from lightning_shim.trainer import TrainerFacade
+from lightning_shim.training_loop import TrainingBatches, TrainingLoop
+from lightning_shim.transfer import BatchTransfer
+from lightning_shim.verification import (
+    takes_batch_idx,
+    verify_datamodule,
+    verify_module,
+    warn_about_ignored_hooks,
+    warn_about_validation,
+)
+
+
+class LightningTrial(pytorch.PyTorchTrial):
+    """A PyTorchTrial that trains a LightningModule as it is.
+
+    It is used as it is, with objects or with classes that are built from the trial's hyperparameters, or subclassed
+    with :meth:`build_module` and :meth:`build_datamodule` for an entry point such as ``model_def:MyTrial``.
+
+    Args:
+        context: Determined's trial context.
+        module: A LightningModule, or a class or function that gives one; its parameters are hyperparameters by name.
+        train_dataloaders: A loader, or a list or dictionary of loaders.
+        val_dataloaders: A loader or a list of loaders.
+        datamodule: A LightningDataModule, or a class or function that gives one.
+        max_length: How long Determined will train, which ``trainer.max_epochs``, ``trainer.max_steps`` and
+            ``trainer.estimated_stepping_batches`` tell the module; by default what the experiment's configuration says.
+        precision: One of Lightning's names, such as ``"32-true"`` or ``"bf16-mixed"``.
+        accumulate_grad_batches: Batches whose gradients are added up before a step.
+        gradient_clip_val: The largest norm, or value, of the gradients.
+        gradient_clip_algorithm: ``"norm"`` (the default) or ``"value"``.
+        callbacks: Lightning callbacks.
+        limit_train_batches: Batches of a training epoch, or the fraction of them.
+        limit_val_batches: Batches of each validation loader, or the fraction of them.
+        log_every_n_steps: Batches between two reports of step values; by default Determined's reporting period.
+
+    Attributes:
+        context: Determined's trial context.
+        controller: Determined's training loop.
+        module: The user's module.
+        datamodule: The data module, if there is one.
+        trainer: What the module has as ``self.trainer``.
+
+    Raises:
+        ConfigurationError: If module, data or options cannot be trained.
+        RefusedMemberError: If the module relies on a hook that Determined has no counterpart for.
+    """
+
+    def __init__(
+        self,
+        context: pytorch.PyTorchTrialContext,
+        module: Any = None,
+        *,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: Any = None,
+        max_length: pytorch.TrainUnit | None = None,
+        precision: str | int = "32-true",
+        accumulate_grad_batches: int = 1,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+        callbacks: list[Any] | None = None,
+        limit_train_batches: int | float = 1.0,
+        limit_val_batches: int | float = 1.0,
+        log_every_n_steps: int | None = None,
+    ) -> None:
+        if not is_patched():
+            patch()
+        _determined.repair_controller(registry, LightningTrial)
+        self.context = context
+        self.controller: Final = _determined.Controller()
+        self._max_length: Final = max_length or _determined.experiment_length(context)
+        self._given: Final = (module, datamodule)
+        self.module, self.datamodule = self._build()
+        self._lightning: Final = lightning_of(self.module)
+        verify_module(self._lightning, self.module)
+        verify_datamodule(self._lightning, self.datamodule, train_dataloaders, val_dataloaders)
+        warn_about_ignored_hooks(self._lightning, self.module, self.datamodule)
+        options = TrainerOptions.checked(
+            self._lightning,
+            accumulate_grad_batches=accumulate_grad_batches,
+            gradient_clip_val=gradient_clip_val,
+            gradient_clip_algorithm=gradient_clip_algorithm,
+            limit_train_batches=limit_train_batches,
+            limit_val_batches=limit_val_batches,
+            log_every_n_steps=log_every_n_steps,
+        )
+        self._make_parts(
+            options, Precision(precision, context.device), callbacks or [], train_dataloaders, val_dataloaders
+        )
+        context.experimental.disable_dataset_reproducibility_checks()
+        context.experimental.disable_auto_to_device()
+        prepare_module(self._lightning, context, self.module, self.datamodule, self._hooks, self._strategy)
+
+    def build_module(self) -> Any:
+        """Gives the LightningModule; override it in a subclass.
+
+        Returns:
+            A LightningModule, or a class or function that is called with the hyperparameters.
+        """
+        module = self._given[0]
+        if module is None:
+            raise ConfigurationError(
+                f"{definition_location(type(self))}: {type(self).__qualname__} has no module. Pass one to "
+                "LightningTrial(context, module), or override build_module."
+            )
+        return module
+
+    def build_datamodule(self) -> Any:
+        """Gives the LightningDataModule, if there is one; override it in a subclass.
+
+        Returns:
+            A LightningDataModule, a class or function that is called with the hyperparameters, or None.
+        """
+        return self._given[1]
+
+    def _build(self) -> tuple[Any, Any]:
+        try:
+            hparams = self.context.get_hparams()
+        except ValueError:
+            hparams = {}
+        builder = HyperparameterBuilder(hparams)
+        given = (self.build_module(), self.build_datamodule())
+        # A module is callable as well, but is no recipe for one.
+        module, datamodule = (
+            builder.build(entry) if callable(entry) and not isinstance(entry, nn.Module) else entry for entry in given
+        )
+        builder.warn_about_unused()
+        return module, datamodule
+
+    def _make_parts(
+        self,
+        options: TrainerOptions,
+        precision: Precision,
+        callbacks: list[Any],
+        train_dataloaders: Any,
+        val_dataloaders: Any,
+    ) -> None:
+        """Makes what the trial works with, and attaches the module."""
+        lightning, context, module, datamodule = self._lightning, self.context, self.module, self.datamodule
+        progress = Progress()
+        strategy = self._strategy = StrategyFacade(lightning, context, precision)
+        training_collector, validation_collector = (
+            MetricCollector(training, lightning.extract_batch_size, self._names_of_submodules)
+            for training in (True, False)
+        )
+        trainer = self.trainer = TrainerFacade(
+            lightning,
+            options,
+            strategy,
+            progress,
+            LoggerFacade(context, strategy.is_global_zero),
+            training_collector,
+            validation_collector,
+            request_stop=lambda: context.set_stop_requested(True),
+            max_length=self._max_batches_and_epochs,
+        )
+        trainer.attach(module, datamodule, callbacks)
+        hooks = self._hooks = Hooks(lightning, trainer, module, datamodule, trainer.callbacks)
+        strategy.connect(module, hooks, (options.gradient_clip_val, options.gradient_clip_algorithm))
+        train_source = find_source("train", train_dataloaders, lightning, module, datamodule, strategy, options)
+        val_source = find_source("val", val_dataloaders, lightning, module, datamodule, strategy, options)
+        if not train_source.is_defined:
+            raise ConfigurationError(
+                "There is no training loader. Pass train_dataloaders or a datamodule, or define train_dataloader in "
+                f"{definition_location(type(module))}."
+            )
+        has_validation_step = hooks.overridden("validation_step")
+        warn_about_validation(val_source.is_defined, has_validation_step)
+        transfer = BatchTransfer(lightning, module, datamodule, hooks, precision, strategy)
+        self._reports = Reports(
+            context,
+            self.controller,
+            trainer,
+            progress,
+            training_collector,
+            validation_collector,
+            options.log_every_n_steps,
+        )
+        self._training_loop = TrainingLoop(
+            train_source,
+            hooks,
+            progress,
+            Optimization(module, strategy, hooks, progress, options.accumulate_grad_batches),
+            training_collector,
+            trainer.current_views,
+            transfer,
+            takes_batch_idx(module.training_step),
+            self.controller,
+            self._reports.report_epoch,
+        )
+        self._evaluation_loop = EvaluationLoop(
+            val_source,
+            module,
+            hooks,
+            progress,
+            strategy,
+            validation_collector,
+            trainer.views,
+            transfer,
+            takes_batch_idx(module.validation_step),
+            is_enabled=val_source.is_defined and has_validation_step,
+        )
+        trainer.connect(self._training_loop, self._evaluation_loop)
+        checkpoint_state = CheckpointState(
+            lightning, module, datamodule, trainer.callbacks, hooks, progress, self._training_loop, training_collector
+        )
+        self._callback = LightningCallback(
+            context,
+            self.controller,
+            trainer,
+            hooks,
+            self._training_loop,
+            self._evaluation_loop,
+            checkpoint_state,
+            self._reports,
+        )
+
+    def _names_of_submodules(self) -> dict[int, str]:
+        return {id(submodule): name for name, submodule in self.module.named_modules()}
+
+    # What Determined asks of a trial.
+
+    def build_training_data_loader(self) -> Any:
+        """Gives Determined the batches of all epochs, and the number of batches of one."""
+        return TrainingBatches(self._training_loop)
+
+    def build_validation_data_loader(self) -> Any:
+        """Gives Determined the batches of a validation; the user's loaders are asked for when training starts."""
+        return ValidationLoader(self._evaluation_loop.batches)
+
+    def build_callbacks(self) -> dict[str, pytorch.PyTorchCallback]:
+        """Gives Determined the callback through which its events arrive; a subclass may add its own."""
+        return {"lightning_shim": self._callback}
+
+    def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
+        """Trains on a batch; metrics are reported by reducers, so that nothing is copied to the host for each batch."""
+        self._training_loop.train_batch(batch)
+        self._reports.count_batch()
+        return {}
+
+    def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Validates a batch; metrics are reported by reducers."""
+        self._evaluation_loop.evaluate_batch(batch)
+        return {}
+
+    def get_batch_length(self, batch: Any) -> int:
+        """Counts the samples of a validation batch for Determined's log; it shows none of training."""
+        if not isinstance(batch, EvaluationBatch):
+            return 1
+        return self._evaluation_loop.number_of_samples(batch, self._lightning.extract_batch_size)
+
+    # What the user may ask.
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The newest value of everything that was reported, by name."""
+        return dict(self._reports.metrics)
+
+    @property
+    def checkpoint_path(self) -> pathlib.Path | str | None:
+        """The folder of the newest checkpoint if it is on this machine, otherwise its UUID; None if there is none."""
+        return self._callback.checkpoint_path
+
+    @property
+    def epoch_length(self) -> int | None:
+        """The number of batches of a training epoch, or None if the loaders have no length."""
+        return self._training_loop.length
+
+    def show_progress(self) -> None:
+        """Shows a progress bar until :meth:`hide_progress` is called."""
+        batches, epochs = self._max_batches_and_epochs()
+        if epochs is not None and self.epoch_length is not None:
+            batches = epochs * self.epoch_length
+        self._reports.show_progress(batches)
+
+    def hide_progress(self) -> None:
+        """Closes the progress bar if there is one."""
+        self._reports.hide_progress()
+
+    def _max_batches_and_epochs(self) -> tuple[int | None, int | None]:
+        """Returns the length in batches and in epochs; one of the two is None."""
+        length = self._max_length or self.controller.max_length
+        if length is None or not isinstance(length.value, int):
+            raise ConfigurationError(
+                f"{caller_location()}: how long Determined will train is not known yet. Pass it as "
+                "LightningTrial(context, module, max_length=determined.pytorch.Epoch(n)) as well."
+            )
+        return (None, length.value) if isinstance(length, pytorch.Epoch) else (length.value, None)

@@ -1,0 +1,122 @@
+"""Checks before training starts: what cannot be trained is refused, what has no effect is warned about."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from lightning_shim._lightning import Lightning, is_overridden
+from lightning_shim._warnings import (
+    ConfigurationError,
+    DifferenceWarning,
+    IgnoredMemberWarning,
+    RefusedMemberError,
+    definition_location,
+    warn_at_caller,
+    warn_at_definition,
+)
+from lightning_shim.members import Kind, Support, members
+
+
+def takes_batch_idx(step: Callable[..., Any]) -> bool:
+    """Tells whether a step wants the index of the batch, by Lightning's rule.
+
+    Args:
+        step: ``training_step`` or ``validation_step``, bound.
+
+    Returns:
+        Whether it has a parameter ``batch_idx``, takes any arguments, or takes at least two.
+    """
+    specification = inspect.getfullargspec(inspect.unwrap(step))
+    arguments = specification.args[1:]
+    return "batch_idx" in arguments or specification.varargs is not None or len(arguments) >= 2
+
+
+def verify_module(lightning: Lightning, module: Any) -> None:
+    """Refuses a module that cannot be trained.
+
+    Args:
+        lightning: The module's Lightning.
+        module: The user's module.
+
+    Raises:
+        ConfigurationError: If it lacks a step or its optimizers.
+        RefusedMemberError: If it overrides a hook that has no counterpart and would be missed.
+    """
+    where = definition_location(type(module))
+    for hook in ("training_step", "configure_optimizers"):
+        if not is_overridden(hook, module, lightning.LightningModule):
+            raise ConfigurationError(
+                f"{where}: {type(module).__qualname__} does not define {hook}, without which nothing can be trained."
+            )
+    if "optimizer_idx" in inspect.getfullargspec(inspect.unwrap(module.training_step)).args:
+        raise ConfigurationError(
+            f"{definition_location(module.training_step)}: training_step takes optimizer_idx, which Lightning 2 "
+            "removed. Set self.automatic_optimization = False and step the optimizers in training_step "
+            "(self.optimizers())."
+        )
+    for row in members("LightningModule", Support.REFUSED):
+        if row.kind is Kind.HOOK and is_overridden(row.name, module, lightning.LightningModule):
+            raise RefusedMemberError(
+                f"{definition_location(getattr(module, row.name))}: {row.name} is refused: {row.sentence}"
+            )
+
+
+def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: Any, val_dataloaders: Any) -> None:
+    """Refuses data that is given twice, or is no data.
+
+    Args:
+        lightning: The module's Lightning.
+        datamodule: The user's data module, or None.
+        train_dataloaders: The loaders that were passed.
+        val_dataloaders: The loaders that were passed.
+
+    Raises:
+        ConfigurationError: If loaders are passed beside a data module, or the data module is none.
+    """
+    if datamodule is None:
+        return
+    if not isinstance(datamodule, lightning.LightningDataModule):
+        raise ConfigurationError(
+            f"{definition_location(type(datamodule))}: datamodule is a {type(datamodule).__qualname__}, which is no "
+            f"{lightning.LightningDataModule.__module__}.LightningDataModule. Loaders are passed as train_dataloaders "
+            "and val_dataloaders; module and data module have to come from the same package, pytorch_lightning or "
+            "lightning."
+        )
+    if train_dataloaders is not None or val_dataloaders is not None:
+        raise ConfigurationError("Pass either a datamodule, or train_dataloaders and val_dataloaders.")
+
+
+def warn_about_ignored_hooks(lightning: Lightning, module: Any, datamodule: Any) -> None:
+    """Warns at the ``def`` of each hook that will not be called.
+
+    Args:
+        lightning: The module's Lightning.
+        module: The user's module.
+        datamodule: The user's data module, or None.
+    """
+    owners = (
+        ("LightningModule", module, lightning.LightningModule),
+        ("LightningDataModule", datamodule, lightning.LightningDataModule),
+    )
+    for owner, instance, base in owners:
+        for row in members(owner, Support.IGNORED) if instance is not None else ():
+            if row.kind is Kind.HOOK and is_overridden(row.name, instance, base):
+                hook = getattr(instance, row.name)
+                name = f"{type(instance).__qualname__}.{row.name}"
+                warn_at_definition(hook, f"{name} is ignored: {row.sentence}", IgnoredMemberWarning)
+
+
+def warn_about_validation(has_loaders: bool, has_step: bool) -> None:
+    """Warns if one half of validation is there without the other.
+
+    Args:
+        has_loaders: Whether there are validation loaders.
+        has_step: Whether the module defines ``validation_step``.
+    """
+    if has_loaders is not has_step:
+        present, missing = (
+            ("validation loaders", "validation_step") if has_loaders else ("a validation_step", "validation loaders")
+        )
+        warn_at_caller(f"There are {present}, but no {missing}: nothing is validated.", DifferenceWarning)
