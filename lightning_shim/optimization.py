@@ -69,7 +69,7 @@ class Optimization:
         return self._automatic(args) if self._module.automatic_optimization else self._manual(args)
 
     def _automatic(self, args: tuple[Any, ...]) -> dict[str, Any]:
-        closure = _Closure(self._module, self._strategy, self._hooks, self._progress, self._accumulate, args)
+        closure = Closure(self._module, self._strategy, self._hooks, self._progress, self._accumulate, args)
         if self.should_accumulate():
             with self._without_synchronisation():
                 closure()
@@ -157,7 +157,7 @@ class Optimization:
         self._hooks.module_or_default("lr_scheduler_step", config.scheduler, metric)
 
 
-class _Closure:
+class Closure:
     """What the optimizer calls to get its gradients: ``training_step``, ``zero_grad`` and ``backward``."""
 
     __slots__ = (

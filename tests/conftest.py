@@ -1,0 +1,49 @@
+"""What every test shares: no test leaves a patch behind, and none writes outside its own folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning.pytorch
+import pytest
+import pytorch_lightning
+
+import lightning_shim
+
+PATCHED_CLASSES = (pytorch_lightning.LightningModule, lightning.pytorch.LightningModule)
+
+
+@pytest.fixture(autouse=True)
+def leaves_no_patch_behind() -> Iterator[None]:
+    """Fails a test after which a patch is in force, or an entry of a patched class is not what it was."""
+    assert not lightning_shim.is_patched()
+    before = [dict(vars(patched)) for patched in PATCHED_CLASSES]
+    yield
+    assert not lightning_shim.is_patched(), "the test left Lightning patched"
+    for patched_class, entries in zip(PATCHED_CLASSES, before, strict=True):
+        after = dict(vars(patched_class))
+        assert after.keys() == entries.keys()
+        changed = [name for name, entry in entries.items() if after[name] is not entry]
+        assert not changed, f"the test left {patched_class.__module__}.LightningModule with other {changed}"
+
+
+@pytest.fixture(autouse=True)
+def writes_into_its_own_folders(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keeps TensorBoard's ./runs and Determined's local checkpoints in folders of the test.
+
+    They are two: Determined copies the working directory into each checkpoint.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def patched() -> Iterator[None]:
+    """Runs a test with Lightning patched."""
+    with lightning_shim.patched():
+        yield

@@ -1,0 +1,280 @@
+"""Runs the same module under ``pl.Trainer`` and under ``lightning_shim.fit``, and records everything that can be seen.
+
+The recording is done from outside, by a subclass of the module and a Lightning callback that override every hook, so
+that neither side knows of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from determined import core, pytorch
+from pytest_mock import MockerFixture
+from torch import Tensor, nn
+
+import lightning_shim
+from lightning_shim.members import Kind, Support, members
+
+Event = tuple[Any, ...]
+
+# They are asked for by each side in its own time, or take part in no training.
+NOT_COMPARED = frozenset({"configure_callbacks", "configure_sharded_model", "state_dict", "load_state_dict"})
+
+
+@dataclass
+class Recording:
+    """What was seen of a run."""
+
+    events: list[Event] = field(default_factory=list)
+    logged: dict[int, dict[str, float]] = field(default_factory=dict)
+    learning_rates: list[list[float]] = field(default_factory=list)
+    callback_metrics: dict[str, float] = field(default_factory=dict)
+    logged_metrics: dict[str, float] = field(default_factory=dict)
+    progress_bar_metrics: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    optimizers: list[Any] = field(default_factory=list)
+    schedulers: list[Any] = field(default_factory=list)
+    global_step: int = -1
+    current_epoch: int = -1
+    random_state: Tensor | None = None
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Adds metrics that a logger, or Determined, was given."""
+        values = {name: float(value) for name, value in metrics.items() if name not in ("epoch", "epochs", "batches")}
+        if values:
+            self.logged.setdefault(step, {}).update(values)
+
+    def finish(self, module: Any) -> None:
+        """Records what is left at the end."""
+        trainer = module.trainer
+        for name in ("callback_metrics", "logged_metrics", "progress_bar_metrics"):
+            setattr(self, name, {key: float(value) for key, value in getattr(trainer, name).items()})
+        self.weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        self.optimizers = [optimizer.state_dict() for optimizer in trainer.optimizers]
+        self.schedulers = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
+        self.global_step, self.current_epoch = trainer.global_step, trainer.current_epoch
+        self.random_state = torch.get_rng_state()
+
+
+def summary(value: Any) -> Any:
+    """Describes an argument of a hook without keeping it: shapes of tensors, names of classes, numbers."""
+    if isinstance(value, Tensor):
+        return (str(value.dtype), tuple(value.shape), value.requires_grad)
+    if isinstance(value, Mapping):
+        return {str(key): summary(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [summary(entry) for entry in value]
+    if value is None or isinstance(value, (bool, int, float, str, torch.device)):
+        return str(value)
+    if isinstance(value, nn.Module):
+        return "module"
+    return type(value).__name__.removeprefix("Lightning")
+
+
+def _hooks(owner: str) -> list[str]:
+    return [
+        row.name
+        for row in members(owner, Support.CALLED)
+        if row.kind is Kind.HOOK and row.name not in NOT_COMPARED and "2.6.6" and "<2" not in row.versions
+    ]
+
+
+def _recorded(hook: str, original: Callable[..., Any], recording: Recording, is_callback: bool) -> Callable[..., Any]:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        module = args[1] if is_callback else self
+        state = (module.current_epoch, module.global_step, module.training) if module._trainer is not None else ()
+        shown = args[2:] if is_callback else args
+        # The checkpoint's keys are not the same on both sides.
+        described = () if "checkpoint" in hook else (summary(shown), summary(kwargs))
+        recording.events.append(("callback" if is_callback else "module", hook, state, described))
+        if hook == "on_train_batch_end":
+            trainer = module.trainer
+            recording.learning_rates.append([group["lr"] for opt in trainer.optimizers for group in opt.param_groups])
+        return original(self, *args, **kwargs)
+
+    return method
+
+
+def recorded_module(module_class: type, recording: Recording, every_hook: bool = True) -> type:
+    """Makes a subclass of a module's class that records its hooks.
+
+    Args:
+        module_class: The user's class.
+        recording: Where to.
+        every_hook: Whether to override every hook, or only those that the class itself overrides. Overriding one that
+            the class leaves alone can change what Lightning does.
+    """
+    base = next(parent for parent in module_class.__mro__ if parent.__name__ == "LightningModule")
+    overrides = {}
+    for hook in _hooks("LightningModule"):
+        original = getattr(module_class, hook, None)
+        if original is None or hook.endswith("_dataloader"):
+            continue
+        if hook in ("validation_step", "on_validation_model_train", "configure_model") or not every_hook:
+            if original is getattr(base, hook):
+                continue
+        overrides[hook] = _recorded(hook, original, recording, is_callback=False)
+    for hook in ("training_step", "validation_step"):
+        if hook in overrides:
+            overrides[hook].__wrapped__ = getattr(module_class, hook)  # type: ignore[attr-defined]
+    return type(module_class.__name__, (module_class,), overrides)
+
+
+def recording_callback(namespace: str, recording: Recording) -> Any:
+    """Makes a Lightning callback that records all its hooks."""
+    base = importlib.import_module(namespace).Callback
+    hooks = {
+        hook: _recorded(hook, getattr(base, hook), recording, is_callback=True)
+        for hook in _hooks("Callback")
+        if hasattr(base, hook)
+    }
+    return type("RecordingCallback", (base,), hooks)()
+
+
+def _recording_logger(namespace: str, recording: Recording) -> Any:
+    loggers = importlib.import_module(f"{namespace}.loggers")
+
+    class RecordingLogger(loggers.Logger):  # type: ignore[misc,name-defined]
+        name = "recording"
+        version = "0"
+
+        def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+            pass
+
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+            assert step is not None
+            recording.log(step, metrics)
+
+    return RecordingLogger()
+
+
+@dataclass
+class Case:
+    """A module, its data and its options.
+
+    Attributes:
+        module: Makes the module, after seeding.
+        data: Makes ``train_dataloaders``, ``val_dataloaders`` or ``datamodule``, as arguments of ``fit``.
+        max_epochs: Epochs to train.
+        options: Options that both sides have, by Lightning's names.
+        validation: Batches between two validations, or None for one after each epoch.
+        log_every_n_steps: Batches between two reports.
+        callbacks: Makes further callbacks.
+        namespace: Where the module's classes come from.
+    """
+
+    module: type
+    data: Callable[[], dict[str, Any]]
+    max_epochs: int = 3
+    options: dict[str, Any] = field(default_factory=dict)
+    validation: int | None = None
+    log_every_n_steps: int = 1
+    callbacks: Callable[[], list[Any]] = list
+    namespace: str = "pytorch_lightning"
+    seed: int = 7
+    every_hook: bool = True
+
+
+def run_lightning(case: Case) -> Recording:
+    """Runs a case under Lightning's own Trainer."""
+    recording = Recording()
+    lightning = importlib.import_module(case.namespace)
+    lightning.seed_everything(case.seed, verbose=False)
+    module = recorded_module(case.module, recording, case.every_hook)()
+    options = dict(case.options)
+    if case.validation is not None:
+        options.update(val_check_interval=case.validation, check_val_every_n_epoch=None)
+    trainer = lightning.Trainer(
+        max_epochs=case.max_epochs,
+        accelerator="cpu",
+        devices=1,
+        logger=_recording_logger(case.namespace, recording),
+        log_every_n_steps=case.log_every_n_steps,
+        callbacks=[recording_callback(case.namespace, recording), *case.callbacks()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+    trainer.fit(module, **case.data())
+    recording.finish(module)
+    return recording
+
+
+def run_determined(case: Case, mocker: MockerFixture, **fit_options: Any) -> Recording:
+    """Runs a case under Determined."""
+    recording = Recording()
+    lightning = importlib.import_module(case.namespace)
+    with reports_recorded(recording, mocker), lightning_shim.patched():
+        lightning.seed_everything(case.seed, verbose=False)
+        module = recorded_module(case.module, recording, case.every_hook)()
+        lightning_shim.fit(
+            module,
+            **case.data(),
+            max_length=pytorch.Epoch(case.max_epochs),
+            validation_period=None if case.validation is None else pytorch.Batch(case.validation),
+            reporting_period=pytorch.Batch(case.log_every_n_steps),
+            checkpoint_policy="none",
+            callbacks=[recording_callback(case.namespace, recording), *case.callbacks()],
+            **case.options,
+            **fit_options,
+        )
+        recording.finish(module)
+    return recording
+
+
+@contextmanager
+def reports_recorded(recording: Recording, mocker: MockerFixture) -> Iterator[None]:
+    """Records what Determined is told, without changing it."""
+    spy = mocker.spy(core.DummyTrainContext, "_report_trial_metrics")
+    yield
+    for call in spy.call_args_list:
+        _, _, steps_completed, metrics = call.args[:4]
+        # Lightning logs under the index of the batch, Determined under the number of batches.
+        recording.log(steps_completed - 1, metrics)
+    mocker.stop(spy)
+
+
+def assert_equal(lightning: Recording, determined: Recording) -> None:
+    """Compares two recordings, to the last bit."""
+    # A checkpoint is Determined's business, and so are the hooks that come with it.
+    ours = [event for event in determined.events if "checkpoint" not in event[1]]
+    theirs = [event for event in lightning.events if "checkpoint" not in event[1]]
+    for index, (expected, actual) in enumerate(zip(theirs, ours, strict=False)):
+        assert actual == expected, f"event {index}: {actual} is not {expected}, after {ours[max(0, index - 3) : index]}"
+    assert len(ours) == len(theirs), (ours[len(theirs) :], theirs[len(ours) :])
+    assert determined.learning_rates == lightning.learning_rates
+    assert_same(determined.logged, lightning.logged)
+    for name in ("callback_metrics", "logged_metrics", "progress_bar_metrics"):
+        assert_same(getattr(determined, name), getattr(lightning, name))
+    assert (determined.global_step, determined.current_epoch) == (lightning.global_step, lightning.current_epoch)
+    assert_same(determined.weights, lightning.weights)
+    assert_same(determined.optimizers, lightning.optimizers)
+    assert_same(determined.schedulers, lightning.schedulers)
+    assert_same(determined.random_state, lightning.random_state)
+
+
+def assert_same(actual: Any, expected: Any, path: str = "") -> None:
+    """Compares nested values; tensors by ``torch.equal``, NaN equal to NaN."""
+    if isinstance(expected, Tensor):
+        assert isinstance(actual, Tensor), path
+        assert actual.dtype == expected.dtype, path
+        assert torch.equal(actual, expected) or bool(actual.isnan().all() and expected.isnan().all()), path
+    elif isinstance(expected, Mapping):
+        assert actual.keys() == expected.keys(), path
+        for key, value in expected.items():
+            assert_same(actual[key], value, f"{path}[{key!r}]")
+    elif isinstance(expected, (list, tuple)):
+        assert len(actual) == len(expected), path
+        for index, value in enumerate(expected):
+            assert_same(actual[index], value, f"{path}[{index}]")
+    elif isinstance(expected, float) and expected != expected:
+        assert actual != actual, path
+    elif not callable(expected):
+        assert actual == expected, f"{path}: {actual!r} != {expected!r}"

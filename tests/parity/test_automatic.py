@@ -1,0 +1,170 @@
+"""Automatic optimization: the same hooks, metrics, learning rates and weights as under ``pl.Trainer``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from pytest_mock import MockerFixture
+from torch import Tensor
+
+from tests.parity.modules import Regression, loaders
+from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
+
+
+class ReturnsDictionary(Regression):
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        return {"loss": super().training_step(batch, batch_idx), "extra": torch.tensor(float(batch_idx))}
+
+
+class SkipsSomeBatches(Regression):
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        return None if batch_idx % 3 == 1 else loss
+
+
+class WithoutBatchIdx(Regression):
+    def training_step(self, batch: list[Tensor]) -> Any:
+        loss = self.loss(batch)
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch: list[Tensor]) -> Any:
+        self.log("val_loss", self.loss(batch))
+
+
+class WarmsUp(Regression):
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any]) -> None:
+        optimizer.step(closure=optimizer_closure)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 * min(1.0, (self.trainer.global_step + 1) / 8)
+
+
+class SkipsOptimizerSteps(Regression):
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any]) -> None:
+        if batch_idx % 2 == 0:
+            optimizer.step(closure=optimizer_closure)
+        else:
+            optimizer_closure()
+
+
+class LimitedMemory(Regression):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
+
+
+class OwnBackward(Regression):
+    def backward(self, loss: Tensor) -> None:
+        (loss * 2).backward()
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        optimizer.zero_grad(set_to_none=False)
+
+    def on_after_backward(self) -> None:
+        norm = torch.stack([parameter.grad.norm() for parameter in self.parameters()]).norm()
+        self.log("gradient_norm", norm)
+
+
+class OwnClipping(Regression):
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        value = 0.5 / (1 + self.current_epoch)
+        self.clip_gradients(optimizer, gradient_clip_val=value, gradient_clip_algorithm="norm")
+
+
+class DrawsRandomNumbersInHooks(Regression):
+    def on_train_start(self) -> None:
+        torch.rand(3)
+
+    def on_train_epoch_start(self) -> None:
+        torch.rand(1 + self.current_epoch)
+
+    def on_train_epoch_end(self) -> None:
+        torch.rand(2)
+
+    def on_validation_epoch_end(self) -> None:
+        torch.rand(5)
+
+
+class TransfersByItself(Regression):
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return [batch[0] + 0.1, batch[1]]
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return [batch[0] * 1.1, batch[1]] if self.trainer.training else batch
+
+
+class EndsEpochsEarly(Regression):
+    # Determined validates at the end of each epoch, Lightning does not validate one that ended early.
+    validation_step = Regression.__mro__[1].validation_step  # type: ignore[attr-defined]
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> Any:
+        return -1 if batch_idx == 2 + self.current_epoch else None
+
+
+MODULES = [
+    Regression,
+    ReturnsDictionary,
+    WithoutBatchIdx,
+    WarmsUp,
+    SkipsOptimizerSteps,
+    LimitedMemory,
+    OwnBackward,
+    OwnClipping,
+    DrawsRandomNumbersInHooks,
+    TransfersByItself,
+]
+
+
+@pytest.mark.parametrize("every_hook", [True, False], ids=["every hook overridden", "own hooks only"])
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_module(mocker: MockerFixture, module: type, every_hook: bool) -> None:
+    case = Case(module, loaders, every_hook=every_hook)
+    assert_equal(run_lightning(case), run_determined(case, mocker))
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_skipped_batches(mocker: MockerFixture) -> None:
+    case = Case(SkipsSomeBatches, loaders)
+    assert_equal(run_lightning(case), run_determined(case, mocker))
+
+
+def test_epochs_that_end_early(mocker: MockerFixture) -> None:
+    case = Case(EndsEpochsEarly, lambda: {"train_dataloaders": loaders()["train_dataloaders"]})
+    assert_equal(run_lightning(case), run_determined(case, mocker))
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"accumulate_grad_batches": 2},
+    {"accumulate_grad_batches": 4},
+    {"gradient_clip_val": 0.5},
+    {"gradient_clip_val": 0.05, "gradient_clip_algorithm": "value"},
+    {"accumulate_grad_batches": 4, "gradient_clip_val": 0.1},
+    {"limit_train_batches": 4, "limit_val_batches": 2},
+    {"limit_train_batches": 0.5, "limit_val_batches": 0.4},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_options(mocker: MockerFixture, options: dict[str, Any]) -> None:
+    case = Case(Regression, loaders, options=options)
+    lightning, determined = run_lightning(case), run_determined(case, mocker)
+    if "accumulate_grad_batches" in options:
+        # Lightning logs under the number of steps, Determined under the number of batches.
+        lightning.logged, determined.logged = {}, {}
+    assert_equal(lightning, determined)
+
+
+@pytest.mark.parametrize("period", [1, 3, 6])
+def test_reporting_period(mocker: MockerFixture, period: int) -> None:
+    case = Case(Regression, loaders, log_every_n_steps=period)
+    assert_equal(run_lightning(case), run_determined(case, mocker))
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_data_workers(mocker: MockerFixture, persistent: bool) -> None:
+    case = Case(Regression, lambda: loaders(num_workers=2, persistent_workers=persistent), max_epochs=2)
+    assert_equal(run_lightning(case), run_determined(case, mocker))
