@@ -105,6 +105,9 @@ class Reports:
 
     def step_values(self) -> Any:
         """Returns this process's step values if Lightning would log now; Determined also asks before validations."""
+        if not self._progress.batch_end_is_due:
+            # The batch was only counted, as the rest of an epoch that ended early.
+            return {}
         if self._log_every_n_steps is None:
             is_time = self._controller.is_reporting_time(self._progress.is_last_batch)
         else:
