@@ -19,7 +19,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_shim._warnings import MetricError, caller_location
-from lightning_shim.log_settings import MEAN, Settings, default_dtype
+from lightning_shim.log_settings import MEAN, Settings
+
+Value = Tensor | np.floating[Any]
+"""A tensor of no dimensions on any device, or a number that never was a tensor."""
 
 FOLD_AFTER: Final = 4096
 """Values of one name that are kept before they are folded, so that memory does not grow with the epoch's length."""
@@ -40,15 +43,15 @@ class LoggedMetric:
     settings: Settings
     arguments: tuple[Any, ...]
     metric: Metric | None
-    step_value: Tensor | float | None = None
+    step_value: Value | None = None
     is_fresh: bool = True
-    _values: list[Tensor | float] = field(default_factory=list)
+    _values: list[Value] = field(default_factory=list)
     _batch_sizes: list[int] = field(default_factory=list)
     _folded: Any = None
     _weight: int = 0
     _computed: Tensor | None = None
 
-    def update(self, value: Tensor | float, batch_size: int) -> None:
+    def update(self, value: Value, batch_size: int) -> None:
         """Puts a value of the current batch away."""
         self.is_fresh = True
         self._computed = None
@@ -78,7 +81,8 @@ class LoggedMetric:
         self._computed = None
         if self.settings.on_step:
             # torchmetrics' private name for the value of the last batch; Lightning relies on it as well.
-            self.step_value = self.metric._forward_cache
+            cache = self.metric._forward_cache
+            self.step_value = None if cache is None else self._tensor("forward", cache)
 
     def fold(self) -> tuple[Any, int]:
         """Folds what has been put away.
@@ -104,19 +108,21 @@ class LoggedMetric:
         """Returns the epoch's value so far on this process, as a tensor of no dimensions."""
         if self._computed is None:
             if self.metric is not None:
-                computed = self.metric.compute()
-                if not isinstance(computed, Tensor):
-                    raise MetricError(
-                        f"{self.settings.name!r}: compute() of the metric logged in {self.settings.fx} must return a "
-                        f"tensor, but returned {computed!r}. Log the parts of it by names of their own."
-                    )
-                self._computed = computed.detach()
+                self._computed = self._tensor("compute", self.metric.compute())
             else:
                 folded, weight = self.fold()
                 if folded is None:
                     return None
                 self.set_epoch_value(folded, weight)
         return self._computed
+
+    def _tensor(self, method: str, value: Any) -> Tensor:
+        if not isinstance(value, Tensor):
+            raise MetricError(
+                f"{self.settings.name!r}: {method}() of the metric logged in {self.settings.fx} has to return a tensor, "
+                f"but returned {value!r}. Log the parts of it by names of their own."
+            )
+        return value.detach()
 
     def set_epoch_value(self, folded: Any, weight: int) -> None:
         """Fixes the epoch's value, as reduced over all processes.
@@ -147,7 +153,7 @@ class LoggedMetric:
             "settings": self.settings.state_dict(),
             "folded": None if folded is None else torch.from_numpy(np.asarray(folded)),
             "weight": weight,
-            "step_value": self.step_value,
+            "step_value": None if self.step_value is None else torch.as_tensor(self.step_value),
             "is_fresh": self.is_fresh,
         }
 
@@ -170,18 +176,15 @@ class LoggedMetric:
         return restored
 
 
-def _arrays(values: list[Tensor | float]) -> Iterator[np.ndarray[Any, Any]]:
+def _arrays(values: list[Value]) -> Iterator[np.ndarray[Any, Any]]:
     """Brings values to the host in runs of one kind, in their order; one copy for a run."""
 
-    def kind(value: Tensor | float) -> Any:
-        return (value.dtype, value.device) if isinstance(value, Tensor) else None
+    def kind(value: Value) -> Any:
+        return (value.dtype, value.device) if isinstance(value, Tensor) else value.dtype
 
-    for tensor_kind, run in itertools.groupby(values, key=kind):
-        if tensor_kind is None:
-            yield np.array(list(run), dtype=_numpy_dtype(default_dtype()))
+    for _, run in itertools.groupby(values, key=kind):
+        first, *rest = run
+        if isinstance(first, Tensor):
+            yield torch.stack([first, *rest]).cpu().numpy()  # type: ignore[list-item]
         else:
-            yield torch.stack(list(run)).cpu().numpy()  # type: ignore[arg-type]
-
-
-def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    return np.dtype(np.float64 if dtype == torch.float64 else np.float32)
+            yield np.array([first, *rest])

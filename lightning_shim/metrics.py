@@ -16,7 +16,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from lightning_shim._warnings import MetricError, caller_location
-from lightning_shim.log_settings import MEAN, REDUCTIONS, SUM, default_dtype, difference, resolve_settings
+from lightning_shim.log_settings import MEAN, REDUCTIONS, SUM, default_dtype, difference, number, resolve_settings
 from lightning_shim.logged_metric import LoggedMetric
 
 Key = tuple[str, str, int | None]
@@ -162,7 +162,7 @@ class MetricCollector:
         if isinstance(value, Tensor):
             value = _detached(name, value)
         elif isinstance(value, numbers.Real):
-            value = float(value)
+            value = number(value)
         else:
             raise _not_loggable(name, value)
         if batch_size is None and metric.settings.on_epoch and metric.settings.reduction is MEAN:
@@ -211,8 +211,7 @@ class MetricCollector:
             value = metric.step_value if on_step else metric.epoch_value()
             if value is None:
                 continue
-            if not isinstance(value, Tensor):
-                value = torch.tensor(value, dtype=default_dtype())
+            value = torch.as_tensor(value)
             name = settings.reported_name(on_step)
             if settings.logger:
                 views.logged[name] = value

@@ -193,6 +193,7 @@ class Closure:
 
     @torch.enable_grad()
     def __call__(self) -> Tensor | None:
+        """Computes the gradients and returns the loss, without its graph."""
         self._called = True
         loss = self._training_step()
         progress, hooks, strategy = self._progress, self._hooks, self._strategy

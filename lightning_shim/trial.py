@@ -74,6 +74,13 @@ class LightningTrial(pytorch.PyTorchTrial):
         RefusedMemberError: If the module relies on a hook that Determined has no counterpart for.
     """
 
+    _hooks: Hooks
+    _strategy: StrategyFacade
+    _reports: Reports
+    _training_loop: TrainingLoop
+    _evaluation_loop: EvaluationLoop
+    _callback: LightningCallback
+
     def __init__(
         self,
         context: pytorch.PyTorchTrialContext,

@@ -25,13 +25,18 @@ Event = tuple[Any, ...]
 # They are asked for by each side in its own time, or take part in no training.
 NOT_COMPARED = frozenset({"configure_callbacks", "configure_sharded_model", "state_dict", "load_state_dict"})
 
+# An override changes what Lightning does, even if it only calls the original.
+CHANGES_IF_OVERRIDDEN = frozenset(
+    {"validation_step", "on_validation_model_train", "configure_model", "train_dataloader", "val_dataloader"}
+)
+
 
 @dataclass
 class Recording:
     """What was seen of a run."""
 
     events: list[Event] = field(default_factory=list)
-    logged: dict[int, dict[str, float]] = field(default_factory=dict)
+    logged: dict[int, list[tuple[str, float]]] = field(default_factory=dict)
     learning_rates: list[list[float]] = field(default_factory=list)
     callback_metrics: dict[str, float] = field(default_factory=dict)
     logged_metrics: dict[str, float] = field(default_factory=dict)
@@ -45,9 +50,9 @@ class Recording:
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Adds metrics that a logger, or Determined, was given."""
-        values = {name: float(value) for name, value in metrics.items() if name not in ("epoch", "epochs", "batches")}
-        if values:
-            self.logged.setdefault(step, {}).update(values)
+        for name, value in metrics.items():
+            if name not in ("epoch", "epochs", "batches"):
+                self.logged.setdefault(step, []).append((name, float(value)))
 
     def finish(self, module: Any) -> None:
         """Records what is left at the end."""
@@ -113,11 +118,9 @@ def recorded_module(module_class: type, recording: Recording, every_hook: bool =
     overrides = {}
     for hook in _hooks("LightningModule"):
         original = getattr(module_class, hook, None)
-        if original is None or hook.endswith("_dataloader"):
+        only_if_overridden = hook in CHANGES_IF_OVERRIDDEN or not every_hook
+        if original is None or (only_if_overridden and original is getattr(base, hook)):
             continue
-        if hook in ("validation_step", "on_validation_model_train", "configure_model") or not every_hook:
-            if original is getattr(base, hook):
-                continue
         overrides[hook] = _recorded(hook, original, recording, is_callback=False)
     for hook in ("training_step", "validation_step"):
         if hook in overrides:
@@ -250,7 +253,12 @@ def assert_equal(lightning: Recording, determined: Recording) -> None:
         assert actual == expected, f"event {index}: {actual} is not {expected}, after {ours[max(0, index - 3) : index]}"
     assert len(ours) == len(theirs), (ours[len(theirs) :], theirs[len(ours) :])
     assert determined.learning_rates == lightning.learning_rates
-    assert_same(determined.logged, lightning.logged)
+    # Training and validation metrics are separate for Determined; for Lightning's loggers they follow each other.
+    ours, theirs = (
+        {step: sorted(values, key=str) for step, values in recording.logged.items()}
+        for recording in (determined, lightning)
+    )
+    assert_same(ours, theirs)
     for name in ("callback_metrics", "logged_metrics", "progress_bar_metrics"):
         assert_same(getattr(determined, name), getattr(lightning, name))
     assert (determined.global_step, determined.current_epoch) == (lightning.global_step, lightning.current_epoch)

@@ -137,8 +137,7 @@ def test_epochs_that_end_early(mocker: MockerFixture) -> None:
     lightning, determined = run_lightning(case), run_determined(case, mocker)
     # Determined's epochs all have the same length, so that what is skipped is counted.
     for recording in (lightning, determined):
-        values = [entry for metrics in recording.logged.values() for entry in metrics.items()]
-        recording.logged = {index: dict([entry]) for index, entry in enumerate(values)}
+        recording.logged = {0: [entry for values in recording.logged.values() for entry in values]}
     assert_equal(lightning, determined)
 
 

@@ -1,0 +1,222 @@
+"""``self.log`` from everywhere, with every reduction and kind of value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchmetrics
+from pytest_mock import MockerFixture
+from torch import Tensor
+
+from tests.parity.modules import Regression, loaders
+from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
+
+
+class EveryReduction(Regression):
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        for reduce_fx in ("mean", "sum", "min", "max", torch.mean, torch.sum, max, min, sum):
+            name = reduce_fx if isinstance(reduce_fx, str) else f"{reduce_fx.__module__}.{reduce_fx.__name__}"
+            self.log(name, loss + batch_idx, on_step=True, on_epoch=True, reduce_fx=reduce_fx)
+        self.log("three", loss, on_epoch=True, batch_size=3)
+        self.log("hidden", loss, on_epoch=True, logger=False, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        loss = self.loss(batch)
+        for reduce_fx in ("mean", "sum", "min", "max"):
+            self.log(f"val_{reduce_fx}", loss, reduce_fx=reduce_fx)
+            self.log(f"val_both_{reduce_fx}", loss, reduce_fx=reduce_fx, on_step=True, on_epoch=True)
+
+
+class EveryHook(Regression):
+    def on_train_start(self) -> None:
+        self.log("on_train_start", 1.0)
+
+    def on_train_epoch_start(self) -> None:
+        self.log("on_train_epoch_start", float(self.current_epoch))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.log("on_train_batch_start", float(batch_idx), on_epoch=True)
+
+    def on_before_zero_grad(self, optimizer: Any) -> None:
+        self.log("on_before_zero_grad", self.global_step + 0.5)
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        self.log("on_before_backward", loss, on_step=True, on_epoch=True)
+
+    def on_after_backward(self) -> None:
+        self.log("on_after_backward", self.layers[0].weight.grad.norm(), on_epoch=True)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.log("on_before_optimizer_step", optimizer.param_groups[0]["lr"])
+
+    def configure_gradient_clipping(self, optimizer: Any, **kwargs: Any) -> None:
+        self.log("configure_gradient_clipping", 2.0)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any) -> None:
+        self.log("before_step", 3.0 + batch_idx, on_epoch=True)
+        optimizer.step(closure=optimizer_closure)
+        self.log("after_step", 4.0 + batch_idx, on_epoch=True)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.log("on_train_batch_end", outputs["loss"], on_step=True, on_epoch=True)
+
+    def on_train_epoch_end(self) -> None:
+        self.log("on_train_epoch_end", float(self.trainer.callback_metrics["val_loss"]))
+
+    def on_validation_start(self) -> None:
+        self.log("on_validation_start", 5.0)
+
+    def on_validation_epoch_start(self) -> None:
+        self.log("on_validation_epoch_start", 6.0)
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.log("on_validation_batch_start", float(batch_idx))
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.log("on_validation_batch_end", float(batch_idx), on_step=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("on_validation_epoch_end", float(self.trainer.callback_metrics["val_loss"]) * 2, prog_bar=True)
+
+
+class SameNameInSeveralHooks(Regression):
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        self.log("loss", loss, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("loss", self.loss(batch))
+        self.log("loss_epoch", self.loss(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("loss", 3.0)
+
+
+class SometimesAbsent(Regression):
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        if batch_idx % 2:
+            self.log("odd", loss, on_step=True, on_epoch=True)
+        if self.current_epoch == 1:
+            self.log("second_epoch", loss, on_step=True, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        if batch_idx == 1:
+            self.log("val_loss", self.loss(batch))
+
+
+class LogsTwice(Regression):
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        self.log("twice", loss, on_step=True, on_epoch=True)
+        self.log("twice", loss * 3, on_step=True, on_epoch=True)
+        return loss
+
+
+class LogsBetweenHooks(Regression):
+    """In the first batch of an epoch Lightning forgets a hook's values when it logs again after another hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        loss = self.loss(batch)
+        self.log("before", loss, on_step=True, on_epoch=True)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        self.log("after", loss * 2, on_step=True, on_epoch=True)
+        optimizer.step()
+
+    def on_after_backward(self) -> None:
+        self.log("between", 1.0, on_epoch=True)
+
+
+class Torchmetrics(Regression):
+    def __init__(self) -> None:
+        super().__init__()
+        self.train_error = torchmetrics.MeanSquaredError()
+        self.val_error = torchmetrics.MeanAbsoluteError()
+        metrics = {"mse": torchmetrics.MeanSquaredError(), "r2": torchmetrics.R2Score()}
+        self.collection = torchmetrics.MetricCollection(metrics, prefix="val_")
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        inputs, targets = batch
+        predictions = self(inputs)
+        self.train_error(predictions, targets)
+        self.log("train_error", self.train_error, on_step=True, on_epoch=True)
+        return torch.nn.functional.mse_loss(predictions, targets)
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        inputs, targets = batch
+        predictions = self(inputs)
+        self.val_error.update(predictions, targets)
+        self.log("val_error", self.val_error, prog_bar=True)
+        self.collection.update(predictions, targets)
+        self.log_dict(self.collection)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val_error_computed", self.val_error.compute())
+
+
+class EveryType(Regression):
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        values = {
+            "int": batch_idx,
+            "float": 0.1 + batch_idx,
+            "bool": batch_idx % 2 == 0,
+            "numpy": np.float32(0.3 * batch_idx),
+            "float64": loss.double() / 3,
+            "float16": loss.half(),
+            "bfloat16": loss.bfloat16(),
+            "one_element": loss.reshape(1, 1),
+            "infinite": float("inf") if batch_idx == 2 else 1.0,
+            "nan": float("nan") if self.current_epoch == 1 and batch_idx == 2 else 1.0,
+        }
+        for name, value in values.items():
+            self.log(name, value, on_step=True, on_epoch=True)
+        self.log("largest", values["nan"], on_step=False, on_epoch=True, reduce_fx="max")
+        loss_to_change = loss.detach().clone()
+        self.log("changed_later", loss_to_change, on_step=True, on_epoch=True)
+        loss_to_change.add_(100)
+        return loss
+
+
+MODULES = [
+    EveryReduction,
+    EveryHook,
+    SameNameInSeveralHooks,
+    SometimesAbsent,
+    LogsTwice,
+    LogsBetweenHooks,
+    Torchmetrics,
+    EveryType,
+]
+
+
+def is_validation_step(name: str) -> bool:
+    return name.startswith(("val_both", "on_validation_batch_end")) and name.endswith("_step")
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+@pytest.mark.parametrize("period", [1, 4])
+def test_module(mocker: MockerFixture, module: type, period: int) -> None:
+    case = Case(module, loaders, every_hook=False, log_every_n_steps=period)
+    lightning, determined = run_lightning(case), run_determined(case, mocker)
+    if module in (EveryReduction, EveryHook):
+        # Lightning's loggers also get each validation batch, under the batch's index; Determined gets the epoch.
+        lightning.logged = {
+            step: kept
+            for step, values in lightning.logged.items()
+            if (kept := [(name, value) for name, value in values if not is_validation_step(name)])
+        }
+    assert_equal(lightning, determined)

@@ -1,0 +1,98 @@
+"""When validation runs, over which loaders, and in which mode it leaves the module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pytest_mock import MockerFixture
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from tests.parity.modules import Regression, dataset, loaders
+from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
+
+
+@pytest.mark.parametrize("interval", [2, 3, 6])
+def test_every_n_batches(mocker: MockerFixture, interval: int) -> None:
+    case = Case(Regression, loaders, validation=interval)
+    assert_equal(run_lightning(case), run_determined(case, mocker))
+
+
+class SeveralLoaders(Regression):
+    def validation_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int) -> None:
+        loss = self.loss(batch)
+        self.log("val_loss", loss)
+        self.log(f"val_loss_of_{dataloader_idx}", loss, add_dataloader_idx=False, prog_bar=True)
+
+
+def several_loaders() -> dict[str, Any]:
+    validation = [DataLoader(dataset(samples, seed=samples), batch_size=4) for samples in (10, 5, 8)]
+    return {**loaders(), "val_dataloaders": validation}
+
+
+@pytest.mark.parametrize("limit", [1.0, 1])
+def test_several_loaders(mocker: MockerFixture, limit: float) -> None:
+    case = Case(SeveralLoaders, several_loaders, options={"limit_val_batches": limit}, every_hook=False)
+    assert_equal(run_lightning(case), run_determined(case, mocker))
+
+
+class KeepsPartInEvaluation(Regression):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers[1].eval()
+        self.seen: list[list[bool]] = []
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        self.log("modes", float(sum(layer.training for layer in self.layers)))
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("val_modes", float(sum(layer.training for layer in self.layers)))
+
+
+class ChangesModesItself(Regression):
+    def on_validation_model_eval(self) -> None:
+        self.layers[3].eval()
+
+    def on_validation_model_train(self) -> None:
+        self.train()
+        self.layers[1].eval()
+
+    def on_validation_model_zero_grad(self) -> None:
+        self.zero_grad(set_to_none=False)
+
+
+@pytest.mark.filterwarnings("ignore:Found 1 module.s. in eval mode at the start of training")
+@pytest.mark.parametrize("module", [KeepsPartInEvaluation, ChangesModesItself])
+def test_modes(mocker: MockerFixture, module: type) -> None:
+    case = Case(module, loaders, every_hook=False, validation=2)
+    assert_equal(run_lightning(case), run_determined(case, mocker))
+
+
+class WithoutValidation(Regression):
+    validation_step = Regression.__mro__[1].validation_step  # type: ignore[attr-defined]
+
+
+def test_without_validation(mocker: MockerFixture) -> None:
+    case = Case(WithoutValidation, lambda: {"train_dataloaders": loaders()["train_dataloaders"]})
+    assert_equal(run_lightning(case), run_determined(case, mocker))
+
+
+class ReadsGradients(Regression):
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        assert not torch.is_grad_enabled()
+        self.log("gradients", float(sum(parameter.grad is not None for parameter in self.parameters())))
+
+    def on_train_epoch_end(self) -> None:
+        assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_gradients_are_released(mocker: MockerFixture, accumulate: int) -> None:
+    options = {"accumulate_grad_batches": accumulate}
+    case = Case(ReadsGradients, loaders, options=options, validation=2, every_hook=False)
+    lightning, determined = run_lightning(case), run_determined(case, mocker)
+    lightning.logged, determined.logged = {}, {}
+    assert_equal(lightning, determined)

@@ -1,0 +1,185 @@
+"""The patch and the order of imports, each in a process of its own: run as a script, this file is one scenario."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import wrapt
+
+ROOT = Path(__file__).parents[1]
+NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
+HEAVY_PACKAGES = ("torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "determined")
+PATCHED_ENTRIES = {"log", "log_dict", "print", "trainer", "logger", "loggers"}
+
+
+def patch_by_call() -> None:
+    importlib.import_module("lightning_shim").patch()
+
+
+def patch_by_import() -> None:
+    importlib.import_module("monkey_patch")
+
+
+WAYS = {"patch": patch_by_call, "monkey_patch": patch_by_import}
+
+
+class Originals:
+    """What each LightningModule was when its module had just been imported, before anybody could patch it."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, dict[str, object]] = {}
+        for namespace in NAMESPACES:
+            # Hooks run in the order of their registration, and lightning_shim is not imported yet.
+            wrapt.register_post_import_hook(self._keep, f"{namespace}.core.module")
+
+    def _keep(self, module: ModuleType) -> None:
+        self.entries[module.__name__.removesuffix(".core.module")] = dict(vars(module.LightningModule))
+
+    def changed(self, namespace: str) -> set[str]:
+        present = vars(importlib.import_module(namespace).LightningModule)
+        entries = self.entries[namespace]
+        assert present.keys() == entries.keys()
+        return {name for name, entry in entries.items() if present[name] is not entry}
+
+
+def imported(*packages: str) -> list[str]:
+    return [package for package in packages if package in sys.modules]
+
+
+def scenario_patched_before(first: str, second: str, way: str) -> None:
+    originals = Originals()
+    WAYS[way]()
+    assert imported(*HEAVY_PACKAGES) == []
+    importlib.import_module(first)
+    assert originals.changed(first) == PATCHED_ENTRIES
+    assert imported(second) == []
+    importlib.import_module(second)
+    assert originals.changed(second) == PATCHED_ENTRIES
+    assert imported("determined") == []
+    unpatch_restores(originals)
+
+
+def scenario_patched_after(first: str, second: str, way: str) -> None:
+    originals = Originals()
+    importlib.import_module(first)
+    assert imported("lightning_shim") == []
+    WAYS[way]()
+    assert originals.changed(first) == PATCHED_ENTRIES
+    assert imported(second, "determined") == []
+    importlib.import_module(second)
+    assert originals.changed(second) == PATCHED_ENTRIES
+    unpatch_restores(originals)
+
+
+def scenario_not_patched(first: str, second: str) -> None:
+    originals = Originals()
+    shim = importlib.import_module("lightning_shim")
+    importlib.import_module(first)
+    assert not shim.is_patched()
+    assert originals.changed(first) == set()
+    shim.patch()
+    shim.unpatch()
+    # Its import comes after the patch was withdrawn.
+    importlib.import_module(second)
+    assert originals.changed(first) == originals.changed(second) == set()
+    # Both at once.
+    shim.patch()
+    assert originals.changed(first) == originals.changed(second) == PATCHED_ENTRIES
+    unpatch_restores(originals)
+
+
+def scenario_patched_while_importing(first: str, _: str) -> None:
+    originals = Originals()
+    shim = importlib.import_module("lightning_shim")
+    states = []
+
+    def patch_now(_: ModuleType) -> None:
+        states.append(hasattr(sys.modules[f"{first}.core.module"], "LightningModule"))
+        shim.patch()
+
+    # It is imported by the module that defines LightningModule, before that class is there.
+    wrapt.register_post_import_hook(patch_now, f"{first}.core.optimizer")
+    importlib.import_module(first)
+    assert states == [False]
+    assert originals.changed(first) == PATCHED_ENTRIES
+
+
+def unpatch_restores(originals: Originals) -> None:
+    shim = importlib.import_module("lightning_shim")
+    assert shim.is_patched()
+    shim.unpatch()
+    assert not shim.is_patched()
+    for namespace in NAMESPACES:
+        assert originals.changed(namespace) == set()
+
+
+SCENARIOS: dict[str, Callable[..., None]] = {
+    "patched_before": scenario_patched_before,
+    "patched_after": scenario_patched_after,
+    "not_patched": scenario_not_patched,
+    "patched_while_importing": scenario_patched_while_importing,
+}
+
+
+def run(*arguments: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    finished = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def run_scenario(*arguments: str) -> None:
+    run(__file__, *arguments)
+
+
+@pytest.mark.parametrize("code", ["", "lightning_shim.patch()", "import monkey_patch", "dir(lightning_shim)"])
+def test_heavy_packages_stay_out(code: str) -> None:
+    script = f"import sys, lightning_shim\n{code}\nprint(*[name for name in {HEAVY_PACKAGES} if name in sys.modules])"
+    assert run("-c", script).split() == []
+
+
+def test_every_public_name_is_there() -> None:
+    script = (
+        "import lightning_shim\n"
+        "assert set(lightning_shim.__all__) <= set(dir(lightning_shim))\n"
+        "print(all(getattr(lightning_shim, name) is not None for name in lightning_shim.__all__))\n"
+    )
+    assert run("-c", script).split() == ["True"]
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    shim = importlib.import_module("lightning_shim")
+    with pytest.raises(AttributeError, match=r"'lightning_shim' has no attribute 'patsch'"):
+        _ = shim.patsch
+
+
+# Each namespace comes first once, by each way of patching, before and after.
+
+
+@pytest.mark.parametrize(("first", "second", "way"), [(*NAMESPACES, "patch"), (*NAMESPACES[::-1], "monkey_patch")])
+def test_patched_before_lightning_is_imported(first: str, second: str, way: str) -> None:
+    run_scenario("patched_before", first, second, way)
+
+
+@pytest.mark.parametrize(("first", "second", "way"), [(*NAMESPACES, "monkey_patch"), (*NAMESPACES[::-1], "patch")])
+def test_patched_after_lightning_is_imported(first: str, second: str, way: str) -> None:
+    run_scenario("patched_after", first, second, way)
+
+
+def test_import_alone_patches_nothing() -> None:
+    run_scenario("not_patched", *NAMESPACES)
+
+
+def test_patched_while_lightning_is_being_imported() -> None:
+    run_scenario("patched_while_importing", *NAMESPACES)
+
+
+if __name__ == "__main__":
+    SCENARIOS[sys.argv[1]](*sys.argv[2:])
