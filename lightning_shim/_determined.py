@@ -70,8 +70,10 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
 
 
 def _verify_checkpoint_is_there(controller: Any) -> None:
+    base = pathlib.Path(controller.core_context.checkpoint._storage_manager._base_path)
+    # Determined insists on its folder of checkpoints even where the checkpoint is in another one.
+    base.mkdir(parents=True, exist_ok=True)
     if checkpoint_path(controller.context, controller.latest_checkpoint) is None:
-        base = controller.core_context.checkpoint._storage_manager._base_path
         raise CheckpointError(
             f"There is no checkpoint {controller.latest_checkpoint!r} in {base}. latest_checkpoint is a "
             "checkpoint's folder (fit(...).checkpoint_path) or its UUID."

@@ -65,12 +65,14 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._checkpoint_state.start_anew()
         self._evaluation_loop.set_up()
         self._hooks.call("on_train_start")
+        self._training_loop.resume()
 
     def on_validation_start(self) -> None:
         """Starts a validation."""
         self._trainer.current_views()
         self._trainer.enter_stage(training=False)
-        self._evaluation_loop.start(releases_gradients=self._training_loop.has_released_gradients)
+        has_trained = self._controller.batches_trained > 0
+        self._evaluation_loop.start(has_trained and not self._training_loop.accumulates_gradients)
 
     def on_validation_epoch_start(self) -> None:
         """Goes on with it."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_shim._lightning import Lightning
 from lightning_shim.hooks import Hooks
-from lightning_shim.metrics import MetricCollector
+from lightning_shim.metrics import MetricCollector, MetricViews
 from lightning_shim.progress import Progress
 from lightning_shim.training_loop import TrainingLoop
 
@@ -31,6 +32,7 @@ class CheckpointState:
         progress: Where training stands.
         training_loop: Knows the loaders' positions.
         collector: Keeps what the running epoch has logged.
+        views: What the trainer shows of the metrics.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class CheckpointState:
         progress: Progress,
         training_loop: TrainingLoop,
         collector: MetricCollector,
+        views: MetricViews,
     ) -> None:
         self._lightning: Final = lightning
         self._module: Final = module
@@ -52,6 +55,7 @@ class CheckpointState:
         self._progress: Final = progress
         self._training_loop: Final = training_loop
         self._collector: Final = collector
+        self._views: Final = views
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the part that Determined keeps for its callback."""
@@ -59,6 +63,8 @@ class CheckpointState:
             "progress": self._progress.state_dict(),
             "training_loop": self._training_loop.state_dict(),
             "metrics": self._collector.state_dict(),
+            "views": {name: dict(getattr(self._views, name)) for name in MetricViews.__slots__},
+            "gradients": self._gradients(),
             "torchmetrics": {
                 name: {state: getattr(metric, state) for state in metric._defaults}
                 | {"_update_count": metric._update_count}
@@ -72,10 +78,24 @@ class CheckpointState:
         self._training_loop.load_state_dict(state["training_loop"])
         metrics = self._torchmetrics()
         self._collector.load_state_dict(state["metrics"], metrics)
+        self._views.update(MetricViews(**state["views"]))
+        parameters = dict(self._module.named_parameters())
+        for name, gradient in state["gradients"].items():
+            parameters[name].grad = gradient.to(parameters[name].device)
         for name, saved in state["torchmetrics"].items():
             if name in metrics:
                 for attribute, value in saved.items():
                     setattr(metrics[name], attribute, value)
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """Returns the gradients that a step to come will use; usually there are none."""
+        if self._module.automatic_optimization and not self._training_loop.accumulates_gradients:
+            return {}
+        return {
+            name: parameter.grad
+            for name, parameter in self._module.named_parameters()
+            if parameter.grad is not None
+        }
 
     def start_anew(self) -> None:
         """Forgets where the training stood."""

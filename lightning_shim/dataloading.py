@@ -237,6 +237,16 @@ class DataSource:
                 if callable(set_epoch):
                     set_epoch(epoch)
 
+    def reset(self) -> None:
+        """Stops the loaders' workers; the next pass starts new ones."""
+        self._combined.reset()
+
+    def start_persistent_workers(self) -> None:
+        """Starts the workers that stay from one pass to the next, which draws a random number for each loader."""
+        for loader in self._combined.flattened:
+            if getattr(loader, "persistent_workers", False):
+                iter(loader)
+
     def batches(self) -> Batches:
         """Starts to iterate; the loaders' own iterators are made now, the first batch is fetched later."""
         return Batches(self._combined)

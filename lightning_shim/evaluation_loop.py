@@ -94,9 +94,12 @@ class EvaluationLoop:
 
     def set_up(self) -> None:
         """Asks for the loaders, unless that has been done."""
-        if self._is_enabled:
+        if self._is_enabled and not self.source.is_set_up:
             self.source.set_up()
             self._is_enabled = sum(self.source.num_batches) > 0
+            if self._progress.has_validated:
+                # A paused trial goes on: had it not been paused, the workers would be there.
+                self.source.start_persistent_workers()
 
     def start(self, releases_gradients: bool) -> None:
         """Starts a validation.
@@ -109,6 +112,7 @@ class EvaluationLoop:
         if releases_gradients:
             self._hooks.module_or_default("on_validation_model_zero_grad")
         self.set_up()
+        self._progress.has_validated = True
         self.source.set_epoch(self._progress.current_epoch)
         self._batches = self.source.batches()
         self._modes = {name: submodule.training for name, submodule in self._module.named_modules()}

@@ -147,10 +147,13 @@ def default_dtype() -> torch.dtype:
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 
+_NUMBER: Final = {True: np.float64, False: np.float32}
+
+
 def number(value: Any) -> np.floating[Any]:
     """Rounds a number to the dtype in which Lightning would accumulate it."""
-    dtype: type[np.floating[Any]] = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
-    return dtype(value)
+    rounded: np.floating[Any] = _NUMBER[torch.get_default_dtype() == torch.float64](value)
+    return rounded
 
 
 def resolve_settings(

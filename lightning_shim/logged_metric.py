@@ -119,8 +119,8 @@ class LoggedMetric:
     def _tensor(self, method: str, value: Any) -> Tensor:
         if not isinstance(value, Tensor):
             raise MetricError(
-                f"{self.settings.name!r}: {method}() of the metric logged in {self.settings.fx} has to return a tensor, "
-                f"but returned {value!r}. Log the parts of it by names of their own."
+                f"{self.settings.name!r}: {method}() of the metric logged in {self.settings.fx} has to return a "
+                f"tensor, but returned {value!r}. Log the parts of it by names of their own."
             )
         return value.detach()
 

@@ -18,7 +18,7 @@ class Progress:
         batches_that_stepped: Batches that completed a step; the ``step`` under which Lightning logs.
         batch_end_is_due: The batch was trained, but what follows validation has not been done for it yet.
         epoch_is_running: ``on_train_epoch_start`` has run, ``on_train_epoch_end`` has not.
-        train_has_started: ``on_train_start`` has run.
+        has_validated: A validation has run.
     """
 
     current_epoch: int = 0
@@ -28,6 +28,7 @@ class Progress:
     batches_that_stepped: int = 0
     batch_end_is_due: bool = False
     epoch_is_running: bool = False
+    has_validated: bool = False
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the counters as plain values."""

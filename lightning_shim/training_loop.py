@@ -98,14 +98,17 @@ class TrainingLoop:
             self._length = self._batches.length
             self._random_states = (before, before)
 
-    def batches(self) -> Iterator[Any]:
-        """Yields batches for ever, epoch after epoch, and does what lies between them."""
-        progress = self._progress
+    def resume(self) -> None:
+        """Brings loaders and random numbers to where they were when the checkpoint was written, if there was one."""
         if self._resumed_random_state is not None:
-            if progress.epoch_is_running and not progress.is_last_batch:
+            if self._progress.epoch_is_running and not self._progress.is_last_batch:
                 self._skip_trained_batches()
             self._resumed_random_state.restore()
             self._resumed_random_state = None
+
+    def batches(self) -> Iterator[Any]:
+        """Yields batches for ever, epoch after epoch, and does what lies between them."""
+        progress = self._progress
         while True:
             if not progress.epoch_is_running:
                 self._start_epoch()
@@ -130,9 +133,11 @@ class TrainingLoop:
         self._random_states = (before, RandomState.capture())
 
     def _skip_trained_batches(self) -> None:
-        """Brings the loaders to where they were when the checkpoint was written."""
         assert self._random_states is not None
         before_iterating, before_fetching = self._random_states
+        if self._progress.current_epoch == 0:
+            # Persistent workers are started, and a seed for them drawn, by the first epoch only.
+            self.source.reset()
         self.source.set_epoch(self._progress.current_epoch)
         before_iterating.restore()
         self._batches = self.source.batches()
@@ -217,9 +222,9 @@ class TrainingLoop:
             self.finish_epoch()
 
     @property
-    def has_released_gradients(self) -> bool:
-        """Whether no gradients are being accumulated after the batch that was trained last."""
-        return self._progress.batch_idx >= 0 and not self._optimization.should_accumulate()
+    def accumulates_gradients(self) -> bool:
+        """Whether the batch that was trained last has only added to the gradients."""
+        return self._progress.batch_idx >= 0 and self._optimization.should_accumulate()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what is needed to continue in the middle of an epoch."""

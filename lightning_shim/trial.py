@@ -238,7 +238,15 @@ class LightningTrial(pytorch.PyTorchTrial):
         )
         trainer.connect(self._training_loop, self._evaluation_loop)
         checkpoint_state = CheckpointState(
-            lightning, module, datamodule, trainer.callbacks, hooks, progress, self._training_loop, training_collector
+            lightning,
+            module,
+            datamodule,
+            trainer.callbacks,
+            hooks,
+            progress,
+            self._training_loop,
+            training_collector,
+            trainer.views,
         )
         self._callback = LightningCallback(
             context,
