@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from determined import pytorch
+from lightning_fabric.utilities.seed import reset_seed
 
 from lightning_shim._lightning import Lightning, announce_device, is_overridden
 from lightning_shim._warnings import ConfigurationError, definition_location
@@ -36,6 +37,9 @@ def prepare_module(
         ConfigurationError: If the optimizers cannot be used, or several processes could not train together.
     """
     precision = strategy.precision_plugin
+    if strategy.world_size > 1:
+        # As Lightning's DDPStrategy does when its processes have come together.
+        reset_seed()
     _prepare_data(lightning, module, datamodule, hooks, strategy)
     announce_device(module, strategy.root_device)
     strategy.barrier("pre_setup")

@@ -70,10 +70,18 @@ class Reports:
             self._progress_bar.close()
         self._progress_bar = self._trainer.progress_bar = None
 
-    def count_batch(self) -> None:
+    def advance(self) -> None:
         """Counts a training batch in the progress bar."""
         if self._progress_bar is not None:
             self._progress_bar.advance()
+
+    def batch_metrics(self) -> dict[str, Any]:
+        """Returns what ``train_batch`` has to return: nothing, so that nothing is copied to the host.
+
+        With several processes Determined cannot average nothing. It gets its own count, which :meth:`reduce_step_values`
+        puts right in the report.
+        """
+        return {"batches": self._controller.batches_trained + 1} if self._trainer.world_size > 1 else {}
 
     def remember(self, metrics: Mapping[str, Any]) -> None:
         """Keeps and shows what has been reported.
@@ -123,8 +131,10 @@ class Reports:
         Returns:
             The values to report, by name.
         """
-        values = combine_step_values(shares)
+        values: dict[str, Any] = combine_step_values(shares)
         self._reported = frozenset(values)
+        if self._trainer.world_size > 1:
+            values["batches"] = self._controller.batches_trained
         return values
 
     def validation_values(self) -> Any:

@@ -360,8 +360,8 @@ class TrainerFacade(Attached):
 
     @property
     def model(self) -> Any:
-        """The user's module, or DistributedDataParallel around it."""
-        return self.strategy.model
+        """The user's module; Lightning's default hooks switch its mode."""
+        return self.strategy.lightning_module
 
     @property
     def precision_plugin(self) -> Precision:

@@ -279,8 +279,8 @@ class LightningTrial(pytorch.PyTorchTrial):
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
         """Trains on a batch; metrics are reported by reducers, so that nothing is copied to the host for each batch."""
         self._training_loop.train_batch(batch)
-        self._reports.count_batch()
-        return {}
+        self._reports.advance()
+        return self._reports.batch_metrics()
 
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Validates a batch; metrics are reported by reducers."""

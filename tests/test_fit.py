@@ -14,7 +14,7 @@ import sys
 import termios
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -389,8 +389,17 @@ class TestGiven:
         assert module.count("train") == EPOCH_LENGTH
 
     def test_any_iterable(self, lightning: ModuleType) -> None:
-        batches = [[torch.randn(4, 3)] for _ in range(3)]
-        module = lightning_shim.fit(module_class(lightning)(), batches, batches, max_length=pytorch.Epoch(2)).module
+        """A list would be a list of loaders, as in Lightning."""
+
+        class Batches:
+            def __iter__(self) -> Iterator[Any]:
+                return iter([[torch.randn(4, 3)] for _ in range(3)])
+
+            def __len__(self) -> int:
+                return 3
+
+        module = module_class(lightning)()
+        lightning_shim.fit(module, Batches(), Batches(), max_length=pytorch.Epoch(2))
         assert module.count("train") == module.count("validate") == 6
 
 
@@ -436,10 +445,37 @@ class TestSeed:
             lightning_shim.fit(module_class(pl), loader(), loader(), max_length=pytorch.Batch(1), seed=seed)
 
 
+class TestEarlyStopping:
+    @pytest.mark.parametrize("validates", [True, False], ids=["validation", "training alone"])
+    @pytest.mark.filterwarnings("ignore::lightning_shim.IgnoredMemberWarning")
+    def test_stops_where_lightning_stops(self, lightning: ModuleType, validates: bool) -> None:
+        class Constant(lightning.LightningModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = torch.nn.Linear(3, 1)
+
+            def training_step(self, batch: Any, batch_idx: int) -> Any:
+                self.log("constant", 1.0, on_step=False, on_epoch=True)
+                return self.layer(batch[0]).mean()
+
+            def configure_optimizers(self) -> Any:
+                return torch.optim.SGD(self.parameters(), lr=0.1)
+
+        if validates:
+            Constant.validation_step = lambda self, batch, batch_idx: None
+        loaders = [loader(), loader()] if validates else [loader()]
+        modules = [Constant(), Constant()]
+        callbacks = [lightning.callbacks.EarlyStopping("constant", patience=1) for _ in modules]
+        lightning_shim.fit(modules[0], *loaders, max_length=pytorch.Epoch(6), callbacks=callbacks[:1])
+        fit_by_lightning(lightning, modules[1], *loaders, max_epochs=6, callbacks=callbacks[1:])
+        assert [module.current_epoch for module in modules] == [2, 2]
+        assert [callback.stopped_epoch for callback in callbacks] == [1, 1]
+
+
 class Stream(IterableDataset[Any]):
     """Data without a length."""
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Any]:
         return iter(torch.randn(16, 1, 3))
 
 
@@ -488,7 +524,7 @@ class TestPeriods:
         module = module_class(lightning)()
         lightning_shim.fit(module, stream, loader(), max_length=pytorch.Batch(10))
         assert self.validations(module) == [10]
-        assert module.current_epoch == 2
+        assert module.current_epoch == 3, "an epoch that is cut short counts, as in Lightning"
 
     def test_step_zero_validation(self, lightning: ModuleType) -> None:
         module = self.fitted(lightning, step_zero_validation=True, max_length=pytorch.Epoch(1))

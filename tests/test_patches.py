@@ -1,4 +1,4 @@
-"""The patch of LightningModule: inert on every module that no trial has attached, atomic, and gone when it is undone."""
+"""The patch of LightningModule: all or nothing, undone by identity, and inert on a module without a trial."""
 
 from __future__ import annotations
 
@@ -555,7 +555,7 @@ def test_module_is_detached_again(module: Any) -> None:
 
 @pytest.mark.usefixtures("patched")
 def test_override_sees_the_call_first(module: Any) -> None:
-    class Overriding(type(module)):  # type: ignore[misc]
+    class Overriding(type(module)):
         def log(self, name: str, value: float, **kwargs: Any) -> Any:
             return super().log(f"prefix/{name}", value, **kwargs)
 
@@ -733,7 +733,7 @@ def test_setter_of_trainer_works(pl: ModuleType, module: Any) -> None:
 
 
 def test_override_calls_through(pl: ModuleType, module: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    class Overriding(type(module)):  # type: ignore[misc]
+    class Overriding(type(module)):
         def log(self, name: str, *args: Any, **kwargs: Any) -> None:
             print(name)
             super().log(name, *args, **kwargs)
@@ -799,7 +799,7 @@ def test_pickle_can_be_read_where_nothing_is_patched(module: Any) -> None:
 
 @pytest.mark.usefixtures("patched")
 def test_local_class_can_be_cloudpickled(pl: ModuleType) -> None:
-    class Local(pl.LightningModule):  # type: ignore[name-defined, misc]
+    class Local(pl.LightningModule):
         def log(self, name: str, value: float) -> str:
             super().log(name, value)
             return "logged"
@@ -843,7 +843,7 @@ class Scriptable(torch.nn.Module):
 
 
 def scriptable(pl: ModuleType) -> Any:
-    class Module(Scriptable, pl.LightningModule):  # type: ignore[name-defined, misc]
+    class Module(Scriptable, pl.LightningModule):
         def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
             self.log("loss", self(batch).sum())
             return self(batch).sum()
@@ -887,7 +887,7 @@ def test_to_torchscript_succeeds(pl: ModuleType, capsys: pytest.CaptureFixture[s
 def test_compiled_forward_has_no_more_graph_breaks(
     attached: bool, pl: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Module(Scriptable, pl.LightningModule):  # type: ignore[name-defined, misc]
+    class Module(Scriptable, pl.LightningModule):
         def forward(self, features: torch.Tensor) -> torch.Tensor:
             scale = self.current_epoch + (2 if self.logger is None else 1)
             return super().forward(features) * scale
@@ -913,7 +913,7 @@ def make_trainer(pl: ModuleType, **options: Any) -> Any:
 
 
 def make_logger(pl: ModuleType) -> Any:
-    class Recording(pl.loggers.logger.Logger):  # type: ignore[name-defined, misc]
+    class Recording(pl.loggers.logger.Logger):
         name = "recording"
         version = 0
 
@@ -936,7 +936,7 @@ def collate(samples: list[torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def loader(shuffle: bool) -> DataLoader[torch.Tensor]:
     samples = torch.arange(24.0).reshape(8, 3) / 24
-    return DataLoader(list(samples), batch_size=3, shuffle=shuffle, collate_fn=collate)  # type: ignore[arg-type]
+    return DataLoader(list(samples), batch_size=3, shuffle=shuffle, collate_fn=collate)
 
 
 def forget_given_warnings() -> None:
@@ -1007,7 +1007,7 @@ def test_fit_is_the_same(pl: ModuleType, capsys: pytest.CaptureFixture[str], mon
 
 
 def test_patch_during_fit_changes_nothing(pl: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    class Switching(pl.Callback):  # type: ignore[name-defined, misc]
+    class Switching(pl.Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
             (lightning_shim.unpatch if batch_idx % 2 else lightning_shim.patch)()
 
@@ -1033,7 +1033,7 @@ def test_checkpoint_is_the_same(pl: ModuleType, tmp_path: Path, capsys: pytest.C
 
 
 def test_wrong_use_of_log_is_the_same_error(pl: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    class Wrong(USERS_CLASSES[pl]):  # type: ignore[name-defined, misc]
+    class Wrong(USERS_CLASSES[pl]):
         def configure_optimizers(self) -> Any:
             self.log("x", 1.0)
 
@@ -1046,7 +1046,7 @@ def test_wrong_use_of_log_is_the_same_error(pl: ModuleType, capsys: pytest.Captu
 
 
 def test_other_loops_are_the_same(pl: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    class Tested(USERS_CLASSES[pl]):  # type: ignore[name-defined, misc]
+    class Tested(USERS_CLASSES[pl]):
         def test_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
             self.log("test_loss", self(batch["features"]).mean())
 

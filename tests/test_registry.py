@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import warnings
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from lightning_shim._registry import PatchRegistry
 MISSING = object()
 
 
-def make_classes() -> tuple[type, type, type]:
+def make_classes() -> tuple[Any, Any, Any]:
     """A hierarchy that has an entry of each kind, inherited, overridden and not."""
 
     class Base:
@@ -99,7 +100,12 @@ def test_entry_is_replaced_and_restored(registry: PatchRegistry, level: int, nam
     owners = make_classes()
     before = entries_of(*owners)
     given: list[object] = []
-    registry.wrap(owners[level], name, lambda present: given.append(present) or mock.sentinel.replacement)
+
+    def keep(present: object) -> object:
+        given.append(present)
+        return mock.sentinel.replacement
+
+    registry.wrap(owners[level], name, keep)
     assert len(given) == 1
     # The entry itself, of the class that has it: not a bound method, nor what a property answers.
     assert any(entries.get(name) is given[0] for entries in before)
@@ -217,15 +223,19 @@ def test_failure_keeps_its_cause_and_what_was_there(registry: PatchRegistry) -> 
     assert_same_entries((Partly,), before)
 
 
+def wrap_in_transaction(registry: PatchRegistry, *places: tuple[type, str], error: type[BaseException]) -> None:
+    with registry.transaction():
+        for owner, name in places:
+            registry.wrap(owner, name, replacement)
+        raise error
+
+
 @pytest.mark.parametrize("error", [PatchError, RuntimeError, KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_failed_transaction_undoes_itself(registry: PatchRegistry, error: type[BaseException]) -> None:
     owners = make_classes()
     before = entries_of(*owners)
-    with pytest.raises(error), registry.transaction():
-        for owner in owners:
-            for name in NAMES:
-                registry.wrap(owner, name, replacement)
-        raise error
+    with pytest.raises(error):
+        wrap_in_transaction(registry, *itertools.product(owners, NAMES), error=error)
     assert_same_entries(owners, before)
 
 
@@ -233,26 +243,39 @@ def test_failed_transaction_undoes_only_itself(registry: PatchRegistry) -> None:
     owners = make_classes()
     registry.wrap(owners[0], "method", replacement)
     before = entries_of(*owners)
-    with pytest.raises(PatchError), registry.transaction():
-        registry.wrap(owners[0], "method", replacement)
-        registry.wrap(owners[0], "number", replacement)
-        registry.wrap(owners[0], "absent", replacement)
+    with pytest.raises(PatchError):
+        wrap_in_transaction(registry, (owners[0], "method"), (owners[0], "number"), error=PatchError)
     assert_same_entries(owners, before)
     assert owners[0].method is mock.sentinel.replacement
 
 
-def test_nested_transactions(registry: PatchRegistry) -> None:
+def test_transactions_nest(registry: PatchRegistry) -> None:
     owners = make_classes()
     before = entries_of(*owners)
-    with pytest.raises(PatchError), registry.transaction():
+    with registry.transaction():
         with registry.transaction():
             registry.wrap(owners[0], "method", replacement)
-        with pytest.raises(PatchError), registry.transaction():
-            registry.wrap(owners[0], "number", replacement)
-            registry.wrap(owners[0], "absent", replacement)
+        with pytest.raises(PatchError):
+            wrap_in_transaction(registry, (owners[0], "number"), error=PatchError)
         assert owners[0].method is mock.sentinel.replacement
         assert owners[0].number == 1
-        registry.wrap(owners[0], "absent", replacement)
+    assert owners[0].method is mock.sentinel.replacement
+    registry.revert()
+    assert_same_entries(owners, before)
+
+
+def test_failed_transaction_undoes_those_in_it(registry: PatchRegistry) -> None:
+    owners = make_classes()
+    before = entries_of(*owners)
+
+    def wrap_and_fail() -> None:
+        with registry.transaction():
+            with registry.transaction():
+                registry.wrap(owners[0], "method", replacement)
+            registry.wrap(owners[0], "absent", replacement)
+
+    with pytest.raises(PatchError):
+        wrap_and_fail()
     assert_same_entries(owners, before)
 
 
@@ -317,11 +340,16 @@ def test_failed_transaction_leaves_their_patch(registry: PatchRegistry) -> None:
     owners = make_classes()
     before = entries_of(*owners)
     patch_of_theirs = mock.patch.object(owners[0], "method", theirs)
-    with pytest.raises(PatchError), registry.transaction():
-        registry.wrap(owners[0], "number", replacement)
-        registry.wrap(owners[0], "method", replacement)
-        patch_of_theirs.start()
-        registry.wrap(owners[0], "absent", replacement)
+
+    def wrap_and_fail() -> None:
+        with registry.transaction():
+            registry.wrap(owners[0], "number", replacement)
+            registry.wrap(owners[0], "method", replacement)
+            patch_of_theirs.start()
+            registry.wrap(owners[0], "absent", replacement)
+
+    with pytest.raises(PatchError):
+        wrap_and_fail()
     assert owners[0].method is theirs
     assert owners[0].number == 1
     patch_of_theirs.stop()
@@ -380,13 +408,17 @@ def test_threads_wrap_once(registry: PatchRegistry) -> None:
     errors: list[BaseException] = []
     barrier = threading.Barrier(8)
 
+    def keep(present: object) -> object:
+        made.append(present)
+        return mock.sentinel.replacement
+
     def work() -> None:
         try:
             barrier.wait()
             with registry.transaction():
                 for owner in owners:
                     for name in NAMES:
-                        registry.wrap(owner, name, lambda present: made.append(present) or mock.sentinel.replacement)
+                        registry.wrap(owner, name, keep)
         except BaseException as error:
             errors.append(error)
 
@@ -425,19 +457,18 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(place=places)
     def wrap(self, place: Place) -> None:
         level, name = place
-        made: list[object] = []
-        self.registry.wrap(self.owners[level], name, lambda _: made.append(object()) or made[0])
-        assert len(made) == (place not in self.ours)
-        if made:
-            self.ours[place] = made[0]
-            self.stacks[place].append(made[0])
+        replacement = object()
+        self.registry.wrap(self.owners[level], name, lambda _: replacement)
+        if place not in self.ours:
+            self.ours[place] = replacement
+            self.stacks[place].append(replacement)
 
     @rule(wrapped=st.lists(places, max_size=4))
     def fail_in_transaction(self, wrapped: list[Place]) -> None:
-        with pytest.raises(PatchError), self.registry.transaction():
-            for level, name in wrapped:
-                self.registry.wrap(self.owners[level], name, lambda _: object())
-            self.registry.wrap(self.owners[0], "absent", lambda _: object())
+        with pytest.raises(PatchError):
+            wrap_in_transaction(
+                self.registry, *((self.owners[level], name) for level, name in wrapped), error=PatchError
+            )
 
     @rule(place=places)
     def somebody_patches(self, place: Place) -> None:

@@ -292,7 +292,7 @@ is_pure_python = type(wrapt.FunctionWrapper.__call__) is type(use)
 located = [[str(warning.message), warning.filename, warning.lineno] for warning in record]
 print(json.dumps({"is_pure_python": is_pure_python, "located": located}))
 '''
-EXPECTED_ORDER = [
+EXPECTED_MESSAGES = [
     "log",
     "log",
     "log_dict",
@@ -309,7 +309,7 @@ EXPECTED_ORDER = [
 def assert_points_at_the_users_lines(script: Path, output: str, is_pure_python: bool) -> None:
     result = json.loads(output)
     assert result["is_pure_python"] is is_pure_python
-    assert [message for message, _, _ in result["located"]] == EXPECTED_ORDER * 2
+    assert [message for message, _, _ in result["located"]] == EXPECTED_MESSAGES * 2
     for message, filename, line in result["located"]:
         assert filename == str(script)
         assert linecache.getline(filename, line).endswith(f"  # {message}\n")
