@@ -92,9 +92,7 @@ class CheckpointState:
         if self._module.automatic_optimization and not self._training_loop.accumulates_gradients:
             return {}
         return {
-            name: parameter.grad
-            for name, parameter in self._module.named_parameters()
-            if parameter.grad is not None
+            name: parameter.grad for name, parameter in self._module.named_parameters() if parameter.grad is not None
         }
 
     def start_anew(self) -> None:

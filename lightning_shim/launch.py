@@ -94,6 +94,7 @@ def fit(
             val_dataloaders=val_dataloaders,
             datamodule=datamodule,
             max_length=max_length,
+            validation_period=validation_period,
             **trial_options,
         )
         if validation_period is None and trial.epoch_length is not None:

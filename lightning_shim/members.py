@@ -39,6 +39,7 @@ class Kind(enum.Enum):
     METHOD = "method"  # the user calls it
     PROPERTY = "property"
     ATTRIBUTE = "attribute"  # of an instance, or a constant of the class
+    CLASS = "class"  # of Lightning's, whose objects the user passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +393,8 @@ progress_bar_callback         >=0.9       it is None, since the progress bar is 
 [method: backed]
 print                         >=2.1       only rank 0 prints, above the progress bar if there is one.
 [attribute: backed]
+val_check_interval            >=0.9       it is the validation_period in batches, or 1.0 if that is in epochs.
+check_val_every_n_epoch       >=0.9       it is the validation_period in epochs, or None if that is in batches.
 datamodule                    >=0.9       it is the LightningDataModule that the trial was given, or None.
 callbacks                     >=0.9       it is a list of the trial's Lightning callbacks.
 state                         >=0.9       it holds the stage and the status, as in Lightning's Trainer.
@@ -402,7 +405,6 @@ gradient_clip_algorithm       >=1.3       "
 limit_train_batches           >=0.9       "
 limit_val_batches             >=0.9       "
 log_every_n_steps             >=0.10      it is the number of batches between two reports to Determined.
-check_val_every_n_epoch       >=0.9       it is 1, Lightning's default; validation_period decides.
 num_sanity_val_steps          >=0.9       it is 0, since a trial has no sanity check.
 reload_dataloaders_every_n_epochs  >=1.4  it is 0, since a trial makes its loaders once.
 fast_dev_run                  >=0.9       it is False, since a trial has no such mode.
@@ -417,8 +419,7 @@ num_predict_batches           >=1.2       "
 [attribute: ignored]
 limit_test_batches            >=0.9       it is None, since Determined trials have no test loop.
 limit_predict_batches         >=1.2       it is None, since Determined trials have no predict loop.
-val_check_interval            >=0.9       it is None; Determined validates at its validation_period.
-val_check_batch               >=0.9       "
+val_check_batch               >=0.9       it is None; Determined validates at its validation_period.
 enable_autolog_hparams        >=2.6       it is None; Determined keeps the hyperparameters.
 [method: refused]
 fit                           >=0.9       Determined runs the training; a trial cannot start another one.
@@ -615,6 +616,38 @@ on_epoch_end                  >=0.9,<1.8  the trial does not call it; move its c
 on_batch_start                >=0.9,<1.8  the trial does not call it; rename it to on_train_batch_start.
 on_batch_end                  >=0.9,<1.8  the trial does not call it; rename it to on_train_batch_end.
 """,
+    "callbacks": """
+[class: refused]
+LearningRateMonitor           >=0.9       it is not run yet; log the learning rate in on_train_batch_end.
+DeviceStatsMonitor            >=1.5       it is not run yet.
+StochasticWeightAveraging     >=1.2       it is not run yet.
+WeightAveraging               >=2.5       "
+EMAWeightAveraging            >=2.5       "
+GradientAccumulationScheduler >=0.9       it is not run yet; pass accumulate_grad_batches.
+BaseFinetuning                >=1.1       it is not run yet; freeze and unfreeze in on_train_epoch_start.
+BackboneFinetuning            >=1.1       "
+ModelPruning                  >=1.2       it is not run yet.
+LearningRateFinder            >=1.9       Determined searches hyperparameters.
+BatchSizeFinder               >=1.9       "
+SpikeDetection                >=2.5       it is not run yet.
+ThroughputMonitor             >=2.2       "
+[class: ignored]
+Checkpoint                    >=1.5       Determined writes the checkpoints, as checkpoint_policy and
+                                          checkpoint_period say.
+ModelCheckpoint               >=0.9       "
+OnExceptionCheckpoint         >=1.8       "
+ProgressBar                   >=0.9       fit shows a progress bar of its own.
+TQDMProgressBar               >=1.5       "
+RichProgressBar               >=1.4       "
+BasePredictionWriter          >=1.3       a trial predicts nothing.
+[class: native]
+Callback                      >=0.9       the trial calls the hooks of the user's own callbacks.
+EarlyStopping                 >=0.9       it stops the trial through Determined.
+LambdaCallback                >=0.9       the trial calls its hooks.
+ModelSummary                  >=1.5       it prints its summary.
+RichModelSummary              >=1.5       "
+Timer                         >=1.3       it stops the trial through Determined.
+""",
 }
 
 OWNERS: Final = tuple(_TABLE)
@@ -705,6 +738,7 @@ _SUBTITLES: Final = {
     "Trainer": "What is there as `self.trainer`, and as the argument `trainer` of a callback's hooks.",
     "Logger": "What is there as `self.logger`, with the members of Lightning's TensorBoardLogger.",
     "Callback": "What a callback of the trial overrides and reads on `self`.",
+    "callbacks": "Lightning's own callbacks; a subclass is treated as its base.",
 }
 
 _ATTENTION: Final = (Support.REFUSED, Support.IGNORED, Support.BACKED, Support.CALLED, Support.NATIVE)

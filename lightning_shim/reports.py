@@ -78,8 +78,8 @@ class Reports:
     def batch_metrics(self) -> dict[str, Any]:
         """Returns what ``train_batch`` has to return: nothing, so that nothing is copied to the host.
 
-        With several processes Determined cannot average nothing. It gets its own count, which :meth:`reduce_step_values`
-        puts right in the report.
+        With several processes Determined cannot average nothing. It gets its own count, which
+        :meth:`reduce_step_values` puts right in the report.
         """
         return {"batches": self._controller.batches_trained + 1} if self._trainer.world_size > 1 else {}
 

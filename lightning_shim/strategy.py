@@ -254,6 +254,19 @@ class StrategyFacade:
             reduced = reduced / torch.distributed.get_world_size(group)
         return reduced
 
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
+        """Makes one decision of those of all processes.
+
+        Args:
+            decision: This process's.
+            all: Whether all have to agree, or one is enough.
+
+        Returns:
+            The decision, the same on all processes.
+        """
+        decisions = self._context.distributed.allgather(bool(decision))
+        return sum(decisions) == len(decisions) if all else any(decisions)
+
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
         """Gathers a tensor from all processes.
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 import torch
+from determined import pytorch
 
 from lightning_shim._attachment import Attached
 from lightning_shim._lightning import Lightning
@@ -60,6 +61,7 @@ class TrainerFacade(Attached):
         validation_collector: Keeps what is logged in validation.
         request_stop: Has Determined stop the trial.
         max_length: Gives the length in batches, or in epochs; the other one is None.
+        validation_period: How often Determined validates; None for after each epoch.
 
     Attributes:
         state: Lightning's ``TrainerState``.
@@ -77,7 +79,6 @@ class TrainerFacade(Attached):
     overfit_batches: Final = 0.0
     num_sanity_val_steps: Final = 0
     reload_dataloaders_every_n_epochs: Final = 0
-    check_val_every_n_epoch: Final = 1
     min_epochs: Final = None
     min_steps: Final = None
     checkpoint_callback: Final = None
@@ -97,6 +98,7 @@ class TrainerFacade(Attached):
         validation_collector: MetricCollector,
         request_stop: Callable[[], None],
         max_length: Callable[[], tuple[int | None, int | None]],
+        validation_period: pytorch.TrainUnit | None,
     ) -> None:
         self._lightning: Final = lightning
         self._options: Final = options
@@ -105,6 +107,7 @@ class TrainerFacade(Attached):
         self._collector = training_collector
         self._request_stop: Final = request_stop
         self._max_length: Final = max_length
+        self._validation_period: Final = validation_period
         self._should_stop = False
         self._loops: tuple[TrainingLoop, EvaluationLoop] | None = None
         self.views: Final = MetricViews()
@@ -269,6 +272,20 @@ class TrainerFacade(Attached):
 
     def _steps_of_an_epoch(self) -> int:
         return math.ceil(self.num_training_batches / self.accumulate_grad_batches)
+
+    @property
+    def val_check_interval(self) -> Any:
+        """Batches between two validations if the period is given in batches, otherwise 1.0: whole epochs."""
+        period = self._validation_period
+        return period.value if isinstance(period, pytorch.Batch) else 1.0
+
+    @property
+    def check_val_every_n_epoch(self) -> Any:
+        """Epochs between two validations; None if the period is given in batches."""
+        period = self._validation_period
+        if period is None:
+            return 1
+        return period.value if isinstance(period, pytorch.Epoch) else None
 
     # Data.
 

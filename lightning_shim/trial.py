@@ -32,6 +32,7 @@ from lightning_shim.training_loop import TrainingBatches, TrainingLoop
 from lightning_shim.transfer import BatchTransfer
 from lightning_shim.verification import (
     takes_batch_idx,
+    usable_callbacks,
     verify_datamodule,
     verify_module,
     warn_about_ignored_hooks,
@@ -53,6 +54,8 @@ class LightningTrial(pytorch.PyTorchTrial):
         datamodule: A LightningDataModule, or a class or function that gives one.
         max_length: How long Determined will train, which ``trainer.max_epochs``, ``trainer.max_steps`` and
             ``trainer.estimated_stepping_batches`` tell the module; by default what the experiment's configuration says.
+        validation_period: How often Determined will validate, which ``trainer.val_check_interval`` and
+            ``trainer.check_val_every_n_epoch`` tell the callbacks; by default after each epoch.
         precision: One of Lightning's names, such as ``"32-true"`` or ``"bf16-mixed"``.
         accumulate_grad_batches: Batches whose gradients are added up before a step.
         gradient_clip_val: The largest norm, or value, of the gradients.
@@ -90,6 +93,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         val_dataloaders: Any = None,
         datamodule: Any = None,
         max_length: pytorch.TrainUnit | None = None,
+        validation_period: pytorch.TrainUnit | None = None,
         precision: str | int = "32-true",
         accumulate_grad_batches: int = 1,
         gradient_clip_val: float | None = None,
@@ -105,6 +109,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         self.context = context
         self.controller: Final = _determined.Controller()
         self._max_length: Final = max_length or _determined.experiment_length(context)
+        self._validation_period: Final = validation_period
         self._given: Final = (module, datamodule)
         self.module, self.datamodule = self._build()
         self._lightning: Final = lightning_of(self.module)
@@ -189,8 +194,10 @@ class LightningTrial(pytorch.PyTorchTrial):
             validation_collector,
             request_stop=lambda: context.set_stop_requested(True),
             max_length=self._max_batches_and_epochs,
+            validation_period=self._validation_period,
         )
         trainer.attach(module, datamodule, callbacks)
+        trainer.callbacks = usable_callbacks(lightning, trainer.callbacks)
         hooks = self._hooks = Hooks(lightning, trainer, module, datamodule, trainer.callbacks)
         strategy.connect(module, hooks, (options.gradient_clip_val, options.gradient_clip_algorithm))
         train_source = find_source("train", train_dataloaders, lightning, module, datamodule, strategy, options)

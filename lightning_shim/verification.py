@@ -108,6 +108,42 @@ def warn_about_ignored_hooks(lightning: Lightning, module: Any, datamodule: Any)
                 warn_at_definition(hook, f"{name} is ignored: {row.sentence}", IgnoredMemberWarning)
 
 
+def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
+    """Leaves out the callbacks that have nothing to do, with a warning.
+
+    Args:
+        lightning: The module's Lightning.
+        callbacks: Lightning callbacks, the user's own among them.
+
+    Returns:
+        The callbacks to call.
+
+    Raises:
+        ConfigurationError: If something is no callback.
+        RefusedMemberError: If a callback would be missed, but cannot be run.
+    """
+    package = lightning.Callback.__module__.rpartition(".")[0]
+    rows = {row.name: row for row in members("callbacks")}
+    usable = []
+    for callback in callbacks:
+        if not isinstance(callback, lightning.Callback):
+            raise ConfigurationError(f"{callback!r} is no {package}.Callback.")
+        name = next(
+            base.__name__
+            for base in type(callback).__mro__
+            if base.__module__.startswith(f"{package}.") and base.__name__ in rows
+        )
+        row = rows[name]
+        message = f"{type(callback).__qualname__} is {row.support.value}: {row.sentence}"
+        if row.support is Support.REFUSED:
+            raise RefusedMemberError(message)
+        if row.support is Support.IGNORED:
+            warn_at_caller(message, IgnoredMemberWarning)
+        else:
+            usable.append(callback)
+    return usable
+
+
 def warn_about_validation(has_loaders: bool, has_step: bool) -> None:
     """Warns if one half of validation is there without the other.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import importlib
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -103,6 +105,17 @@ def checkpoints() -> list[Path]:
     return list(Path(os.environ["XDG_DATA_HOME"], "determined").glob("*"))
 
 
+@contextlib.contextmanager
+def trial_context(**options: Any) -> Iterator[pytorch.PyTorchTrialContext]:
+    """What ``fit`` makes by itself."""
+    with pytorch.init(**options) as context:
+        try:
+            yield context
+        finally:
+            # Its thread writes to a relative path, which the next test is no longer in.
+            context.get_tensorboard_writer().close()
+
+
 def fit_by_lightning(lightning: ModuleType, module: Any, *args: Any, **options: Any) -> Any:
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -166,6 +179,23 @@ class TestResult:
         trial = lightning_shim.fit(LitModel(width=5), loader(), loader(), max_length=pytorch.Epoch(1))
         loaded = LitModel.load_from_checkpoint(trial.checkpoint_path / "state_dict.pth", width=5, weights_only=False)
         assert equal(loaded.state_dict(), trial.module.state_dict())
+
+    def test_checkpoints_below_the_working_directory(
+        self, pl: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So they are for who works in the home directory; Determined copies the one into the other."""
+        home = tmp_path / "home"
+        data = home / ".local" / "share"
+        data.mkdir(parents=True)
+        monkeypatch.chdir(home)
+        monkeypatch.setenv("XDG_DATA_HOME", str(data))
+        try:
+            trial = lightning_shim.fit(module_class(pl)(), loader(), loader(), max_length=pytorch.Epoch(2))
+            assert (trial.checkpoint_path / "state_dict.pth").is_file()
+            assert not list(trial.checkpoint_path.rglob("state_dict.pth"))[1:], "a checkpoint holds other checkpoints"
+        finally:
+            # If it went wrong, the folders are nested so deeply that pytest could not remove them.
+            shutil.rmtree(data)
 
     def test_trained_module_predicts(self, lightning: ModuleType) -> None:
         trial = lightning_shim.fit(module_class(lightning)(), loader(), loader(), max_length=pytorch.Epoch(1))
@@ -564,7 +594,7 @@ class TestPeriods:
             return trials[0]
 
         trials: list[Any] = []
-        with pytorch.init() as context:
+        with trial_context() as context:
             trials.append(
                 lightning_shim.LightningTrial(context, LitModel(), train_dataloaders=loader(), val_dataloaders=loader())
             )
@@ -594,7 +624,7 @@ class TestTrial:
             def build_datamodule(self) -> Any:
                 return datamodule_class(lightning)()
 
-        with pytorch.init(hparams={"width": 6}) as context, warnings.catch_warnings():
+        with trial_context(hparams={"width": 6}) as context, warnings.catch_warnings():
             warnings.simplefilter("error", LightningShimWarning)
             trial = MyTrial(context)
             pytorch.Trainer(trial, context).fit(max_length=pytorch.Epoch(2), checkpoint_policy="none")
@@ -610,7 +640,7 @@ class TestTrial:
             def build_datamodule(self) -> Any:
                 return datamodule_class(lightning)
 
-        with pytorch.init(hparams={"width": 6}) as context:
+        with trial_context(hparams={"width": 6}) as context:
             trial = MyTrial(context)
             pytorch.Trainer(trial, context).fit(max_length=pytorch.Epoch(1), checkpoint_policy="none")
         assert trial.module.layers[0].out_features == 6
@@ -626,7 +656,7 @@ class TestTrial:
             def build_datamodule(self) -> Any:
                 return datamodule_class(pl)()
 
-        with pytorch.init() as context:
+        with trial_context() as context:
             trial = MyTrial(context)
             pytorch.Trainer(trial, context).fit(max_length=pytorch.Epoch(1), checkpoint_policy="none")
         assert trial.module.count("train") == 2
@@ -636,7 +666,7 @@ class TestTrial:
         LitModel = module_class(lightning)
         by_fit = lightning_shim.fit(LitModel, loader(shuffle=True), max_length=pytorch.Epoch(2), seed=3, **VALIDATED)
         torch.manual_seed(3)
-        with pytorch.init() as context:
+        with trial_context() as context:
             trial = lightning_shim.LightningTrial(
                 context, LitModel, train_dataloaders=loader(shuffle=True), **VALIDATED
             )
@@ -665,7 +695,7 @@ class TestTrial:
         controller = pytorch._PyTorchTrialController
         before = dict(vars(controller))
         try:
-            with pytorch.init() as context:
+            with trial_context() as context:
                 trial = lightning_shim.LightningTrial(
                     context, module_class(lightning)(), train_dataloaders=loader(), val_dataloaders=loader()
                 )
