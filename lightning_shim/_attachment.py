@@ -25,8 +25,9 @@ def attached_trainer(module: Any) -> Any | None:
         module: A LightningModule.
 
     Returns:
-        The facade, or None if the module has no trainer or another one.
+        The facade, or None if there is no module, or it has no trainer or another one.
     """
-    # `_trainer` is where Lightning's setter of `trainer` stores it; its getter raises where there is none.
-    trainer = module.__dict__.get("_trainer")
+    # `_trainer` is where Lightning's setter of `trainer` stores it; its getter raises where there is none. An unbound
+    # call may have no module.
+    trainer = None if module is None else module.__dict__.get("_trainer")
     return trainer if isinstance(trainer, Attached) else None

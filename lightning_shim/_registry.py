@@ -22,7 +22,12 @@ class _Entry:
     installed: object
 
     def is_on_top(self) -> bool:
-        return vars(self.owner).get(self.name, _MISSING) is self.installed
+        present = vars(self.owner).get(self.name, _MISSING)
+        # Somebody who puts back what getattr gave puts back wrapt's bound wrapper, whose `_self_parent` is ours.
+        return present is self.installed or getattr(present, "_self_parent", _MISSING) is self.installed
+
+    def is_gone(self) -> bool:
+        return vars(self.owner).get(self.name, _MISSING) is self.original
 
     def restore(self) -> None:
         if self.original is _MISSING:
@@ -55,7 +60,8 @@ class PatchRegistry:
             PatchError: If the class has no such attribute, or the replacement cannot be made or set.
         """
         with self.lock:
-            if (owner, name) in self._entries:
+            entry = self._entries.get((owner, name))
+            if entry is not None and not entry.is_gone():
                 return
             present = next((vars(base)[name] for base in owner.__mro__ if name in vars(base)), _MISSING)
             if present is _MISSING:
@@ -89,7 +95,7 @@ class PatchRegistry:
             for entry in self._revert(self._entries.keys()):
                 warn_at_caller(
                     f"{_qualified(entry.owner, entry.name)} has been patched again by somebody else "
-                    f"({vars(entry.owner).get(entry.name)!r}), so it is left in place, with ours beneath it. Undo that "
+                    f"({vars(entry.owner).get(entry.name)!r}), so it is left in place. Undo that "
                     "patch first, then call lightning_shim.unpatch() again.",
                     PatchWarning,
                 )
@@ -101,6 +107,8 @@ class PatchRegistry:
             entry = self._entries[key]
             if entry.is_on_top():
                 entry.restore()
+                del self._entries[key]
+            elif entry.is_gone():
                 del self._entries[key]
             else:
                 covered.append(entry)

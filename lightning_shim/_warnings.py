@@ -6,6 +6,7 @@ with and without wrapt's C extension. The frames are walked instead, until one i
 
 from __future__ import annotations
 
+import ast
 import inspect
 import linecache
 import os
@@ -98,6 +99,11 @@ def set_strict(strict: bool) -> None:
     _strict = strict
 
 
+def is_strict() -> bool:
+    """Returns whether :class:`StrictModeError` is raised instead of warning."""
+    return _strict
+
+
 def is_rank_zero() -> bool:
     """Returns whether this process is the one that speaks, by the launchers' environment variables."""
     return all(os.environ.get(name, "0") == "0" for name in _RANK_VARIABLES)
@@ -116,16 +122,20 @@ def _users_frame() -> FrameType:
 
 
 def _definition(function: Callable[..., Any]) -> tuple[str, int] | None:
-    """Finds the line of the ``def`` itself, below any decorators."""
+    """Finds the line of the ``def`` itself; the code object knows that of the first decorator."""
     code = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
     if code is None:
         return None
-    line = code.co_firstlineno
-    while not linecache.getline(code.co_filename, line).lstrip().startswith(("def ", "async def ", "lambda")):
-        line += 1
-        if not linecache.getline(code.co_filename, line):
-            return code.co_filename, code.co_firstlineno
-    return code.co_filename, line
+    try:
+        tree = ast.parse("".join(linecache.getlines(code.co_filename)))
+    except SyntaxError:
+        return code.co_filename, code.co_firstlineno
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == code.co_name:
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            if first == code.co_firstlineno:
+                return code.co_filename, node.lineno
+    return code.co_filename, code.co_firstlineno
 
 
 def definition_location(definition: Any) -> str:

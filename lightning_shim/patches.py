@@ -7,6 +7,7 @@ module's ``trainer``, without a patch.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -58,11 +59,31 @@ registry: Final = PatchRegistry()
 _active = False
 
 
+class _BoundMethod(wrapt.BoundFunctionWrapper):
+    """A patched method of a module, which can be copied and pickled as any method can."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        owner = self._self_owner if self._self_instance is None else self._self_instance
+        return getattr, (owner, self.__wrapped__.__name__)
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if self._self_instance is None:
+            return self
+        return getattr(copy.deepcopy(self._self_instance, memo), self.__wrapped__.__name__)
+
+
+class _Method(wrapt.FunctionWrapper):
+    __bound_function_wrapper__ = _BoundMethod
+
+
 def _patched_method(wrapper: Wrapper) -> Callable[[Any], object]:
-    return lambda present: wrapt.FunctionWrapper(present, wrapper)
+    return lambda present: _Method(present, wrapper)
 
 
-def _patched_property(answer: Callable[[Any], Any]) -> Callable[[Any], object]:
+def _patched_property(name: str, answer: Callable[[Any], Any]) -> Callable[[Any], object]:
     def getter(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # A property calls its getter as a plain function, so that the module is the first argument.
         trainer = attached_trainer(args[0])
@@ -72,7 +93,11 @@ def _patched_property(answer: Callable[[Any], Any]) -> Callable[[Any], object]:
         assert present.fget is not None
         # A FunctionWrapper around the property itself would lose its setter.
         wrapped = wrapt.FunctionWrapper(present.fget, getter)
-        return property(wrapped, present.fset, present.fdel, present.__doc__)
+        replacement = property(wrapped, present.fset, present.fdel, present.__doc__)
+        if hasattr(replacement, "__set_name__"):
+            # Since Python 3.11 a property names itself in its errors.
+            replacement.__set_name__(type(present), name)
+        return replacement
 
     return make
 
@@ -82,11 +107,14 @@ def _patch_namespace(module: Any) -> None:
     with registry.lock:
         if _active:
             with registry.transaction():
-                owner = getattr(module, _CLASS_NAME)
+                owner = getattr(module, _CLASS_NAME, None)
+                if owner is None:
+                    # Its import goes on, perhaps in another thread; the hook is called when it has ended.
+                    return
                 for name, wrapper in METHODS.items():
                     registry.wrap(owner, name, _patched_method(wrapper))
                 for name, answer in PROPERTIES.items():
-                    registry.wrap(owner, name, _patched_property(answer))
+                    registry.wrap(owner, name, _patched_property(name, answer))
 
 
 for _name in NAMESPACES:
@@ -139,15 +167,17 @@ def is_patched() -> bool:
 
 @contextlib.contextmanager
 def patched(*, strict: bool = False) -> Iterator[None]:
-    """Patches for a ``with`` block; if it was patched before, it stays patched.
+    """Patches for a ``with`` block; what was in force before is in force after it.
 
     Args:
         strict: As in :func:`patch`.
     """
-    was_patched = is_patched()
+    was_patched, was_strict = is_patched(), _warnings.is_strict()
     patch(strict=strict)
     try:
         yield
     finally:
-        if not was_patched:
+        if was_patched:
+            _warnings.set_strict(was_strict)
+        else:
             unpatch()
