@@ -1,9 +1,10 @@
 """All that is needed of Determined's private names, in one place.
 
+- ``determined.util.write_user_code``, which ``_save`` calls: what a checkpoint holds beside the trial's state.
 - ``PyTorchTrialContext._core``: the Core API context, for reports beside those that the training loop makes.
 - ``PyTorchTrialContext._tbd_writer`` and ``_current_batch_idx``.
 - ``_PyTorchTrialController.run``, ``_load``, ``state``, ``start_from_batch``, ``training_iterator``,
-  ``training_enumerator``, ``local_training``, ``reporting_period``, ``max_length``: the loop itself. Two repairs are
+  ``training_enumerator``, ``local_training``, ``reporting_period``, ``max_length``: the loop itself. Three repairs are
   made in it, for our trials only; see :func:`repair_controller`.
 - ``_core.checkpoint._storage_manager``: where checkpoints lie off-cluster.
 """
@@ -41,6 +42,7 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
 
     - Since PyTorch 2.6 ``torch.load`` refuses what the loop itself has saved (NumPy's random state, callbacks' states).
       A checkpoint directory is trusted already, since ``trial_state.pkl`` is unpickled from it.
+    - Off-cluster the working directory is copied into each checkpoint, without end if the checkpoint is below it.
     - Off-cluster the loop counts batches from zero after it has loaded a checkpoint, so that it trains too long.
 
     Args:
@@ -60,11 +62,20 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
         path = pathlib.Path(args[0] if args else kwargs["load_path"])
         with _checkpoint_errors(path), _full_unpickling():
             result = wrapped(*args, **kwargs)
+            if controller.state is None:
+                raise CheckpointError(f"{path / STATE_FILE} holds no checkpoint of a PyTorchTrial.")
         if controller.local_training:
             controller.start_from_batch = controller.state.batches_trained
             controller.training_enumerator = enumerate(controller.training_iterator, start=controller.start_from_batch)
         return result
 
+    def save(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(controller.trial, trial_class) and controller.local_training:
+            with _no_copy_of_itself(controller):
+                return wrapped(*args, **kwargs)
+        return wrapped(*args, **kwargs)
+
+    registry.wrap(controller_class, "_save", lambda function: wrapt.FunctionWrapper(function, save))
     registry.wrap(controller_class, "run", lambda function: wrapt.FunctionWrapper(function, run))
     registry.wrap(controller_class, "_load", lambda function: wrapt.FunctionWrapper(function, load))
 
@@ -78,6 +89,21 @@ def _verify_checkpoint_is_there(controller: Any) -> None:
             f"There is no checkpoint {controller.latest_checkpoint!r} in {base}. latest_checkpoint is a "
             "checkpoint's folder (fit(...).checkpoint_path) or its UUID."
         )
+
+
+@contextlib.contextmanager
+def _no_copy_of_itself(controller: Any) -> Iterator[None]:
+    """Leaves the code out of a checkpoint that lies below the working directory, which would be copied into it."""
+    base = pathlib.Path(controller.core_context.checkpoint._storage_manager._base_path)
+    if not base.resolve().is_relative_to(pathlib.Path.cwd().resolve()):
+        yield
+        return
+    write_user_code = det.util.write_user_code
+    det.util.write_user_code = lambda path, on_cluster: None
+    try:
+        yield
+    finally:
+        det.util.write_user_code = write_user_code
 
 
 @contextlib.contextmanager
@@ -192,15 +218,22 @@ class Controller:
         return bool(loop.test_mode or loop._steps_until_complete(loop.max_length) <= 0)
 
 
-def report_training_metrics(context: Any, steps_completed: int, metrics: dict[str, Any]) -> None:
+def report_training_metrics(
+    context: Any, steps_completed: int, metrics: dict[str, float], reported: frozenset[str]
+) -> None:
     """Reports training metrics beside those that the loop reports for the same batch; the chief does it.
 
     Args:
         context: Determined's trial context.
         steps_completed: The batches trained.
-        metrics: Numbers by names that were not reported for this batch before.
+        metrics: Numbers by name.
+        reported: The names that the loop has reported for this batch; the master takes none of them twice.
     """
-    context._core.train.report_training_metrics(steps_completed=steps_completed, metrics=metrics)
+    fresh = {name: value for name, value in metrics.items() if name not in reported}
+    if fresh:
+        context._core.train.report_training_metrics(steps_completed=steps_completed, metrics=fresh)
+    if metrics and context.get_enable_tensorboard_logging():
+        pytorch._log_tb_metrics(context.get_tensorboard_writer(), "train", steps_completed, metrics)
 
 
 def report_metrics(context: Any, group: str, metrics: dict[str, Any], step: int | None) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
 
-from lightning_shim._warnings import ConfigurationError
+from lightning_shim._warnings import ConfigurationError, caller_location
 
 NAMESPACES: Final = ("pytorch_lightning", "lightning.pytorch")
 """Two separate sets of classes that a user's code may import; the second comes with the package ``lightning``."""
@@ -66,6 +66,6 @@ def namespace_of(instance: Any) -> Namespace:
             if base.__module__.startswith(f"{name}."):
                 return Namespace(name)
     raise ConfigurationError(
-        f"{subclass.__module__}.{subclass.__qualname__} is neither a LightningModule nor a LightningDataModule of "
-        f"{' or '.join(NAMESPACES)}."
+        f"{caller_location()}: {subclass.__module__}.{subclass.__qualname__} is neither a LightningModule nor a "
+        f"LightningDataModule of {' or '.join(NAMESPACES)}."
     )

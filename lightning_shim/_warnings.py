@@ -7,6 +7,7 @@ with and without wrapt's C extension. The frames are walked instead, until one i
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import linecache
 import os
@@ -68,7 +69,7 @@ class PatchError(LightningShimError):
     """A patch could not be applied; whatever part of it had been applied is undone."""
 
 
-_FRAMEWORK_PACKAGES = frozenset(
+FRAMEWORK_PACKAGES = frozenset(
     {
         "lightning_shim",
         "monkey_patch",
@@ -115,7 +116,7 @@ def _users_frame() -> FrameType:
     while frame is not None:
         last = frame
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in _FRAMEWORK_PACKAGES:
+        if package not in FRAMEWORK_PACKAGES:
             return frame
         frame = frame.f_back
     return last
@@ -147,6 +148,8 @@ def definition_location(definition: Any) -> str:
     Returns:
         ``"file:line"``, or the name of the thing where Python knows no source of it.
     """
+    if isinstance(definition, functools.partial):
+        return definition_location(definition.func)
     found = _definition(definition) if not inspect.isclass(definition) else None
     if found is None and inspect.isclass(definition):
         try:

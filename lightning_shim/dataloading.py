@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_shim._lightning import Lightning, is_overridden, visits_loaders_in_turn
-from lightning_shim._warnings import ConfigurationError, definition_location
+from lightning_shim._warnings import ConfigurationError, caller_location, definition_location
 from lightning_shim.options import TrainerOptions
 from lightning_shim.strategy import StrategyFacade
 
@@ -46,7 +46,7 @@ def find_source(
         (module, lightning.LightningModule) if datamodule is None else (datamodule, lightning.LightningDataModule)
     )
     request: Callable[[], Any] | None = None
-    origin = f"{stage}_dataloaders"
+    origin = None
     if given is not None:
         request = functools.partial(_identity, given)
     elif is_overridden(hook, owner, base):
@@ -66,7 +66,7 @@ class DataSource:
     Args:
         stage: ``"train"`` or ``"val"``.
         request: Asks the user for the loaders; None if there are none.
-        origin: What the user has to look at when they are wrong: a hook's location or an argument's name.
+        origin: What the user has to look at when they are wrong: the hook, or None for what was passed to ``fit``.
         limit: ``limit_train_batches`` or ``limit_val_batches``: a number of batches, or a fraction of them.
         lightning: The module's Lightning.
         strategy: Tells how many processes share the data.
@@ -79,7 +79,7 @@ class DataSource:
         self,
         stage: str,
         request: Callable[[], Any] | None,
-        origin: str,
+        origin: str | None,
         limit: int | float,
         lightning: Lightning,
         strategy: StrategyFacade,
@@ -95,7 +95,12 @@ class DataSource:
     @property
     def is_defined(self) -> bool:
         """Whether the user has given loaders for the stage."""
-        return self._request is not None and self._limit != 0
+        return self._request is not None
+
+    @property
+    def is_switched_off(self) -> bool:
+        """Whether the limit leaves no batches."""
+        return self._limit == 0
 
     @property
     def is_set_up(self) -> bool:
@@ -124,7 +129,7 @@ class DataSource:
         Args:
             problem: What is wrong, as a sentence without its subject.
         """
-        return ConfigurationError(f"{self._origin} {problem}")
+        return ConfigurationError(f"{self._origin or f'{caller_location()}: {self._stage}_dataloaders'} {problem}")
 
     def set_up(self) -> None:
         """Asks for the loaders and prepares them, unless that has been done.
@@ -210,16 +215,16 @@ class DataSource:
             return min(length, self._limit)
         if length == float("inf"):
             if self._limit != 1.0:
-                raise ConfigurationError(
-                    f"limit_{self._stage}_batches={self._limit} is a fraction, but the loader of {self._origin} has no "
-                    "length; give a number of batches."
+                raise self.error(
+                    f"gave a loader without a length, of which limit_{self._stage}_batches={self._limit} is no number "
+                    "of batches; give one."
                 )
             return length
         batches = int(length * self._limit)
         if batches == 0 and length:
-            raise ConfigurationError(
-                f"limit_{self._stage}_batches={self._limit} leaves none of the {length} batches of {self._origin}; it "
-                f"has to be at least {1 / length:.3g}."
+            raise self.error(
+                f"gave {length} batches, of which limit_{self._stage}_batches={self._limit} leaves none; it has to be "
+                f"at least {1 / length:.3g}."
             )
         return batches
 

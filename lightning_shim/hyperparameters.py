@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from lightning_shim._warnings import (
+    FRAMEWORK_PACKAGES,
     ConfigurationError,
     HyperparameterWarning,
     definition_location,
@@ -41,21 +42,19 @@ class HyperparameterBuilder:
         Raises:
             ConfigurationError: If a parameter without a default has no hyperparameter.
         """
-        parameters = inspect.signature(target).parameters
-        kinds = {parameter.kind for parameter in parameters.values()}
-        arguments = {
-            name: value
-            for name, value in self._hparams.items()
-            if inspect.Parameter.VAR_KEYWORD in kinds
-            or (name in parameters and parameters[name].kind is not inspect.Parameter.VAR_POSITIONAL)
-        }
-        missing = [
-            name
-            for name, parameter in parameters.items()
-            if parameter.default is inspect.Parameter.empty
-            and parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-            and name not in arguments
-        ]
+        signature = _signature(target)
+        arguments: dict[str, Any] = {}
+        missing = []
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                arguments[name] = {key: self._hparams[key] for key in self._hparams.keys() - arguments.keys()}
+                self._taken |= self._hparams.keys()
+            elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+                if name in self._hparams:
+                    arguments[name] = self._hparams[name]
+                    self._taken.add(name)
+                elif parameter.default is inspect.Parameter.empty:
+                    missing.append(name)
         name = getattr(target, "__qualname__", repr(target))
         if missing:
             raise ConfigurationError(
@@ -63,9 +62,9 @@ class HyperparameterBuilder:
                 f"hyperparameter. There are: {', '.join(sorted(self._hparams)) or 'none'}. Add it to `hyperparameters` "
                 "of the experiment (off-cluster: fit(hparams=...)), or give the parameter a default."
             )
-        self._taken |= arguments.keys()
         self._asked.append(name)
-        return target(**arguments)
+        bound = inspect.BoundArguments(signature, arguments)
+        return target(*bound.args, **bound.kwargs)
 
     def warn_about_unused(self) -> None:
         """Warns about hyperparameters that reached nobody; says nothing if nothing was built from them."""
@@ -76,3 +75,11 @@ class HyperparameterBuilder:
                 "has that name.",
                 HyperparameterWarning,
             )
+
+
+def _signature(target: Callable[..., Any]) -> inspect.Signature:
+    """Returns a signature; that of a class without a constructor of its own is empty, though Lightning's is not."""
+    constructor = getattr(target, "__init__", None) if isinstance(target, type) else None
+    if constructor is not None and constructor.__module__.partition(".")[0] in FRAMEWORK_PACKAGES:
+        return inspect.Signature()
+    return inspect.signature(target)

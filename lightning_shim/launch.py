@@ -19,6 +19,9 @@ from lightning_shim import _determined
 from lightning_shim._warnings import CheckpointError, ConfigurationError, caller_location
 from lightning_shim.progress_bar import ProgressBar
 from lightning_shim.trial import LightningTrial
+from lightning_shim.verification import verify_train_unit
+
+CHECKPOINT_POLICIES: Final = ("best", "all", "none")
 
 DEFAULT_REPORTING_PERIOD: Final = pytorch.Batch(100)
 """Determined's own default."""
@@ -76,7 +79,11 @@ def fit(
         ConfigurationError: If module, data, length or options cannot be trained.
         CheckpointError: If the checkpoint is missing, damaged or does not fit.
     """
-    _verify_length(max_length)
+    verify_train_unit("max_length", max_length, required=True)
+    verify_train_unit("validation_period", validation_period)
+    verify_train_unit("checkpoint_period", checkpoint_period)
+    verify_train_unit("reporting_period", reporting_period, required=True)
+    _verify_choices(checkpoint_policy, seed)
     info = det.get_cluster_info() if _determined.is_on_cluster() else None
     if info is not None:
         hparams = {**(hparams or {}), **info.trial.hparams}
@@ -113,15 +120,13 @@ def fit(
     return trial
 
 
-def _verify_length(max_length: Any) -> None:
-    if not isinstance(max_length, (pytorch.Epoch, pytorch.Batch)) or not isinstance(max_length.value, int):
-        given = "is missing" if max_length is None else f"is {max_length!r}"
+def _verify_choices(checkpoint_policy: Any, seed: Any) -> None:
+    if checkpoint_policy not in CHECKPOINT_POLICIES:
         raise ConfigurationError(
-            f"{caller_location()}: max_length {given}. Say how long to train, for example "
-            "max_length=determined.pytorch.Epoch(5) or determined.pytorch.Batch(1000)."
+            f"{caller_location()}: checkpoint_policy={checkpoint_policy!r} is none of {', '.join(CHECKPOINT_POLICIES)}."
         )
-    if max_length.value < 1:
-        raise ConfigurationError(f"{caller_location()}: max_length is {max_length.value}; it has to be at least 1.")
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**32):
+        raise ConfigurationError(f"{caller_location()}: seed={seed!r} is no integer from 0 to 2**32 - 1.")
 
 
 def _storage_id(checkpoint: str | os.PathLike[str], on_cluster: bool) -> str:
@@ -131,6 +136,8 @@ def _storage_id(checkpoint: str | os.PathLike[str], on_cluster: bool) -> str:
     path = pathlib.Path(name)
     if path.is_dir():
         return str(path.absolute())
+    if path.is_file():
+        raise CheckpointError(f"{path} is a file. latest_checkpoint is the folder that it is in: {path.parent}.")
     if os.sep in name:
         raise CheckpointError(
             f"{path} is not there. latest_checkpoint is a checkpoint's folder (fit(...).checkpoint_path) or its UUID."

@@ -65,12 +65,12 @@ class _Reader:
             return [returned], []
         if isinstance(returned, Mapping):
             return self.split((returned,))
-        if isinstance(returned, (list, tuple)) and returned:
-            if len(returned) == 2 and isinstance(returned[0], (list, tuple)):
+        if isinstance(returned, (list, tuple)):
+            if len(returned) == 2 and isinstance(returned[0], list):
                 optimizers, schedulers = returned
                 if self._are_optimizers(optimizers):
                     return list(optimizers), list(schedulers) if isinstance(schedulers, list) else [schedulers]
-            if all(isinstance(entry, Mapping) for entry in returned):
+            if returned and all(isinstance(entry, Mapping) for entry in returned):
                 return self._split_mappings(returned)
             if self._are_optimizers(returned):
                 return list(returned), []
@@ -92,8 +92,8 @@ class _Reader:
             if entry.get("lr_scheduler") is not None:
                 scheduler = entry["lr_scheduler"]
                 # Lightning honours the top-level monitor for a single dictionary and a bare ReduceLROnPlateau only.
-                if len(entries) == 1 and self._is_plateau(scheduler):
-                    scheduler = {"scheduler": scheduler, "monitor": entry.get("monitor")}
+                if len(entries) == 1 and self._is_plateau(scheduler) and "monitor" in entry:
+                    scheduler = {"scheduler": scheduler, "monitor": entry["monitor"]}
                 schedulers.append(scheduler)
         return optimizers, schedulers
 
@@ -160,14 +160,12 @@ def read_optimizers(
         ConfigurationError: If something in it cannot be used.
     """
     reader = _Reader(lightning, definition, automatic, steps_itself)
-    if returned is None:
-        if automatic:
-            raise reader.error(
-                "returned None, so that nothing would be trained. Return an optimizer (is a `return` missing?), or set "
-                "self.automatic_optimization = False if the training step does it all by itself."
-            )
-        return ConfiguredOptimizers([], [])
-    optimizers, schedulers = reader.split(returned)
+    optimizers, schedulers = ([], []) if returned is None else reader.split(returned)
+    if automatic and not optimizers:
+        raise reader.error(
+            f"returned {returned!r}, so that nothing would be trained. Return an optimizer (is a `return` missing?), "
+            "or set self.automatic_optimization = False if the training step does it all by itself."
+        )
     configs = [reader.scheduler_config(scheduler) for scheduler in schedulers]
     if automatic and len(optimizers) > 1:
         raise reader.error(
@@ -175,7 +173,7 @@ def read_optimizers(
             "self.automatic_optimization = False and step them in training_step (self.optimizers())."
         )
     for config in configs:
-        if getattr(config.scheduler, "optimizer", optimizers[0]) not in optimizers:
+        if hasattr(config.scheduler, "optimizer") and config.scheduler.optimizer not in optimizers:
             raise reader.error(
                 f"returned the scheduler {config.scheduler!r}, whose optimizer it did not return as well."
             )

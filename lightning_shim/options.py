@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from lightning_shim._lightning import Lightning
-from lightning_shim._warnings import ConfigurationError
+from lightning_shim._warnings import ConfigurationError, caller_location
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +44,36 @@ class TrainerOptions:
         Raises:
             ConfigurationError: If one of them makes no sense.
         """
-        for name in ("accumulate_grad_batches", "log_every_n_steps"):
-            value = options[name]
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ConfigurationError(f"{name}={value!r} is no positive number of batches.")
+        algorithms = lightning.GradClipAlgorithmType
+        for name, (is_valid, meaning) in _RULES.items():
+            if not is_valid(options[name]):
+                raise _error(name, options[name], meaning)
         for name in ("limit_train_batches", "limit_val_batches"):
-            value = options[name]
-            if value < 0 or (isinstance(value, float) and value > 1):
-                raise ConfigurationError(f"{name}={value!r} is neither a number of batches nor a fraction up to 1.0.")
+            options[name] = 1.0 if options[name] is None else options[name]
         algorithm = options["gradient_clip_algorithm"]
         if algorithm is not None:
-            if not lightning.GradClipAlgorithmType.supported_type(str(algorithm).lower()):
-                raise ConfigurationError(f"gradient_clip_algorithm={algorithm!r} is neither 'norm' nor 'value'.")
-            options["gradient_clip_algorithm"] = lightning.GradClipAlgorithmType(str(algorithm).lower())
+            if not algorithms.supported_type(str(algorithm).lower()):
+                raise _error("gradient_clip_algorithm", algorithm, "'norm' or 'value'")
+            options["gradient_clip_algorithm"] = algorithms(str(algorithm).lower())
         return cls(**options)
+
+
+def _error(name: str, value: Any, meaning: str) -> ConfigurationError:
+    return ConfigurationError(f"{caller_location()}: {name}={value!r} makes no sense; it is {meaning}.")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_limit(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and value >= 0) or (isinstance(value, float) and 0 <= value <= 1)
+
+
+_RULES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "accumulate_grad_batches": (_is_count, "a number of batches, at least 1"),
+    "log_every_n_steps": (lambda value: value is None or _is_count(value), "a number of batches, at least 1"),
+    "limit_train_batches": (_is_limit, "a number of batches, or a fraction of them as a float up to 1.0"),
+    "limit_val_batches": (_is_limit, "a number of batches, or a fraction of them as a float up to 1.0"),
+    "gradient_clip_val": (lambda value: value is None or isinstance(value, (int, float)), "a number"),
+}

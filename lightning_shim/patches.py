@@ -59,7 +59,7 @@ registry: Final = PatchRegistry()
 _active = False
 
 
-class _BoundMethod(wrapt.BoundFunctionWrapper):
+class _BoundMethod(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]  # not at run time
     """A patched method of a module, which can be copied and pickled as any method can."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -75,7 +75,7 @@ class _BoundMethod(wrapt.BoundFunctionWrapper):
         return getattr(copy.deepcopy(self._self_instance, memo), self.__wrapped__.__name__)
 
 
-class _Method(wrapt.FunctionWrapper):
+class _Method(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # not at run time
     __bound_function_wrapper__ = _BoundMethod
 
 

@@ -12,7 +12,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from lightning_shim._warnings import ConfigurationError, DifferenceWarning, warn_at_caller
+from lightning_shim._warnings import ConfigurationError, DifferenceWarning, caller_location, warn_at_caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class Precision:
         name = _ALIASES.get(precision, precision)
         if name not in _FORMATS:
             raise ConfigurationError(
-                f"precision={precision!r} is none of {', '.join(map(repr, _FORMATS))}. Apex and Transformer Engine are "
-                "not offered; torch.amp does what Apex did."
+                f"{caller_location()}: precision={precision!r} is none of {', '.join(map(repr, _FORMATS))}. Apex and "
+                "Transformer Engine are not offered; torch.amp does what Apex did."
             )
         if name == "16-mixed" and device.type == "cpu":
             warn_at_caller(

@@ -106,9 +106,8 @@ class Reports:
         views = collector.collect(on_step=False)
         self._trainer.views.update(views)
         values = {name: float(value) for name, value in views.logged.items()}
-        unreported = {name: value for name, value in values.items() if name not in self._reported}
-        if unreported and self._trainer.is_global_zero:
-            report_training_metrics(self._context, self._controller.batches_trained, unreported)
+        if self._trainer.is_global_zero:
+            report_training_metrics(self._context, self._controller.batches_trained, values, self._reported)
         self.remember(values)
 
     def step_values(self) -> Any:

@@ -124,8 +124,6 @@ class TrainerFacade(Attached):
         )
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(f"Lightning's private trainer.{name} has no counterpart on Determined.")
         try:
             row = member("Trainer", name)
         except KeyError:

@@ -96,6 +96,8 @@ class TrainingLoop:
             before = RandomState.capture()
             self._batches = self.source.batches()
             self._length = self._batches.length
+            if self._length == 0:
+                raise self.source.error("gave an empty loader: it has no batches.")
             self._random_states = (before, before)
 
     def resume(self) -> None:
@@ -154,6 +156,11 @@ class TrainingLoop:
             try:
                 batch, _, _, is_last = next(batches)
             except StopIteration:
+                if progress.batch_idx < 0:
+                    raise self.source.error(
+                        f"gave no batches in epoch {progress.current_epoch}: can it be iterated more than once? An "
+                        "iterator cannot; give a DataLoader or a list."
+                    ) from None
                 return
             progress.batch_idx += 1
             progress.is_last_batch = is_last

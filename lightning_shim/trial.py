@@ -34,8 +34,9 @@ from lightning_shim.verification import (
     takes_batch_idx,
     usable_callbacks,
     verify_datamodule,
+    verify_hooks,
     verify_module,
-    warn_about_ignored_hooks,
+    verify_train_unit,
     warn_about_validation,
 )
 
@@ -108,6 +109,8 @@ class LightningTrial(pytorch.PyTorchTrial):
         _determined.repair_controller(registry, LightningTrial)
         self.context = context
         self.controller: Final = _determined.Controller()
+        verify_train_unit("max_length", max_length)
+        verify_train_unit("validation_period", validation_period)
         self._max_length: Final = max_length or _determined.experiment_length(context)
         self._validation_period: Final = validation_period
         self._given: Final = (module, datamodule)
@@ -115,7 +118,6 @@ class LightningTrial(pytorch.PyTorchTrial):
         self._lightning: Final = lightning_of(self.module)
         verify_module(self._lightning, self.module)
         verify_datamodule(self._lightning, self.datamodule, train_dataloaders, val_dataloaders)
-        warn_about_ignored_hooks(self._lightning, self.module, self.datamodule)
         options = TrainerOptions.checked(
             self._lightning,
             accumulate_grad_batches=accumulate_grad_batches,
@@ -141,8 +143,8 @@ class LightningTrial(pytorch.PyTorchTrial):
         module = self._given[0]
         if module is None:
             raise ConfigurationError(
-                f"{definition_location(type(self))}: {type(self).__qualname__} has no module. Pass one to "
-                "LightningTrial(context, module), or override build_module."
+                f"{caller_location()}: there is no module. Pass one, or override build_module in a subclass of "
+                "LightningTrial."
             )
         return module
 
@@ -160,13 +162,18 @@ class LightningTrial(pytorch.PyTorchTrial):
         except ValueError:
             hparams = {}
         builder = HyperparameterBuilder(hparams)
-        given = (self.build_module(), self.build_datamodule())
-        # A module is callable as well, but is no recipe for one.
-        module, datamodule = (
-            builder.build(entry) if callable(entry) and not isinstance(entry, nn.Module) else entry for entry in given
-        )
-        builder.warn_about_unused()
-        return module, datamodule
+        built = []
+        knows_who_takes_what = True
+        for method in (self.build_module, self.build_datamodule):
+            given = method()
+            # A module is callable as well, but is no recipe for one.
+            is_recipe = callable(given) and not isinstance(given, nn.Module)
+            built.append(builder.build(given) if is_recipe else given)
+            is_own_method = getattr(type(self), method.__name__) is not getattr(LightningTrial, method.__name__)
+            knows_who_takes_what &= is_recipe or not is_own_method
+        if knows_who_takes_what:
+            builder.warn_about_unused()
+        return built[0], built[1]
 
     def _make_parts(
         self,
@@ -198,16 +205,21 @@ class LightningTrial(pytorch.PyTorchTrial):
         )
         trainer.attach(module, datamodule, callbacks)
         trainer.callbacks = usable_callbacks(lightning, trainer.callbacks)
+        verify_hooks(lightning, module, datamodule, trainer.callbacks)
         hooks = self._hooks = Hooks(lightning, trainer, module, datamodule, trainer.callbacks)
         strategy.connect(module, hooks, (options.gradient_clip_val, options.gradient_clip_algorithm))
         train_source = find_source("train", train_dataloaders, lightning, module, datamodule, strategy, options)
         val_source = find_source("val", val_dataloaders, lightning, module, datamodule, strategy, options)
         if not train_source.is_defined:
+            owner = module if datamodule is None else datamodule
             raise ConfigurationError(
-                "There is no training loader. Pass train_dataloaders or a datamodule, or define train_dataloader in "
-                f"{definition_location(type(module))}."
+                f"{definition_location(type(owner))}: there is no training loader. Define train_dataloader there, or "
+                "pass train_dataloaders to fit."
             )
+        if train_source.is_switched_off:
+            raise ConfigurationError(f"{caller_location()}: limit_train_batches=0 leaves nothing to train on.")
         has_validation_step = hooks.overridden("validation_step")
+        validates = val_source.is_defined and has_validation_step and not val_source.is_switched_off
         warn_about_validation(val_source.is_defined, has_validation_step)
         transfer = BatchTransfer(lightning, module, datamodule, hooks, precision, strategy)
         self._reports = Reports(
@@ -241,7 +253,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             trainer.views,
             transfer,
             takes_batch_idx(module.validation_step),
-            is_enabled=val_source.is_defined and has_validation_step,
+            is_enabled=validates,
         )
         trainer.connect(self._training_loop, self._evaluation_loop)
         checkpoint_state = CheckpointState(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
+
+from determined import pytorch
 
 from lightning_shim._lightning import Lightning, is_overridden
 from lightning_shim._warnings import (
@@ -12,11 +14,12 @@ from lightning_shim._warnings import (
     DifferenceWarning,
     IgnoredMemberWarning,
     RefusedMemberError,
+    caller_location,
     definition_location,
     warn_at_caller,
     warn_at_definition,
 )
-from lightning_shim.members import Kind, Support, members
+from lightning_shim.members import Kind, Member, Support, members
 
 
 def takes_batch_idx(step: Callable[..., Any]) -> bool:
@@ -41,12 +44,14 @@ def verify_module(lightning: Lightning, module: Any) -> None:
         module: The user's module.
 
     Raises:
-        ConfigurationError: If it lacks a step or its optimizers.
-        RefusedMemberError: If it overrides a hook that has no counterpart and would be missed.
+        ConfigurationError: If it is none, or lacks a step or its optimizers.
     """
+    module_class: Any = lightning.LightningModule
     where = definition_location(type(module))
+    if not isinstance(module, module_class):
+        raise ConfigurationError(f"{caller_location()}: {type(module).__qualname__} is no LightningModule.")
     for hook in ("training_step", "configure_optimizers"):
-        if not is_overridden(hook, module, lightning.LightningModule):
+        if not is_overridden(hook, module, module_class):
             raise ConfigurationError(
                 f"{where}: {type(module).__qualname__} does not define {hook}, without which nothing can be trained."
             )
@@ -56,11 +61,6 @@ def verify_module(lightning: Lightning, module: Any) -> None:
             "removed. Set self.automatic_optimization = False and step the optimizers in training_step "
             "(self.optimizers())."
         )
-    for row in members("LightningModule", Support.REFUSED):
-        if row.kind is Kind.HOOK and is_overridden(row.name, module, lightning.LightningModule):
-            raise RefusedMemberError(
-                f"{definition_location(getattr(module, row.name))}: {row.name} is refused: {row.sentence}"
-            )
 
 
 def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: Any, val_dataloaders: Any) -> None:
@@ -79,33 +79,43 @@ def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: 
         return
     if not isinstance(datamodule, lightning.LightningDataModule):
         raise ConfigurationError(
-            f"{definition_location(type(datamodule))}: datamodule is a {type(datamodule).__qualname__}, which is no "
+            f"{caller_location()}: datamodule is a {type(datamodule).__qualname__}, which is no "
             f"{lightning.LightningDataModule.__module__}.LightningDataModule. Loaders are passed as train_dataloaders "
             "and val_dataloaders; module and data module have to come from the same package, pytorch_lightning or "
             "lightning."
         )
     if train_dataloaders is not None or val_dataloaders is not None:
-        raise ConfigurationError("Pass either a datamodule, or train_dataloaders and val_dataloaders.")
+        raise ConfigurationError(
+            f"{caller_location()}: pass either a datamodule, or train_dataloaders and val_dataloaders."
+        )
 
 
-def warn_about_ignored_hooks(lightning: Lightning, module: Any, datamodule: Any) -> None:
-    """Warns at the ``def`` of each hook that will not be called.
+def verify_hooks(lightning: Lightning, module: Any, datamodule: Any, callbacks: list[Any]) -> None:
+    """Refuses hooks that would be missed, and warns at the ``def`` of each that will not be called.
 
     Args:
         lightning: The module's Lightning.
         module: The user's module.
         datamodule: The user's data module, or None.
+        callbacks: The Lightning callbacks.
+
+    Raises:
+        RefusedMemberError: If somebody overrides a hook that has no counterpart and would be missed.
     """
-    owners = (
-        ("LightningModule", module, lightning.LightningModule),
-        ("LightningDataModule", datamodule, lightning.LightningDataModule),
-    )
+    owners = [("LightningModule", module, lightning.LightningModule)]
+    if datamodule is not None:
+        owners.append(("LightningDataModule", datamodule, lightning.LightningDataModule))
+    owners += [("Callback", callback, lightning.Callback) for callback in callbacks]
     for owner, instance, base in owners:
-        for row in members(owner, Support.IGNORED) if instance is not None else ():
+        for row in members(owner, Support.REFUSED, Support.IGNORED):
             if row.kind is Kind.HOOK and is_overridden(row.name, instance, base):
-                hook = getattr(instance, row.name)
-                name = f"{type(instance).__qualname__}.{row.name}"
-                warn_at_definition(hook, f"{name} is ignored: {row.sentence}", IgnoredMemberWarning)
+                _apply_row(row, getattr(instance, row.name), f"{type(instance).__qualname__}.{row.name}")
+
+
+def _apply_row(row: Member, hook: Callable[..., Any], name: str) -> None:
+    if row.support is Support.REFUSED:
+        raise RefusedMemberError(f"{definition_location(hook)}: {name} is refused: {row.sentence}")
+    warn_at_definition(hook, f"{name} is ignored: {row.sentence}", IgnoredMemberWarning)
 
 
 def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
@@ -127,7 +137,7 @@ def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
     usable = []
     for callback in callbacks:
         if not isinstance(callback, lightning.Callback):
-            raise ConfigurationError(f"{callback!r} is no {package}.Callback.")
+            raise ConfigurationError(f"{caller_location()}: {callback!r} is no {package}.Callback.")
         name = next(
             base.__name__
             for base in type(callback).__mro__
@@ -136,7 +146,7 @@ def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
         row = rows[name]
         message = f"{type(callback).__qualname__} is {row.support.value}: {row.sentence}"
         if row.support is Support.REFUSED:
-            raise RefusedMemberError(message)
+            raise RefusedMemberError(f"{caller_location()}: {message}")
         if row.support is Support.IGNORED:
             warn_at_caller(message, IgnoredMemberWarning)
         else:
@@ -156,3 +166,29 @@ def warn_about_validation(has_loaders: bool, has_step: bool) -> None:
             ("validation loaders", "validation_step") if has_loaders else ("a validation_step", "validation loaders")
         )
         warn_at_caller(f"There are {present}, but no {missing}: nothing is validated.", DifferenceWarning)
+
+
+def verify_train_unit(name: str, unit: Any, required: bool = False) -> None:
+    """Refuses a length or a period that Determined would take in silence, or break on later.
+
+    Args:
+        name: The argument's name; only a period may be a schedule such as ``Batch([5, 30])``.
+        unit: A ``determined.pytorch.TrainUnit``, or None if it is not required.
+        required: Whether it is the length of the training.
+
+    Raises:
+        ConfigurationError: If it is none, or makes no sense.
+    """
+    if unit is None and not required:
+        return
+    is_unit = isinstance(unit, (pytorch.Epoch, pytorch.Batch))
+    given = f"{type(unit).__name__}({unit.value!r})" if is_unit else repr(unit)
+    is_schedule = is_unit and not isinstance(unit.value, int) and isinstance(unit.value, Container)
+    if not is_unit or (is_schedule and required) or not (is_schedule or isinstance(unit.value, int)):
+        problem = "is missing" if unit is None else f"is {given}"
+        raise ConfigurationError(
+            f"{caller_location()}: {name} {problem}. Give a number of epochs or batches, for example "
+            f"{name}=determined.pytorch.Epoch(5) or determined.pytorch.Batch(1000)."
+        )
+    if not is_schedule and unit.value < 1:
+        raise ConfigurationError(f"{caller_location()}: {name} is {given}; it has to be at least 1.")

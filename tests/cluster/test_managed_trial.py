@@ -1,0 +1,468 @@
+"""A trial as a cluster runs it: real processes, Determined's own launchers, and a stand-in for the master."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.cluster import agent
+from tests.cluster.master import CLUSTER_ID, EXPERIMENT_ID, TRIAL_ID, Master
+from tests.parity.oracle import assert_same
+
+EPOCH_LENGTH = 6
+MAX_LENGTH = 3 * EPOCH_LENGTH
+VALIDATION_PERIOD = 4
+VALIDATIONS = [4, 8, 12, 16, 18]
+# After the first epoch's last batch, when no validation is due; in the middle of an epoch; and after an epoch's last
+# batch and its validation.
+PAUSES = (6, 9, 12)
+
+MODEL_DEF = f"""
+import lightning_shim; lightning_shim.patch()
+
+import logging
+import os
+import random
+
+import determined as det
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from determined import pytorch
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def dataset(samples, seed):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(samples, 5, generator=generator)
+    return TensorDataset(inputs, inputs.sum(dim=1, keepdim=True))
+
+
+class LitModel(pl.LightningModule):
+    def __init__(self, dropout, lr):
+        super().__init__()
+        if lr < 0:
+            raise det.InvalidHP("the learning rate is negative")
+        self.save_hyperparameters()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Dropout(dropout), torch.nn.Linear(8, 1)
+        )
+
+    def loss(self, batch):
+        inputs, targets = batch
+        return torch.nn.functional.mse_loss(self.layers(inputs), targets)
+
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(batch)
+        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True)
+        return loss
+
+    def on_train_epoch_end(self):
+        self.log("ended_epoch", float(self.current_epoch))
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(batch), prog_bar=True)
+
+    def test_step(self, batch, batch_idx):
+        self.log("test_loss", self.loss(batch))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.hparams.lr)
+
+
+class LitData(pl.LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(dataset(22, seed=1), batch_size=4, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(dataset(10, seed=2), batch_size=4)
+
+
+class MyTrial(lightning_shim.LightningTrial):
+    def build_module(self):
+        return LitModel
+
+    def build_datamodule(self):
+        return LitData
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format=det.LOG_FORMAT)
+    data = LitData()
+    trial = lightning_shim.fit(
+        LitModel,
+        data.train_dataloader(),
+        data.val_dataloader(),
+        # For runs off-cluster.
+        hparams={{"dropout": 0.5, "lr": 0.001}},
+        max_length=pytorch.Epoch({MAX_LENGTH // EPOCH_LENGTH}),
+        validation_period=pytorch.Batch({VALIDATION_PERIOD}),
+        reporting_period=pytorch.Batch(1),
+    )
+    results = {{
+        "weights": trial.module.state_dict(),
+        "hparams": dict(trial.module.hparams),
+        "random": (torch.get_rng_state(), np.random.get_state(), random.getstate()),
+    }}
+    torch.save(results, f"results-{{os.environ.get('RANK', 0)}}.pt")
+"""
+
+# What the master adds to a configuration; the classic entrypoint reads it.
+CLASSIC_DEFAULTS: dict[str, Any] = {
+    "checkpoint_policy": "best",
+    "min_checkpoint_period": {"batches": 0},
+    "min_validation_period": {"batches": VALIDATION_PERIOD},
+    "optimizations": {
+        "aggregation_frequency": 1,
+        "average_aggregated_gradients": True,
+        "gradient_compression": False,
+    },
+    "perform_initial_validation": False,
+    "profiling": {"enabled": False},
+    "scheduling_unit": 1,
+}
+
+
+@dataclass
+class Trial:
+    """A trial, with the master that it has talked to.
+
+    Attributes:
+        master: The master.
+        storage: The checkpoint storage.
+        outcomes: How each of its runs has ended.
+    """
+
+    master: Master
+    storage: Path
+    outcomes: list[agent.Outcome] = field(default_factory=list)
+
+    @property
+    def log(self) -> str:
+        return "\n".join(outcome.log for outcome in self.outcomes)
+
+    def results(self, rank: int = 0) -> dict[str, Any]:
+        """Returns what the script has saved when its last run ended."""
+        results: dict[str, Any] = torch.load(self.outcomes[-1].folder / f"results-{rank}.pt", weights_only=False)
+        return results
+
+    def checkpoint(self, steps: int) -> dict[str, Any]:
+        file = self.storage / self.master.checkpoints[steps] / "state_dict.pth"
+        checkpoint: dict[str, Any] = torch.load(file, weights_only=False)
+        return checkpoint
+
+
+RunTrial = Callable[..., Trial]
+
+
+@pytest.fixture(scope="module")
+def run_trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunTrial]:
+    """Gives a function that runs a trial to its end, and through its pauses."""
+
+    def run_trial(
+        *,
+        entrypoint: str = "python3 model_def.py",
+        slots: int = 1,
+        searcher: dict[str, Any] | None = None,
+        hparams: dict[str, Any] | None = None,
+        seed: int = 3,
+        pauses: tuple[int, ...] = (),
+        **config: Any,
+    ) -> Trial:
+        folder = tmp_path_factory.mktemp("trial")
+        storage = folder / "storage"
+        storage.mkdir()
+        values = {"dropout": 0.25, "lr": 0.3, **(hparams or {})}
+        configuration = {
+            "name": "a trial",
+            "entrypoint": entrypoint,
+            "hyperparameters": {name: {"type": "const", "val": value} for name, value in values.items()},
+            "searcher": {"name": "single", "metric": "val_loss", "smaller_is_better": True, **(searcher or {})},
+            "resources": {"slots_per_trial": slots},
+            "checkpoint_storage": {"type": "directory", "container_path": str(storage)},
+            **config,
+        }
+        with Master(configuration, seed) as master:
+            trial = Trial(master, storage)
+            for pause in (*pauses, None):
+                run = master.start_run(pause)
+                trial.outcomes.append(agent.run(master, {"model_def.py": MODEL_DEF}, folder / str(run.run_id)))
+        return trial
+
+    return run_trial
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(run_trial: RunTrial) -> Trial:
+    return run_trial()
+
+
+@pytest.fixture(scope="module")
+def paused(run_trial: RunTrial) -> Trial:
+    return run_trial(pauses=PAUSES)
+
+
+@pytest.fixture(scope="module")
+def larger_is_better(run_trial: RunTrial) -> Trial:
+    return run_trial(searcher={"smaller_is_better": False}, seed=4)
+
+
+@pytest.fixture(scope="module")
+def classic(run_trial: RunTrial) -> Trial:
+    return run_trial(
+        entrypoint="model_def:MyTrial",
+        searcher={"max_length": {"epochs": MAX_LENGTH // EPOCH_LENGTH}},
+        **CLASSIC_DEFAULTS,
+    )
+
+
+@pytest.fixture(scope="module")
+def distributed(run_trial: RunTrial) -> Trial:
+    return run_trial(entrypoint="python3 -m determined.launch.torch_distributed python3 model_def.py", slots=2)
+
+
+@pytest.fixture(scope="module")
+def invalid(run_trial: RunTrial) -> Trial:
+    return run_trial(hparams={"lr": -1.0})
+
+
+def assert_ended_well(trial: Trial) -> None:
+    assert [outcome.exit_code for outcome in trial.outcomes] == [0] * len(trial.outcomes), trial.log
+    assert trial.master.refused == []
+    assert "Traceback" not in trial.log
+
+
+class TestTraining:
+    def test_ends_well(self, uninterrupted: Trial) -> None:
+        assert_ended_well(uninterrupted)
+
+    def test_hyperparameters_are_the_experiments(self, uninterrupted: Trial) -> None:
+        assert uninterrupted.results()["hparams"] == {"dropout": 0.25, "lr": 0.3}
+        assert uninterrupted.checkpoint(MAX_LENGTH)["hyper_parameters"] == {"dropout": 0.25, "lr": 0.3}
+
+    def test_step_values(self, uninterrupted: Trial) -> None:
+        metrics = uninterrupted.master.metrics("training")
+        assert sorted(metrics) == list(range(1, MAX_LENGTH + 1))
+        for steps, values in metrics.items():
+            names = {"train_loss_step", "batches", "epochs"}
+            if steps % EPOCH_LENGTH == 0:
+                names |= {"train_loss_epoch", "ended_epoch"}
+            assert values.keys() == names
+            assert (values["batches"], values["epochs"]) == (steps, steps // EPOCH_LENGTH)
+
+    def test_epoch_values_are_in_a_second_report(self, uninterrupted: Trial) -> None:
+        reports = [
+            (report["stepsCompleted"], report["metrics"]["avgMetrics"].keys())
+            for request in uninterrupted.master.requests
+            if request.route.endswith("/metrics") and request.body["group"] == "training"
+            for report in [request.body["metrics"]]
+        ]
+        ends = range(EPOCH_LENGTH, MAX_LENGTH + 1, EPOCH_LENGTH)
+        assert [report for report in reports if report[0] in ends] == [
+            (steps, names)
+            for steps in ends
+            for names in ({"train_loss_step", "batches", "epochs"}, {"train_loss_epoch", "ended_epoch"})
+        ]
+
+    def test_epoch_values(self, uninterrupted: Trial) -> None:
+        metrics = uninterrupted.master.metrics("training")
+        for epoch in range(MAX_LENGTH // EPOCH_LENGTH):
+            steps = range(epoch * EPOCH_LENGTH + 1, (epoch + 1) * EPOCH_LENGTH + 1)
+            # The last batch has two samples, the others have four.
+            weighted = [metrics[step]["train_loss_step"] * (2 if step == steps[-1] else 4) for step in steps]
+            assert metrics[steps[-1]]["train_loss_epoch"] == pytest.approx(sum(weighted) / 22)
+            assert metrics[steps[-1]]["ended_epoch"] == epoch
+
+    def test_validations(self, uninterrupted: Trial) -> None:
+        metrics = uninterrupted.master.metrics("validation")
+        assert sorted(metrics) == VALIDATIONS
+        assert all(values.keys() == {"val_loss", "batches", "epochs"} for values in metrics.values())
+
+    def test_progress(self, uninterrupted: Trial) -> None:
+        reported = uninterrupted.master.runs[0].progress
+        assert reported == sorted(reported)
+        assert sorted(set(reported)) == pytest.approx([0, 1 / 3, 2 / 3, 1])
+
+    def test_checkpoint_has_the_final_weights_and_the_code(self, uninterrupted: Trial) -> None:
+        weights = uninterrupted.checkpoint(MAX_LENGTH)["state_dict"]
+        assert_same(weights, uninterrupted.results()["weights"], "weights")
+        folder = uninterrupted.storage / uninterrupted.master.checkpoints[MAX_LENGTH]
+        assert (folder / "code" / "model_def.py").read_text() == MODEL_DEF
+
+    def test_seed_is_the_trials(self, uninterrupted: Trial, paused: Trial, larger_is_better: Trial) -> None:
+        first, again, other = (
+            {steps: values for steps, values in trial.master.runs[0].metrics["training"].items() if steps < PAUSES[0]}
+            for trial in (uninterrupted, paused, larger_is_better)
+        )
+        assert first == again
+        assert first.keys() == other.keys()
+        assert all(first[steps]["train_loss_step"] != other[steps]["train_loss_step"] for steps in first)
+
+    def test_warnings_are_in_the_log_once(self, uninterrupted: Trial) -> None:
+        warning = r"model_def\.py:(\d+): IgnoredMemberWarning: LitModel\.test_step is ignored: "
+        (line,) = re.findall(warning, uninterrupted.log)
+        assert MODEL_DEF.splitlines()[int(line) - 1].strip().startswith("def test_step")
+        assert uninterrupted.log.count("test_step is ignored") == 1
+
+    def test_tensorboard_files_are_in_the_checkpoint_storage(self, uninterrupted: Trial) -> None:
+        folder = uninterrupted.storage / CLUSTER_ID / f"tensorboard/experiment/{EXPERIMENT_ID}/trial/{TRIAL_ID}"
+        events = EventAccumulator(str(folder)).Reload()
+        validations = {scalar.step: scalar.value for scalar in events.Scalars("Determined/val_loss")}
+        assert validations.keys() == set(VALIDATIONS)
+        for steps, values in uninterrupted.master.metrics("validation").items():
+            assert validations[steps] == pytest.approx(values["val_loss"])
+
+
+class TestPause:
+    def test_ends_well(self, paused: Trial) -> None:
+        assert_ended_well(paused)
+
+    @pytest.mark.parametrize(("index", "steps"), list(enumerate(PAUSES)))
+    def test_checkpoint_is_written_and_taken_up(self, paused: Trial, index: int, steps: int) -> None:
+        before, after = paused.master.runs[index : index + 2]
+        assert before.acknowledged
+        assert max(before.metrics["training"]) == steps
+        assert list(before.checkpoints)[-1] == steps
+        assert (after.latest_checkpoint, after.steps_completed) == (before.checkpoints[steps], steps)
+        # An epoch that ended with the pause is reported by the process that goes on.
+        assert min(steps for steps, values in after.metrics["training"].items() if "batches" in values) == steps + 1
+
+    def test_only_the_pauses_are_acknowledged(self, paused: Trial, uninterrupted: Trial) -> None:
+        assert not paused.master.runs[-1].acknowledged
+        assert not uninterrupted.master.runs[-1].acknowledged
+
+    @pytest.mark.parametrize("group", ["training", "validation"])
+    def test_metrics_are_those_of_an_uninterrupted_trial(self, paused: Trial, uninterrupted: Trial, group: str) -> None:
+        assert paused.master.metrics(group) == uninterrupted.master.metrics(group)
+
+    def test_results_are_those_of_an_uninterrupted_trial(self, paused: Trial, uninterrupted: Trial) -> None:
+        assert_same(paused.results()["weights"], uninterrupted.results()["weights"], "weights")
+        np.testing.assert_equal(paused.results()["random"], uninterrupted.results()["random"])
+
+    def test_last_checkpoint_is_that_of_an_uninterrupted_trial(self, paused: Trial, uninterrupted: Trial) -> None:
+        ours, theirs = (trial.checkpoint(MAX_LENGTH) for trial in (paused, uninterrupted))
+        for name in ("state_dict", "models_state_dict", "optimizers_state_dict", "epoch", "global_step"):
+            assert_same(ours[name], theirs[name], name)
+        np.testing.assert_equal(ours["rng_state"], theirs["rng_state"])
+
+    def test_best_checkpoints_are_those_of_an_uninterrupted_trial(self, paused: Trial, uninterrupted: Trial) -> None:
+        assert set(paused.master.checkpoints) == {*uninterrupted.master.checkpoints, *PAUSES}
+
+
+class TestBest:
+    def expected(self, trial: Trial, is_better: Callable[[float, float], bool]) -> list[int]:
+        """Returns when checkpoints are due: after each validation that is the best, and at the end."""
+        due, best = [], None
+        for steps, values in sorted(trial.master.metrics("validation").items()):
+            if best is None or is_better(values["val_loss"], best):
+                best = values["val_loss"]
+                due.append(steps)
+        # Otherwise the test could not tell "best" from "all" and "none".
+        assert 1 < len(due) < len(VALIDATIONS)
+        return sorted({*due, MAX_LENGTH})
+
+    def test_smaller_is_better(self, uninterrupted: Trial) -> None:
+        due = self.expected(uninterrupted, lambda now, before: now < before)
+        assert list(uninterrupted.master.checkpoints) == due
+
+    def test_larger_is_better(self, larger_is_better: Trial) -> None:
+        assert_ended_well(larger_is_better)
+        due = self.expected(larger_is_better, lambda now, before: now > before)
+        assert list(larger_is_better.master.checkpoints) == due
+
+    def test_metric_that_is_not_logged(self, run_trial: RunTrial) -> None:
+        trial = run_trial(searcher={"metric": "accuracy"})
+        assert trial.outcomes[0].exit_code != 0
+        error = trial.log.strip().splitlines()[-1]
+        assert "'accuracy'" in error
+        assert "'val_loss'" in error
+        assert trial.master.checkpoints == {}
+
+
+def test_invalid_hyperparameters_end_the_trial_early(invalid: Trial) -> None:
+    assert_ended_well(invalid)
+    assert invalid.master.early_exits == ["EXITED_REASON_INVALID_HP"]
+    assert invalid.master.metrics("training") == {}
+
+
+class TestEntrypoints:
+    def test_classic(self, classic: Trial, uninterrupted: Trial) -> None:
+        assert_ended_well(classic)
+        for group in ("training", "validation"):
+            assert classic.master.metrics(group) == uninterrupted.master.metrics(group)
+        assert list(classic.master.checkpoints) == list(uninterrupted.master.checkpoints)
+        weights = classic.checkpoint(MAX_LENGTH)["state_dict"]
+        assert_same(weights, uninterrupted.results()["weights"], "weights")
+        assert classic.log.count("test_step is ignored") == 1
+
+    def test_two_processes(self, distributed: Trial) -> None:
+        assert_ended_well(distributed)
+        assert_same(distributed.results(0)["weights"], distributed.results(1)["weights"], "weights")
+        steps = MAX_LENGTH // 2
+        assert_same(distributed.checkpoint(steps)["state_dict"], distributed.results(0)["weights"], "checkpoint")
+        assert sorted(distributed.master.metrics("training")) == list(range(1, steps + 1))
+        assert sorted(distributed.master.metrics("validation")) == [4, 8, 9]
+        assert distributed.log.count("test_step is ignored") == 1
+
+    def test_metrics_of_two_processes_are_of_both(self, distributed: Trial) -> None:
+        metrics = distributed.master.metrics("training")
+        assert metrics[3].keys() == {"train_loss_step", "batches", "epochs", "train_loss_epoch", "ended_epoch"}
+        # The step value is the first process's, so that only the epoch's value can be told to be the mean of both.
+        own = [metrics[step]["train_loss_step"] * (3 if step == 3 else 4) for step in (1, 2, 3)]
+        assert metrics[3]["train_loss_epoch"] != pytest.approx(sum(own) / 11)
+
+
+class TestStandIn:
+    def test_a_metric_reported_twice_is_refused(self) -> None:
+        with Master({"hyperparameters": {}, "resources": {"slots_per_trial": 1}}) as master:
+            run = master.start_run()
+
+            def report(**metrics: float) -> int:
+                body = {
+                    "group": "training",
+                    "metrics": {
+                        "trialId": TRIAL_ID,
+                        "trialRunId": run.run_id,
+                        "stepsCompleted": 1,
+                        "metrics": {"avgMetrics": metrics},
+                    },
+                }
+                return requests.post(
+                    f"{master.url}/api/v1/trials/{TRIAL_ID}/metrics",
+                    data=json.dumps(body),
+                    headers={"Grpc-Metadata-x-allocation-token": f"Bearer {master.token}"},
+                    timeout=10,
+                ).status_code
+
+            assert report(first=1.0) == 200
+            assert report(second=2.0) == 200
+            assert report(second=2.0, third=3.0) == 400
+            assert master.metrics("training") == {1: {"first": 1.0, "second": 2.0}}
+
+    def test_readme_lists_what_is_asked(
+        self,
+        uninterrupted: Trial,
+        paused: Trial,
+        larger_is_better: Trial,
+        classic: Trial,
+        distributed: Trial,
+        invalid: Trial,
+    ) -> None:
+        trials = (uninterrupted, paused, larger_is_better, classic, distributed, invalid)
+        asked = {
+            (request.method, request.route, request.names) for trial in trials for request in trial.master.requests
+        }
+        readme = (Path(__file__).parent / "README.md").read_text()
+        rows = re.findall(r"^\| `(\w+) (/api/\S+)` \| ([^|]*) \|", readme, flags=re.MULTILINE)
+        listed = {(method, route, tuple(re.findall(r"`([^`]+)`", names))) for method, route, names in rows}
+        assert listed == asked
