@@ -8,8 +8,12 @@ from pathlib import Path
 import lightning.pytorch
 import pytest
 import pytorch_lightning
+import torch
 
 import lightning_shim
+
+# The tensors of the tests are tiny: several threads would only wait for each other.
+torch.set_num_threads(1)
 
 PATCHED_CLASSES = (pytorch_lightning.LightningModule, lightning.pytorch.LightningModule)
 

@@ -102,7 +102,7 @@ class Master:
         self._changed = threading.Condition()
         self._routes = self._make_routes()
         self._server = make_server("127.0.0.1", 0, self._serve, threaded=True, request_handler=_QuietRequestHandler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     def __enter__(self) -> Master:
         self._thread.start()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import requests
 import torch
+from determined.common import api
+from determined.common.api import errors
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.cluster import agent
@@ -22,10 +22,14 @@ from tests.parity.oracle import assert_same
 EPOCH_LENGTH = 6
 MAX_LENGTH = 3 * EPOCH_LENGTH
 VALIDATION_PERIOD = 4
+EPOCH_VALUES = {"train_loss_epoch", "loss_of_all", "ended_epoch"}
 VALIDATIONS = [4, 8, 12, 16, 18]
 # After the first epoch's last batch, when no validation is due; in the middle of an epoch; and after an epoch's last
 # batch and its validation.
 PAUSES = (6, 9, 12)
+# Of two processes, each trains on half of the batches. They step every other batch, and pause between.
+DISTRIBUTED_LENGTH = MAX_LENGTH // 2
+DISTRIBUTED_PAUSE = 4
 
 MODEL_DEF = f"""
 import lightning_shim; lightning_shim.patch()
@@ -54,6 +58,7 @@ class LitModel(pl.LightningModule):
         if lr < 0:
             raise det.InvalidHP("the learning rate is negative")
         self.save_hyperparameters()
+        self.losses = []
         self.layers = torch.nn.Sequential(
             torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Dropout(dropout), torch.nn.Linear(8, 1)
         )
@@ -64,7 +69,9 @@ class LitModel(pl.LightningModule):
 
     def training_step(self, batch, batch_idx):
         loss = self.loss(batch)
+        self.losses.append(loss.item())
         self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True)
+        self.log("loss_of_all", loss, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
     def on_train_epoch_end(self):
@@ -99,6 +106,7 @@ class MyTrial(lightning_shim.LightningTrial):
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format=det.LOG_FORMAT)
     data = LitData()
+    info = det.get_cluster_info()
     trial = lightning_shim.fit(
         LitModel,
         data.train_dataloader(),
@@ -108,11 +116,18 @@ if __name__ == "__main__":
         max_length=pytorch.Epoch({MAX_LENGTH // EPOCH_LENGTH}),
         validation_period=pytorch.Batch({VALIDATION_PERIOD}),
         reporting_period=pytorch.Batch(1),
+        **(info.user_data if info is not None else {{}}),
     )
     results = {{
         "weights": trial.module.state_dict(),
         "hparams": dict(trial.module.hparams),
-        "random": (torch.get_rng_state(), np.random.get_state(), random.getstate()),
+        "losses": trial.module.losses,
+        "val_loss": trial.module.eval().loss(dataset(10, seed=2).tensors).item(),
+        "random": {{
+            "cpu_rng_state": torch.get_rng_state(),
+            "np_rng_state": np.random.get_state(),
+            "random_rng_state": random.getstate(),
+        }},
     }}
     torch.save(results, f"results-{{os.environ.get('RANK', 0)}}.pt")
 """
@@ -163,10 +178,15 @@ class Trial:
 
 
 RunTrial = Callable[..., Trial]
+TWO_PROCESSES = {
+    "entrypoint": "python3 -m determined.launch.torch_distributed python3 model_def.py",
+    "slots": 2,
+    "data": {"accumulate_grad_batches": 2},
+}
 
 
 @pytest.fixture(scope="module")
-def run_trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunTrial]:
+def run_trial(tmp_path_factory: pytest.TempPathFactory) -> RunTrial:
     """Gives a function that runs a trial to its end, and through its pauses."""
 
     def run_trial(
@@ -228,7 +248,12 @@ def classic(run_trial: RunTrial) -> Trial:
 
 @pytest.fixture(scope="module")
 def distributed(run_trial: RunTrial) -> Trial:
-    return run_trial(entrypoint="python3 -m determined.launch.torch_distributed python3 model_def.py", slots=2)
+    return run_trial(**TWO_PROCESSES)
+
+
+@pytest.fixture(scope="module")
+def paused_distributed(run_trial: RunTrial) -> Trial:
+    return run_trial(**TWO_PROCESSES, pauses=(DISTRIBUTED_PAUSE,))
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +265,16 @@ def assert_ended_well(trial: Trial) -> None:
     assert [outcome.exit_code for outcome in trial.outcomes] == [0] * len(trial.outcomes), trial.log
     assert trial.master.refused == []
     assert "Traceback" not in trial.log
+
+
+def assert_same_random_state(actual: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, state in expected.items():
+        # NumPy's state has an array in it.
+        if name == "np_rng_state":
+            np.testing.assert_equal(actual[name], state)
+        else:
+            assert_same(actual[name], state, name)
 
 
 class TestTraining:
@@ -256,7 +291,7 @@ class TestTraining:
         for steps, values in metrics.items():
             names = {"train_loss_step", "batches", "epochs"}
             if steps % EPOCH_LENGTH == 0:
-                names |= {"train_loss_epoch", "ended_epoch"}
+                names |= EPOCH_VALUES
             assert values.keys() == names
             assert (values["batches"], values["epochs"]) == (steps, steps // EPOCH_LENGTH)
 
@@ -269,9 +304,7 @@ class TestTraining:
         ]
         ends = range(EPOCH_LENGTH, MAX_LENGTH + 1, EPOCH_LENGTH)
         assert [report for report in reports if report[0] in ends] == [
-            (steps, names)
-            for steps in ends
-            for names in ({"train_loss_step", "batches", "epochs"}, {"train_loss_epoch", "ended_epoch"})
+            (steps, names) for steps in ends for names in ({"train_loss_step", "batches", "epochs"}, EPOCH_VALUES)
         ]
 
     def test_epoch_values(self, uninterrupted: Trial) -> None:
@@ -287,6 +320,7 @@ class TestTraining:
         metrics = uninterrupted.master.metrics("validation")
         assert sorted(metrics) == VALIDATIONS
         assert all(values.keys() == {"val_loss", "batches", "epochs"} for values in metrics.values())
+        assert metrics[MAX_LENGTH]["val_loss"] == pytest.approx(uninterrupted.results()["val_loss"])
 
     def test_progress(self, uninterrupted: Trial) -> None:
         reported = uninterrupted.master.runs[0].progress
@@ -347,13 +381,13 @@ class TestPause:
 
     def test_results_are_those_of_an_uninterrupted_trial(self, paused: Trial, uninterrupted: Trial) -> None:
         assert_same(paused.results()["weights"], uninterrupted.results()["weights"], "weights")
-        np.testing.assert_equal(paused.results()["random"], uninterrupted.results()["random"])
+        assert_same_random_state(paused.results()["random"], uninterrupted.results()["random"])
 
     def test_last_checkpoint_is_that_of_an_uninterrupted_trial(self, paused: Trial, uninterrupted: Trial) -> None:
         ours, theirs = (trial.checkpoint(MAX_LENGTH) for trial in (paused, uninterrupted))
         for name in ("state_dict", "models_state_dict", "optimizers_state_dict", "epoch", "global_step"):
             assert_same(ours[name], theirs[name], name)
-        np.testing.assert_equal(ours["rng_state"], theirs["rng_state"])
+        assert_same_random_state(ours["rng_state"], theirs["rng_state"])
 
     def test_best_checkpoints_are_those_of_an_uninterrupted_trial(self, paused: Trial, uninterrupted: Trial) -> None:
         assert set(paused.master.checkpoints) == {*uninterrupted.master.checkpoints, *PAUSES}
@@ -395,58 +429,81 @@ def test_invalid_hyperparameters_end_the_trial_early(invalid: Trial) -> None:
     assert invalid.master.metrics("training") == {}
 
 
-class TestEntrypoints:
-    def test_classic(self, classic: Trial, uninterrupted: Trial) -> None:
-        assert_ended_well(classic)
-        for group in ("training", "validation"):
-            assert classic.master.metrics(group) == uninterrupted.master.metrics(group)
-        assert list(classic.master.checkpoints) == list(uninterrupted.master.checkpoints)
-        weights = classic.checkpoint(MAX_LENGTH)["state_dict"]
-        assert_same(weights, uninterrupted.results()["weights"], "weights")
-        assert classic.log.count("test_step is ignored") == 1
+def test_classic_entrypoint(classic: Trial, uninterrupted: Trial) -> None:
+    assert_ended_well(classic)
+    for group in ("training", "validation"):
+        assert classic.master.metrics(group) == uninterrupted.master.metrics(group)
+    assert list(classic.master.checkpoints) == list(uninterrupted.master.checkpoints)
+    weights = classic.checkpoint(MAX_LENGTH)["state_dict"]
+    assert_same(weights, uninterrupted.results()["weights"], "weights")
+    assert classic.log.count("test_step is ignored") == 1
 
-    def test_two_processes(self, distributed: Trial) -> None:
+
+class TestTwoProcesses:
+    def test_end_well(self, distributed: Trial) -> None:
         assert_ended_well(distributed)
-        assert_same(distributed.results(0)["weights"], distributed.results(1)["weights"], "weights")
-        steps = MAX_LENGTH // 2
-        assert_same(distributed.checkpoint(steps)["state_dict"], distributed.results(0)["weights"], "checkpoint")
-        assert sorted(distributed.master.metrics("training")) == list(range(1, steps + 1))
-        assert sorted(distributed.master.metrics("validation")) == [4, 8, 9]
         assert distributed.log.count("test_step is ignored") == 1
 
-    def test_metrics_of_two_processes_are_of_both(self, distributed: Trial) -> None:
+    def test_have_the_same_weights(self, distributed: Trial) -> None:
+        weights = distributed.results(0)["weights"]
+        assert_same(distributed.results(1)["weights"], weights, "weights")
+        assert_same(distributed.checkpoint(DISTRIBUTED_LENGTH)["state_dict"], weights, "checkpoint")
+
+    def test_report_once(self, distributed: Trial) -> None:
+        reports = [request for request in distributed.master.requests if request.route.endswith("/metrics")]
+        training = distributed.master.metrics("training")
+        validation = distributed.master.metrics("validation")
+        assert sorted(training) == list(range(1, DISTRIBUTED_LENGTH + 1))
+        assert sorted(validation) == [4, 8, DISTRIBUTED_LENGTH]
+        assert len(reports) == DISTRIBUTED_LENGTH + MAX_LENGTH // EPOCH_LENGTH + 3
+
+    def test_metrics_are_lightnings(self, distributed: Trial) -> None:
         metrics = distributed.master.metrics("training")
-        assert metrics[3].keys() == {"train_loss_step", "batches", "epochs", "train_loss_epoch", "ended_epoch"}
-        # The step value is the first process's, so that only the epoch's value can be told to be the mean of both.
-        own = [metrics[step]["train_loss_step"] * (3 if step == 3 else 4) for step in (1, 2, 3)]
-        assert metrics[3]["train_loss_epoch"] != pytest.approx(sum(own) / 11)
+        first, second = (distributed.results(rank)["losses"] for rank in (0, 1))
+        # Of its eleven samples, each has three in the last batch.
+        own, others = (np.average(losses[:3], weights=(4, 4, 3)) for losses in (first, second))
+        assert own != pytest.approx(others)
+        assert [metrics[steps]["train_loss_step"] for steps in sorted(metrics)] == first
+        # The first process's value, if the module does not ask for that of all.
+        assert metrics[3]["train_loss_epoch"] == pytest.approx(own)
+        assert metrics[3]["loss_of_all"] == pytest.approx((own + others) / 2)
+        validation = distributed.master.metrics("validation")[DISTRIBUTED_LENGTH]
+        assert validation["val_loss"] == pytest.approx(distributed.results()["val_loss"])
+
+    def test_pause(self, paused_distributed: Trial, distributed: Trial) -> None:
+        assert_ended_well(paused_distributed)
+        before, after = paused_distributed.master.runs
+        assert before.acknowledged
+        assert after.steps_completed == DISTRIBUTED_PAUSE
+        for rank in (0, 1):
+            actual, expected = (trial.results(rank) for trial in (paused_distributed, distributed))
+            assert_same(actual["weights"], expected["weights"], f"weights of {rank}")
+            assert_same_random_state(actual["random"], expected["random"])
+
+    @pytest.mark.parametrize("group", ["training", "validation"])
+    def test_metrics_after_a_pause(self, paused_distributed: Trial, distributed: Trial, group: str) -> None:
+        assert paused_distributed.master.metrics(group) == distributed.master.metrics(group)
 
 
 class TestStandIn:
     def test_a_metric_reported_twice_is_refused(self) -> None:
         with Master({"hyperparameters": {}, "resources": {"slots_per_trial": 1}}) as master:
             run = master.start_run()
+            session = api.TaskSession(master.url, "user", master.token, cert=None)
 
-            def report(**metrics: float) -> int:
-                body = {
-                    "group": "training",
-                    "metrics": {
-                        "trialId": TRIAL_ID,
-                        "trialRunId": run.run_id,
-                        "stepsCompleted": 1,
-                        "metrics": {"avgMetrics": metrics},
-                    },
+            def report(**metrics: float) -> None:
+                reported = {
+                    "trialId": TRIAL_ID,
+                    "trialRunId": run.run_id,
+                    "stepsCompleted": 1,
+                    "metrics": {"avgMetrics": metrics},
                 }
-                return requests.post(
-                    f"{master.url}/api/v1/trials/{TRIAL_ID}/metrics",
-                    data=json.dumps(body),
-                    headers={"Grpc-Metadata-x-allocation-token": f"Bearer {master.token}"},
-                    timeout=10,
-                ).status_code
+                session.post(f"/api/v1/trials/{TRIAL_ID}/metrics", json={"group": "training", "metrics": reported})
 
-            assert report(first=1.0) == 200
-            assert report(second=2.0) == 200
-            assert report(second=2.0, third=3.0) == 400
+            report(first=1.0)
+            report(second=2.0)
+            with pytest.raises(errors.APIException, match=r"\['second'\] twice for batch 1"):
+                report(second=2.0, third=3.0)
             assert master.metrics("training") == {1: {"first": 1.0, "second": 2.0}}
 
     def test_readme_lists_what_is_asked(
@@ -464,5 +521,5 @@ class TestStandIn:
         }
         readme = (Path(__file__).parent / "README.md").read_text()
         rows = re.findall(r"^\| `(\w+) (/api/\S+)` \| ([^|]*) \|", readme, flags=re.MULTILINE)
-        listed = {(method, route, tuple(re.findall(r"`([^`]+)`", names))) for method, route, names in rows}
+        listed = {(method, route, tuple(sorted(re.findall(r"`([^`]+)`", names)))) for method, route, names in rows}
         assert listed == asked
