@@ -2,10 +2,11 @@
 
 - ``determined.util.write_user_code``, which ``_save`` calls: what a checkpoint holds beside the trial's state.
 - ``PyTorchTrialContext._core``: the Core API context, for reports beside those that the training loop makes.
+- ``TrainContext._tensorboard_manager`` and its ``_sync``: uploads TensorBoard files.
 - ``PyTorchTrialContext._tbd_writer`` and ``_current_batch_idx``.
-- ``_PyTorchTrialController.run``, ``_load``, ``state``, ``start_from_batch``, ``training_iterator``,
-  ``training_enumerator``, ``local_training``, ``reporting_period``, ``max_length``: the loop itself. Three repairs are
-  made in it, for our trials only; see :func:`repair_controller`.
+- ``_PyTorchTrialController.run``, ``_load``, ``_save``, ``_checkpoint``, ``state``, ``start_from_batch``,
+  ``training_iterator``, ``training_enumerator``, ``local_training``, ``reporting_period``, ``max_length``: the loop
+  itself. Four repairs are made in it, for our trials only; see :func:`repair_controller`.
 - ``_core.checkpoint._storage_manager``: where checkpoints lie off-cluster.
 """
 
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 
 import determined as det
 import wrapt
-from determined import pytorch
+from determined import pytorch, tensorboard
 
 from lightning_shim._registry import PatchRegistry
 from lightning_shim._warnings import CheckpointError, LightningShimError
@@ -36,6 +37,9 @@ class ControlledTrial(Protocol):
     def controller(self) -> Controller:
         """Where the loop is made known."""
 
+    def gather_checkpoint(self) -> None:
+        """Called on all processes before the chief writes a checkpoint."""
+
 
 def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial]) -> None:
     """Repairs Determined's training loop for trials of one class, and makes it known to their ``controller``.
@@ -43,6 +47,7 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
     - Since PyTorch 2.6 ``torch.load`` refuses what the loop itself has saved (NumPy's random state, callbacks' states).
       A checkpoint directory is trusted already, since ``trial_state.pkl`` is unpickled from it.
     - Off-cluster the working directory is copied into each checkpoint, without end if the checkpoint is below it.
+    - What a process other than the chief has of its own is not saved; the trial is given the chance to collect it.
     - Off-cluster the loop counts batches from zero after it has loaded a checkpoint, so that it trains too long.
 
     Args:
@@ -75,6 +80,12 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
                 return wrapped(*args, **kwargs)
         return wrapped(*args, **kwargs)
 
+    def checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(controller.trial, trial_class):
+            controller.trial.gather_checkpoint()
+        return wrapped(*args, **kwargs)
+
+    registry.wrap(controller_class, "_checkpoint", lambda function: wrapt.FunctionWrapper(function, checkpoint))
     registry.wrap(controller_class, "_save", lambda function: wrapt.FunctionWrapper(function, save))
     registry.wrap(controller_class, "run", lambda function: wrapt.FunctionWrapper(function, run))
     registry.wrap(controller_class, "_load", lambda function: wrapt.FunctionWrapper(function, load))
@@ -259,20 +270,29 @@ def tensorboard_writer(context: Any) -> Any:
     return context.get_tensorboard_writer()
 
 
-def close_tensorboard(context: Any) -> str | None:
-    """Closes the TensorBoard writer if there is one.
+def tensorboard_folder(context: Any) -> str | None:
+    """Returns the folder that holds the TensorBoard files, or None if none were written."""
+    return None if context._tbd_writer is None else str(context._tbd_writer.log_dir)
+
+
+def close_tensorboard(context: Any, is_chief: bool) -> None:
+    """Closes the TensorBoard writer, and uploads all that has not been uploaded.
+
+    Determined uploads at most once a second, and nothing when a trial ends.
 
     Args:
         context: Determined's trial context.
-
-    Returns:
-        The folder that holds its files, or None.
+        is_chief: Whether this process's event files are the ones to upload.
     """
-    writer = context._tbd_writer
-    if writer is None:
-        return None
-    writer.close()
-    return str(writer.log_dir)
+    if context._tbd_writer is not None:
+        context._tbd_writer.close()
+    manager = getattr(context._core.train, "_tensorboard_manager", None)
+    if manager is not None:
+        manager._sync(
+            (lambda _: True) if is_chief else (lambda path: not path.match("*tfevents*")),
+            tensorboard.util.get_rank_aware_path,
+            context.distributed.rank,
+        )
 
 
 def checkpoint_path(context: Any, storage_id: str) -> pathlib.Path | None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from determined import pytorch
 
-from lightning_shim._determined import Controller, checkpoint_path
+from lightning_shim._determined import Controller, checkpoint_path, close_tensorboard
 from lightning_shim.checkpoint import CheckpointState
 from lightning_shim.evaluation_loop import EvaluationLoop
 from lightning_shim.hooks import Hooks
@@ -111,11 +111,23 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` returned."""
-        self._checkpoint_state.load_state_dict(state_dict)
+        distributed = self._context.distributed
+        self._checkpoint_state.load_state_dict(state_dict, distributed.rank, distributed.size)
+
+    def on_checkpoint_gather(self) -> None:
+        """Collects the processes' states; Determined's own events for checkpoints reach the chief alone."""
+        self._checkpoint_state.gather(self._context.distributed)
 
     def on_trial_shutdown(self) -> None:
         """Ends the training if it is complete; a trial that is paused goes on in another process."""
-        error = sys.exc_info()[1]
+        try:
+            self._shut_down(sys.exc_info()[1])
+        finally:
+            self._training_loop.source.release()
+            self._evaluation_loop.source.release()
+            close_tensorboard(self._context, self._trainer.is_global_zero)
+
+    def _shut_down(self, error: BaseException | None) -> None:
         if error is not None:
             self._hooks.callbacks("on_exception", error)
             self._hooks.datamodule("on_exception", error)

@@ -56,36 +56,58 @@ class CheckpointState:
         self._training_loop: Final = training_loop
         self._collector: Final = collector
         self._views: Final = views
+        self._processes: list[dict[str, Any]] = []
+
+    def gather(self, distributed: Any) -> None:
+        """Collects what each process has of its own; the chief saves it. Called on all processes before a checkpoint.
+
+        Args:
+            distributed: Determined's ``DistributedContext``.
+        """
+        self._processes = distributed.gather(self._process_state())
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the part that Determined keeps for its callback."""
+        return {"progress": self._progress.state_dict(), "processes": self._processes}
+
+    def load_state_dict(self, state: dict[str, Any], rank: int, size: int) -> None:
+        """Takes over what :meth:`state_dict` returned.
+
+        Args:
+            state: What was saved.
+            rank: The rank of this process.
+            size: The number of processes. If it is another than before, no process has a state of its own, and what
+                the running epoch has logged by now is lost.
+        """
+        self._progress.load_state_dict(state["progress"])
+        processes = state["processes"]
+        own = processes[rank] if len(processes) == size else processes[0]
+        self._views.update(MetricViews(**own["views"]))
+        self._training_loop.load_state_dict(own["training_loop"])
+        if len(processes) != size:
+            return
+        metrics = self._torchmetrics()
+        self._collector.load_state_dict(own["metrics"], metrics)
+        parameters = dict(self._module.named_parameters())
+        for name, gradient in own["gradients"].items():
+            parameters[name].grad = gradient.to(parameters[name].device)
+        for name, saved in own["torchmetrics"].items():
+            if name in metrics:
+                for attribute, value in saved.items():
+                    setattr(metrics[name], attribute, value)
+
+    def _process_state(self) -> dict[str, Any]:
         return {
-            "progress": self._progress.state_dict(),
             "training_loop": self._training_loop.state_dict(),
             "metrics": self._collector.state_dict(),
             "views": {name: dict(getattr(self._views, name)) for name in MetricViews.__slots__},
             "gradients": self._gradients(),
+            # torchmetrics' private names of the states and of the count of updates.
             "torchmetrics": {
-                name: {state: getattr(metric, state) for state in metric._defaults}
-                | {"_update_count": metric._update_count}
+                name: {attribute: getattr(metric, attribute) for attribute in (*metric._defaults, "_update_count")}
                 for name, metric in self._torchmetrics().items()
             },
         }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what :meth:`state_dict` returned."""
-        self._progress.load_state_dict(state["progress"])
-        self._training_loop.load_state_dict(state["training_loop"])
-        metrics = self._torchmetrics()
-        self._collector.load_state_dict(state["metrics"], metrics)
-        self._views.update(MetricViews(**state["views"]))
-        parameters = dict(self._module.named_parameters())
-        for name, gradient in state["gradients"].items():
-            parameters[name].grad = gradient.to(parameters[name].device)
-        for name, saved in state["torchmetrics"].items():
-            if name in metrics:
-                for attribute, value in saved.items():
-                    setattr(metrics[name], attribute, value)
 
     def _gradients(self) -> dict[str, Tensor]:
         """Returns the gradients that a step to come will use; usually there are none."""

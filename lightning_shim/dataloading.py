@@ -242,9 +242,10 @@ class DataSource:
                 if callable(set_epoch):
                     set_epoch(epoch)
 
-    def reset(self) -> None:
-        """Stops the loaders' workers; the next pass starts new ones."""
-        self._combined.reset()
+    def release(self) -> None:
+        """Stops the loaders' workers, if there are any; the next pass starts new ones."""
+        if self._combined is not None:
+            self._combined.reset()
 
     def start_persistent_workers(self) -> None:
         """Starts the workers that stay from one pass to the next, which draws a random number for each loader."""

@@ -183,7 +183,7 @@ def _reporting(trial: LightningTrial, off_cluster: bool) -> Iterator[None]:
         yield
     finally:
         trial.hide_progress()
-        tensorboard = _determined.close_tensorboard(trial.context)
+        tensorboard = _determined.tensorboard_folder(trial.context)
         if trial.checkpoint_path is not None:
             print(f"Checkpoint: {trial.checkpoint_path}")
         if tensorboard is not None:

@@ -45,6 +45,7 @@ class ForwardRedirection(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+        self.register_load_state_dict_pre_hook(_with_prefix)  # type: ignore[no-untyped-call]
 
     def forward(self, method: str, *args: Any) -> Any:
         """Calls ``module.method(*args)``."""
@@ -62,6 +63,12 @@ class ForwardRedirection(nn.Module):
         """Loads the module's state, with the strictness that the module asks for."""
         strict = strict and bool(getattr(self.module, "strict_loading", True))
         return self.module.load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+def _with_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Puts the name of the inner module into the keys: a parent loads its children without calling their methods."""
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        state_dict[f"{prefix}module.{key.removeprefix(prefix)}"] = state_dict.pop(key)
 
 
 class StrategyFacade:
@@ -125,9 +132,11 @@ class StrategyFacade:
             return self.model("training_step", *args)
 
     def validation_step(self, *args: Any) -> Any:
-        """Runs the user's ``validation_step``."""
+        """Runs the user's ``validation_step`` where buffers are synchronised."""
         with self.precision_plugin.forward_context():
-            return self.lightning_module.validation_step(*args)
+            if self.model is self.lightning_module:
+                return self.lightning_module.validation_step(*args)
+            return self.model("validation_step", *args)
 
     def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Runs ``backward`` with the hooks around it, as Lightning's ``Strategy.backward``.

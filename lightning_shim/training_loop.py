@@ -139,7 +139,7 @@ class TrainingLoop:
         before_iterating, before_fetching = self._random_states
         if self._progress.current_epoch == 0:
             # Persistent workers are started, and a seed for them drawn, by the first epoch only.
-            self.source.reset()
+            self.source.release()
         self.source.set_epoch(self._progress.current_epoch)
         before_iterating.restore()
         self._batches = self.source.batches()
@@ -236,19 +236,23 @@ class TrainingLoop:
     def state_dict(self) -> dict[str, Any]:
         """Returns what is needed to continue in the middle of an epoch."""
         return {
-            "length": self._length,
             "random_states": None
             if self._random_states is None
             else [state.state_dict() for state in self._random_states],
+            "random_state": RandomState.capture().state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what :meth:`state_dict` returned; the random state of this moment is the checkpoint's."""
+        """Takes over what :meth:`state_dict` returned.
+
+        Args:
+            state: What was saved. The random state is this process's; Determined restores the chief's on all.
+        """
         saved = state["random_states"]
         if saved is not None:
             before, after = (RandomState(**entry) for entry in saved)
             self._random_states = (before, after)
-        self._resumed_random_state = RandomState.capture()
+        self._resumed_random_state = RandomState(**state["random_state"])
         self._batches = None
 
 

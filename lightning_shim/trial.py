@@ -312,6 +312,10 @@ class LightningTrial(pytorch.PyTorchTrial):
             return 1
         return self._evaluation_loop.number_of_samples(batch, self._lightning.extract_batch_size)
 
+    def gather_checkpoint(self) -> None:
+        """Collects the state of all processes, before the chief writes a checkpoint."""
+        self._callback.on_checkpoint_gather()
+
     # What the user may ask.
 
     @property

@@ -92,11 +92,10 @@ def test_every_checkpoint(
     written = checkpoints(folder)
     assert sorted(written) == list(range(1, 13))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("resumed")))
-    every = range(1, 13) if not loader_options else (2, 6, 9)
-    for batches in every:
+    for batches, checkpoint in sorted(written.items()):
         # Another seed: everything that matters has to come from the checkpoint.
         case.seed = 100 + batches
-        resumed = run_determined(case, mocker, latest_checkpoint=written[batches])
+        resumed = run_determined(case, mocker, latest_checkpoint=checkpoint)
         assert_same(resumed.weights, whole.weights, f"weights after {batches}")
         assert_same(resumed.optimizers, whole.optimizers, f"optimizers after {batches}")
         assert_same(resumed.schedulers, whole.schedulers, f"schedulers after {batches}")
