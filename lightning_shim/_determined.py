@@ -3,9 +3,9 @@
 - ``determined.util.write_user_code``, which ``_save`` calls: what a checkpoint holds beside the trial's state.
 - ``PyTorchTrialContext._core``: the Core API context, for reports beside those that the training loop makes.
 - ``TrainContext._tensorboard_manager`` and its ``_sync``: uploads TensorBoard files.
-- ``PyTorchTrialContext._tbd_writer`` and ``_current_batch_idx``.
+- ``PyTorchTrialContext._tbd_writer``, ``_current_batch_idx`` and ``_epoch_len``.
 - ``_PyTorchTrialController.run``, ``_load``, ``_save``, ``_checkpoint``, ``state``, ``start_from_batch``,
-  ``training_iterator``, ``training_enumerator``, ``local_training``, ``reporting_period``, ``max_length``: the loop
+  ``training_iterator``, ``training_enumerator``, ``local_training``, the periods, ``max_length``: the loop
   itself. Four repairs are made in it, for our trials only; see :func:`repair_controller`.
 - ``_core.checkpoint._storage_manager``: where checkpoints lie off-cluster.
 """
@@ -221,6 +221,19 @@ class Controller:
         if isinstance(period, pytorch.Epoch):
             return is_last_batch and period.should_stop(state.epochs_trained)
         return bool(period.should_stop(state.batches_trained))
+
+    @property
+    def will_validate(self) -> bool:
+        """Whether the loop still has to validate after the batch that was trained last, before it trains on."""
+        loop, state = self._controller, self._controller.state
+        if loop._validation_is_current():
+            return False
+        period = loop.validation_period
+        if isinstance(period, pytorch.Batch):
+            is_due = period.should_stop(state.batches_trained)
+        else:
+            is_due = state.batches_trained % loop.context._epoch_len == 0 and period.should_stop(state.epochs_trained)
+        return bool(is_due or self.is_complete)
 
     @property
     def is_complete(self) -> bool:

@@ -116,6 +116,9 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def on_checkpoint_gather(self) -> None:
         """Collects the processes' states; Determined's own events for checkpoints reach the chief alone."""
+        if not self._controller.will_validate:
+            # A checkpoint at the end of an epoch then holds what the end of the epoch has changed.
+            self._training_loop.after_validation()
         self._checkpoint_state.gather(self._context.distributed)
 
     def on_trial_shutdown(self) -> None:

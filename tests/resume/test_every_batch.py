@@ -68,14 +68,16 @@ def after(recording: Recording, batches: int) -> dict[int, Any]:
 
 
 @pytest.mark.parametrize(
-    ("module", "options", "loader_options"),
+    ("module", "options", "loader_options", "validation"),
     [
-        (WithState, {}, {}),
-        (WithState, {"accumulate_grad_batches": 4}, {}),
-        (Manual, {}, {}),
-        (WithState, {}, {"num_workers": 2, "persistent_workers": True}),
+        (WithState, {}, {}, None),
+        (WithState, {"accumulate_grad_batches": 4}, {}, None),
+        (Manual, {}, {}, None),
+        (WithState, {}, {"num_workers": 2, "persistent_workers": True}, None),
+        # The first epoch ends without a validation.
+        (WithState, {}, {}, 4),
     ],
-    ids=["automatic", "accumulating", "manual", "data workers"],
+    ids=["automatic", "accumulating", "manual", "data workers", "validation between"],
 )
 def test_every_checkpoint(
     mocker: MockerFixture,
@@ -84,8 +86,9 @@ def test_every_checkpoint(
     module: type,
     options: dict[str, Any],
     loader_options: dict[str, Any],
+    validation: int | None,
 ) -> None:
-    case = Case(module, lambda: loaders(**loader_options), max_epochs=2, options=options)
+    case = Case(module, lambda: loaders(**loader_options), max_epochs=2, options=options, validation=validation)
     folder = tmp_path_factory.mktemp("uninterrupted")
     monkeypatch.setenv("XDG_DATA_HOME", str(folder))
     whole = run_determined(case, mocker, checkpoint_period=pytorch.Batch(1))
