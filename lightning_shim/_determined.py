@@ -224,7 +224,10 @@ class Controller:
 
     @property
     def will_validate(self) -> bool:
-        """Whether the loop still has to validate after the batch that was trained last, before it trains on."""
+        """Whether the validation period ends with the batch that was trained last, and the validation is to come.
+
+        Determined's additional validation at the end of the training does not count: Lightning has none there.
+        """
         loop, state = self._controller, self._controller.state
         if loop._validation_is_current():
             return False
@@ -233,7 +236,7 @@ class Controller:
             is_due = period.should_stop(state.batches_trained)
         else:
             is_due = state.batches_trained % loop.context._epoch_len == 0 and period.should_stop(state.epochs_trained)
-        return bool(is_due or self.is_complete)
+        return bool(is_due)
 
     @property
     def is_complete(self) -> bool:
