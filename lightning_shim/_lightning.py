@@ -5,6 +5,7 @@ The private names that this package relies on are named here and nowhere else:
 - ``LightningModule._trainer``: what the setter of ``trainer`` stores, here and in nested modules.
 - ``LightningModule._current_fx_name``: the hook that is running, which ``self.log`` asks for.
 - ``_DeviceDtypeModuleMixin._device``: what ``self.device`` answers before the module is moved.
+- ``utilities.compile.from_compiled``, and PyTorch's ``OptimizedModule._orig_mod``.
 - ``CombinedLoader._mode``: how it combines.
 - ``LightningOptimizer._to_lightning_optimizer``, ``_on_after_step``: what ``self.optimizers()`` returns, and how manual
   optimization counts steps.
@@ -13,6 +14,7 @@ The private names that this package relies on are named here and nowhere else:
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -88,6 +90,14 @@ def lightning_of(instance: Any) -> Lightning:
     return _parts(namespace_of(instance))
 
 
+def unwrapped(module: Any) -> Any:
+    """Takes a module out of what ``torch.compile`` has made of it; its steps stay compiled, as under Lightning."""
+    inner = getattr(module, "_orig_mod", None)
+    if inner is None:
+        return module
+    return namespace_of(inner).module("utilities.compile").from_compiled(module)
+
+
 def is_overridden(name: str, instance: Any, base: type) -> bool:
     """Tells whether a user has replaced a member, in a class or on the instance itself.
 
@@ -99,9 +109,11 @@ def is_overridden(name: str, instance: Any, base: type) -> bool:
     Returns:
         Whether it is another than the default; a member that Lightning does not have counts as overridden.
     """
-    if name in getattr(instance, "__dict__", {}):
-        return True
     own = getattr(type(instance), name, None)
+    if name in getattr(instance, "__dict__", {}):
+        # torch.compile leaves compiled methods on the instance, the default ones too.
+        method = inspect.unwrap(vars(instance)[name])
+        own = getattr(method, "__func__", method)
     return own is not None and own is not getattr(base, name, None)
 
 

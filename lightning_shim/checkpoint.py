@@ -154,6 +154,8 @@ class CheckpointState:
             if state:
                 checkpoint[type(self._datamodule).__qualname__] = state
         self._hooks.call("on_save_checkpoint", checkpoint)
+        # What the hooks have made of it is what is to be loaded.
+        checkpoint["models_state_dict"] = [checkpoint["state_dict"]]
 
     def before_loading(self, checkpoint: dict[str, Any]) -> None:
         """Calls the ``on_load_checkpoint`` hooks, and gives the callbacks and the data module their state.
@@ -164,6 +166,8 @@ class CheckpointState:
         if self._datamodule is not None and type(self._datamodule).__qualname__ in checkpoint:
             self._datamodule.load_state_dict(checkpoint[type(self._datamodule).__qualname__])
         self._hooks.call("on_load_checkpoint", checkpoint)
+        if "state_dict" in checkpoint:
+            checkpoint["models_state_dict"] = [checkpoint["state_dict"]]
         states = checkpoint.get(CALLBACKS_KEY, {})
         for callback in self._callbacks:
             if callback.state_key in states:

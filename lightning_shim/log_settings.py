@@ -30,19 +30,25 @@ class Reduction:
 
     def fold(self, values: np.ndarray[Any, Any]) -> Any:
         """Folds an array of shape ``(n,)``, n at least 1, to a NumPy scalar of its dtype."""
-        return self.ufunc.accumulate(values)[-1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.ufunc.accumulate(values)[-1]
 
 
 MEAN: Final = Reduction("mean", 0.0, np.add)
 SUM: Final = Reduction("sum", 0.0, np.add)
 MIN: Final = Reduction("min", float("inf"), np.minimum)
 MAX: Final = Reduction("max", float("-inf"), np.maximum)
+# Python's own compare, and so pass over NaN.
+PYTHON_MIN: Final = Reduction("builtins.min", float("inf"), np.fmin)
+PYTHON_MAX: Final = Reduction("builtins.max", float("-inf"), np.fmax)
 
 REDUCTIONS: Final[dict[Any, Reduction]] = {
     **dict.fromkeys(("mean", "avg", torch.mean), MEAN),
     **dict.fromkeys(("sum", torch.sum, sum), SUM),
-    **dict.fromkeys(("min", torch.min, min), MIN),
-    **dict.fromkeys(("max", torch.max, max), MAX),
+    **dict.fromkeys(("min", torch.min), MIN),
+    **dict.fromkeys(("max", torch.max), MAX),
+    **dict.fromkeys(("builtins.min", min), PYTHON_MIN),
+    **dict.fromkeys(("builtins.max", max), PYTHON_MAX),
 }
 
 
@@ -152,7 +158,8 @@ _NUMBER: Final = {True: np.float64, False: np.float32}
 
 def number(value: Any) -> np.floating[Any]:
     """Rounds a number to the dtype in which Lightning would accumulate it."""
-    rounded: np.floating[Any] = _NUMBER[torch.get_default_dtype() == torch.float64](value)
+    with np.errstate(over="ignore"):
+        rounded: np.floating[Any] = _NUMBER[torch.get_default_dtype() == torch.float64](value)
     return rounded
 
 

@@ -95,7 +95,8 @@ class LoggedMetric:
         for values in _arrays(self._values):
             weights = np.fromiter(itertools.islice(sizes, len(values)), dtype=np.int64, count=len(values))
             if reduction is MEAN:
-                values = values * weights.astype(values.dtype)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    values = values * weights.astype(values.dtype)
             start = values.dtype.type(reduction.initial) if self._folded is None else self._folded
             dtype = np.result_type(values.dtype, start.dtype)
             self._folded = reduction.fold(np.concatenate(([start], values)).astype(dtype))

@@ -342,8 +342,8 @@ global_step                   >=0.9       it counts the trial's optimizer steps 
 max_epochs                    >=0.9       it is the trial's length in epochs, or -1 if that is in batches.
 max_steps                     >=0.9       it is the trial's length in optimizer steps, or -1 if that is in
                                           epochs.
-min_epochs                    >=0.9       it is None, since a trial has no minimal length.
-min_steps                     >=0.9       "
+min_epochs                    >=0.9       it is 0, since a trial has no minimal length.
+min_steps                     >=0.9       it is None, since a trial has no minimal length.
 estimated_stepping_batches    >=1.6       it is the number of optimizer steps of the whole trial.
 num_training_batches          >=0.9       it is the number of training batches of an epoch on this process.
 num_val_batches               >=0.9       it is a list of the numbers of batches of the validation loaders.
@@ -393,6 +393,7 @@ progress_bar_callback         >=0.9       it is None, since the progress bar is 
 [method: backed]
 print                         >=2.1       only rank 0 prints, above the progress bar if there is one.
 [attribute: backed]
+_data_connector               >=1.5       Lightning's own methods find the transfer hooks through it, no more.
 val_check_interval            >=0.9       it is the validation_period in batches, or 1.0 if that is in epochs.
 check_val_every_n_epoch       >=0.9       it is the validation_period in epochs, or None if that is in batches.
 datamodule                    >=0.9       it is the LightningDataModule that the trial was given, or None.
@@ -451,7 +452,6 @@ predict_loop                  >=1.2       Determined trials have no predict loop
 _accelerator_connector        >=1.5       it is a private part of Lightning's Trainer, which is not here.
 _callback_connector           >=1.5       "
 _checkpoint_connector         >=1.6       "
-_data_connector               >=1.5       "
 _logger_connector             >=1.6       "
 _signal_connector             >=1.6       "
 on_gpu                        >=0.9,<1.4  it raises AttributeError, as in Lightning 2; read self.on_gpu.

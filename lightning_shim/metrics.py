@@ -154,7 +154,7 @@ class MetricCollector:
         # fmt: on
         key = (fx, name, self._dataloader_idx if add_dataloader_idx else None)
         metric = self._metrics.get(key)
-        if metric is None or metric.arguments != arguments:
+        if metric is None or metric.arguments != arguments or metric.settings.dataloader_idx != self._dataloader_idx:
             metric = self._register(key, value, arguments)
         if isinstance(value, Metric) or metric.metric is not None:
             metric.update_metric(value)
@@ -299,7 +299,12 @@ class MetricCollector:
 
     def _reset_tensors(self, fx: str) -> None:
         for metric in self._metrics.values():
-            if metric.metric is None and metric.settings.fx == fx:
+            settings = metric.settings
+            # Those that have a loader's index in their name are not reset; those of loaders that are over are kept,
+            # since all loaders are reported together.
+            has_index = settings.add_dataloader_idx and settings.dataloader_idx is not None
+            is_present = settings.fx == fx and settings.dataloader_idx == self._dataloader_idx
+            if metric.metric is None and is_present and not has_index:
                 metric.reset()
 
     def _register(self, key: Key, value: Any, arguments: tuple[Any, ...]) -> LoggedMetric:

@@ -16,7 +16,7 @@ import torch
 from determined import pytorch
 
 from lightning_shim._attachment import Attached
-from lightning_shim._lightning import Lightning
+from lightning_shim._lightning import Lightning, is_overridden
 from lightning_shim._warnings import (
     IgnoredMemberWarning,
     RefusedMemberError,
@@ -79,7 +79,7 @@ class TrainerFacade(Attached):
     overfit_batches: Final = 0.0
     num_sanity_val_steps: Final = 0
     reload_dataloaders_every_n_epochs: Final = 0
-    min_epochs: Final = None
+    min_epochs: Final = 0
     min_steps: Final = None
     checkpoint_callback: Final = None
     progress_bar_callback: Final = None
@@ -117,6 +117,9 @@ class TrainerFacade(Attached):
         self.datamodule: Any = None
         self.callbacks: list[Any] = []
         self.progress_bar: ProgressBar | None = None
+        # What Lightning's own methods of the module ask when they run an example through the transfer hooks.
+        self._data_connector = self
+        self._datahook_selector = self
         self.state: Any = lightning.TrainerState(
             status=lightning.TrainerStatus.RUNNING,
             fn=lightning.TrainerFn.FITTING,
@@ -124,6 +127,9 @@ class TrainerFacade(Attached):
         )
 
     def __getattr__(self, name: str) -> Any:
+        if hasattr(type(self), name):
+            # A property has raised AttributeError, perhaps in the user's own code: raise that one.
+            return object.__getattribute__(self, name)
         try:
             row = member("Trainer", name)
         except KeyError:
@@ -132,6 +138,20 @@ class TrainerFacade(Attached):
             warn_at_caller(f"trainer.{name} is ignored: {row.sentence}", IgnoredMemberWarning)
             return None
         raise RefusedMemberError(f"{caller_location()}: trainer.{name} is refused: {row.sentence}")
+
+    def get_instance(self, hook_name: str) -> Any:
+        """Tells whose transfer hook counts, as Lightning's ``_DataHookSelector``.
+
+        Args:
+            hook_name: The hook's name.
+
+        Returns:
+            The data module if it overrides the hook, otherwise the module.
+        """
+        datamodule = self.datamodule
+        if datamodule is not None and is_overridden(hook_name, datamodule, self._lightning.LightningDataModule):
+            return datamodule
+        return self.lightning_module
 
     # What the trial does with the facade.
 
@@ -262,6 +282,8 @@ class TrainerFacade(Attached):
     @property
     def estimated_stepping_batches(self) -> int | float:
         """The number of optimizer steps of the whole training, from the length and the loaders."""
+        assert self._loops is not None
+        self._loops[0].set_up()
         if self.max_epochs == -1:
             return self.max_steps
         if self.num_training_batches == float("inf"):
@@ -289,9 +311,10 @@ class TrainerFacade(Attached):
 
     @property
     def num_training_batches(self) -> int | float:
-        """The number of batches of an epoch; infinite if the loaders have no length."""
+        """The number of batches of an epoch; infinite if the loaders have no length, or before they are asked for."""
         assert self._loops is not None
-        length = self._loops[0].length
+        loop = self._loops[0]
+        length = loop.length if loop.source.is_set_up else None
         return float("inf") if length is None else length
 
     @property

@@ -122,9 +122,9 @@ class TrainingLoop:
     def _start_epoch(self) -> None:
         progress = self._progress
         self.source.set_epoch(progress.current_epoch)
+        self._hooks.call("on_train_epoch_start")
         progress.batch_idx = -1
         progress.is_last_batch = False
-        self._hooks.call("on_train_epoch_start")
         progress.epoch_is_running = True
         if self._batches is None:
             before = RandomState.capture()

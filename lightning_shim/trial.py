@@ -9,7 +9,7 @@ from determined import pytorch
 from torch import nn
 
 from lightning_shim import _determined
-from lightning_shim._lightning import lightning_of
+from lightning_shim._lightning import lightning_of, unwrapped
 from lightning_shim._warnings import ConfigurationError, caller_location, definition_location
 from lightning_shim.callbacks import LightningCallback
 from lightning_shim.checkpoint import CheckpointState
@@ -173,7 +173,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             knows_who_takes_what &= is_recipe or not is_own_method
         if knows_who_takes_what:
             builder.warn_about_unused()
-        return built[0], built[1]
+        return unwrapped(built[0]), built[1]
 
     def _make_parts(
         self,
