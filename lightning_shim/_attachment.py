@@ -1,8 +1,14 @@
-"""How a patched method knows that its module is attached to a trial. Standard library only."""
+"""How a patched method knows that its module is attached to a trial. Standard library only.
+
+Two private names of LightningModule are relied on: ``_trainer``, where the setter of ``trainer`` stores it (its getter
+raises where there is none), and ``_current_fx_name``, the hook that is running.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+CURRENT_FX_ATTRIBUTE: Final = "_current_fx_name"
 
 
 class Attached:
@@ -27,7 +33,6 @@ def attached_trainer(module: Any) -> Any | None:
     Returns:
         The facade, or None if there is no module, or it has no trainer or another one.
     """
-    # `_trainer` is where Lightning's setter of `trainer` stores it; its getter raises where there is none. An unbound
-    # call may have no module.
+    # An unbound call may have no module.
     trainer = None if module is None else module.__dict__.get("_trainer")
     return trainer if isinstance(trainer, Attached) else None

@@ -4,9 +4,9 @@
 - ``PyTorchTrialContext._core``: the Core API context, for reports beside those that the training loop makes.
 - ``TrainContext._tensorboard_manager`` and its ``_sync``: uploads TensorBoard files.
 - ``PyTorchTrialContext._tbd_writer``, ``_current_batch_idx`` and ``_epoch_len``.
-- ``_PyTorchTrialController.run``, ``_load``, ``_save``, ``_checkpoint``, ``state``, ``start_from_batch``,
-  ``training_iterator``, ``training_enumerator``, ``local_training``, the periods, ``max_length``: the loop
-  itself. Four repairs are made in it, for our trials only; see :func:`repair_controller`.
+- ``_PyTorchTrialController.run``, ``_load``, ``_save``, ``_checkpoint``, ``_train_with_boundaries``, ``state``,
+  ``start_from_batch``, ``training_iterator``, ``training_enumerator``, ``local_training``, the periods, ``max_length``:
+  the loop itself. It is repaired for our trials only; see :func:`repair_controller`.
 - ``_core.checkpoint._storage_manager``: where checkpoints lie off-cluster.
 """
 
@@ -15,9 +15,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import determined as det
 import wrapt
@@ -26,8 +27,11 @@ from determined import pytorch, tensorboard
 from lightning_shim._registry import PatchRegistry
 from lightning_shim._warnings import CheckpointError, LightningShimError
 
-STATE_FILE = "state_dict.pth"
-TRIAL_STATE_FILE = "trial_state.pkl"
+DEFAULT_REPORTING_PERIOD: Final = pytorch.Batch(100)
+"""What Determined's ``Trainer.fit`` has."""
+
+STATE_FILE: Final = "state_dict.pth"
+TRIAL_STATE_FILE: Final = "trial_state.pkl"
 
 
 class ControlledTrial(Protocol):
@@ -46,7 +50,8 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
 
     - Since PyTorch 2.6 ``torch.load`` refuses what the loop itself has saved (NumPy's random state, callbacks' states).
       A checkpoint directory is trusted already, since ``trial_state.pkl`` is unpickled from it.
-    - Off-cluster the working directory is copied into each checkpoint, without end if the checkpoint is below it.
+    - Off-cluster the whole working directory, a virtual environment and data included, is copied into each checkpoint.
+      Nothing of it is copied; on a cluster it is the experiment's own small folder, and is.
     - What a process other than the chief has of its own is not saved; the trial is given the chance to collect it.
     - Off-cluster the loop counts batches from zero after it has loaded a checkpoint, so that it trains too long.
 
@@ -59,6 +64,11 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
     def run(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(controller.trial, trial_class):
             controller.trial.controller.connect(controller)
+        return wrapped(*args, **kwargs)
+
+    def train_with_boundaries(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(controller.trial, trial_class):
+            controller.trial.controller.boundaries = args[1] if len(args) > 1 else kwargs["train_boundaries"]
         return wrapped(*args, **kwargs)
 
     def load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
@@ -76,7 +86,7 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
 
     def save(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(controller.trial, trial_class) and controller.local_training:
-            with _no_copy_of_itself(controller):
+            with _no_copy_of_the_working_directory():
                 return wrapped(*args, **kwargs)
         return wrapped(*args, **kwargs)
 
@@ -85,6 +95,11 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
             controller.trial.gather_checkpoint()
         return wrapped(*args, **kwargs)
 
+    registry.wrap(
+        controller_class,
+        "_train_with_boundaries",
+        lambda function: wrapt.FunctionWrapper(function, train_with_boundaries),
+    )
     registry.wrap(controller_class, "_checkpoint", lambda function: wrapt.FunctionWrapper(function, checkpoint))
     registry.wrap(controller_class, "_save", lambda function: wrapt.FunctionWrapper(function, save))
     registry.wrap(controller_class, "run", lambda function: wrapt.FunctionWrapper(function, run))
@@ -103,12 +118,7 @@ def _verify_checkpoint_is_there(controller: Any) -> None:
 
 
 @contextlib.contextmanager
-def _no_copy_of_itself(controller: Any) -> Iterator[None]:
-    """Leaves the code out of a checkpoint that lies below the working directory, which would be copied into it."""
-    base = pathlib.Path(controller.core_context.checkpoint._storage_manager._base_path)
-    if not base.resolve().is_relative_to(pathlib.Path.cwd().resolve()):
-        yield
-        return
+def _no_copy_of_the_working_directory() -> Iterator[None]:
     write_user_code = det.util.write_user_code
     det.util.write_user_code = lambda path, on_cluster: None
     try:
@@ -177,6 +187,9 @@ class Controller:
 
     def __init__(self) -> None:
         self._controller: Any = None
+        self._outer_error: BaseException | None = None
+        # Determined's ``_TrainBoundary`` objects, which say what is done before the next batch.
+        self.boundaries: list[Any] = []
 
     def connect(self, controller: Any) -> None:
         """Takes the ``_PyTorchTrialController``.
@@ -188,6 +201,7 @@ class Controller:
             CheckpointError: If it is to continue from a checkpoint that is not there.
         """
         self._controller = controller
+        self._outer_error = sys.exc_info()[1]
         if controller.local_training and controller.latest_checkpoint is not None:
             _verify_checkpoint_is_there(controller)
 
@@ -203,6 +217,36 @@ class Controller:
         """How long the loop trains, or None before it is known."""
         length: pytorch.TrainUnit | None = getattr(self._controller, "max_length", None)
         return length
+
+    @property
+    def validation_period(self) -> pytorch.TrainUnit | None:
+        """How often the loop validates, or None before it is known."""
+        period: pytorch.TrainUnit | None = getattr(self._controller, "validation_period", None)
+        return period
+
+    @property
+    def reporting_period(self) -> pytorch.TrainUnit | None:
+        """How often the loop reports, or None before it is known."""
+        period: pytorch.TrainUnit | None = getattr(self._controller, "reporting_period", None)
+        return period
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ends the loop in this moment, if it is an error; not one that was being handled when it was started."""
+        error = sys.exc_info()[1]
+        return None if error is self._outer_error else error
+
+    def pause_after_this_batch(self, *, validates: bool) -> None:
+        """Has the loop stop fetching after the present batch: to report, to validate, and to stop if that is asked.
+
+        Args:
+            validates: Whether to validate then.
+        """
+        kinds = pytorch._TrainBoundaryType
+        wanted = kinds.VALIDATE if validates else kinds.REPORT
+        for boundary in self.boundaries:
+            if boundary.step_type is wanted:
+                boundary.limit_reached = True
 
     @property
     def counts_epochs(self) -> bool:
@@ -231,6 +275,8 @@ class Controller:
         loop, state = self._controller, self._controller.state
         if loop._validation_is_current():
             return False
+        if any(b.limit_reached and b.step_type is pytorch._TrainBoundaryType.VALIDATE for b in self.boundaries):
+            return True
         period = loop.validation_period
         if isinstance(period, pytorch.Batch):
             is_due = period.should_stop(state.batches_trained)

@@ -1,9 +1,8 @@
 """All that is needed of Lightning, public or private, in one place and for either namespace.
 
-The private names that this package relies on are named here and nowhere else:
+The private names that this package relies on are named here, and in :mod:`lightning_shim._attachment`:
 
-- ``LightningModule._trainer``: what the setter of ``trainer`` stores, here and in nested modules.
-- ``LightningModule._current_fx_name``: the hook that is running, which ``self.log`` asks for.
+- ``HyperparametersMixin._hparams_name``: what ``load_from_checkpoint`` looks for in a checkpoint.
 - ``_DeviceDtypeModuleMixin._device``: what ``self.device`` answers before the module is moved.
 - ``utilities.compile.from_compiled``, and PyTorch's ``OptimizedModule._orig_mod``.
 - ``CombinedLoader._mode``: how it combines.
@@ -17,14 +16,28 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
+from lightning_fabric.utilities.seed import pl_worker_init_function, reset_seed
+from lightning_utilities.core.apply_func import apply_to_collection
 
 from lightning_shim._versions import Namespace, namespace_of
 
-TRAINER_ATTRIBUTE: Final = "_trainer"
-CURRENT_FX_ATTRIBUTE: Final = "_current_fx_name"
+__all__ = [
+    "Lightning",
+    "announce_device",
+    "apply_to_collection",
+    "call_after_step",
+    "hyperparameters_name",
+    "is_overridden",
+    "lightning_of",
+    "lightning_optimizer",
+    "pl_worker_init_function",
+    "reset_seed",
+    "unwrapped",
+    "visits_loaders_in_turn",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +140,12 @@ def announce_device(module: torch.nn.Module, device: torch.device) -> None:
 def lightning_optimizer(lightning: Lightning, optimizer: torch.optim.Optimizer, strategy: Any) -> Any:
     """Wraps an optimizer as ``self.optimizers()`` returns it; its ``step`` goes to ``strategy.optimizer_step``."""
     return lightning.LightningOptimizer._to_lightning_optimizer(optimizer, strategy)  # type: ignore[attr-defined]
+
+
+def hyperparameters_name(owner: Any) -> str | None:
+    """Returns the name of the constructor's parameter that took the hyperparameters, if Lightning knows one."""
+    name: str | None = getattr(owner, "_hparams_name", None)
+    return name
 
 
 def visits_loaders_in_turn(combined_loader: Any) -> bool:

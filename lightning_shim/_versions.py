@@ -13,9 +13,6 @@ from lightning_shim._warnings import ConfigurationError, caller_location
 NAMESPACES: Final = ("pytorch_lightning", "lightning.pytorch")
 """Two separate sets of classes that a user's code may import; the second comes with the package ``lightning``."""
 
-OLDEST_TESTED: Final = "2.6.6"
-NEWEST_TESTED: Final = "2.6.6"
-
 
 @dataclass(frozen=True, slots=True)
 class Namespace:

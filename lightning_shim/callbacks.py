@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import sys
 from typing import Any, Final
 
 import torch
@@ -58,11 +57,17 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._checkpoint_state: Final = checkpoint_state
         self._reports: Final = reports
 
+    def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
+        """Keeps where the trial continues."""
+        if checkpoint_uuid is not None:
+            self.on_checkpoint_upload_end(checkpoint_uuid)
+
     def on_training_start(self) -> None:
         """Calls ``on_train_start``, after a checkpoint has been loaded."""
-        if self._controller.batches_trained == 0:
-            # The checkpoint, if there was one, is another trial's: Determined takes its weights and starts anew.
-            self._checkpoint_state.start_anew()
+        if self._controller.batches_trained > 0:
+            distributed = self._context.distributed
+            self._checkpoint_state.apply(distributed.rank, distributed.size)
+        # Otherwise the checkpoint, if there was one, is another trial's: Determined takes its weights and starts anew.
         self._evaluation_loop.set_up()
         self._hooks.call("on_train_start")
         self._training_loop.resume()
@@ -88,10 +93,19 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._trainer.enter_stage(training=True)
         self._reports.remember(metrics)
         self._training_loop.after_validation()
+        self._agree_to_stop()
 
     def on_training_workload_end(self, avg_metrics: dict[str, Any], batch_metrics: Any) -> None:
         """Keeps what was reported."""
         self._reports.remember(avg_metrics)
+        self._agree_to_stop()
+
+    def _agree_to_stop(self) -> None:
+        """Stops the trial if any process wants to; Determined looks at it next."""
+        if any(self._context.distributed.allgather(self._trainer.should_stop)):
+            self._trainer.should_stop = True
+            if not self._context.get_stop_requested():
+                self._context.set_stop_requested(True)
 
     def on_checkpoint_save_start(self, checkpoint: dict[str, Any]) -> None:
         """Adds Lightning's keys, and calls the hooks that may add more."""
@@ -110,21 +124,20 @@ class LightningCallback(pytorch.PyTorchCallback):
         return self._checkpoint_state.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what :meth:`state_dict` returned."""
-        distributed = self._context.distributed
-        self._checkpoint_state.load_state_dict(state_dict, distributed.rank, distributed.size)
+        """Keeps what :meth:`state_dict` returned until training starts."""
+        self._checkpoint_state.load_state_dict(state_dict)
 
     def on_checkpoint_gather(self) -> None:
         """Collects the processes' states; Determined's own events for checkpoints reach the chief alone."""
-        if not self._controller.will_validate:
-            # A checkpoint at the end of an epoch then holds what the end of the epoch has changed.
+        if not self._controller.will_validate and self._training_loop.is_at_the_end_of_an_epoch:
+            # The checkpoint then holds what the end of the epoch has changed.
             self._training_loop.after_validation()
         self._checkpoint_state.gather(self._context.distributed)
 
     def on_trial_shutdown(self) -> None:
         """Ends the training if it is complete; a trial that is paused goes on in another process."""
         try:
-            self._shut_down(sys.exc_info()[1])
+            self._shut_down(self._controller.error)
         finally:
             self._training_loop.source.release()
             self._evaluation_loop.source.release()

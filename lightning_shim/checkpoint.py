@@ -11,7 +11,7 @@ from typing import Any, Final
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_shim._lightning import Lightning
+from lightning_shim._lightning import Lightning, hyperparameters_name
 from lightning_shim.hooks import Hooks
 from lightning_shim.metrics import MetricCollector, MetricViews
 from lightning_shim.progress import Progress
@@ -57,6 +57,7 @@ class CheckpointState:
         self._collector: Final = collector
         self._views: Final = views
         self._processes: list[dict[str, Any]] = []
+        self._loaded: dict[str, Any] | None = None
 
     def gather(self, distributed: Any) -> None:
         """Collects what each process has of its own; the chief saves it. Called on all processes before a checkpoint.
@@ -70,15 +71,25 @@ class CheckpointState:
         """Returns the part that Determined keeps for its callback."""
         return {"progress": self._progress.state_dict(), "processes": self._processes}
 
-    def load_state_dict(self, state: dict[str, Any], rank: int, size: int) -> None:
-        """Takes over what :meth:`state_dict` returned.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Keeps what :meth:`state_dict` returned, until it is known whether the trial goes on from there.
 
         Args:
             state: What was saved.
+        """
+        self._loaded = state
+
+    def apply(self, rank: int, size: int) -> None:
+        """Takes over what was loaded.
+
+        Args:
             rank: The rank of this process.
             size: The number of processes. If it is another than before, no process has a state of its own, and what
                 the running epoch has logged by now is lost.
         """
+        state, self._loaded = self._loaded, None
+        if state is None:
+            return
         self._progress.load_state_dict(state["progress"])
         processes = state["processes"]
         own = processes[rank] if len(processes) == size else processes[0]
@@ -117,11 +128,6 @@ class CheckpointState:
             name: parameter.grad for name, parameter in self._module.named_parameters() if parameter.grad is not None
         }
 
-    def start_anew(self) -> None:
-        """Forgets where the training stood."""
-        self._progress.load_state_dict(Progress().state_dict())
-        self._collector.reset()
-
     def _torchmetrics(self) -> dict[str, Metric]:
         return {name: module for name, module in self._module.named_modules() if isinstance(module, Metric)}
 
@@ -147,15 +153,15 @@ class CheckpointState:
         for owner in (self._module, self._datamodule):
             if owner is not None and owner.hparams:
                 checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = dict(owner.hparams)
-                if hasattr(owner, "_hparams_name"):
-                    checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = owner._hparams_name
+                if hyperparameters_name(owner) is not None:
+                    checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = hyperparameters_name(owner)
         if self._datamodule is not None:
             state = self._datamodule.state_dict()
             if state:
                 checkpoint[type(self._datamodule).__qualname__] = state
         self._hooks.call("on_save_checkpoint", checkpoint)
         # What the hooks have made of it is what is to be loaded.
-        checkpoint["models_state_dict"] = [checkpoint["state_dict"]]
+        _prefer_lightning_keys(checkpoint)
 
     def before_loading(self, checkpoint: dict[str, Any]) -> None:
         """Calls the ``on_load_checkpoint`` hooks, and gives the callbacks and the data module their state.
@@ -166,9 +172,16 @@ class CheckpointState:
         if self._datamodule is not None and type(self._datamodule).__qualname__ in checkpoint:
             self._datamodule.load_state_dict(checkpoint[type(self._datamodule).__qualname__])
         self._hooks.call("on_load_checkpoint", checkpoint)
-        if "state_dict" in checkpoint:
-            checkpoint["models_state_dict"] = [checkpoint["state_dict"]]
+        _prefer_lightning_keys(checkpoint)
         states = checkpoint.get(CALLBACKS_KEY, {})
         for callback in self._callbacks:
             if callback.state_key in states:
                 callback.load_state_dict(states[callback.state_key])
+
+
+def _prefer_lightning_keys(checkpoint: dict[str, Any]) -> None:
+    if "state_dict" in checkpoint:
+        checkpoint["models_state_dict"] = [checkpoint["state_dict"]]
+    for ours, theirs in (("optimizer_states", "optimizers_state_dict"), ("lr_schedulers", "lr_schedulers_state_dict")):
+        if ours in checkpoint:
+            checkpoint[theirs] = checkpoint[ours]

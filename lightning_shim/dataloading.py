@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import torch.utils.data
-from lightning_fabric.utilities.seed import pl_worker_init_function
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_shim._lightning import Lightning, is_overridden, visits_loaders_in_turn
+from lightning_shim._lightning import Lightning, is_overridden, pl_worker_init_function, visits_loaders_in_turn
 from lightning_shim._warnings import ConfigurationError, caller_location, definition_location
 from lightning_shim.options import TrainerOptions
 from lightning_shim.strategy import StrategyFacade
@@ -123,6 +122,19 @@ class DataSource:
         limits: list[int | float] = self._combined.limits
         return limits
 
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """The generators that the loaders and their samplers have of their own."""
+        if self._combined is None:
+            return []
+        found = {}
+        for loader in self._combined.flattened:
+            for holder in (loader, *_samplers(loader)):
+                generator = getattr(holder, "generator", None)
+                if isinstance(generator, torch.Generator):
+                    found[id(generator)] = generator
+        return list(found.values())
+
     def error(self, problem: str) -> ConfigurationError:
         """Makes an error that leads to where the loaders come from.
 
@@ -158,8 +170,11 @@ class DataSource:
 
     def _prepared(self, loader: Any) -> Any:
         if not isinstance(loader, DataLoader):
-            if not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
-                raise self.error(f"gave {loader!r}, which is no loader: it cannot be iterated.")
+            try:
+                # Lightning tries each, and random numbers may be drawn by it.
+                iter(loader)
+            except TypeError:
+                raise self.error(f"gave {loader!r}, which is no loader: it cannot be iterated.") from None
             return loader
         if self._strategy.world_size > 1 and not isinstance(loader.dataset, IterableDataset):
             loader = self._sharded(loader)
@@ -235,9 +250,7 @@ class DataSource:
             epoch: The index of the epoch.
         """
         for loader in self._combined.flattened:
-            batch_sampler = getattr(loader, "batch_sampler", None)
-            samplers = (getattr(loader, "sampler", None), getattr(batch_sampler, "sampler", None))
-            for sampler in {id(sampler): sampler for sampler in samplers}.values():
+            for sampler in _samplers(loader):
                 set_epoch = getattr(sampler, "set_epoch", None)
                 if callable(set_epoch):
                     set_epoch(epoch)
@@ -256,6 +269,12 @@ class DataSource:
     def batches(self) -> Batches:
         """Starts to iterate; the loaders' own iterators are made now, the first batch is fetched later."""
         return Batches(self._combined)
+
+
+def _samplers(loader: Any) -> list[Any]:
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    samplers = (getattr(loader, "sampler", None), getattr(batch_sampler, "sampler", None))
+    return list({id(sampler): sampler for sampler in samplers if sampler is not None}.values())
 
 
 class Batches:

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from torch import nn
 
-from lightning_shim._lightning import CURRENT_FX_ATTRIBUTE, Lightning, is_overridden
+from lightning_shim._attachment import CURRENT_FX_ATTRIBUTE
+from lightning_shim._lightning import Lightning, is_overridden
 from lightning_shim.members import Kind, members
 
 Hook = Callable[..., Any]
@@ -42,7 +43,6 @@ class Hooks:
         self._callbacks: Final = list(callbacks)
         # Straight into the instance's dictionary: nn.Module.__setattr__ looks for parameters each time.
         self._state: Final = module.__dict__
-        self._state.setdefault(CURRENT_FX_ATTRIBUTE, None)
         self._of_module: dict[str, Hook] = {}
         self._of_callbacks: dict[str, list[Hook]] = {}
         self.refresh()

@@ -47,7 +47,7 @@ class HyperparameterBuilder:
         missing = []
         for name, parameter in signature.parameters.items():
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                arguments[name] = {key: self._hparams[key] for key in self._hparams.keys() - arguments.keys()}
+                arguments[name] = {key: value for key, value in self._hparams.items() if key not in arguments}
                 self._taken |= self._hparams.keys()
             elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
                 if name in self._hparams:

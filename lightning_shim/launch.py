@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import pathlib
 import random
@@ -21,10 +22,22 @@ from lightning_shim.progress_bar import ProgressBar
 from lightning_shim.trial import LightningTrial
 from lightning_shim.verification import verify_train_unit
 
-CHECKPOINT_POLICIES: Final = ("best", "all", "none")
+_INSTEAD_OF: Final = {
+    "max_epochs": "Pass max_length=determined.pytorch.Epoch(n).",
+    "max_steps": "Pass max_length=determined.pytorch.Batch(n).",
+    "check_val_every_n_epoch": "Pass validation_period=determined.pytorch.Epoch(n).",
+    "val_check_interval": "Pass validation_period=determined.pytorch.Batch(n).",
+    "log_every_n_steps": "Pass reporting_period=determined.pytorch.Batch(n).",
+    "ckpt_path": "Pass latest_checkpoint.",
+    **dict.fromkeys(
+        ("accelerator", "devices", "num_nodes", "strategy"),
+        "Determined says on what to train: resources.slots_per_trial on a cluster, torchrun off-cluster.",
+    ),
+    **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), "Determined logs, saves and reports."),
+}
+"""What takes the place of Lightning's arguments of ``Trainer``."""
 
-DEFAULT_REPORTING_PERIOD: Final = pytorch.Batch(100)
-"""Determined's own default."""
+CHECKPOINT_POLICIES: Final = ("best", "all", "none")
 
 
 def fit(
@@ -36,7 +49,7 @@ def fit(
     max_length: pytorch.TrainUnit | None = None,
     validation_period: pytorch.TrainUnit | None = None,
     checkpoint_period: pytorch.TrainUnit | None = None,
-    reporting_period: pytorch.TrainUnit = DEFAULT_REPORTING_PERIOD,
+    reporting_period: pytorch.TrainUnit = _determined.DEFAULT_REPORTING_PERIOD,
     checkpoint_policy: str = "best",
     latest_checkpoint: str | os.PathLike[str] | None = None,
     step_zero_validation: bool = False,
@@ -79,11 +92,12 @@ def fit(
         ConfigurationError: If module, data, length or options cannot be trained.
         CheckpointError: If the checkpoint is missing, damaged or does not fit.
     """
+    _verify_trial_options(trial_options)
     verify_train_unit("max_length", max_length, required=True)
     verify_train_unit("validation_period", validation_period)
     verify_train_unit("checkpoint_period", checkpoint_period)
     verify_train_unit("reporting_period", reporting_period, required=True)
-    _verify_choices(checkpoint_policy, seed)
+    _verify_choices(checkpoint_policy, seed, hparams)
     info = det.get_cluster_info() if _determined.is_on_cluster() else None
     if info is not None:
         hparams = {**(hparams or {}), **info.trial.hparams}
@@ -102,6 +116,7 @@ def fit(
             datamodule=datamodule,
             max_length=max_length,
             validation_period=validation_period,
+            reporting_period=reporting_period,
             **trial_options,
         )
         if validation_period is None and trial.epoch_length is not None:
@@ -120,7 +135,17 @@ def fit(
     return trial
 
 
-def _verify_choices(checkpoint_policy: Any, seed: Any) -> None:
+def _verify_trial_options(options: Mapping[str, Any]) -> None:
+    known = inspect.signature(LightningTrial).parameters
+    for name in options:
+        if name not in known:
+            hint = _INSTEAD_OF.get(name, f"The options are {', '.join(known)}.")
+            raise ConfigurationError(f"{caller_location()}: fit has no option {name!r}. {hint}")
+
+
+def _verify_choices(checkpoint_policy: Any, seed: Any, hparams: Any) -> None:
+    if hparams is not None and not isinstance(hparams, Mapping):
+        raise ConfigurationError(f"{caller_location()}: hparams={hparams!r} is no dictionary.")
     if checkpoint_policy not in CHECKPOINT_POLICIES:
         raise ConfigurationError(
             f"{caller_location()}: checkpoint_policy={checkpoint_policy!r} is none of {', '.join(CHECKPOINT_POLICIES)}."

@@ -24,7 +24,7 @@ from lightning_shim.log_settings import MEAN, Settings
 Value = Tensor | np.floating[Any]
 """A tensor of no dimensions on any device, or a number that never was a tensor."""
 
-FOLD_AFTER: Final = 4096
+FOLD_AFTER: Final = 256
 """Values of one name that are kept before they are folded, so that memory does not grow with the epoch's length."""
 
 

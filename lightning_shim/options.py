@@ -20,7 +20,6 @@ class TrainerOptions:
         gradient_clip_algorithm: ``"norm"`` or ``"value"``.
         limit_train_batches: Batches of a training epoch, or the fraction of them.
         limit_val_batches: Batches of each validation loader, or the fraction of them.
-        log_every_n_steps: Batches between two reports of step values; None for Determined's reporting period.
     """
 
     accumulate_grad_batches: int = 1
@@ -28,7 +27,6 @@ class TrainerOptions:
     gradient_clip_algorithm: Any = None
     limit_train_batches: int | float = 1.0
     limit_val_batches: int | float = 1.0
-    log_every_n_steps: int | None = None
 
     @classmethod
     def checked(cls, lightning: Lightning, **options: Any) -> TrainerOptions:
@@ -72,7 +70,6 @@ def _is_limit(value: Any) -> bool:
 
 _RULES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "accumulate_grad_batches": (_is_count, "a number of batches, at least 1"),
-    "log_every_n_steps": (lambda value: value is None or _is_count(value), "a number of batches, at least 1"),
     "limit_train_batches": (_is_limit, "a number of batches, or a fraction of them as a float up to 1.0"),
     "limit_val_batches": (_is_limit, "a number of batches, or a fraction of them as a float up to 1.0"),
     "gradient_clip_val": (lambda value: value is None or isinstance(value, (int, float)), "a number"),

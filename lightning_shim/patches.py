@@ -14,7 +14,7 @@ from typing import Any, Final
 import wrapt
 
 from lightning_shim import _warnings
-from lightning_shim._attachment import attached_trainer
+from lightning_shim._attachment import CURRENT_FX_ATTRIBUTE, attached_trainer
 from lightning_shim._registry import PatchRegistry
 from lightning_shim._versions import NAMESPACES, Namespace
 
@@ -28,14 +28,14 @@ def _log(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwar
     trainer = attached_trainer(instance)
     if trainer is None:
         return wrapped(*args, **kwargs)
-    return trainer.collector.log(instance.__dict__["_current_fx_name"], *args, **kwargs)
+    return trainer.collector.log(instance.__dict__[CURRENT_FX_ATTRIBUTE], *args, **kwargs)
 
 
 def _log_dict(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     trainer = attached_trainer(instance)
     if trainer is None:
         return wrapped(*args, **kwargs)
-    return trainer.collector.log_dict(instance.__dict__["_current_fx_name"], *args, **kwargs)
+    return trainer.collector.log_dict(instance.__dict__[CURRENT_FX_ATTRIBUTE], *args, **kwargs)
 
 
 def _print(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

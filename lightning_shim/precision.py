@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
+from lightning_shim._lightning import apply_to_collection
 from lightning_shim._warnings import ConfigurationError, DifferenceWarning, caller_location, warn_at_caller
 
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from determined import pytorch
-from lightning_fabric.utilities.seed import reset_seed
 
-from lightning_shim._lightning import Lightning, announce_device, is_overridden
+from lightning_shim._lightning import Lightning, announce_device, is_overridden, reset_seed
 from lightning_shim._warnings import ConfigurationError, definition_location
 from lightning_shim.hooks import Hooks
 from lightning_shim.optimizers import read_optimizers

@@ -8,6 +8,7 @@ from typing import Any, Final
 from determined import pytorch
 
 from lightning_shim._determined import Controller, report_training_metrics
+from lightning_shim._warnings import DifferenceWarning, warn_at_caller
 from lightning_shim.metrics import MetricCollector, combine_step_values
 from lightning_shim.progress import Progress
 from lightning_shim.progress_bar import ProgressBar
@@ -27,7 +28,6 @@ class Reports:
         progress: Where training stands.
         training_collector: Keeps what is logged in training.
         validation_collector: Keeps what is logged in validation.
-        log_every_n_steps: Batches between two reports of step values; None for Determined's reporting period.
 
     Attributes:
         metrics: The newest value of everything that was reported, by name.
@@ -41,7 +41,6 @@ class Reports:
         progress: Progress,
         training_collector: MetricCollector,
         validation_collector: MetricCollector,
-        log_every_n_steps: int | None,
     ) -> None:
         self.metrics: Final[dict[str, float]] = {}
         self._context: Final = context
@@ -50,7 +49,6 @@ class Reports:
         self._progress: Final = progress
         self._training_collector: Final = training_collector
         self._validation_collector: Final = validation_collector
-        self._log_every_n_steps: Final = log_every_n_steps
         self._reported: frozenset[str] = frozenset()
         self._progress_bar: ProgressBar | None = None
         context.wrap_reducer(_TrainingReducer(self), for_validation=False)
@@ -98,7 +96,7 @@ class Reports:
         """Reduces and reports the values of a training epoch.
 
         Determined has reported the last step's values before its validation; this is a second report for the same
-        batch, with other names. A name that both have is shown to the module, but cannot be reported twice.
+        batch, with other names. A name that both have cannot be reported twice: it goes to TensorBoard, with a warning.
         """
         collector = self._training_collector
         if self._trainer.world_size > 1:
@@ -108,18 +106,24 @@ class Reports:
         values = {name: float(value) for name, value in views.logged.items()}
         if self._trainer.is_global_zero:
             report_training_metrics(self._context, self._controller.batches_trained, values, self._reported)
-        self.remember(values)
+        twice = sorted(values.keys() & self._reported)
+        if twice:
+            warn_at_caller(
+                f"{', '.join(twice)}: logged for each step and again at the end of the epoch under the same name. "
+                "Determined takes one value of a name for a batch, and has the step's; the epoch's is in TensorBoard "
+                "only. Give it a name of its own.",
+                DifferenceWarning,
+            )
+        self.remember({name: value for name, value in values.items() if name not in self._reported})
 
     def step_values(self) -> Any:
         """Returns this process's step values if Lightning would log now; Determined also asks before validations."""
         if not self._progress.batch_end_is_due:
             # The batch was only counted, as the rest of an epoch that ended early.
             return {}
-        if self._log_every_n_steps is None:
-            is_time = self._controller.is_reporting_time(self._progress.is_last_batch)
-        else:
-            is_time = self._controller.batches_trained % self._log_every_n_steps == 0
-        return self._training_collector.step_values() if is_time else {}
+        if not self._controller.is_reporting_time(self._progress.is_last_batch):
+            return {}
+        return self._training_collector.step_values()
 
     def reduce_step_values(self, shares: list[Any]) -> dict[str, float]:
         """Reduces the step values of all processes.

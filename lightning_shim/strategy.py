@@ -14,7 +14,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from lightning_shim._lightning import Lightning, call_after_step, lightning_optimizer
-from lightning_shim._warnings import ConfigurationError
+from lightning_shim._warnings import ConfigurationError, RefusedMemberError, caller_location
 from lightning_shim.hooks import Hooks
 from lightning_shim.optimizers import SchedulerConfig
 from lightning_shim.precision import Precision
@@ -83,8 +83,7 @@ class StrategyFacade:
         root_device: The device of this process.
         lightning_module: The user's module.
         model: The same, or DistributedDataParallel around it.
-        optimizers: The optimizers that ``configure_optimizers`` returned.
-        lr_scheduler_configs: Its schedulers.
+        lr_scheduler_configs: The schedulers that ``configure_optimizers`` returned.
     """
 
     def __init__(self, lightning: Lightning, context: Any, precision: Precision) -> None:
@@ -94,7 +93,7 @@ class StrategyFacade:
         self.root_device: Final[torch.device] = context.device
         self.lightning_module: Any = None
         self.model: Any = None
-        self.optimizers: list[torch.optim.Optimizer] = []
+        self._optimizers: list[torch.optim.Optimizer] = []
         self.lr_scheduler_configs: list[SchedulerConfig] = []
         # The name that LightningModule.optimizers() reads.
         self._lightning_optimizers: list[Any] = []
@@ -111,9 +110,21 @@ class StrategyFacade:
         self, optimizers: list[torch.optim.Optimizer], lr_scheduler_configs: list[SchedulerConfig]
     ) -> None:
         """Takes the optimizers and schedulers."""
-        self.optimizers = optimizers
+        self._optimizers = optimizers
         self.lr_scheduler_configs = lr_scheduler_configs
         self._lightning_optimizers = [lightning_optimizer(self._lightning, optimizer, self) for optimizer in optimizers]
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizers that ``configure_optimizers`` returned."""
+        return self._optimizers
+
+    @optimizers.setter
+    def optimizers(self, optimizers: Any) -> None:
+        raise RefusedMemberError(
+            f"{caller_location()}: trainer.strategy.optimizers cannot be set: Determined has the optimizers that "
+            "configure_optimizers returned."
+        )
 
     @property
     def lightning_optimizer(self) -> Any:

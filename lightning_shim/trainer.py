@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
@@ -31,6 +30,7 @@ from lightning_shim.options import TrainerOptions
 from lightning_shim.precision import Precision
 from lightning_shim.progress import Progress
 from lightning_shim.progress_bar import ProgressBar
+from lightning_shim.schedule import Schedule
 from lightning_shim.strategy import StrategyFacade
 from lightning_shim.training_loop import TrainingLoop
 
@@ -59,14 +59,13 @@ class TrainerFacade(Attached):
         logger: The logger facade.
         training_collector: Keeps what is logged in training.
         validation_collector: Keeps what is logged in validation.
-        request_stop: Has Determined stop the trial.
-        max_length: Gives the length in batches, or in epochs; the other one is None.
-        validation_period: How often Determined validates; None for after each epoch.
+        schedule: How long Determined trains, and how often it validates and reports.
 
     Attributes:
         state: Lightning's ``TrainerState``.
         datamodule: The LightningDataModule, if there is one.
         callbacks: The Lightning callbacks.
+        should_stop: Whether somebody has asked to stop; the trial then stops through Determined.
         progress_bar: The bar that :meth:`print` must not tear, if one is shown.
     """
 
@@ -96,19 +95,15 @@ class TrainerFacade(Attached):
         logger: LoggerFacade,
         training_collector: MetricCollector,
         validation_collector: MetricCollector,
-        request_stop: Callable[[], None],
-        max_length: Callable[[], tuple[int | None, int | None]],
-        validation_period: pytorch.TrainUnit | None,
+        schedule: Schedule,
     ) -> None:
         self._lightning: Final = lightning
         self._options: Final = options
         self._progress: Final = progress
         self._collectors: Final = {True: training_collector, False: validation_collector}
         self._collector = training_collector
-        self._request_stop: Final = request_stop
-        self._max_length: Final = max_length
-        self._validation_period: Final = validation_period
-        self._should_stop = False
+        self._schedule: Final = schedule
+        self.should_stop = False
         self._loops: tuple[TrainingLoop, EvaluationLoop] | None = None
         self.views: Final = MetricViews()
         self.strategy: Final = strategy
@@ -152,6 +147,13 @@ class TrainerFacade(Attached):
         if datamodule is not None and is_overridden(hook_name, datamodule, self._lightning.LightningDataModule):
             return datamodule
         return self.lightning_module
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(type(self)):
+            raise RefusedMemberError(
+                f"{caller_location()}: trainer.{name} cannot be set: a trial is set up when it is built."
+            )
+        object.__setattr__(self, name, value)
 
     # What the trial does with the facade.
 
@@ -247,29 +249,18 @@ class TrainerFacade(Attached):
         """Whether validation runs."""
         return self.validating
 
-    @property
-    def should_stop(self) -> bool:
-        """Whether somebody has asked to stop; setting it stops the trial through Determined."""
-        return self._should_stop
-
-    @should_stop.setter
-    def should_stop(self, should_stop: bool) -> None:
-        self._should_stop = should_stop
-        if should_stop:
-            self._request_stop()
-
     # The length.
 
     @property
     def max_epochs(self) -> int:
         """Epochs to train for; -1 if the length is given in batches, as in Lightning if only ``max_steps`` is."""
-        _, epochs = self._max_length()
+        _, epochs = self._schedule.batches_and_epochs
         return -1 if epochs is None else epochs
 
     @property
     def max_steps(self) -> int:
         """Optimizer steps to train for; -1 if the length is given in epochs."""
-        batches, _ = self._max_length()
+        batches, _ = self._schedule.batches_and_epochs
         if batches is None:
             return -1
         if self.accumulate_grad_batches == 1:
@@ -296,15 +287,13 @@ class TrainerFacade(Attached):
     @property
     def val_check_interval(self) -> Any:
         """Batches between two validations if the period is given in batches, otherwise 1.0: whole epochs."""
-        period = self._validation_period
+        period = self._schedule.validation_period
         return period.value if isinstance(period, pytorch.Batch) else 1.0
 
     @property
     def check_val_every_n_epoch(self) -> Any:
         """Epochs between two validations; None if the period is given in batches."""
-        period = self._validation_period
-        if period is None:
-            return 1
+        period = self._schedule.validation_period
         return period.value if isinstance(period, pytorch.Epoch) else None
 
     # Data.
@@ -375,9 +364,12 @@ class TrainerFacade(Attached):
         return self._options.limit_val_batches
 
     @property
-    def log_every_n_steps(self) -> int | None:
-        """Batches between two reports of step values; None for Determined's reporting period."""
-        return self._options.log_every_n_steps
+    def log_every_n_steps(self) -> int:
+        """Batches between two reports of step values."""
+        period = self._schedule.reporting_period
+        if not isinstance(period.value, int):
+            return 1
+        return int(period.value if isinstance(period, pytorch.Batch) else period.value * self.num_training_batches)
 
     # Optimizers, model and devices.
 

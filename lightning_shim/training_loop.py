@@ -31,6 +31,7 @@ class TrainingLoop:
 
     Args:
         source: The training loaders.
+        validation_source: The validation loaders, whose generators are kept as well.
         hooks: The module's and the callbacks' hooks.
         progress: Where training stands.
         optimization: Trains on a batch.
@@ -39,12 +40,14 @@ class TrainingLoop:
         transfer: Brings batches to the device.
         takes_batch_idx: Whether ``training_step`` has a parameter for the batch's index.
         controller: Determined's loop, which counts the batches.
+        should_stop: Whether ``trainer.should_stop`` is set.
         report_epoch: Reduces an epoch's metrics over processes, shows and reports them.
     """
 
     def __init__(
         self,
         source: DataSource,
+        validation_source: DataSource,
         hooks: Hooks,
         progress: Progress,
         optimization: Optimization,
@@ -53,9 +56,11 @@ class TrainingLoop:
         transfer: BatchTransfer,
         takes_batch_idx: bool,
         controller: Controller,
+        should_stop: Callable[[], bool],
         report_epoch: Callable[[], None],
     ) -> None:
         self.source: Final = source
+        self._validation_source: Final = validation_source
         self._hooks: Final = hooks
         self._progress: Final = progress
         self._optimization: Final = optimization
@@ -64,6 +69,7 @@ class TrainingLoop:
         self._transfer: Final = transfer
         self._takes_batch_idx: Final = takes_batch_idx
         self._controller: Final = controller
+        self._should_stop: Final = should_stop
         self._report_epoch: Final = report_epoch
         self._length: int | None = None
         self._batches: Batches | None = None
@@ -89,11 +95,14 @@ class TrainingLoop:
                 "periods as determined.pytorch.Batch(n), or give the loader a __len__."
             )
 
+    def _generators(self) -> list[torch.Generator]:
+        return self.source.generators + self._validation_source.generators
+
     def set_up(self) -> None:
         """Asks for the loaders and makes their iterators, as Lightning does before the first epoch."""
         if not self.source.is_set_up:
             self.source.set_up()
-            before = RandomState.capture()
+            before = RandomState.capture(self._generators())
             self._batches = self.source.batches()
             self._length = self._batches.length
             if self._length == 0:
@@ -105,7 +114,7 @@ class TrainingLoop:
         if self._resumed_random_state is not None:
             if self._progress.epoch_is_running and not self._progress.is_last_batch:
                 self._skip_trained_batches()
-            self._resumed_random_state.restore()
+            self._resumed_random_state.restore(self._generators())
             self._resumed_random_state = None
 
     def batches(self) -> Iterator[Any]:
@@ -113,11 +122,26 @@ class TrainingLoop:
         progress = self._progress
         while True:
             if not progress.epoch_is_running:
+                # A checkpoint may have been written after the epoch's end and before Determined's.
+                yield from self._rest_of_determined_epoch()
                 self._start_epoch()
             yield from self._rest_of_epoch()
-            while self._length is not None and self._controller.batches_trained % self._length:
-                yield SKIPPED
+            yield from self._rest_of_determined_epoch()
             self.finish_epoch()
+            while self._should_stop():
+                yield SKIPPED
+
+    def _rest_of_determined_epoch(self) -> Iterator[Any]:
+        """Fills an epoch up: Determined's all have the same length."""
+        while not self.is_at_the_end_of_an_epoch:
+            yield SKIPPED
+
+    @property
+    def is_at_the_end_of_an_epoch(self) -> bool:
+        """Whether Determined has counted whole epochs; for loaders without a length, whether the last batch is done."""
+        if self._length is None:
+            return self._progress.is_last_batch or not self._progress.epoch_is_running
+        return self._controller.batches_trained % self._length == 0
 
     def _start_epoch(self) -> None:
         progress = self._progress
@@ -127,12 +151,12 @@ class TrainingLoop:
         progress.is_last_batch = False
         progress.epoch_is_running = True
         if self._batches is None:
-            before = RandomState.capture()
+            before = RandomState.capture(self._generators())
             self._batches = self.source.batches()
         else:
             assert self._random_states is not None
             before = self._random_states[0]
-        self._random_states = (before, RandomState.capture())
+        self._random_states = (before, RandomState.capture(self._generators()))
 
     def _skip_trained_batches(self) -> None:
         assert self._random_states is not None
@@ -141,9 +165,9 @@ class TrainingLoop:
             # Persistent workers are started, and a seed for them drawn, by the first epoch only.
             self.source.release()
         self.source.set_epoch(self._progress.current_epoch)
-        before_iterating.restore()
+        before_iterating.restore(self._generators())
         self._batches = self.source.batches()
-        before_fetching.restore()
+        before_fetching.restore(self._generators())
         for _ in range(self._progress.batch_idx + 1):
             next(self._batches)
 
@@ -152,6 +176,8 @@ class TrainingLoop:
         batches, self._batches = self._batches, None
         while not progress.is_last_batch:
             self.finish_batch()
+            while self._should_stop():
+                yield SKIPPED
             assert batches is not None
             try:
                 batch, _, _, is_last = next(batches)
@@ -225,7 +251,7 @@ class TrainingLoop:
         """Does what waited for a validation."""
         with torch.enable_grad():
             self.finish_batch()
-        if self._progress.is_last_batch:
+        if self._progress.is_last_batch and self.is_at_the_end_of_an_epoch:
             self.finish_epoch()
 
     @property
@@ -239,7 +265,7 @@ class TrainingLoop:
             "random_states": None
             if self._random_states is None
             else [state.state_dict() for state in self._random_states],
-            "random_state": RandomState.capture().state_dict(),
+            "random_state": RandomState.capture(self._generators()).state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -26,17 +26,18 @@ from lightning_shim.precision import Precision
 from lightning_shim.preparation import prepare_module
 from lightning_shim.progress import Progress
 from lightning_shim.reports import Reports
+from lightning_shim.schedule import Schedule
 from lightning_shim.strategy import StrategyFacade
 from lightning_shim.trainer import TrainerFacade
-from lightning_shim.training_loop import TrainingBatches, TrainingLoop
+from lightning_shim.training_loop import SKIPPED, TrainingBatches, TrainingLoop
 from lightning_shim.transfer import BatchTransfer
 from lightning_shim.verification import (
+    is_datamodule,
     takes_batch_idx,
     usable_callbacks,
     verify_datamodule,
     verify_hooks,
     verify_module,
-    verify_train_unit,
     warn_about_validation,
 )
 
@@ -57,14 +58,15 @@ class LightningTrial(pytorch.PyTorchTrial):
             ``trainer.estimated_stepping_batches`` tell the module; by default what the experiment's configuration says.
         validation_period: How often Determined will validate, which ``trainer.val_check_interval`` and
             ``trainer.check_val_every_n_epoch`` tell the callbacks; by default after each epoch.
+        reporting_period: How often Determined will report, which ``trainer.log_every_n_steps`` tells; by default
+            Determined's own.
         precision: One of Lightning's names, such as ``"32-true"`` or ``"bf16-mixed"``.
         accumulate_grad_batches: Batches whose gradients are added up before a step.
         gradient_clip_val: The largest norm, or value, of the gradients.
         gradient_clip_algorithm: ``"norm"`` (the default) or ``"value"``.
-        callbacks: Lightning callbacks.
+        callbacks: A Lightning callback, or a list of them.
         limit_train_batches: Batches of a training epoch, or the fraction of them.
         limit_val_batches: Batches of each validation loader, or the fraction of them.
-        log_every_n_steps: Batches between two reports of step values; by default Determined's reporting period.
 
     Attributes:
         context: Determined's trial context.
@@ -95,24 +97,30 @@ class LightningTrial(pytorch.PyTorchTrial):
         datamodule: Any = None,
         max_length: pytorch.TrainUnit | None = None,
         validation_period: pytorch.TrainUnit | None = None,
+        reporting_period: pytorch.TrainUnit | None = None,
         precision: str | int = "32-true",
         accumulate_grad_batches: int = 1,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
-        callbacks: list[Any] | None = None,
+        callbacks: Any = None,
         limit_train_batches: int | float = 1.0,
         limit_val_batches: int | float = 1.0,
-        log_every_n_steps: int | None = None,
     ) -> None:
         if not is_patched():
             patch()
         _determined.repair_controller(registry, LightningTrial)
         self.context = context
         self.controller: Final = _determined.Controller()
-        verify_train_unit("max_length", max_length)
-        verify_train_unit("validation_period", validation_period)
-        self._max_length: Final = max_length or _determined.experiment_length(context)
-        self._validation_period: Final = validation_period
+        self._schedule: Final = Schedule(
+            self.controller,
+            max_length or _determined.experiment_length(context),
+            validation_period,
+            reporting_period,
+        )
+        self._validates_by_default: Final = validation_period is None
+        if is_datamodule(train_dataloaders):
+            # As Lightning's fit takes it.
+            train_dataloaders, datamodule = None, train_dataloaders
         self._given: Final = (module, datamodule)
         self.module, self.datamodule = self._build()
         self._lightning: Final = lightning_of(self.module)
@@ -125,7 +133,6 @@ class LightningTrial(pytorch.PyTorchTrial):
             gradient_clip_algorithm=gradient_clip_algorithm,
             limit_train_batches=limit_train_batches,
             limit_val_batches=limit_val_batches,
-            log_every_n_steps=log_every_n_steps,
         )
         self._make_parts(
             options, Precision(precision, context.device), callbacks or [], train_dataloaders, val_dataloaders
@@ -179,7 +186,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         self,
         options: TrainerOptions,
         precision: Precision,
-        callbacks: list[Any],
+        callbacks: Any,
         train_dataloaders: Any,
         val_dataloaders: Any,
     ) -> None:
@@ -199,11 +206,9 @@ class LightningTrial(pytorch.PyTorchTrial):
             LoggerFacade(context, strategy.is_global_zero),
             training_collector,
             validation_collector,
-            request_stop=lambda: context.set_stop_requested(True),
-            max_length=self._max_batches_and_epochs,
-            validation_period=self._validation_period,
+            self._schedule,
         )
-        trainer.attach(module, datamodule, callbacks)
+        trainer.attach(module, datamodule, list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks])
         trainer.callbacks = usable_callbacks(lightning, trainer.callbacks)
         verify_hooks(lightning, module, datamodule, trainer.callbacks)
         hooks = self._hooks = Hooks(lightning, trainer, module, datamodule, trainer.callbacks)
@@ -229,10 +234,10 @@ class LightningTrial(pytorch.PyTorchTrial):
             progress,
             training_collector,
             validation_collector,
-            options.log_every_n_steps,
         )
         self._training_loop = TrainingLoop(
             train_source,
+            val_source,
             hooks,
             progress,
             Optimization(module, strategy, hooks, progress, options.accumulate_grad_batches),
@@ -241,6 +246,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             transfer,
             takes_batch_idx(module.training_step),
             self.controller,
+            lambda: trainer.should_stop,
             self._reports.report_epoch,
         )
         self._evaluation_loop = EvaluationLoop(
@@ -298,6 +304,11 @@ class LightningTrial(pytorch.PyTorchTrial):
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
         """Trains on a batch; metrics are reported by reducers, so that nothing is copied to the host for each batch."""
         self._training_loop.train_batch(batch)
+        if self.trainer.should_stop and self.trainer.world_size == 1:
+            self.controller.pause_after_this_batch(validates=batch is not SKIPPED and self._evaluation_loop.is_enabled)
+        elif self._validates_by_default and self.epoch_length is None and self.trainer.is_last_batch:
+            # Determined cannot know where such an epoch ends.
+            self.controller.pause_after_this_batch(validates=self._evaluation_loop.is_enabled)
         self._reports.advance()
         return self._reports.batch_metrics()
 
@@ -335,7 +346,7 @@ class LightningTrial(pytorch.PyTorchTrial):
 
     def show_progress(self) -> None:
         """Shows a progress bar until :meth:`hide_progress` is called."""
-        batches, epochs = self._max_batches_and_epochs()
+        batches, epochs = self._schedule.batches_and_epochs
         if epochs is not None and self.epoch_length is not None:
             batches = epochs * self.epoch_length
         self._reports.show_progress(batches)
@@ -343,13 +354,3 @@ class LightningTrial(pytorch.PyTorchTrial):
     def hide_progress(self) -> None:
         """Closes the progress bar if there is one."""
         self._reports.hide_progress()
-
-    def _max_batches_and_epochs(self) -> tuple[int | None, int | None]:
-        """Returns the length in batches and in epochs; one of the two is None."""
-        length = self._max_length or self.controller.max_length
-        if length is None or not isinstance(length.value, int):
-            raise ConfigurationError(
-                f"{caller_location()}: how long Determined will train is not known yet. Pass it as "
-                "LightningTrial(context, module, max_length=determined.pytorch.Epoch(n)) as well."
-            )
-        return (None, length.value) if isinstance(length, pytorch.Epoch) else (length.value, None)

@@ -36,6 +36,11 @@ def takes_batch_idx(step: Callable[..., Any]) -> bool:
     return "batch_idx" in arguments or specification.varargs is not None or len(arguments) >= 2
 
 
+def is_datamodule(instance: Any) -> bool:
+    """Tells whether something is a LightningDataModule, of either namespace."""
+    return any(base.__name__ == "LightningDataModule" for base in type(instance).__mro__)
+
+
 def verify_module(lightning: Lightning, module: Any) -> None:
     """Refuses a module that cannot be trained.
 

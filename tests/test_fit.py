@@ -549,11 +549,11 @@ class TestPeriods:
         assert [batch_idx for event, batch_idx in module.events if event == "train"] == [0, 1, 2, 3, 0, 1, 2, 3]
         assert module.current_epoch == 2
 
-    def test_validates_at_the_end_of_what_has_no_length(self, lightning: ModuleType) -> None:
+    def test_validates_after_each_epoch_of_what_has_no_length(self, lightning: ModuleType) -> None:
         stream = DataLoader(Stream(), batch_size=4)
         module = module_class(lightning)()
         lightning_shim.fit(module, stream, loader(), max_length=pytorch.Batch(10))
-        assert self.validations(module) == [10]
+        assert self.validations(module) == [4, 8, 10]
         assert module.current_epoch == 3, "an epoch that is cut short counts, as in Lightning"
 
     def test_step_zero_validation(self, lightning: ModuleType) -> None:
@@ -602,17 +602,6 @@ class TestPeriods:
                 max_length=pytorch.Epoch(2), reporting_period=pytorch.Batch(3), checkpoint_policy="none"
             )
         assert steps == [-1, -1, -1, 2, 2, 2, 1, 1]
-
-    def test_log_every_n_steps(self, pl: ModuleType) -> None:
-        trial = lightning_shim.fit(
-            module_class(pl)(),
-            loader(),
-            loader(),
-            max_length=pytorch.Batch(4),
-            reporting_period=pytorch.Batch(1),
-            log_every_n_steps=3,
-        )
-        assert trial.metrics["step"] == 2
 
 
 class TestTrial:
