@@ -184,7 +184,7 @@ def _process_group() -> Iterator[core.DistributedContext | None]:
     if _determined.is_on_cluster() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield None
         return
-    # Determined chooses its backend by this variable.
+    # Determined chooses its backend by this variable, which the processes of a training keep.
     os.environ.setdefault("USE_TORCH_DISTRIBUTED", "true")
     is_mine = not torch.distributed.is_initialized()
     if is_mine:

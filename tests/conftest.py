@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import determined.pytorch
 import lightning.pytorch
 import pytest
 import pytorch_lightning
@@ -15,7 +16,11 @@ import lightning_shim
 # The tensors of the tests are tiny: several threads would only wait for each other.
 torch.set_num_threads(1)
 
-PATCHED_CLASSES = (pytorch_lightning.LightningModule, lightning.pytorch.LightningModule)
+PATCHED_CLASSES = (
+    pytorch_lightning.LightningModule,
+    lightning.pytorch.LightningModule,
+    determined.pytorch._PyTorchTrialController,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +34,7 @@ def leaves_no_patch_behind() -> Iterator[None]:
         after = dict(vars(patched_class))
         assert after.keys() == entries.keys()
         changed = [name for name, entry in entries.items() if after[name] is not entry]
-        assert not changed, f"the test left {patched_class.__module__}.LightningModule with other {changed}"
+        assert not changed, f"the test left {patched_class.__module__}.{patched_class.__name__} with other {changed}"
 
 
 @pytest.fixture(autouse=True)

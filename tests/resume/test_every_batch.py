@@ -12,6 +12,7 @@ import torchmetrics
 from determined import pytorch
 from pytest_mock import MockerFixture
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, Recording, assert_same, run_determined
@@ -106,3 +107,41 @@ def test_every_checkpoint(
         assert (resumed.global_step, resumed.current_epoch) == (whole.global_step, whole.current_epoch)
         assert_same(after(resumed, batches), after(whole, batches), f"logged after {batches}")
         assert_same(resumed.callback_metrics, whole.callback_metrics, f"metrics after {batches}")
+
+
+class EndsEpochsEarly(Regression):
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> Any:
+        return -1 if batch_idx == 2 + self.current_epoch else None
+
+
+def own_generators() -> dict[str, Any]:
+    data = loaders()
+    generator = torch.Generator().manual_seed(5)
+    dataset = data["train_dataloaders"].dataset
+    data["train_dataloaders"] = DataLoader(dataset, batch_size=4, shuffle=True, generator=generator)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("module", "data"),
+    [(EndsEpochsEarly, loaders), (Regression, own_generators)],
+    ids=["epochs cut short", "generator"],
+)
+def test_what_is_easily_forgotten(
+    mocker: MockerFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    module: type,
+    data: Any,
+) -> None:
+    case = Case(module, data, max_epochs=3)
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+    whole = run_determined(case, mocker, checkpoint_period=pytorch.Batch(1))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("resumed")))
+    for batches, checkpoint in sorted(checkpoints(folder).items()):
+        case.seed = 100 + batches
+        resumed = run_determined(case, mocker, latest_checkpoint=checkpoint)
+        assert_same(resumed.weights, whole.weights, f"weights after {batches}")
+        assert_same(resumed.random_state, whole.random_state, f"random state after {batches}")
+        assert_same(after(resumed, batches), after(whole, batches), f"logged after {batches}")
