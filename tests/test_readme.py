@@ -27,11 +27,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Runs a command line in the clone, with the new environment active, and returns what it printed."""
     scratch = tmp_path_factory.mktemp("readme")
     subprocess.run(["git", "clone", "--quiet", ROOT, scratch / "clone"], check=True)
-    venv.create(scratch / "venv", with_pip=True)
+    # In the clone, where the README puts it.
+    environment_folder = scratch / "clone" / ".venv"
+    venv.create(environment_folder, with_pip=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
     environment |= {
-        "VIRTUAL_ENV": str(scratch / "venv"),
-        "PATH": f"{scratch / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "VIRTUAL_ENV": str(environment_folder),
+        "PATH": f"{environment_folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
         # Determined writes its checkpoints below it.
         "XDG_DATA_HOME": str(scratch / "data"),
     }
@@ -77,6 +79,10 @@ def test_example_command_reaches_93_percent(run: Run) -> None:
     accuracy = re.search(r"^validation accuracy: ([\d.]+)%$", printed, re.MULTILINE)
     assert accuracy is not None, printed
     assert float(accuracy[1]) >= 93
+    # Off-cluster Determined would copy the working directory into each checkpoint, the environment included.
+    checkpoint = re.search(r"^Checkpoint: (.+)$", printed, re.MULTILINE)
+    assert checkpoint is not None, printed
+    assert sum(file.stat().st_size for file in Path(checkpoint[1]).rglob("*")) < 5_000_000
 
 
 def test_test_command_finds_the_tests(run: Run) -> None:
