@@ -1,13 +1,11 @@
 """The table of what happens to each member of Lightning's classes on Determined.
 
 One row for each public member of the installed Lightning, and for those that Lightning removed since 0.9.
-Patches, warnings, refusals, ``check`` and ``SUPPORT.md`` come from it. It imports the standard library only.
+Warnings, refusals and ``SUPPORT.md`` come from it. It imports the standard library only.
 
 The kind of a row says where it is applied. A hook counts where a class overrides it. Everything else counts
 where it is called or read, unless the user's class defines that name itself: ``summarize`` of a module that
 brings its own is the user's, not the one that Lightning removed.
-
-``python -m lightning_shim.members`` prints the page ``SUPPORT.md``.
 """
 
 from __future__ import annotations
@@ -137,8 +135,9 @@ freeze                        >=0.9       it works as in Lightning.
 unfreeze                      >=0.9       "
 save_hyperparameters          >=0.9       "
 remove_ignored_hparams        >=2.6       "
-load_from_checkpoint          >=0.9       "
-to_onnx                       >=0.9       "
+load_from_checkpoint          >=0.9       it works as in Lightning; a checkpoint of Determined's needs
+                                          weights_only=False.
+to_onnx                       >=0.9       it works as in Lightning.
 to_torchscript                >=0.10      "
 to_tensorrt                   >=2.6       "
 to                            >=0.9       it works as in Lightning; the trial chooses the device.
@@ -399,7 +398,7 @@ check_val_every_n_epoch       >=0.9       it is the validation_period in epochs,
 datamodule                    >=0.9       it is the LightningDataModule that the trial was given, or None.
 callbacks                     >=0.9       it is a list of the trial's Lightning callbacks.
 state                         >=0.9       it holds the stage and the status, as in Lightning's Trainer.
-should_stop                   >=0.9       setting it to True makes Determined end the trial.
+should_stop                   >=0.9       setting it to True ends the trial through Determined, where Lightning would.
 accumulate_grad_batches       >=0.9       it is what the trial was given.
 gradient_clip_val             >=0.9       "
 gradient_clip_algorithm       >=1.3       "
@@ -707,67 +706,3 @@ def members(owner: str, *supports: Support) -> tuple[Member, ...]:
     if owner not in OWNERS:
         raise KeyError(f"the table of members has no owner {owner!r}; it has {', '.join(OWNERS)}")
     return tuple(row for row in MEMBERS if row.owner == owner and (not supports or row.support in supports))
-
-
-_INTRODUCTION: Final = """\
-# What works on Determined
-
-<!-- Generated from lightning_shim/members.py by: python -m lightning_shim.members > SUPPORT.md -->
-
-An unchanged LightningModule trains on Determined. This page says what becomes there of each public member of
-the classes that a module deals with. For each class, the members of Lightning 2 come first, then those that
-Lightning removed, which modules written for 0.9 to 1.9 may use. What needs attention comes first in a table.
-
-| support | what it means | what you see |
-| --- | --- | --- |
-| refused | Leaving it out would change the weights or lose a result. | An error, before training starts if \
-you override a hook, otherwise where you call or read the member. |
-| ignored | It has no effect, and the weights and results do not depend on it. | A warning that points at \
-your line; the training goes on. |
-| backed | Determined answers it in place of Lightning's Trainer. | Nothing; the table has the answer. |
-| called | It is a hook, and the trial calls it. | Nothing. |
-| native | It works untouched. | Nothing. |
-
-A method that is ignored, or that Lightning removed, can still be called by hand if your class defines it. The
-last column has the versions of Lightning that have the member, written as for pip.
-"""
-
-_SUBTITLES: Final = {
-    "LightningModule": "What a module overrides, calls and reads on `self`.",
-    "LightningDataModule": "What a data module overrides, calls and reads on `self`.",
-    "Trainer": "What is there as `self.trainer`, and as the argument `trainer` of a callback's hooks.",
-    "Logger": "What is there as `self.logger`, with the members of Lightning's TensorBoardLogger.",
-    "Callback": "What a callback of the trial overrides and reads on `self`.",
-    "callbacks": "Lightning's own callbacks; a subclass is treated as its base.",
-}
-
-_ATTENTION: Final = (Support.REFUSED, Support.IGNORED, Support.BACKED, Support.CALLED, Support.NATIVE)
-
-
-def _markdown_table(rows: list[Member]) -> list[str]:
-    lines = ["| member | support | what happens | versions |", "| --- | --- | --- | --- |"]
-    for row in sorted(rows, key=lambda row: _ATTENTION.index(row.support)):
-        # Markdown would print __init__ as a bold "init".
-        sentence = row.sentence[0].upper() + row.sentence[1:].replace("__", r"\_\_")
-        lines.append(f"| `{row.name}` | {row.support.value} | {sentence} | `{row.versions}` |")
-    return lines
-
-
-def support_page() -> str:
-    """Writes the page ``SUPPORT.md``.
-
-    Returns:
-        Its text, in Markdown.
-    """
-    lines = _INTRODUCTION.splitlines()
-    for owner in OWNERS:
-        current = [row for row in members(owner) if "<" not in row.versions]
-        removed = [row for row in members(owner) if "<" in row.versions]
-        lines += ["", f"## {owner}", "", _SUBTITLES[owner], "", *_markdown_table(current)]
-        if removed:
-            lines += ["", f"### {owner}: what Lightning removed", "", *_markdown_table(removed)]
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(support_page(), end="")

@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 
 from lightning_shim import members as table
 from lightning_shim.members import MEMBERS, OWNERS, Kind, Member, Support
+from lightning_shim.support_page import support_page
 
 NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
 REPOSITORY = Path(table.__file__).resolve().parents[1]
@@ -196,27 +197,27 @@ def test_import_needs_the_standard_library_only() -> None:
 
 
 def test_support_page_is_fresh() -> None:
-    assert SUPPORT_PAGE.read_text(encoding="utf-8") == table.support_page(), (
-        "SUPPORT.md is out of date; refresh it with: python -m lightning_shim.members > SUPPORT.md"
+    assert SUPPORT_PAGE.read_text(encoding="utf-8") == support_page(), (
+        "SUPPORT.md is out of date; refresh it with: python -m lightning_shim.support_page > SUPPORT.md"
     )
 
 
 def test_running_the_module_prints_the_page() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "lightning_shim.members"],
+        [sys.executable, "-m", "lightning_shim.support_page"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert run.stdout == table.support_page()
+    assert run.stdout == support_page()
     assert run.stderr == ""
 
 
 def test_support_page_has_every_row_and_puts_attention_first() -> None:
-    lines = re.findall(r"^\| `(\w+)` \| (\w+) \|", table.support_page(), flags=re.MULTILINE)
+    lines = re.findall(r"^\| `(\w+)` \| (\w+) \|", support_page(), flags=re.MULTILINE)
     assert sorted(lines) == sorted((row.name, row.support.value) for row in MEMBERS)
-    for part in table.support_page().split("\n#")[1:]:
+    for part in support_page().split("\n#")[1:]:
         supports = re.findall(r"^\| `\w+` \| (\w+) \|", part, flags=re.MULTILINE)
         order = ["refused", "ignored", "backed", "called", "native"]
         assert supports == sorted(supports, key=order.index)

@@ -1,0 +1,137 @@
+"""Writes ``SUPPORT.md``: the table of members, and the differences that no member says, for a reader.
+
+``python -m lightning_shim.support_page`` prints it. Standard library only.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lightning_shim.members import OWNERS, Member, Support, members
+
+_INTRODUCTION: Final = """\
+# What works on Determined
+
+<!-- Generated from the table of members by: python -m lightning_shim.support_page > SUPPORT.md -->
+
+An unchanged LightningModule trains on Determined. This page says what becomes there of each public member of
+the classes that a module deals with. For each class, the members of Lightning 2 come first, then those that
+Lightning removed, which modules written for 0.9 to 1.9 may use. What needs attention comes first in a table.
+
+| support | what it means | what you see |
+| --- | --- | --- |
+| refused | Leaving it out would change the weights or lose a result. | An error, before training starts if \
+you override a hook, otherwise where you call or read the member. |
+| ignored | It has no effect, and the weights and results do not depend on it. | A warning that points at \
+your line; the training goes on. |
+| backed | Determined answers it in place of Lightning's Trainer. | Nothing; the table has the answer. |
+| called | It is a hook, and the trial calls it. | Nothing. |
+| native | It works untouched. | Nothing. |
+
+A method that is ignored, or that Lightning removed, can still be called by hand if your class defines it. The
+last column has the versions of Lightning that have the member, written as for pip.
+"""
+
+# What is not the same although no member says so: the matter, what happens, and why.
+DIFFERENCES: Final = (
+    (
+        "reports of steps",
+        "`reporting_period` counts batches; Lightning's `log_every_n_steps` counts steps, which "
+        "`accumulate_grad_batches` makes fewer.",
+        "Determined counts batches.",
+    ),
+    (
+        "step values in validation",
+        "`self.log(..., on_step=True)` in `validation_step` is in `trainer.logged_metrics`, but not reported.",
+        "Determined takes one report for a validation.",
+    ),
+    (
+        "one name for steps and epoch",
+        "A name logged for each step and again at the end of the epoch is reported once for the epoch's last batch, "
+        "with the step's value; a warning says so, and TensorBoard has both.",
+        "Determined takes one value of a name for a batch.",
+    ),
+    (
+        "validation on several processes",
+        "Its metrics are those of all processes, whether `sync_dist` is set or not.",
+        "A search compares them.",
+    ),
+    (
+        "additional validations",
+        "There is one at the end of the training if the period brings none, also when training ends within an epoch.",
+        "Determined wants the metrics of what was trained last.",
+    ),
+    (
+        "epochs that end early",
+        "If `on_train_batch_start` returns -1, or a loader has fewer batches than it said, the epoch is counted to its "
+        "end and validated; the random numbers of that validation count.",
+        "All epochs of Determined have the same length.",
+    ),
+    (
+        "loaders without a length",
+        "They train with `max_length` and periods in batches; by default each of their epochs is validated.",
+        "Determined counts epochs by the length of the loader.",
+    ),
+    (
+        "`trainer.should_stop` on several processes",
+        "It is looked at when Determined reports or validates, not after each batch.",
+        "All processes have to stop at the same batch.",
+    ),
+    (
+        "continuing",
+        "Batches that were trained are fetched again and dropped. A sampler or loader that counts epochs by itself, "
+        "and random numbers drawn in data workers, start anew. On another number of processes, what the running "
+        "epoch has logged is lost.",
+        "Nobody saves their state.",
+    ),
+    (
+        "checkpoints off-cluster",
+        "There is one after each validation, and nothing deletes them; the working directory is not copied into them.",
+        "Only a cluster knows which validation was the best, and collects garbage.",
+    ),
+)
+
+_SUBTITLES: Final = {
+    "LightningModule": "What a module overrides, calls and reads on `self`.",
+    "LightningDataModule": "What a data module overrides, calls and reads on `self`.",
+    "Trainer": "What is there as `self.trainer`, and as the argument `trainer` of a callback's hooks.",
+    "Logger": "What is there as `self.logger`, with the members of Lightning's TensorBoardLogger.",
+    "Callback": "What a callback of the trial overrides and reads on `self`.",
+    "callbacks": "Lightning's own callbacks; a subclass is treated as its base.",
+}
+
+_ATTENTION: Final = (Support.REFUSED, Support.IGNORED, Support.BACKED, Support.CALLED, Support.NATIVE)
+
+
+def _markdown_table(rows: list[Member]) -> list[str]:
+    lines = ["| member | support | what happens | versions |", "| --- | --- | --- | --- |"]
+    for row in sorted(rows, key=lambda row: _ATTENTION.index(row.support)):
+        # Markdown would print __init__ as a bold "init".
+        sentence = row.sentence[0].upper() + row.sentence[1:].replace("__", r"\_\_")
+        lines.append(f"| `{row.name}` | {row.support.value} | {sentence} | `{row.versions}` |")
+    return lines
+
+
+def _differences() -> list[str]:
+    lines = ["## Differences", "", "| what | what happens | why |", "| --- | --- | --- |"]
+    return lines + [f"| {what} | {happens} | {why} |" for what, happens, why in DIFFERENCES]
+
+
+def support_page() -> str:
+    """Writes the page ``SUPPORT.md``.
+
+    Returns:
+        Its text, in Markdown.
+    """
+    lines = [*_INTRODUCTION.splitlines(), "", *_differences()]
+    for owner in OWNERS:
+        current = [row for row in members(owner) if "<" not in row.versions]
+        removed = [row for row in members(owner) if "<" in row.versions]
+        lines += ["", f"## {owner}", "", _SUBTITLES[owner], "", *_markdown_table(current)]
+        if removed:
+            lines += ["", f"### {owner}: what Lightning removed", "", *_markdown_table(removed)]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(support_page(), end="")
