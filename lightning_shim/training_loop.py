@@ -40,7 +40,7 @@ class TrainingLoop:
         transfer: Brings batches to the device.
         takes_batch_idx: Whether ``training_step`` has a parameter for the batch's index.
         controller: Determined's loop, which counts the batches.
-        should_stop: Whether ``trainer.should_stop`` is set.
+        should_stop: Whether to train no more batches.
         report_epoch: Reduces an epoch's metrics over processes, shows and reports them.
     """
 

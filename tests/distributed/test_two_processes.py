@@ -55,6 +55,12 @@ def test_weights(results: dict[str, list[dict[str, Any]]]) -> None:
         assert torch.equal(*(results["determined"][rank]["weights"][name] for rank in range(2)))
 
 
+def test_one_process_stops_both(tmp_path: Path) -> None:
+    stopped = run("stopping", tmp_path / "stopping")
+    # After the report that follows the step at which it was asked for.
+    assert [result["global_step"] for result in stopped] == [2, 2]
+
+
 def test_training_metrics(results: dict[str, list[dict[str, Any]]]) -> None:
     for rank in range(2):
         ours, theirs = (results[side][rank]["metrics"] for side in ("determined", "lightning"))

@@ -1,4 +1,4 @@
-"""Trains on the processes that torchrun has started: ``train.py determined|lightning FILE``; rank by rank into FILE."""
+"""Trains on the processes that torchrun has started: ``train.py SIDE FILE``; rank by rank into FILE."""
 
 from __future__ import annotations
 
@@ -37,6 +37,19 @@ def train_with_determined() -> Any:
     return trial.module, trial.trainer
 
 
+class StopsOnOneProcess(Synchronised):
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.global_rank == 0 and self.global_step == 2:
+            self.trainer.should_stop = True
+
+
+def stop_with_determined() -> Any:
+    with lightning_shim.patched():
+        length = {"max_length": pytorch.Epoch(9), "reporting_period": pytorch.Batch(2)}
+        trial = lightning_shim.fit(StopsOnOneProcess, **loaders(), seed=0, **length)
+    return trial.module, trial.trainer
+
+
 def train_with_lightning() -> Any:
     pl.seed_everything(0)
     module = Synchronised()
@@ -59,7 +72,8 @@ def train_with_lightning() -> Any:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     side, file = sys.argv[1:]
-    module, trainer = train_with_determined() if side == "determined" else train_with_lightning()
+    sides = {"determined": train_with_determined, "stopping": stop_with_determined, "lightning": train_with_lightning}
+    module, trainer = sides[side]()
     result = {
         "weights": module.state_dict(),
         "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
