@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import determined.pytorch
-import lightning.pytorch
+import lightning.pytorch as lightning_pytorch
 import pytest
 import pytorch_lightning
 import torch
@@ -18,9 +20,24 @@ torch.set_num_threads(1)
 
 PATCHED_CLASSES = (
     pytorch_lightning.LightningModule,
-    lightning.pytorch.LightningModule,
+    lightning_pytorch.LightningModule,
     determined.pytorch._PyTorchTrialController,
 )
+
+
+NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
+
+
+@pytest.fixture(params=NAMESPACES)
+def lightning(request: pytest.FixtureRequest) -> ModuleType:
+    """Each namespace in turn."""
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture
+def pl() -> ModuleType:
+    """One namespace, for what is the same in both."""
+    return importlib.import_module(NAMESPACES[0])
 
 
 @pytest.fixture(autouse=True)

@@ -37,17 +37,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 EPOCH_LENGTH = 4
 
 
-@pytest.fixture(params=NAMESPACES)
-def lightning(request: pytest.FixtureRequest) -> ModuleType:
-    return importlib.import_module(request.param)
-
-
-@pytest.fixture
-def pl() -> ModuleType:
-    """One namespace, for what is the same in both."""
-    return importlib.import_module(NAMESPACES[0])
-
-
 def loader(shuffle: bool = False) -> DataLoader[Any]:
     samples = torch.arange(48, dtype=torch.float32).reshape(16, 3) / 48
     return DataLoader(TensorDataset(samples), batch_size=4, shuffle=shuffle)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,29 +17,11 @@ from torch.utils.data import DataLoader, TensorDataset
 import lightning_shim
 from lightning_shim import ConfigurationError, HyperparameterWarning, LightningShimWarning
 from lightning_shim.hyperparameters import HyperparameterBuilder
+from tests.places import place_in
 
 pytestmark = pytest.mark.usefixtures("patched")
 
-NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
-SOURCE = Path(__file__)
-
-
-@pytest.fixture(params=NAMESPACES)
-def lightning(request: pytest.FixtureRequest) -> ModuleType:
-    return importlib.import_module(request.param)
-
-
-@pytest.fixture
-def pl() -> ModuleType:
-    """One namespace, for what is the same in both."""
-    return importlib.import_module(NAMESPACES[0])
-
-
-def place(marker: str) -> str:
-    """The place of the line of this file that ends in a comment of that name, as messages give it."""
-    lines = SOURCE.read_text(encoding="utf-8").splitlines()
-    (line,) = [number for number, text in enumerate(lines, start=1) if text.endswith(f"# here: {marker}")]
-    return f"{SOURCE}:{line}"
+place = functools.partial(place_in, Path(__file__))
 
 
 def loader(batch_size: int = 4) -> DataLoader[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import warnings
 from collections.abc import Callable
@@ -20,23 +21,11 @@ import lightning_shim
 from lightning_shim import ConfigurationError, DifferenceWarning, LightningShimWarning
 from lightning_shim._lightning import lightning_of
 from lightning_shim.optimizers import ConfiguredOptimizers, read_optimizers
+from tests.places import place_in
 
 pytestmark = pytest.mark.usefixtures("patched")
 
-NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
-SOURCE = Path(__file__)
-
-
-@pytest.fixture(params=NAMESPACES)
-def lightning(request: pytest.FixtureRequest) -> ModuleType:
-    return importlib.import_module(request.param)
-
-
-def place(marker: str) -> str:
-    """The place of the line of this file that ends in a comment of that name, as messages give it."""
-    lines = SOURCE.read_text(encoding="utf-8").splitlines()
-    (line,) = [number for number, text in enumerate(lines, start=1) if text.endswith(f"# here: {marker}")]
-    return f"{SOURCE}:{line}"
+place = functools.partial(place_in, Path(__file__))
 
 
 def loader() -> DataLoader[Any]:
