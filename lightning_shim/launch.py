@@ -71,8 +71,7 @@ def fit(
         datamodule: A LightningDataModule, or a class or function that gives one from the hyperparameters.
         max_length: How long to train: ``determined.pytorch.Epoch(n)`` or ``determined.pytorch.Batch(n)``, in all,
             batches trained before a checkpoint included.
-        validation_period: How often to validate; by default after each epoch, as in Lightning, or at the end if the
-            loaders have no length.
+        validation_period: How often to validate; by default after each epoch, as in Lightning.
         checkpoint_period: How often to write a checkpoint beside those of the policy.
         reporting_period: How often to report training metrics, as Lightning's ``log_every_n_steps``.
         checkpoint_policy: Whether to write a checkpoint after a validation: ``"best"``, ``"all"`` or ``"none"``.

@@ -191,7 +191,26 @@ class EveryType(Regression):
         return loss
 
 
+class EveryFlag(Regression):
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        self.log("synchronised", loss, on_step=True, on_epoch=True, sync_dist=True)
+        self.log("of_rank_zero", loss, on_step=True, on_epoch=True, rank_zero_only=True)
+        self.log("with_graph", loss, on_step=True, on_epoch=True, enable_graph=True)
+        self.log("not_logged", loss, logger=False)
+        self.log("both_off_by_default", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=7)
+        self.log_dict({"first": loss, "second": loss * 2}, on_epoch=True, reduce_fx="sum", sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        loss = self.loss(batch)
+        self.log("val_synchronised", loss, sync_dist=True)
+        self.log("val_of_rank_zero", loss, rank_zero_only=True)
+        self.log("val_not_logged", loss, logger=False, prog_bar=True)
+
+
 MODULES = [
+    EveryFlag,
     EveryReduction,
     EveryHook,
     SameNameInSeveralHooks,
