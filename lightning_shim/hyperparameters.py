@@ -67,14 +67,15 @@ class HyperparameterBuilder:
         return target(*bound.args, **bound.kwargs)
 
     def warn_about_unused(self) -> None:
-        """Warns about hyperparameters that reached nobody; says nothing if nothing was built from them."""
+        """Warns about hyperparameters that reached nobody."""
         unused = sorted(self._hparams.keys() - self._taken)
-        if unused and self._asked:
-            warn_at_caller(
-                f"The hyperparameters {', '.join(unused)} have no effect: no parameter of {' or '.join(self._asked)} "
-                "has that name.",
-                HyperparameterWarning,
+        if unused:
+            reason = (
+                f"no parameter of {' or '.join(self._asked)} has that name"
+                if self._asked
+                else "module and data module were passed as objects; pass classes, to have them built"
             )
+            warn_at_caller(f"The hyperparameters {', '.join(unused)} have no effect: {reason}.", HyperparameterWarning)
 
 
 def _signature(target: Callable[..., Any]) -> inspect.Signature:

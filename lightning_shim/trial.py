@@ -170,15 +170,18 @@ class LightningTrial(pytorch.PyTorchTrial):
             hparams = {}
         builder = HyperparameterBuilder(hparams)
         built = []
-        knows_who_takes_what = True
+        reads_by_itself = False
+        # On a cluster a script may have read them by itself, and built objects of them.
+        knows_who_takes_what = not _determined.is_on_cluster()
         for method in (self.build_module, self.build_datamodule):
             given = method()
             # A module is callable as well, but is no recipe for one.
             is_recipe = callable(given) and not isinstance(given, nn.Module)
             built.append(builder.build(given) if is_recipe else given)
             is_own_method = getattr(type(self), method.__name__) is not getattr(LightningTrial, method.__name__)
-            knows_who_takes_what &= is_recipe or not is_own_method
-        if knows_who_takes_what:
+            knows_who_takes_what |= is_recipe
+            reads_by_itself |= is_own_method and not is_recipe
+        if knows_who_takes_what and not reads_by_itself:
             builder.warn_about_unused()
         return unwrapped(built[0]), built[1]
 

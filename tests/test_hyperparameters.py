@@ -156,10 +156,10 @@ class TestUnused:
         with pytest.warns(HyperparameterWarning, match="patience have no effect.*LitModel or .*DataModule"):
             train(module_class(pl), {**HPARAMS, "patience": 3}, datamodule=datamodule_class(pl))
 
-    def test_nothing_is_said_when_nothing_is_built(self, lightning: ModuleType) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", LightningShimWarning)
-            train(module_class(lightning)(**HPARAMS), {"patience": 3}, datamodule=datamodule_class(lightning)())
+    def test_objects_take_none(self, lightning: ModuleType) -> None:
+        module, datamodule = module_class(lightning)(**HPARAMS), datamodule_class(lightning)()
+        with pytest.warns(HyperparameterWarning, match="patience have no effect: module and data module were passed"):
+            train(module, {"patience": 3}, datamodule=datamodule)
 
     def test_what_a_subclass_reads_itself_is_not_unused(self, pl: ModuleType) -> None:
         class Trial(lightning_shim.LightningTrial):
@@ -232,7 +232,7 @@ class TestRecipes:
 
     def test_module_that_is_callable_is_no_recipe(self, lightning: ModuleType) -> None:
         module = module_class(lightning)(**HPARAMS)
-        assert train(module, {"x": 1}).module is module
+        assert train(module, {}).module is module
 
     def test_values_are_handed_on_as_they_are(self) -> None:
         nested = {"layers": [{"width": 5}], "name": None}
