@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import torch.utils.data
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_shim._lightning import Lightning, is_overridden, pl_worker_init_function, visits_loaders_in_turn
 from lightning_shim._warnings import ConfigurationError, caller_location, definition_location
 from lightning_shim.options import TrainerOptions
 from lightning_shim.strategy import StrategyFacade
+
+_SPLITTABLE: Final = (DataLoader, BatchSampler, RandomSampler, SequentialSampler, type(None))
+"""What a loader may consist of to get a DistributedSampler: nothing whose choice of samples would be lost by it."""
 
 
 def find_source(
@@ -187,11 +190,12 @@ class DataSource:
         """Gives each process its part of the data, as Lightning's ``use_distributed_sampler``."""
         if isinstance(loader.sampler, DistributedSampler):
             return loader
-        batch_sampler = type(loader.batch_sampler)
-        if type(loader) is not DataLoader or batch_sampler not in (torch.utils.data.BatchSampler, type(None)):
+        kinds = [type(part) for part in (loader, loader.batch_sampler, loader.sampler)]
+        unknown = [kind.__name__ for kind in kinds if kind not in _SPLITTABLE]
+        if unknown:
             raise self.error(
-                f"gave a {type(loader).__name__} with a {batch_sampler.__name__}, which cannot be split "
-                "between processes automatically. Give it a torch.utils.data.distributed.DistributedSampler."
+                f"gave a loader with a {', '.join(unknown)}, which cannot be split between processes automatically. "
+                "Give it a torch.utils.data.distributed.DistributedSampler."
             )
         sampler: DistributedSampler[Any] = DistributedSampler(
             loader.dataset,

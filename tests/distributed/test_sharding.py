@@ -1,0 +1,54 @@
+"""How a loader is split between processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from determined import pytorch
+from pytest_mock import MockerFixture
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
+from torch.utils.data.distributed import DistributedSampler
+
+from lightning_shim import ConfigurationError
+from lightning_shim._lightning import lightning_of
+from lightning_shim.dataloading import DataSource
+from lightning_shim.precision import Precision
+from lightning_shim.strategy import StrategyFacade
+
+SAMPLES = TensorDataset(torch.arange(10.0))
+
+
+def batches(mocker: MockerFixture, stage: str, loader: DataLoader, rank: int) -> list[Any]:
+    """Returns what one of two processes gets; the other process is all that is made up."""
+    lightning = lightning_of(pl.LightningModule)
+    with pytorch.init() as context:
+        mocker.patch.multiple(StrategyFacade, world_size=2, global_rank=rank)
+        strategy = StrategyFacade(lightning, context, Precision("32-true", context.device))
+        source = DataSource(stage, lambda: loader, None, 1.0, lightning, strategy)
+        source.set_up()
+        return [batch[0].tolist() for batch, *_ in source.batches()]
+
+
+def test_each_process_gets_its_part(mocker: MockerFixture) -> None:
+    shares = [batches(mocker, "val", DataLoader(SAMPLES, batch_size=2), rank) for rank in range(2)]
+    assert shares == [[[0, 2], [4, 6], [8]], [[1, 3], [5, 7], [9]]]
+
+
+def test_training_is_shuffled(mocker: MockerFixture) -> None:
+    shares = [batches(mocker, "train", DataLoader(SAMPLES, batch_size=5, shuffle=True), rank) for rank in range(2)]
+    assert sorted(shares[0][0] + shares[1][0]) == list(range(10))
+    assert shares[0][0] != [0, 2, 4, 6, 8]
+
+
+def test_own_distributed_sampler_is_left_alone(mocker: MockerFixture) -> None:
+    sampler = DistributedSampler(SAMPLES, num_replicas=5, rank=3, shuffle=False)
+    assert batches(mocker, "train", DataLoader(SAMPLES, sampler=sampler), rank=0) == [[3], [8]]
+
+
+def test_other_samplers_are_refused(mocker: MockerFixture) -> None:
+    loader = DataLoader(SAMPLES, sampler=WeightedRandomSampler([1.0] * 10, 10))
+    with pytest.raises(ConfigurationError, match="a WeightedRandomSampler, which cannot be split between processes"):
+        batches(mocker, "train", loader, rank=0)
