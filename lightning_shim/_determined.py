@@ -27,6 +27,8 @@ from determined import pytorch, tensorboard
 from lightning_shim._registry import PatchRegistry
 from lightning_shim._warnings import CheckpointError, LightningShimError
 
+Wrapper = Callable[[Callable[..., Any], Any, Any, Any], Any]
+
 DEFAULT_REPORTING_PERIOD: Final = pytorch.Batch(100)
 """What Determined's ``Trainer.fit`` has."""
 
@@ -59,51 +61,59 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
         registry: Undoes the repairs.
         trial_class: The class; trials of any other are left as they are.
     """
-    controller_class = pytorch._PyTorchTrialController
 
-    def run(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
-        if isinstance(controller.trial, trial_class):
-            controller.trial.controller.connect(controller)
-        return wrapped(*args, **kwargs)
-
-    def train_with_boundaries(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
-        if isinstance(controller.trial, trial_class):
-            controller.trial.controller.boundaries = args[1] if len(args) > 1 else kwargs["train_boundaries"]
-        return wrapped(*args, **kwargs)
-
-    def load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
-        if not isinstance(controller.trial, trial_class):
+    def for_our_trials(repair: Wrapper) -> Callable[[Any], object]:
+        def wrapper(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+            if isinstance(controller.trial, trial_class):
+                return repair(wrapped, controller, args, kwargs)
             return wrapped(*args, **kwargs)
-        path = pathlib.Path(args[0] if args else kwargs["load_path"])
-        with _checkpoint_errors(path), _full_unpickling():
-            result = wrapped(*args, **kwargs)
-            if controller.state is None:
-                raise CheckpointError(f"{path / STATE_FILE} holds no checkpoint of a PyTorchTrial.")
-        if controller.local_training:
-            controller.start_from_batch = controller.state.batches_trained
-            controller.training_enumerator = enumerate(controller.training_iterator, start=controller.start_from_batch)
-        return result
 
-    def save(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
-        if isinstance(controller.trial, trial_class) and controller.local_training:
-            with _no_copy_of_the_working_directory():
-                return wrapped(*args, **kwargs)
+        return lambda function: wrapt.FunctionWrapper(function, wrapper)
+
+    for name, repair in _REPAIRS.items():
+        registry.wrap(pytorch._PyTorchTrialController, name, for_our_trials(repair))
+
+
+def _run(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+    controller.trial.controller.connect(controller)
+    return wrapped(*args, **kwargs)
+
+
+def _train_with_boundaries(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+    controller.trial.controller.boundaries = args[1] if len(args) > 1 else kwargs["train_boundaries"]
+    return wrapped(*args, **kwargs)
+
+
+def _load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+    path = pathlib.Path(args[0] if args else kwargs["load_path"])
+    with _checkpoint_errors(path), _full_unpickling():
+        result = wrapped(*args, **kwargs)
+        if controller.state is None:
+            raise CheckpointError(f"{path / STATE_FILE} holds no checkpoint of a PyTorchTrial.")
+    if controller.local_training:
+        controller.start_from_batch = controller.state.batches_trained
+        controller.training_enumerator = enumerate(controller.training_iterator, start=controller.start_from_batch)
+    return result
+
+
+def _save(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+    with _no_copy_of_the_working_directory() if controller.local_training else contextlib.nullcontext():
         return wrapped(*args, **kwargs)
 
-    def checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
-        if isinstance(controller.trial, trial_class):
-            controller.trial.gather_checkpoint()
-        return wrapped(*args, **kwargs)
 
-    registry.wrap(
-        controller_class,
-        "_train_with_boundaries",
-        lambda function: wrapt.FunctionWrapper(function, train_with_boundaries),
-    )
-    registry.wrap(controller_class, "_checkpoint", lambda function: wrapt.FunctionWrapper(function, checkpoint))
-    registry.wrap(controller_class, "_save", lambda function: wrapt.FunctionWrapper(function, save))
-    registry.wrap(controller_class, "run", lambda function: wrapt.FunctionWrapper(function, run))
-    registry.wrap(controller_class, "_load", lambda function: wrapt.FunctionWrapper(function, load))
+def _checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+    controller.trial.gather_checkpoint()
+    return wrapped(*args, **kwargs)
+
+
+_REPAIRS: Final[dict[str, Wrapper]] = {
+    "run": _run,
+    "_train_with_boundaries": _train_with_boundaries,
+    "_load": _load,
+    "_save": _save,
+    "_checkpoint": _checkpoint,
+}
+"""By the name of the method of ``_PyTorchTrialController``, what is called in its place."""
 
 
 def _verify_checkpoint_is_there(controller: Any) -> None:

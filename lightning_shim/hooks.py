@@ -64,12 +64,6 @@ class Hooks:
             for name in names
         }
 
-    @property
-    def current_fx(self) -> str | None:
-        """The name of the hook that is running."""
-        name: str | None = self._state[CURRENT_FX_ATTRIBUTE]
-        return name
-
     def overridden(self, name: str) -> bool:
         """Tells whether the module has a hook of its own.
 

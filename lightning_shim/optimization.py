@@ -69,7 +69,7 @@ class Optimization:
         return self._automatic(args) if self._module.automatic_optimization else self._manual(args)
 
     def _automatic(self, args: tuple[Any, ...]) -> dict[str, Any]:
-        closure = Closure(self._module, self._strategy, self._hooks, self._progress, self._accumulate, args)
+        closure = Closure(self, args)
         if self.should_accumulate():
             with self._without_synchronisation():
                 closure()
@@ -172,20 +172,12 @@ class Closure:
         "_strategy",
     )
 
-    def __init__(
-        self,
-        module: Any,
-        strategy: StrategyFacade,
-        hooks: Hooks,
-        progress: Progress,
-        accumulate: int,
-        args: tuple[Any, ...],
-    ) -> None:
-        self._module = module
-        self._strategy = strategy
-        self._hooks = hooks
-        self._progress = progress
-        self._accumulate = accumulate
+    def __init__(self, optimization: Optimization, args: tuple[Any, ...]) -> None:
+        self._module = optimization._module
+        self._strategy = optimization._strategy
+        self._hooks = optimization._hooks
+        self._progress = optimization._progress
+        self._accumulate = optimization._accumulate
         self._args = args
         self._called = False
         self._loss: Tensor | None = None

@@ -15,7 +15,7 @@ import torch
 from determined import pytorch
 
 from lightning_shim._attachment import Attached
-from lightning_shim._lightning import Lightning, is_overridden
+from lightning_shim._lightning import Lightning
 from lightning_shim._warnings import (
     IgnoredMemberWarning,
     RefusedMemberError,
@@ -33,6 +33,7 @@ from lightning_shim.progress_bar import ProgressBar
 from lightning_shim.schedule import Schedule
 from lightning_shim.strategy import StrategyFacade
 from lightning_shim.training_loop import TrainingLoop
+from lightning_shim.transfer import hook_owner
 
 
 class _NoProfiler:
@@ -135,18 +136,12 @@ class TrainerFacade(Attached):
         raise RefusedMemberError(f"{caller_location()}: trainer.{name} is refused: {row.sentence}")
 
     def get_instance(self, hook_name: str) -> Any:
-        """Tells whose transfer hook counts, as Lightning's ``_DataHookSelector``.
+        """Tells whose transfer hook counts: the data module's or the module's.
 
         Args:
             hook_name: The hook's name.
-
-        Returns:
-            The data module if it overrides the hook, otherwise the module.
         """
-        datamodule = self.datamodule
-        if datamodule is not None and is_overridden(hook_name, datamodule, self._lightning.LightningDataModule):
-            return datamodule
-        return self.lightning_module
+        return hook_owner(self._lightning, hook_name, self.lightning_module, self.datamodule)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in vars(type(self)):

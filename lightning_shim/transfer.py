@@ -12,6 +12,23 @@ from lightning_shim.strategy import StrategyFacade
 TRANSFER_HOOKS: Final = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
+def hook_owner(lightning: Lightning, name: str, module: Any, datamodule: Any) -> Any:
+    """Tells whose transfer hook counts, as Lightning's ``_DataHookSelector``.
+
+    Args:
+        lightning: The module's Lightning.
+        name: The hook's name.
+        module: The LightningModule.
+        datamodule: The LightningDataModule, if there is one.
+
+    Returns:
+        The data module if it overrides the hook, otherwise the module.
+    """
+    if datamodule is not None and is_overridden(name, datamodule, lightning.LightningDataModule):
+        return datamodule
+    return module
+
+
 class BatchTransfer:
     """Calls the transfer hooks of the data module where it overrides them, otherwise of the module.
 
@@ -39,10 +56,9 @@ class BatchTransfer:
         self._move: Final = lightning.move_data_to_device
         self._overridden: Final = {}
         for name in TRANSFER_HOOKS:
-            if datamodule is not None and is_overridden(name, datamodule, lightning.LightningDataModule):
-                self._overridden[name] = getattr(datamodule, name)
-            elif hooks.overridden(name):
-                self._overridden[name] = getattr(module, name)
+            owner = hook_owner(lightning, name, module, datamodule)
+            if owner is not module or hooks.overridden(name):
+                self._overridden[name] = getattr(owner, name)
 
     def __call__(self, batch: Any, dataloader_idx: int) -> Any:
         """Moves a batch.

@@ -111,8 +111,7 @@ def verify_hooks(lightning: Lightning, module: Any, datamodule: Any, callbacks: 
     if datamodule is not None:
         owners.append(("LightningDataModule", datamodule, lightning.LightningDataModule))
     # Lightning's own callbacks have rows of their own.
-    package = lightning.Callback.__module__.rpartition(".")[0]
-    users = [callback for callback in callbacks if not type(callback).__module__.startswith(f"{package}.")]
+    users = [callback for callback in callbacks if not _is_lightnings(type(callback), lightning)]
     owners += [("Callback", callback, lightning.Callback) for callback in users]
     for owner, instance, base in owners:
         for row in members(owner, Support.REFUSED, Support.IGNORED):
@@ -124,6 +123,15 @@ def _apply_row(row: Member, hook: Callable[..., Any], name: str) -> None:
     if row.support is Support.REFUSED:
         raise RefusedMemberError(f"{definition_location(hook)}: {name} is refused: {row.sentence}")
     warn_at_definition(hook, f"{name} is ignored: {row.sentence}", IgnoredMemberWarning)
+
+
+def _callbacks_package(lightning: Lightning) -> str:
+    return lightning.Callback.__module__.rpartition(".")[0]
+
+
+def _is_lightnings(callback_class: type, lightning: Lightning) -> bool:
+    """Tells whether a callback's class is one that Lightning ships."""
+    return callback_class.__module__.startswith(f"{_callbacks_package(lightning)}.")
 
 
 def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
@@ -140,16 +148,17 @@ def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
         ConfigurationError: If something is no callback.
         RefusedMemberError: If a callback would be missed, but cannot be run.
     """
-    package = lightning.Callback.__module__.rpartition(".")[0]
     rows = {row.name: row for row in members("callbacks")}
     usable = []
     for callback in callbacks:
         if not isinstance(callback, lightning.Callback):
-            raise ConfigurationError(f"{caller_location()}: {callback!r} is no {package}.Callback.")
+            raise ConfigurationError(
+                f"{caller_location()}: {callback!r} is no {_callbacks_package(lightning)}.Callback."
+            )
         name = next(
             base.__name__
             for base in type(callback).__mro__
-            if base.__module__.startswith(f"{package}.") and base.__name__ in rows
+            if _is_lightnings(base, lightning) and base.__name__ in rows
         )
         row = rows[name]
         message = f"{type(callback).__qualname__} is {row.support.value}: {row.sentence}"

@@ -211,23 +211,20 @@ def run_lightning(case: Case) -> Recording:
 
 
 def run_determined(case: Case, mocker: MockerFixture, **fit_options: Any) -> Recording:
-    """Runs a case under Determined."""
+    """Runs a case under Determined; ``fit_options`` take the place of what the case says."""
     recording = Recording()
     lightning = importlib.import_module(case.namespace)
     with reports_recorded(recording, mocker), lightning_shim.patched():
         lightning.seed_everything(case.seed, verbose=False)
         module = recorded_module(case.module, recording, case.every_hook)()
-        lightning_shim.fit(
-            module,
-            **case.data(),
-            max_length=pytorch.Epoch(case.max_epochs),
-            validation_period=None if case.validation is None else pytorch.Batch(case.validation),
-            reporting_period=pytorch.Batch(case.log_every_n_steps),
-            checkpoint_policy="none",
-            callbacks=[recording_callback(case.namespace, recording), *case.callbacks()],
-            **case.options,
-            **fit_options,
-        )
+        options = {
+            "max_length": pytorch.Epoch(case.max_epochs),
+            "validation_period": None if case.validation is None else pytorch.Batch(case.validation),
+            "reporting_period": pytorch.Batch(case.log_every_n_steps),
+            "checkpoint_policy": "none",
+            "callbacks": [recording_callback(case.namespace, recording), *case.callbacks()],
+        }
+        lightning_shim.fit(module, **case.data(), **case.options, **{**options, **fit_options})
         recording.finish(module)
     return recording
 

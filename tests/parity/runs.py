@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from typing import Any
 
 from determined import pytorch
 from pytest_mock import MockerFixture
 
-import lightning_shim
 from tests.parity.oracle import (
     Case,
     Event,
     Recording,
-    recorded_module,
-    recording_callback,
-    reports_recorded,
+    run_determined,
     run_lightning,
 )
 
@@ -33,23 +29,7 @@ def run_determined_by(
     validation_period: pytorch.TrainUnit | None = None,
 ) -> Recording:
     """Runs a case under Determined for a length, and with a period of validation, in Determined's own units."""
-    recording = Recording()
-    lightning = importlib.import_module(case.namespace)
-    with reports_recorded(recording, mocker), lightning_shim.patched():
-        lightning.seed_everything(case.seed, verbose=False)
-        module = recorded_module(case.module, recording, case.every_hook)()
-        lightning_shim.fit(
-            module,
-            **case.data(),
-            max_length=max_length,
-            validation_period=validation_period,
-            reporting_period=pytorch.Batch(case.log_every_n_steps),
-            checkpoint_policy="none",
-            callbacks=[recording_callback(case.namespace, recording), *case.callbacks()],
-            **case.options,
-        )
-        recording.finish(module)
-    return recording
+    return run_determined(case, mocker, max_length=max_length, validation_period=validation_period)
 
 
 def forget_last_validation(lightning: Recording, determined: Recording) -> None:
