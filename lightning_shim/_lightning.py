@@ -122,12 +122,14 @@ def is_overridden(name: str, instance: Any, base: type) -> bool:
     Returns:
         Whether it is another than the default; a member that Lightning does not have counts as overridden.
     """
-    own = getattr(type(instance), name, None)
+    # As they stand in the classes: a patched method gives another wrapper each time that it is asked for.
+    own = inspect.getattr_static(type(instance), name, None)
+    default = inspect.getattr_static(base, name, None)
     if name in getattr(instance, "__dict__", {}):
         # torch.compile leaves compiled methods on the instance, the default ones too.
         method = inspect.unwrap(vars(instance)[name])
-        own = getattr(method, "__func__", method)
-    return own is not None and own is not getattr(base, name, None)
+        own, default = getattr(method, "__func__", method), inspect.unwrap(default)
+    return own is not None and own is not default
 
 
 def announce_device(module: torch.nn.Module, device: torch.device) -> None:

@@ -69,6 +69,8 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._checkpoint_state.apply(distributed.rank, distributed.size)
         # Otherwise the checkpoint, if there was one, is another trial's: Determined takes its weights and starts anew.
         self._evaluation_loop.set_up()
+        self._hooks.call("on_pretrain_routine_start")
+        self._hooks.call("on_pretrain_routine_end")
         self._hooks.call("on_train_start")
         self._training_loop.resume()
 

@@ -13,6 +13,7 @@ from lightning_shim.dataloading import Batches, DataSource
 from lightning_shim.hooks import Hooks
 from lightning_shim.metrics import MetricCollector, MetricViews
 from lightning_shim.progress import Progress
+from lightning_shim.returned_metrics import ReturnedMetrics
 from lightning_shim.strategy import StrategyFacade
 from lightning_shim.transfer import BatchTransfer
 
@@ -55,6 +56,7 @@ class EvaluationLoop:
         progress: Where training stands.
         strategy: Runs the step.
         collector: Keeps what is logged in validation.
+        returned_metrics: Keeps what is returned instead.
         views: What the trainer shows of the metrics.
         transfer: Brings batches to the device.
         takes_batch_idx: Whether ``validation_step`` has a parameter for the batch's index.
@@ -69,6 +71,7 @@ class EvaluationLoop:
         progress: Progress,
         strategy: StrategyFacade,
         collector: MetricCollector,
+        returned_metrics: ReturnedMetrics,
         views: MetricViews,
         transfer: BatchTransfer,
         takes_batch_idx: bool,
@@ -80,12 +83,16 @@ class EvaluationLoop:
         self._progress: Final = progress
         self._strategy: Final = strategy
         self._collector: Final = collector
+        self._returned_metrics: Final = returned_metrics
         self._views: Final = views
         self._transfer: Final = transfer
         self._takes_batch_idx: Final = takes_batch_idx
+        self._keeps_outputs: Final = hooks.overridden("validation_epoch_end")
         self._is_enabled = is_enabled
         self._batches: Batches | None = None
         self._modes: dict[str, bool] = {}
+        # By loader: what validation_step has returned, for validation_epoch_end of Lightning 1.x.
+        self._outputs: list[list[Any]] = []
 
     @property
     def is_enabled(self) -> bool:
@@ -115,6 +122,7 @@ class EvaluationLoop:
         self._progress.has_validated = True
         self.source.set_epoch(self._progress.current_epoch)
         self._batches = self.source.batches()
+        self._outputs = [[] for _ in self.source.num_batches]
         self._modes = {name: submodule.training for name, submodule in self._module.named_modules()}
         self._hooks.module_or_default("on_validation_model_eval")
         self._hooks.call("on_validation_start")
@@ -122,6 +130,7 @@ class EvaluationLoop:
     def start_epoch(self) -> None:
         """Calls ``on_validation_epoch_start``."""
         if self._is_enabled:
+            self._hooks.call("on_epoch_start")
             self._hooks.call("on_validation_epoch_start")
 
     def batches(self) -> Iterator[EvaluationBatch]:
@@ -154,7 +163,12 @@ class EvaluationLoop:
         self._hooks.call("on_validation_batch_start", *args)
         step_args = args if self._takes_batch_idx else (args[0], *args[2:])
         output = self._hooks.run("validation_step", self._strategy.validation_step, *step_args)
+        output = self._hooks.end_of_step("validation_step_end", output)
         self._hooks.call("on_validation_batch_end", output, *args)
+        if output is not None:
+            if self._keeps_outputs:
+                self._outputs[dataloader_idx].append(output)
+            self._returned_metrics.keep(output, dataloader_idx if has_several else None)
         self._views.update(self._collector.collect(on_step=True))
         self._collector.end_batch()
 
@@ -164,7 +178,11 @@ class EvaluationLoop:
             self._collector.end_dataloader()
             self._views.update(self._collector.collect(on_step=False))
             self._collector.end_batches()
+            if self._keeps_outputs:
+                outputs, self._outputs = self._outputs, []
+                self._hooks.module("validation_epoch_end", outputs if self.source.has_several else outputs[0])
             self._hooks.call("on_validation_epoch_end")
+            self._hooks.call("on_epoch_end")
 
     def end(self) -> None:
         """Ends the validation and gives the module its modes back."""
@@ -172,6 +190,7 @@ class EvaluationLoop:
             return
         self._hooks.call("on_validation_end")
         self._collector.reset()
+        self._returned_metrics.reset()
         if self._hooks.overridden("on_validation_model_train"):
             self._hooks.module("on_validation_model_train")
             return

@@ -5,6 +5,7 @@ Which hooks there are to call is found out once. A hook that nobody overrides co
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -12,7 +13,9 @@ from torch import nn
 
 from lightning_shim._attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim._lightning import Lightning, is_overridden
+from lightning_shim.former_arguments import Values, with_former_arguments
 from lightning_shim.members import Kind, members
+from lightning_shim.patches import unpatched
 
 Hook = Callable[..., Any]
 
@@ -26,6 +29,7 @@ class Hooks:
         module: The LightningModule.
         datamodule: The LightningDataModule, if there is one.
         callbacks: The Lightning callbacks, in the order in which they are called.
+        former_values: Gives the arguments that only hooks of Lightning 1.x have.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class Hooks:
         module: nn.Module,
         datamodule: Any,
         callbacks: Iterable[Any],
+        former_values: Values,
     ) -> None:
         self._trainer: Final = trainer
         self._module: Final = module
@@ -43,26 +48,41 @@ class Hooks:
         self._callbacks: Final = list(callbacks)
         # Straight into the instance's dictionary: nn.Module.__setattr__ looks for parameters each time.
         self._state: Final = module.__dict__
+        self._former_values: Final = former_values
+        self._with_former_arguments: set[str] = set()
         self._of_module: dict[str, Hook] = {}
+        self._defaults: dict[str, Hook] = {}
         self._of_callbacks: dict[str, list[Hook]] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Looks again which hooks are overridden; done when ``setup`` and ``configure_model`` have run."""
         self._of_module = {
-            row.name: getattr(self._module, row.name)
+            row.name: self._adapted(row.name, getattr(self._module, row.name))
             for row in members("LightningModule")
             if row.kind is Kind.HOOK and self.overridden(row.name)
+        }
+        # Lightning's own, past the patches, which are for the user's calls.
+        self._defaults = {
+            row.name: unpatched(getattr(self._module, row.name))
+            for row in members("LightningModule")
+            if row.kind is Kind.HOOK and row.name not in self._of_module and hasattr(self._module, row.name)
         }
         names = [row.name for row in members("Callback") if row.kind is Kind.HOOK]
         self._of_callbacks = {
             name: [
-                getattr(callback, name)
+                self._adapted(name, getattr(callback, name), leading=2)
                 for callback in self._callbacks
                 if is_overridden(name, callback, self._lightning.Callback)
             ]
             for name in names
         }
+
+    def _adapted(self, name: str, hook: Hook, leading: int = 0) -> Hook:
+        adapted = with_former_arguments(name, hook, self._former_values, leading)
+        if adapted is not hook:
+            self._with_former_arguments.add(name)
+        return adapted
 
     def overridden(self, name: str) -> bool:
         """Tells whether the module has a hook of its own.
@@ -97,7 +117,28 @@ class Hooks:
         Returns:
             What the hook returned.
         """
-        return self.run(name, self._of_module.get(name) or getattr(self._module, name), *args, **kwargs)
+        return self.run(name, self._of_module.get(name) or self._defaults[name], *args, **kwargs)
+
+    def end_of_step(self, name: str, output: Any) -> Any:
+        """Calls a hook of Lightning 1.x that gets what a step has returned, and may return something else.
+
+        Args:
+            name: ``"training_step_end"`` or ``"validation_step_end"``.
+            output: What the step returned.
+
+        Returns:
+            What the hook returned, or the step's output if the module has no such hook or it returned None.
+        """
+        result = self.module(name, output)
+        return output if result is None else result
+
+    def takes_former_arguments(self, name: str) -> bool:
+        """Tells whether the module or a callback has a hook with the signature that it had in Lightning 1.x.
+
+        Args:
+            name: The hook's name.
+        """
+        return name in self._with_former_arguments
 
     def callbacks(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Calls the callbacks' hooks that are overridden.
@@ -142,7 +183,7 @@ class Hooks:
                 self.run(name, hook, self._trainer, self._module)
 
     def _follows_metric(self, hook: Hook) -> bool:
-        callback = getattr(hook, "__self__", None)
+        callback = getattr(inspect.unwrap(hook), "__self__", None)
         return isinstance(callback, (self._lightning.EarlyStopping, self._lightning.Checkpoint))
 
     def call_for_stage(self, name: str, stage: Any) -> None:

@@ -69,6 +69,9 @@ LOG_LEVELS: Final[dict[str, LogLevels]] = {
     **dict.fromkeys(
         (
             "training_step",
+            "training_step_end",
+            "on_batch_start",
+            "on_batch_end",
             "on_train_batch_start",
             "on_train_batch_end",
             "on_before_backward",
@@ -83,15 +86,21 @@ LOG_LEVELS: Final[dict[str, LogLevels]] = {
         ),
         _STEP,
     ),
-    **dict.fromkeys(("validation_step", "on_validation_batch_start", "on_validation_batch_end"), _EPOCH),
+    **dict.fromkeys(
+        ("validation_step", "validation_step_end", "on_validation_batch_start", "on_validation_batch_end"), _EPOCH
+    ),
     **dict.fromkeys(
         (
             "on_train_start",
             "on_train_epoch_start",
             "on_train_epoch_end",
+            "training_epoch_end",
+            "on_epoch_start",
+            "on_epoch_end",
             "on_validation_start",
             "on_validation_epoch_start",
             "on_validation_epoch_end",
+            "validation_epoch_end",
         ),
         _EPOCH_ONLY,
     ),

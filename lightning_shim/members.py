@@ -109,6 +109,15 @@ on_validation_model_train     >=1.0       "
 on_validation_model_zero_grad >=2.1       "
 on_save_checkpoint            >=0.9       the trial calls it whenever Determined writes a checkpoint.
 on_load_checkpoint            >=0.9       the trial calls it when it continues from a checkpoint.
+training_step_end             >=0.9,<2.0  the trial calls it where Lightning 1.9 did.
+validation_step_end           >=0.9,<2.0  "
+training_epoch_end            >=0.9,<2.0  the trial keeps what training_step returned and calls it with that.
+validation_epoch_end          >=0.9,<2.0  the trial keeps what validation_step returned and calls it with that.
+tbptt_split_batch             >=0.9,<2.0  the trial calls it if truncated_bptt_steps is set.
+on_epoch_start                >=0.9,<1.8  the trial calls it before an epoch of training or validation.
+on_epoch_end                  >=0.9,<1.8  the trial calls it after an epoch of training or validation.
+on_pretrain_routine_start     >=0.9,<1.8  the trial calls it before on_train_start.
+on_pretrain_routine_end       >=0.9,<1.8  "
 [method: backed]
 log                           >=1.0       Determined reports it among its metrics, under Lightning's names.
 log_dict                      >=1.0       "
@@ -129,6 +138,15 @@ current_epoch                 >=0.9       it counts the trial's epochs from 0, t
 global_step                   >=0.9       it counts the trial's optimizer steps from 0, through pauses.
 global_rank                   >=1.1       it is the rank of this process in the trial.
 local_rank                    >=1.1       it is the rank of this process on its node.
+truncated_bptt_steps          >=1.3,<2.0  the trial splits each batch and passes hiddens on, as Lightning 1.9.
+use_amp                       >=0.9,<1.8  it says whether the trial's precision is a mixed one.
+use_ddp                       >=0.9,<1.2  it says whether the trial has several processes.
+use_ddp2                      >=0.9,<1.2  it is False, since Determined has no such backend.
+use_dp                        >=0.9,<1.2  "
+use_tpu                       >=0.9,<1.2  it is False, since Determined has no TPUs.
+precision                     >=0.9,<2.0  it is the trial's precision by the name of Lightning 1.x: 16, 32, 64 or
+                                          "bf16".
+datamodule                    >=0.9,<1.5  it is the LightningDataModule that the trial was given, or None.
 [method: native]
 forward                       >=0.9       it is your own code, called by your own code.
 freeze                        >=0.9       it works as in Lightning.
@@ -187,8 +205,6 @@ on_predict_batch_start        >=1.3       "
 on_predict_batch_end          >=1.3       "
 on_predict_model_eval         >=1.2       "
 on_predict_dataloader         >=1.3,<1.7  "
-on_pretrain_routine_start     >=0.9,<1.8  Lightning 2 has no pretrain routine; move its code to on_fit_start.
-on_pretrain_routine_end       >=0.9,<1.8  "
 get_progress_bar_dict         >=0.9,<1.7  the progress bar shows what is logged with prog_bar=True.
 get_tqdm_dict                 >=0.9,<1.0  "
 on_hpc_save                   >=0.9,<1.8  Determined writes the checkpoints; move its code to
@@ -205,46 +221,19 @@ allow_zero_length_dataloader_with_multiple_devices  >=1.5  every process of a tr
 [property: refused]
 fabric                        >=1.9       Determined trains the module, so that Fabric cannot.
 device_mesh                   >=2.3       Determined splits no module over devices.
-truncated_bptt_steps          >=1.3,<2.0  the trial does not split batches; do so in training_step, with
-                                          manual optimization.
-use_amp                       >=0.9,<1.8  it raises AttributeError, as in Lightning 2; read
-                                          self.trainer.precision.
 model_size                    >=1.2,<1.7  it raises AttributeError, as in Lightning 2; use Lightning's
                                           ModelSummary.
-datamodule                    >=0.9,<1.5  it raises AttributeError, as in Lightning 2; read
-                                          self.trainer.datamodule.
 [attribute: refused]
-use_ddp                       >=0.9,<1.2  it raises AttributeError, as in Lightning 2; read
-                                          self.trainer.world_size.
-use_ddp2                      >=0.9,<1.2  "
-use_dp                        >=0.9,<1.2  "
-use_tpu                       >=0.9,<1.2  it raises AttributeError, as in Lightning 2; read self.device.
-precision                     >=0.9,<2.0  it raises AttributeError, as in Lightning 2; read
-                                          self.trainer.precision.
 loaded_optimizer_states_dict  >=0.9,<1.6  it raises AttributeError, as in Lightning 2; use on_load_checkpoint.
 exp_save_path                 >=0.9,<1.3  it raises AttributeError, as in Lightning 2; read
                                           self.trainer.default_root_dir.
 running_stage                 >=1.2,<1.3  it raises AttributeError, as in Lightning 2; read
                                           self.trainer.state.stage.
 [hook: refused]
-training_epoch_end            >=0.9,<2.0  Lightning 2 does not keep the outputs of an epoch; collect them in
-                                          training_step and use them in on_train_epoch_end.
-validation_epoch_end          >=0.9,<2.0  Lightning 2 does not keep the outputs of an epoch; collect them in
-                                          validation_step and use them in on_validation_epoch_end.
-training_step_end             >=0.9,<2.0  the trial does not call it; move its code to the end of
-                                          training_step.
-validation_step_end           >=0.9,<2.0  the trial does not call it; move its code to the end of
-                                          validation_step.
 training_end                  >=0.9,<1.0  the trial does not call it; move its code to the end of
                                           training_step.
 validation_end                >=0.9,<1.0  Lightning 2 does not keep the outputs of an epoch; collect them in
                                           validation_step and use them in on_validation_epoch_end.
-tbptt_split_batch             >=0.9,<2.0  the trial does not split batches; do so in training_step, with
-                                          manual optimization.
-on_epoch_start                >=0.9,<1.8  the trial does not call it; move its code to on_train_epoch_start or
-                                          on_validation_epoch_start.
-on_epoch_end                  >=0.9,<1.8  the trial does not call it; move its code to on_train_epoch_end or
-                                          on_validation_epoch_end.
 on_batch_start                >=0.9,<1.0  the trial does not call it; rename it to on_train_batch_start.
 on_batch_end                  >=0.9,<1.0  the trial does not call it; rename it to on_train_batch_end.
 on_pre_performance_check      >=0.9,<1.0  the trial does not call it; rename it to on_validation_start.
@@ -389,8 +378,42 @@ checkpoint_callbacks          >=1.0       it is an empty list, since Determined 
 early_stopping_callback       >=1.2       it is the trial's first EarlyStopping callback, or None.
 early_stopping_callbacks      >=1.2       it is a list of the trial's EarlyStopping callbacks.
 progress_bar_callback         >=0.9       it is None, since the progress bar is no callback.
+use_amp                       >=0.9,<1.8  it says whether the trial's precision is a mixed one.
+use_dp                        >=0.9,<1.4  it is False, since Determined has no such backend.
+use_ddp                       >=0.9,<1.4  it says whether the trial has several processes.
+use_ddp2                      >=0.9,<1.4  it is False, since Determined has no such backend.
+use_horovod                   >=0.9,<1.4  it is False, since gradients are synchronized by PyTorch.
+use_tpu                       >=0.9,<1.4  it is False, since Determined has no TPUs.
+on_tpu                        >=0.9,<1.4  "
+use_single_gpu                >=0.9,<1.4  it says whether the trial has one GPU.
+on_gpu                        >=0.9,<1.4  it says whether the trial's device is a GPU.
+gpus                          >=0.9,<1.8  it is the number of GPUs of the trial on this node.
+num_gpus                      >=0.9,<1.8  "
+num_processes                 >=0.9,<1.8  it is the number of slots of the trial on this node.
+devices                       >=1.4,<1.8  "
+tpu_cores                     >=0.9,<1.8  it is None, since Determined has no such device.
+ipus                          >=1.4,<1.8  "
+root_gpu                      >=0.9,<1.8  it is the index of this process's GPU, or None.
+data_parallel                 >=0.9,<2.0  it says whether the trial has several processes.
+data_parallel_device_ids      >=0.9,<1.8  it numbers the GPUs of the trial on this node, or is None.
+amp_backend                   >=0.9,<2.0  it is "native" if the precision is a mixed one, or None.
+distributed_backend           >=0.9,<1.5  it is "ddp" if the trial has several processes, or None.
+lr_schedulers                 >=0.9,<1.8  it is a list of the trial's schedulers, as dictionaries.
+lightning_optimizers          >=1.2,<1.8  it holds the wrapped optimizers by their index.
+optimizer_frequencies         >=0.9,<2.0  it is what configure_optimizers returned.
+running_sanity_check          >=0.9,<1.5  it is False, since a trial has no sanity check.
+disable_validation            >=0.9,<1.6  it says whether the trial has nothing to validate.
+progress_bar_dict             >=0.9,<1.7  it holds the values that were last logged with prog_bar=True, by
+                                          name.
+early_stop_callback           >=0.9,<1.0  it is the trial's first EarlyStopping callback, or None.
+should_rank_save_checkpoint   >=1.4,<1.8  it says whether this process has rank 0.
+tuning                        >=1.2,<2.0  it is False, since Determined searches hyperparameters.
+terminate_on_nan              >=0.9,<1.7  it is False, since a trial does not look at the loss.
+slurm_job_id                  >=0.9,<1.7  it is None, since Determined runs the trial.
+resume_from_checkpoint        >=0.9,<2.0  it is None, since Determined chooses what to continue from.
 [method: backed]
 print                         >=2.1       only rank 0 prints, above the progress bar if there is one.
+get_model                     >=0.9,<1.4  it returns your module.
 [attribute: backed]
 _data_connector               >=1.5       Lightning's own methods find the transfer hooks through it, no more.
 val_check_interval            >=0.9       it is the validation_period in batches, or 1.0 if that is in epochs.
@@ -431,7 +454,6 @@ predict                       >=1.2       Determined trials have no predict loop
 save_checkpoint               >=0.9       Determined writes the checkpoints; set its checkpoint_period.
 init_module                   >=2.1       the trial does not build modules for you; build them in
                                           configure_model.
-get_model                     >=0.9,<1.4  it raises AttributeError, as in Lightning 2; read lightning_module.
 call_hook                     >=1.0,<1.8  it raises AttributeError, as in Lightning 2; call the hook itself.
 tune                          >=0.10,<2.0 it raises AttributeError, as in Lightning 2; use Determined's
                                           searcher.
@@ -453,19 +475,9 @@ _callback_connector           >=1.5       "
 _checkpoint_connector         >=1.6       "
 _logger_connector             >=1.6       "
 _signal_connector             >=1.6       "
-on_gpu                        >=0.9,<1.4  it raises AttributeError, as in Lightning 2; read self.on_gpu.
-on_tpu                        >=0.9,<1.4  it raises AttributeError, as in Lightning 2; read self.device.
-use_tpu                       >=0.9,<1.4  "
-use_single_gpu                >=0.9,<1.4  "
-use_dp                        >=0.9,<1.4  it raises AttributeError, as in Lightning 2; read world_size.
-use_ddp                       >=0.9,<1.4  "
-use_ddp2                      >=0.9,<1.4  "
-use_horovod                   >=0.9,<1.4  "
 batch_idx                     >=0.9,<1.0  it raises AttributeError, as in Lightning 2; training_step gets it
                                           as an argument.
 total_batch_idx               >=0.9,<1.0  it raises AttributeError, as in Lightning 2; read global_step.
-early_stop_callback           >=0.9,<1.0  it raises AttributeError, as in Lightning 2; read
-                                          early_stopping_callback.
 replace_sampler_ddp           >=0.9,<1.3  it raises AttributeError, as in Lightning 2; the trial shards the
                                           data.
 track_grad_norm               >=0.9,<2.0  it raises AttributeError, as in Lightning 2; log the norms in
@@ -481,48 +493,18 @@ logger_connector              >=1.0,<1.6  "
 [property: refused]
 accelerator                   >=1.2       Determined chooses the devices; read self.device.
 distributed_sampler_kwargs    >=1.2       the trial shards the data; read world_size and global_rank.
-use_amp                       >=0.9,<1.8  it raises AttributeError, as in Lightning 2; read precision.
-amp_backend                   >=0.9,<2.0  "
-data_parallel                 >=0.9,<2.0  it raises AttributeError, as in Lightning 2; read world_size.
-data_parallel_device_ids      >=0.9,<1.8  it raises AttributeError, as in Lightning 2; read device_ids.
-gpus                          >=0.9,<1.8  it raises AttributeError, as in Lightning 2; read num_devices.
-num_gpus                      >=0.9,<1.8  "
-num_processes                 >=0.9,<1.8  "
-tpu_cores                     >=0.9,<1.8  "
-devices                       >=1.4,<1.8  "
-ipus                          >=1.4,<1.8  "
-root_gpu                      >=0.9,<1.8  it raises AttributeError, as in Lightning 2; read
-                                          strategy.root_device.
-distributed_backend           >=0.9,<1.5  it raises AttributeError, as in Lightning 2; read strategy.
-accelerator_backend           >=0.9,<1.4  "
+accelerator_backend           >=0.9,<1.4  it raises AttributeError, as in Lightning 2; read strategy.
 training_type_plugin          >=1.2,<1.8  "
-lr_schedulers                 >=0.9,<1.8  it raises AttributeError, as in Lightning 2; read
-                                          lr_scheduler_configs.
-lightning_optimizers          >=1.2,<1.8  it raises AttributeError, as in Lightning 2; call self.optimizers.
-optimizer_frequencies         >=0.9,<2.0  it raises AttributeError, as in Lightning 2; use manual
-                                          optimization.
-running_sanity_check          >=0.9,<1.5  it raises AttributeError, as in Lightning 2; read sanity_checking.
-disable_validation            >=0.9,<1.6  it raises AttributeError, as in Lightning 2; read enable_validation.
 train_loop                    >=1.0,<1.6  it raises AttributeError, as in Lightning 2; read current_epoch.
-progress_bar_dict             >=0.9,<1.7  it raises AttributeError, as in Lightning 2; read
-                                          progress_bar_metrics.
 prediction_writer_callbacks   >=1.3,<2.0  it raises AttributeError, as in Lightning 2; read callbacks.
-tuning                        >=1.2,<2.0  it raises AttributeError, as in Lightning 2; use Determined's
-                                          searcher.
 weights_save_path             >=0.9,<1.8  it raises AttributeError, as in Lightning 2; Determined keeps the
                                           checkpoints.
-resume_from_checkpoint        >=0.9,<2.0  it raises AttributeError, as in Lightning 2; Determined chooses what
+validated_ckpt_path           >=1.3,<1.8  it raises AttributeError, as in Lightning 2; Determined chooses what
                                           to continue from.
-validated_ckpt_path           >=1.3,<1.8  "
 tested_ckpt_path              >=0.9,<1.8  "
 predicted_ckpt_path           >=1.4,<1.8  "
-should_rank_save_checkpoint   >=1.4,<1.8  it raises AttributeError, as in Lightning 2; read is_global_zero.
 verbose_evaluate              >=1.3,<1.8  it raises AttributeError, as in Lightning 2; Determined shows the
                                           metrics.
-slurm_job_id                  >=0.9,<1.7  it raises AttributeError, as in Lightning 2; a Determined trial has
-                                          a number of its own.
-terminate_on_nan              >=0.9,<1.7  it raises AttributeError, as in Lightning 2; test the loss in
-                                          training_step.
 """,
     "Logger": """
 [property: backed]
@@ -583,6 +565,12 @@ on_save_checkpoint            >=1.0       the trial calls it whenever Determined
 state_dict                    >=1.6       "
 on_load_checkpoint            >=1.0       the trial calls it when it continues from a checkpoint.
 load_state_dict               >=1.6       "
+on_epoch_start                >=0.9,<1.8  the trial calls it before an epoch of training or validation.
+on_epoch_end                  >=0.9,<1.8  the trial calls it after an epoch of training or validation.
+on_batch_start                >=0.9,<1.8  the trial calls it before on_train_batch_start.
+on_batch_end                  >=0.9,<1.8  the trial calls it after on_train_batch_end.
+on_pretrain_routine_start     >=0.9,<1.8  the trial calls it before on_train_start.
+on_pretrain_routine_end       >=0.9,<1.8  "
 [property: native]
 state_key                     >=1.5       it names the callback's state in the checkpoint, as in Lightning.
 [hook: ignored]
@@ -600,20 +588,11 @@ on_predict_epoch_start        >=1.3       "
 on_predict_epoch_end          >=1.3       "
 on_predict_batch_start        >=1.3       "
 on_predict_batch_end          >=1.3       "
-on_pretrain_routine_start     >=0.9,<1.8  Lightning 2 has no pretrain routine; move its code to on_fit_start.
-on_pretrain_routine_end       >=0.9,<1.8  "
 on_init_start                 >=0.9,<1.8  callbacks join when the trial is built; move its code to setup.
 on_init_end                   >=0.9,<1.8  "
 on_before_accelerator_backend_setup  >=1.1,<1.8  "
 on_configure_sharded_model    >=1.3,<1.8  "
 on_keyboard_interrupt         >=0.9,<1.7  Determined handles interruptions; use on_exception for errors.
-[hook: refused]
-on_epoch_start                >=0.9,<1.8  the trial does not call it; move its code to on_train_epoch_start or
-                                          on_validation_epoch_start.
-on_epoch_end                  >=0.9,<1.8  the trial does not call it; move its code to on_train_epoch_end or
-                                          on_validation_epoch_end.
-on_batch_start                >=0.9,<1.8  the trial does not call it; rename it to on_train_batch_start.
-on_batch_end                  >=0.9,<1.8  the trial does not call it; rename it to on_train_batch_end.
 """,
     "callbacks": """
 [class: refused]

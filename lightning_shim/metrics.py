@@ -109,6 +109,11 @@ class MetricCollector:
         self._in_first_batch = None
         self._dataloader_idx = None
 
+    @property
+    def has_values(self) -> bool:
+        """Whether anything has been logged since the last :meth:`reset`."""
+        return any(metric.is_fresh for metric in self._metrics.values())
+
     def reset(self) -> None:
         """Forgets all values, after an epoch."""
         for metric in self._metrics.values():

@@ -16,6 +16,7 @@ from lightning_shim._warnings import (
     definition_location,
     warn_at_definition,
 )
+from lightning_shim.epoch_outputs import StepOutputs
 from lightning_shim.hooks import Hooks
 from lightning_shim.metrics import MetricViews
 from lightning_shim.optimizers import SchedulerConfig
@@ -57,16 +58,24 @@ class Optimization:
         progress = self._progress
         return (progress.batch_idx + 1) % self._accumulate != 0 and not progress.is_last_batch
 
-    def run(self, args: tuple[Any, ...]) -> dict[str, Any]:
+    def run(self, args: tuple[Any, ...]) -> StepOutputs:
         """Trains on a batch.
 
         Args:
             args: The arguments of ``training_step``.
 
         Returns:
-            What ``on_train_batch_end`` gets as ``outputs``.
+            What was returned for the one split of the batch and the one optimizer.
         """
-        return self._automatic(args) if self._module.automatic_optimization else self._manual(args)
+        return [[self._automatic(args) if self._module.automatic_optimization else self._manual(args)]]
+
+    def batch_end_outputs(self, outputs: StepOutputs) -> Any:
+        """Returns what ``on_train_batch_end`` gets as ``outputs``.
+
+        Args:
+            outputs: What :meth:`run` returned.
+        """
+        return outputs[0][0]
 
     def _automatic(self, args: tuple[Any, ...]) -> dict[str, Any]:
         closure = Closure(self, args)
@@ -95,7 +104,7 @@ class Optimization:
     def _manual(self, args: tuple[Any, ...]) -> dict[str, Any]:
         self._strategy.count_steps(self._count_step)
         try:
-            output = self._hooks.run("training_step", self._strategy.training_step, *args)
+            output = self._training_step(args)
         finally:
             self._strategy.count_steps(_nothing)
         if isinstance(output, Mapping):
@@ -112,6 +121,10 @@ class Optimization:
         if "loss" in outputs:
             outputs["loss"] = outputs["loss"].detach()
         return outputs
+
+    def _training_step(self, args: tuple[Any, ...]) -> Any:
+        output = self._hooks.run("training_step", self._strategy.training_step, *args)
+        return self._hooks.end_of_step("training_step_end", output)
 
     def _count_step(self) -> None:
         self._progress.global_step += 1
@@ -136,8 +149,12 @@ class Optimization:
         for config in configs:
             if config.reduce_on_plateau is (views is None) or config.interval != interval:
                 continue
-            if count % config.frequency == 0:
+            if count % config.frequency == 0 and self._is_scheduled(config.scheduler):
                 self._step_scheduler(config, views)
+
+    def _is_scheduled(self, scheduler: Any) -> bool:
+        """Tells whether it is the turn of a scheduler's optimizer."""
+        return True
 
     def _step_scheduler(self, config: SchedulerConfig, views: Callable[[], MetricViews] | None) -> None:
         metric = None
@@ -168,11 +185,13 @@ class Closure:
         "_hooks",
         "_loss",
         "_module",
+        "_optimization",
         "_progress",
         "_strategy",
     )
 
     def __init__(self, optimization: Optimization, args: tuple[Any, ...]) -> None:
+        self._optimization = optimization
         self._module = optimization._module
         self._strategy = optimization._strategy
         self._hooks = optimization._hooks
@@ -190,15 +209,15 @@ class Closure:
         loss = self._training_step()
         progress, hooks, strategy = self._progress, self._hooks, self._strategy
         if progress.batch_idx % self._accumulate == 0:
-            optimizer = strategy.optimizers[0]
+            optimizer = strategy.optimizer
             hooks.call("on_before_zero_grad", optimizer)
             hooks.module_or_default("optimizer_zero_grad", progress.current_epoch, progress.batch_idx, optimizer)
         if loss is not None:
-            strategy.backward(loss, strategy.optimizers[0])
+            strategy.backward(loss, strategy.optimizer)
         return self._loss
 
     def _training_step(self) -> Tensor | None:
-        output = self._hooks.run("training_step", self._strategy.training_step, *self._args)
+        output = self._optimization._training_step(self._args)
         if isinstance(output, Tensor):
             loss: Tensor | None = output
             self._extra = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Protocol
 
 import torch
@@ -40,18 +40,29 @@ class ConfiguredOptimizers:
     Attributes:
         optimizers: The optimizers.
         lr_scheduler_configs: Each scheduler with when it is stepped, as Lightning's ``LRSchedulerConfig``.
+        frequencies: For how many batches it is each optimizer's turn; empty if they all train on each batch. Lightning
+            1.x had it.
     """
 
     optimizers: list[torch.optim.Optimizer]
     lr_scheduler_configs: list[SchedulerConfig]
+    frequencies: list[int] = field(default_factory=list)
 
 
 class _Reader:
-    def __init__(self, lightning: Lightning, definition: Callable[..., Any], automatic: bool, steps_itself: bool):
+    def __init__(
+        self,
+        lightning: Lightning,
+        definition: Callable[..., Any],
+        automatic: bool,
+        steps_itself: bool,
+        takes_turns: bool,
+    ):
         self._lightning = lightning
         self._definition = definition
         self._automatic = automatic
         self._steps_itself = steps_itself
+        self._more_keys = {"frequency"} if takes_turns else set()
 
     def error(self, problem: str) -> ConfigurationError:
         return ConfigurationError(f"{definition_location(self._definition)}: configure_optimizers {problem}")
@@ -83,7 +94,7 @@ class _Reader:
     def _split_mappings(self, entries: Any) -> tuple[list[Any], list[Any]]:
         optimizers, schedulers = [], []
         for entry in entries:
-            unknown = entry.keys() - {"optimizer", "lr_scheduler", "monitor"}
+            unknown = entry.keys() - {"optimizer", "lr_scheduler", "monitor", *self._more_keys}
             if unknown:
                 self.warn(f"the keys {sorted(unknown)} mean nothing beside optimizer, lr_scheduler and monitor.")
             if not isinstance(entry.get("optimizer"), torch.optim.Optimizer):
@@ -96,6 +107,18 @@ class _Reader:
                     scheduler = {"scheduler": scheduler, "monitor": entry["monitor"]}
                 schedulers.append(scheduler)
         return optimizers, schedulers
+
+    def frequencies(self, returned: Any) -> list[int]:
+        """Reads for how many batches it is each optimizer's turn."""
+        if not (isinstance(returned, (list, tuple)) and all(isinstance(entry, Mapping) for entry in returned)):
+            return []
+        frequencies = [entry["frequency"] for entry in returned if self._more_keys & entry.keys()]
+        if len(frequencies) not in (0, len(returned)) or not all(frequency > 0 for frequency in frequencies):
+            raise self.error(
+                f"returned the frequencies {frequencies} for {len(returned)} optimizers. Give each optimizer a "
+                'positive "frequency", or none of them.'
+            )
+        return frequencies
 
     @staticmethod
     def _is_plateau(scheduler: Any) -> bool:
@@ -142,7 +165,13 @@ class _Reader:
 
 
 def read_optimizers(
-    lightning: Lightning, returned: Any, definition: Callable[..., Any], *, automatic: bool, steps_itself: bool
+    lightning: Lightning,
+    returned: Any,
+    definition: Callable[..., Any],
+    *,
+    automatic: bool,
+    steps_itself: bool,
+    takes_turns: bool = False,
 ) -> ConfiguredOptimizers:
     """Reads what ``configure_optimizers`` returned.
 
@@ -152,6 +181,7 @@ def read_optimizers(
         definition: The hook, for messages.
         automatic: The module's ``automatic_optimization``.
         steps_itself: Whether the module defines ``lr_scheduler_step``.
+        takes_turns: Whether ``training_step`` takes ``optimizer_idx``, as for several optimizers in Lightning 1.x.
 
     Returns:
         The optimizers and the schedulers.
@@ -159,7 +189,7 @@ def read_optimizers(
     Raises:
         ConfigurationError: If something in it cannot be used.
     """
-    reader = _Reader(lightning, definition, automatic, steps_itself)
+    reader = _Reader(lightning, definition, automatic, steps_itself, takes_turns)
     optimizers, schedulers = ([], []) if returned is None else reader.split(returned)
     if automatic and not optimizers:
         raise reader.error(
@@ -167,7 +197,7 @@ def read_optimizers(
             "or set self.automatic_optimization = False if the training step does it all by itself."
         )
     configs = [reader.scheduler_config(scheduler) for scheduler in schedulers]
-    if automatic and len(optimizers) > 1:
+    if automatic and len(optimizers) > 1 and not takes_turns:
         raise reader.error(
             f"returned {len(optimizers)} optimizers, which Lightning 2 trains with manual optimization only: set "
             "self.automatic_optimization = False and step them in training_step (self.optimizers())."
@@ -177,4 +207,4 @@ def read_optimizers(
             raise reader.error(
                 f"returned the scheduler {config.scheduler!r}, whose optimizer it did not return as well."
             )
-    return ConfiguredOptimizers(optimizers, configs)
+    return ConfiguredOptimizers(optimizers, configs, reader.frequencies(returned))

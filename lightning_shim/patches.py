@@ -17,25 +17,34 @@ from lightning_shim import _warnings
 from lightning_shim._attachment import CURRENT_FX_ATTRIBUTE, attached_trainer
 from lightning_shim._registry import PatchRegistry
 from lightning_shim._versions import NAMESPACES, Namespace
+from lightning_shim.former_arguments import PASSED_ON, without_former_arguments
 
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 
 _CLASS_MODULE: Final = "core.module"
 _CLASS_NAME: Final = "LightningModule"
+_FORMER_LOG_ARGUMENTS: Final = frozenset({"tbptt_reduce_fx", "tbptt_pad_token"})
 
 
 def _log(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     trainer = attached_trainer(instance)
     if trainer is None:
         return wrapped(*args, **kwargs)
-    return trainer.collector.log(instance.__dict__[CURRENT_FX_ATTRIBUTE], *args, **kwargs)
+    return trainer.collector.log(instance.__dict__[CURRENT_FX_ATTRIBUTE], *args, **_loggable(kwargs))
+
+
+def _loggable(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Takes out arguments that ``log`` had in Lightning 1.x, and that changed nothing but truncated backpropagation."""
+    if _FORMER_LOG_ARGUMENTS.isdisjoint(kwargs):
+        return kwargs
+    return {name: value for name, value in kwargs.items() if name not in _FORMER_LOG_ARGUMENTS}
 
 
 def _log_dict(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     trainer = attached_trainer(instance)
     if trainer is None:
         return wrapped(*args, **kwargs)
-    return trainer.collector.log_dict(instance.__dict__[CURRENT_FX_ATTRIBUTE], *args, **kwargs)
+    return trainer.collector.log_dict(instance.__dict__[CURRENT_FX_ATTRIBUTE], *args, **_loggable(kwargs))
 
 
 def _print(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -43,7 +52,18 @@ def _print(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kw
     return wrapped(*args, **kwargs) if trainer is None else trainer.print(*args, **kwargs)
 
 
-METHODS: Final[dict[str, Wrapper]] = {"log": _log, "log_dict": _log_dict, "print": _print}
+def _passed_on(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if attached_trainer(instance) is not None:
+        args, kwargs = without_former_arguments(wrapped, args, kwargs)
+    return wrapped(*args, **kwargs)
+
+
+METHODS: Final[dict[str, Wrapper]] = {
+    "log": _log,
+    "log_dict": _log_dict,
+    "print": _print,
+    **dict.fromkeys(PASSED_ON, _passed_on),
+}
 """By the name of the method of LightningModule."""
 
 PROPERTIES: Final[dict[str, Callable[[Any], Any]]] = {
@@ -120,6 +140,18 @@ def _patch_namespace(module: Any) -> None:
 for _name in NAMESPACES:
     # Before the import of Lightning nothing is there to patch, and importing it here would cost seconds.
     wrapt.register_post_import_hook(_patch_namespace, f"{_name}.{_CLASS_MODULE}")
+
+
+def unpatched(method: Any) -> Any:
+    """Returns what a patched method calls where no trial is concerned.
+
+    Args:
+        method: A bound method.
+
+    Returns:
+        Lightning's own method, bound; the method itself if it is not patched.
+    """
+    return method.__wrapped__ if isinstance(method, _BoundMethod) else method
 
 
 def patch(*, strict: bool = False) -> None:

@@ -76,6 +76,11 @@ class Precision:
         )
         self._changes_default: Final = not self._format.mixed and self._format.dtype != torch.float32
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether steps run under autocast."""
+        return self._format.mixed
+
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Converts the parameters and buffers for the ``-true`` formats."""
         return module.to(dtype=self._format.dtype) if self._changes_default else module

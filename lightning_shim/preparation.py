@@ -9,6 +9,7 @@ from determined import pytorch
 
 from lightning_shim._lightning import Lightning, announce_device, is_overridden, reset_seed
 from lightning_shim._warnings import ConfigurationError, definition_location
+from lightning_shim.former_arguments import takes_argument
 from lightning_shim.hooks import Hooks
 from lightning_shim.optimizers import read_optimizers
 from lightning_shim.strategy import ForwardRedirection, StrategyFacade
@@ -86,6 +87,7 @@ def _configure_optimizers(
         module.configure_optimizers,
         automatic=module.automatic_optimization,
         steps_itself=hooks.overridden("lr_scheduler_step"),
+        takes_turns=takes_argument(module.training_step, "optimizer_idx"),
     )
     # Determined refuses a trial without an optimizer; one over nothing changes nothing.
     for optimizer in configured.optimizers or [torch.optim.SGD([torch.zeros(1)], lr=0.0)]:
@@ -93,4 +95,4 @@ def _configure_optimizers(
     for config in configured.lr_scheduler_configs:
         # Stepped by us; Determined saves and restores it.
         context.wrap_lr_scheduler(config.scheduler, pytorch.LRScheduler.StepMode.MANUAL_STEP)
-    strategy.set_optimizers(configured.optimizers, configured.lr_scheduler_configs)
+    strategy.set_optimizers(configured)

@@ -13,6 +13,7 @@ class Progress:
     Attributes:
         current_epoch: Epochs whose ``on_train_epoch_end`` has run: ``trainer.current_epoch``.
         batch_idx: Index in the epoch of the last batch that was started; -1 before the first.
+        total_batch_idx: The same over all epochs.
         is_last_batch: Whether that batch is the epoch's last one.
         global_step: Optimizer steps taken: ``trainer.global_step``.
         batches_that_stepped: Batches that completed a step; the ``step`` under which Lightning logs.
@@ -23,6 +24,7 @@ class Progress:
 
     current_epoch: int = 0
     batch_idx: int = -1
+    total_batch_idx: int = -1
     is_last_batch: bool = False
     global_step: int = 0
     batches_that_stepped: int = 0

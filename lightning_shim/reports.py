@@ -12,6 +12,7 @@ from lightning_shim._warnings import DifferenceWarning, warn_at_caller
 from lightning_shim.metrics import MetricCollector, combine_step_values
 from lightning_shim.progress import Progress
 from lightning_shim.progress_bar import ProgressBar
+from lightning_shim.returned_metrics import ReturnedMetrics
 from lightning_shim.trainer import TrainerFacade
 
 _DETERMINED_COUNTS: Final = frozenset({"batches", "epochs"})
@@ -27,7 +28,7 @@ class Reports:
         trainer: Shows the metrics to the module.
         progress: Where training stands.
         training_collector: Keeps what is logged in training.
-        validation_collector: Keeps what is logged in validation.
+        returned_metrics: Knows what is reported of a validation.
 
     Attributes:
         metrics: The newest value of everything that was reported, by name.
@@ -40,7 +41,7 @@ class Reports:
         trainer: TrainerFacade,
         progress: Progress,
         training_collector: MetricCollector,
-        validation_collector: MetricCollector,
+        returned_metrics: ReturnedMetrics,
     ) -> None:
         self.metrics: Final[dict[str, float]] = {}
         self._context: Final = context
@@ -48,7 +49,7 @@ class Reports:
         self._trainer: Final = trainer
         self._progress: Final = progress
         self._training_collector: Final = training_collector
-        self._validation_collector: Final = validation_collector
+        self._returned_metrics: Final = returned_metrics
         self._reported: frozenset[str] = frozenset()
         self._progress_bar: ProgressBar | None = None
         context.wrap_reducer(_TrainingReducer(self), for_validation=False)
@@ -142,7 +143,7 @@ class Reports:
 
     def validation_values(self) -> Any:
         """Returns this process's share of the values of a validation."""
-        return self._validation_collector.partial_epoch_values()
+        return self._returned_metrics.collector.partial_epoch_values()
 
     def reduce_validation_values(self, shares: list[Any]) -> dict[str, float]:
         """Reduces the shares of all processes, and shows the result to the module.
@@ -153,11 +154,12 @@ class Reports:
         Returns:
             The values to report, by name.
         """
-        collector = self._validation_collector
+        collector = self._returned_metrics.collector
         if len(shares) > 1:
             collector.merge_epoch_values(shares)
         views = collector.collect(on_step=False, every_dataloader=True)
-        self._trainer.views.update(views)
+        if collector is self._trainer.collector:
+            self._trainer.views.update(views)
         return {name: float(value) for name, value in views.logged.items()}
 
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from lightning_shim._lightning import Lightning, call_after_step, lightning_optimizer
 from lightning_shim._warnings import ConfigurationError, RefusedMemberError, caller_location
+from lightning_shim.former_arguments import Values
 from lightning_shim.hooks import Hooks
-from lightning_shim.optimizers import SchedulerConfig
+from lightning_shim.optimizers import ConfiguredOptimizers, SchedulerConfig
 from lightning_shim.precision import Precision
 
 Value = TypeVar("Value")
@@ -84,6 +85,8 @@ class StrategyFacade:
         lightning_module: The user's module.
         model: The same, or DistributedDataParallel around it.
         lr_scheduler_configs: The schedulers that ``configure_optimizers`` returned.
+        optimizer_frequencies: For how many batches it is each optimizer's turn, if it is not always all of theirs.
+        optimizer_idx: The index of the optimizer whose turn it is.
     """
 
     def __init__(self, lightning: Lightning, context: Any, precision: Precision) -> None:
@@ -95,6 +98,8 @@ class StrategyFacade:
         self.model: Any = None
         self._optimizers: list[torch.optim.Optimizer] = []
         self.lr_scheduler_configs: list[SchedulerConfig] = []
+        self.optimizer_frequencies: list[int] = []
+        self.optimizer_idx = 0
         # The name that LightningModule.optimizers() reads.
         self._lightning_optimizers: list[Any] = []
         self._hooks: Hooks | None = None
@@ -106,13 +111,14 @@ class StrategyFacade:
         self._hooks = hooks
         self._clipping = clipping
 
-    def set_optimizers(
-        self, optimizers: list[torch.optim.Optimizer], lr_scheduler_configs: list[SchedulerConfig]
-    ) -> None:
+    def set_optimizers(self, configured: ConfiguredOptimizers) -> None:
         """Takes the optimizers and schedulers."""
-        self._optimizers = optimizers
-        self.lr_scheduler_configs = lr_scheduler_configs
-        self._lightning_optimizers = [lightning_optimizer(self._lightning, optimizer, self) for optimizer in optimizers]
+        self._optimizers = configured.optimizers
+        self.optimizer_frequencies = configured.frequencies
+        self.lr_scheduler_configs = configured.lr_scheduler_configs
+        self._lightning_optimizers = [
+            lightning_optimizer(self._lightning, optimizer, self) for optimizer in configured.optimizers
+        ]
 
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
@@ -127,9 +133,23 @@ class StrategyFacade:
         )
 
     @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of automatic optimization whose turn it is."""
+        return self._optimizers[self.optimizer_idx]
+
+    @property
     def lightning_optimizer(self) -> Any:
-        """The one optimizer of automatic optimization, as the hooks get it."""
-        return self._lightning_optimizers[0]
+        """The same, as the hooks get it."""
+        return self._lightning_optimizers[self.optimizer_idx]
+
+    def index_of(self, owner: Any) -> int:
+        """Returns the index of an optimizer.
+
+        Args:
+            owner: The optimizer, or a wrapper of it or a scheduler, which have it as their ``optimizer``.
+        """
+        optimizer = getattr(owner, "optimizer", owner)
+        return next((index for index, own in enumerate(self._optimizers) if own is optimizer), self.optimizer_idx)
 
     def count_steps(self, function: Callable[[], None]) -> None:
         """Has a function called after each step of manual optimization."""
@@ -164,7 +184,7 @@ class StrategyFacade:
         assert self._hooks is not None
         loss = self.precision_plugin.scale(closure_loss)
         self._hooks.call("on_before_backward", loss)
-        self._hooks.run("backward", self.lightning_module.backward, loss, *args, **kwargs)
+        self._hooks.module_or_default("backward", loss, *args, **kwargs)
         loss = loss.detach()
         self._hooks.call("on_after_backward")
         return loss
@@ -199,6 +219,24 @@ class StrategyFacade:
                 )
 
         return self.precision_plugin.step(optimizer, closure, after_closure, automatic, **kwargs)
+
+    @property
+    def former_values(self) -> Values:
+        """Gives the arguments of hooks of Lightning 1.x that are about optimizers."""
+        return {
+            "optimizer_idx": self._former_optimizer_idx,
+            "optimizer": lambda args: self.optimizer if self.lightning_module.automatic_optimization else None,
+            "on_tpu": lambda args: False,
+            "using_native_amp": lambda args: self.precision_plugin.is_mixed,
+            "using_lbfgs": lambda args: isinstance(self._optimizers[self.optimizer_idx], torch.optim.LBFGS),
+        }
+
+    def _former_optimizer_idx(self, args: tuple[Any, ...]) -> int | None:
+        for argument in args:
+            optimizer = getattr(argument, "optimizer", argument)
+            if isinstance(optimizer, torch.optim.Optimizer):
+                return self.index_of(optimizer)
+        return self.optimizer_idx if self.lightning_module.automatic_optimization else None
 
     @property
     def world_size(self) -> int:

@@ -46,6 +46,17 @@ DIFFERENCES: Final = (
         "Determined takes one report for a validation.",
     ),
     (
+        "dictionaries that `validation_step` returns",
+        "If a module logs nothing in validation, the numbers that it returns are averaged over batches and reported.",
+        "Determined's own trials do so, and a trial without validation metrics is of little use.",
+    ),
+    (
+        "modules of Lightning 1.x",
+        "Hooks with the signatures of Lightning 1.x, several optimizers in turn, truncated backpropagation, and hooks "
+        "that get an epoch's outputs work as in Lightning 1.9, although the installed Lightning 2 would refuse them.",
+        "A module need not be rewritten to move to Determined.",
+    ),
+    (
         "one name for steps and epoch",
         "A name logged for each step and again at the end of the epoch is reported once for the epoch's last batch, "
         "with the step's value; a warning says so, and TensorBoard has both.",

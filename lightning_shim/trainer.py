@@ -23,6 +23,7 @@ from lightning_shim._warnings import (
     warn_at_caller,
 )
 from lightning_shim.evaluation_loop import EvaluationLoop
+from lightning_shim.former_attributes import OF_TRAINER, FormerAttributes
 from lightning_shim.logger import LoggerFacade
 from lightning_shim.members import Support, member
 from lightning_shim.metrics import MetricCollector, MetricViews
@@ -110,6 +111,7 @@ class TrainerFacade(Attached):
         self.strategy: Final = strategy
         self.logger: LoggerFacade | None = logger
         self.profiler: Final = _NoProfiler()
+        self._former_attributes: Final = FormerAttributes()
         self.datamodule: Any = None
         self.callbacks: list[Any] = []
         self.progress_bar: ProgressBar | None = None
@@ -126,6 +128,8 @@ class TrainerFacade(Attached):
         if hasattr(type(self), name):
             # A property has raised AttributeError, perhaps in the user's own code: raise that one.
             return object.__getattribute__(self, name)
+        if name in OF_TRAINER:
+            return OF_TRAINER[name](self)
         try:
             row = member("Trainer", name)
         except KeyError:
@@ -164,6 +168,9 @@ class TrainerFacade(Attached):
         if datamodule is not None:
             datamodule.trainer = self
             self.datamodule = datamodule
+        for submodule in module.modules():
+            if isinstance(submodule, self._lightning.LightningModule):
+                self._former_attributes.give(submodule, self)
         own = module.configure_callbacks() or []
         own = list(own) if isinstance(own, (list, tuple)) else [own]
         replaced = {type(callback) for callback in own}
@@ -185,6 +192,7 @@ class TrainerFacade(Attached):
 
     def finish(self) -> None:
         """Says that the trial has ended."""
+        self._former_attributes.take_back()
         self.state.status = self._lightning.TrainerStatus.FINISHED
         self.state.stage = None
 

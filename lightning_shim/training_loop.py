@@ -15,6 +15,7 @@ import torch
 from lightning_shim._determined import Controller
 from lightning_shim._warnings import DifferenceWarning, warn_at_caller
 from lightning_shim.dataloading import Batches, DataSource
+from lightning_shim.epoch_outputs import StepOutputs, TrainingOutputs
 from lightning_shim.hooks import Hooks
 from lightning_shim.metrics import MetricCollector, MetricViews
 from lightning_shim.optimization import Optimization
@@ -42,6 +43,7 @@ class TrainingLoop:
         controller: Determined's loop, which counts the batches.
         should_stop: Whether to train no more batches.
         report_epoch: Reduces an epoch's metrics over processes, shows and reports them.
+        outputs: Keeps what ``training_step`` has returned in the running epoch.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class TrainingLoop:
         controller: Controller,
         should_stop: Callable[[], bool],
         report_epoch: Callable[[], None],
+        outputs: TrainingOutputs,
     ) -> None:
         self.source: Final = source
         self._validation_source: Final = validation_source
@@ -71,6 +74,7 @@ class TrainingLoop:
         self._controller: Final = controller
         self._should_stop: Final = should_stop
         self._report_epoch: Final = report_epoch
+        self._outputs: Final = outputs
         self._length: int | None = None
         self._batches: Batches | None = None
         # The random states before the loaders' iterators were made, and before the first batch was fetched.
@@ -146,6 +150,7 @@ class TrainingLoop:
     def _start_epoch(self) -> None:
         progress = self._progress
         self.source.set_epoch(progress.current_epoch)
+        self._hooks.call("on_epoch_start")
         self._hooks.call("on_train_epoch_start")
         progress.batch_idx = -1
         progress.is_last_batch = False
@@ -189,6 +194,7 @@ class TrainingLoop:
                     ) from None
                 return
             progress.batch_idx += 1
+            progress.total_batch_idx += 1
             progress.is_last_batch = is_last
             yield batch
 
@@ -203,11 +209,11 @@ class TrainingLoop:
         progress, hooks, collector = self._progress, self._hooks, self._collector
         batch = self._transfer(batch, 0)
         collector.start_batch(batch)
-        outputs: dict[str, Any] | None = None
+        outputs: StepOutputs = []
         skips_rest_of_epoch = False
         if batch is None:
             warn_at_caller("The training loader gave None; nothing is trained on it.", DifferenceWarning)
-        elif hooks.call("on_train_batch_start", batch, progress.batch_idx) == -1:
+        elif self._start_batch(batch) == -1:
             skips_rest_of_epoch = progress.is_last_batch = True
         else:
             args = (batch, progress.batch_idx) if self._takes_batch_idx else (batch,)
@@ -217,9 +223,20 @@ class TrainingLoop:
             self._optimization.step_schedulers("epoch")
         if skips_rest_of_epoch:
             return
-        hooks.call("on_train_batch_end", outputs, batch, progress.batch_idx)
+        hooks.call(
+            "on_train_batch_end",
+            None if batch is None else self._optimization.batch_end_outputs(outputs),
+            batch,
+            progress.batch_idx,
+        )
+        hooks.callbacks("on_batch_end")
         collector.end_batch()
+        self._outputs.append(outputs)
         progress.batch_end_is_due = True
+
+    def _start_batch(self, batch: Any) -> Any:
+        self._hooks.callbacks("on_batch_start")
+        return self._hooks.call("on_train_batch_start", batch, self._progress.batch_idx)
 
     def finish_batch(self) -> None:
         """Does what follows a batch and the validation after it; does it once."""
@@ -239,7 +256,12 @@ class TrainingLoop:
             self.finish_batch()
             self._views()
             self._collector.end_batches()
+            outputs = self._outputs.of_epoch()
+            if outputs:
+                self._hooks.module("training_epoch_end", outputs)
             self._hooks.call_epoch_end("on_train_epoch_end")
+            self._hooks.call("on_epoch_end")
+            self._outputs.clear()
             self._report_epoch()
             if progress.is_last_batch:
                 self._optimization.step_schedulers("epoch", self._views)
@@ -266,6 +288,7 @@ class TrainingLoop:
             if self._random_states is None
             else [state.state_dict() for state in self._random_states],
             "random_state": RandomState.capture(self._generators()).state_dict(),
+            "outputs": self._outputs.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -279,6 +302,7 @@ class TrainingLoop:
             before, after = (RandomState(**entry) for entry in saved)
             self._random_states = (before, after)
         self._resumed_random_state = RandomState(**state["random_state"])
+        self._outputs.load_state_dict(state["outputs"])
         self._batches = None
 
 

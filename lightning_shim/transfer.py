@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any, Final
 
 from lightning_shim._lightning import Lightning, is_overridden
+from lightning_shim.former_arguments import without_last_argument
 from lightning_shim.hooks import Hooks
 from lightning_shim.precision import Precision
 from lightning_shim.strategy import StrategyFacade
 
-TRANSFER_HOOKS: Final = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+_COUNTS: Final = {"on_before_batch_transfer": 2, "transfer_batch_to_device": 3, "on_after_batch_transfer": 2}
+"""The transfer hooks in their order, each with the number of its arguments; the last one is the loader's index."""
+
+TRANSFER_HOOKS: Final = tuple(_COUNTS)
 
 
 def hook_owner(lightning: Lightning, name: str, module: Any, datamodule: Any) -> Any:
@@ -58,7 +62,7 @@ class BatchTransfer:
         for name in TRANSFER_HOOKS:
             owner = hook_owner(lightning, name, module, datamodule)
             if owner is not module or hooks.overridden(name):
-                self._overridden[name] = getattr(owner, name)
+                self._overridden[name] = without_last_argument(getattr(owner, name), _COUNTS[name])
 
     def __call__(self, batch: Any, dataloader_idx: int) -> Any:
         """Moves a batch.

@@ -14,7 +14,10 @@ from lightning_shim._warnings import ConfigurationError, caller_location, defini
 from lightning_shim.callbacks import LightningCallback
 from lightning_shim.checkpoint import CheckpointState
 from lightning_shim.dataloading import find_source
+from lightning_shim.epoch_outputs import TrainingOutputs
 from lightning_shim.evaluation_loop import EvaluationBatch, EvaluationLoop, ValidationLoader
+from lightning_shim.former_arguments import Values
+from lightning_shim.former_optimization import FormerOptimization, needs_former_optimization
 from lightning_shim.hooks import Hooks
 from lightning_shim.hyperparameters import HyperparameterBuilder
 from lightning_shim.logger import LoggerFacade
@@ -26,6 +29,7 @@ from lightning_shim.precision import Precision
 from lightning_shim.preparation import prepare_module
 from lightning_shim.progress import Progress
 from lightning_shim.reports import Reports
+from lightning_shim.returned_metrics import ReturnedMetrics
 from lightning_shim.schedule import Schedule
 from lightning_shim.strategy import StrategyFacade
 from lightning_shim.trainer import TrainerFacade
@@ -197,10 +201,11 @@ class LightningTrial(pytorch.PyTorchTrial):
         lightning, context, module, datamodule = self._lightning, self.context, self.module, self.datamodule
         progress = Progress()
         strategy = self._strategy = StrategyFacade(lightning, context, precision)
-        training_collector, validation_collector = (
+        training_collector, validation_collector, returned_collector = (
             MetricCollector(training, lightning.extract_batch_size, self._names_of_submodules)
-            for training in (True, False)
+            for training in (True, False, False)
         )
+        returned_metrics = ReturnedMetrics(validation_collector, returned_collector)
         trainer = self.trainer = TrainerFacade(
             lightning,
             options,
@@ -214,7 +219,14 @@ class LightningTrial(pytorch.PyTorchTrial):
         trainer.attach(module, datamodule, list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks])
         trainer.callbacks = usable_callbacks(lightning, trainer.callbacks)
         verify_hooks(lightning, module, datamodule, trainer.callbacks)
-        hooks = self._hooks = Hooks(lightning, trainer, module, datamodule, trainer.callbacks)
+        outputs = TrainingOutputs()
+        former_values: Values = {
+            **strategy.former_values,
+            "dataloader_idx": lambda args: 0,
+            "outputs": lambda args: outputs.of_epoch(),
+        }
+        hooks = self._hooks = Hooks(lightning, trainer, module, datamodule, trainer.callbacks, former_values)
+        outputs.is_needed = hooks.overridden("training_epoch_end") or hooks.takes_former_arguments("on_train_epoch_end")
         strategy.connect(module, hooks, (options.gradient_clip_val, options.gradient_clip_algorithm))
         train_source = find_source("train", train_dataloaders, lightning, module, datamodule, strategy, options)
         val_source = find_source("val", val_dataloaders, lightning, module, datamodule, strategy, options)
@@ -236,14 +248,15 @@ class LightningTrial(pytorch.PyTorchTrial):
             trainer,
             progress,
             training_collector,
-            validation_collector,
+            returned_metrics,
         )
+        optimization = FormerOptimization if needs_former_optimization(module) else Optimization
         self._training_loop = TrainingLoop(
             train_source,
             val_source,
             hooks,
             progress,
-            Optimization(module, strategy, hooks, progress, options.accumulate_grad_batches),
+            optimization(module, strategy, hooks, progress, options.accumulate_grad_batches),
             training_collector,
             trainer.current_views,
             transfer,
@@ -251,6 +264,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             self.controller,
             lambda: self._stops_at_once,
             self._reports.report_epoch,
+            outputs,
         )
         self._evaluation_loop = EvaluationLoop(
             val_source,
@@ -259,6 +273,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             progress,
             strategy,
             validation_collector,
+            returned_metrics,
             trainer.views,
             transfer,
             takes_batch_idx(module.validation_step),

@@ -19,6 +19,7 @@ from lightning_shim._warnings import (
     warn_at_caller,
     warn_at_definition,
 )
+from lightning_shim.former_arguments import takes_argument
 from lightning_shim.members import Kind, Member, Support, members
 
 
@@ -60,11 +61,11 @@ def verify_module(lightning: Lightning, module: Any) -> None:
             raise ConfigurationError(
                 f"{where}: {type(module).__qualname__} does not define {hook}, without which nothing can be trained."
             )
-    if "optimizer_idx" in inspect.getfullargspec(inspect.unwrap(module.training_step)).args:
+    if takes_argument(module.training_step, "optimizer_idx") and not module.automatic_optimization:
         raise ConfigurationError(
-            f"{definition_location(module.training_step)}: training_step takes optimizer_idx, which Lightning 2 "
-            "removed. Set self.automatic_optimization = False and step the optimizers in training_step "
-            "(self.optimizers())."
+            f"{definition_location(module.training_step)}: training_step takes optimizer_idx, which manual "
+            "optimization has no use for. Take it out and step the optimizers by yourself (self.optimizers()), or "
+            "leave automatic_optimization on."
         )
 
 

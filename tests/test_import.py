@@ -16,7 +16,21 @@ import wrapt
 ROOT = Path(__file__).parents[1]
 NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
 HEAVY_PACKAGES = ("torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "determined")
-PATCHED_ENTRIES = {"log", "log_dict", "print", "trainer", "logger", "loggers"}
+PATCHED_ENTRIES = {
+    "log",
+    "log_dict",
+    "print",
+    "trainer",
+    "logger",
+    "loggers",
+    "optimizer_step",
+    "optimizer_zero_grad",
+    "configure_gradient_clipping",
+    "lr_scheduler_step",
+    "toggle_optimizer",
+    "backward",
+    "manual_backward",
+}
 
 
 def patch_by_call() -> None:

@@ -7,6 +7,7 @@ that neither side knows of it.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,8 +119,9 @@ def recorded_module(module_class: type, recording: Recording, every_hook: bool =
     overrides = {}
     for hook in _hooks("LightningModule"):
         original = getattr(module_class, hook, None)
+        is_default = inspect.getattr_static(module_class, hook, None) is inspect.getattr_static(base, hook, None)
         only_if_overridden = hook in CHANGES_IF_OVERRIDDEN or not every_hook
-        if original is None or (only_if_overridden and original is getattr(base, hook)):
+        if original is None or (only_if_overridden and is_default):
             continue
         overrides[hook] = _recorded(hook, original, recording, is_callback=False)
     for hook in ("training_step", "validation_step"):
