@@ -51,6 +51,7 @@ class Lightning:
     Checkpoint: type
     EarlyStopping: type
     ProgressBar: type
+    TensorBoardLogger: type
     LightningOptimizer: type
     LRSchedulerConfig: type
     CombinedLoader: type
@@ -75,6 +76,7 @@ def _parts(namespace: Namespace) -> Lightning:
         Checkpoint=callbacks.Checkpoint,
         EarlyStopping=callbacks.EarlyStopping,
         ProgressBar=callbacks.ProgressBar,
+        TensorBoardLogger=namespace.module("loggers").TensorBoardLogger,
         LightningOptimizer=namespace.module("core.optimizer").LightningOptimizer,
         LRSchedulerConfig=namespace.module("utilities.types").LRSchedulerConfig,
         CombinedLoader=namespace.module("utilities.combined_loader").CombinedLoader,

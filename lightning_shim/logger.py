@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Mapping
 from typing import Any, Final
 
+from torch import Tensor
+
 from lightning_shim._determined import report_metrics, tensorboard_writer
+from lightning_shim._lightning import Lightning
+from lightning_shim._warnings import (
+    DifferenceWarning,
+    MetricError,
+    RefusedMemberError,
+    caller_location,
+    warn_at_caller,
+)
+from lightning_shim.members import member
 
 METRIC_GROUP: Final = "logger"
 """The group under which Determined shows what ``log_metrics`` was given."""
@@ -22,10 +34,17 @@ class _SilentExperiment:
         return None
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) or (isinstance(value, Tensor) and value.numel() == 1)
+
+
 class LoggerFacade:
-    """Lightning's ``Logger``, answered by Determined.
+    """Lightning's ``TensorBoardLogger``, answered by Determined, which writes for TensorBoard as well.
+
+    It passes for one (``isinstance``), since modules ask before they call ``experiment.add_image`` and its like.
 
     Args:
+        lightning: The module's Lightning.
         context: Determined's trial context.
         is_global_zero: Whether this process writes.
     """
@@ -33,14 +52,45 @@ class LoggerFacade:
     name: Final = "determined"
     group_separator: Final = "/"
 
-    def __init__(self, context: Any, is_global_zero: bool) -> None:
+    def __init__(self, lightning: Lightning, context: Any, is_global_zero: bool) -> None:
+        self._lightning: Final = lightning
         self._context: Final = context
         self._is_global_zero: Final = is_global_zero
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return self._lightning.TensorBoardLogger
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            row = member("Logger", name)
+        except KeyError:
+            raise AttributeError(
+                f"{caller_location()}: the logger of a trial is Determined's TensorBoard, which has no {name!r}."
+            ) from None
+        raise RefusedMemberError(f"{caller_location()}: logger.{name} is refused: {row.sentence}")
+
     @property
     def experiment(self) -> Any:
-        """Determined's ``SummaryWriter``: ``add_figure``, ``add_image``, ``add_histogram``, ``add_text``, ..."""
-        return tensorboard_writer(self._context) if self._is_global_zero else _SilentExperiment()
+        """Determined's ``SummaryWriter``: ``add_figure``, ``add_image``, ``add_histogram``, ``add_text``, ...
+
+        It has ``log`` as well, as the experiments of wandb do: it warns, and records the numbers.
+        """
+        if not self._is_global_zero:
+            return _SilentExperiment()
+        writer = tensorboard_writer(self._context)
+        writer.log = self._log
+        return writer
+
+    def _log(self, data: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:
+        values = {name: value for name, value in data.items() if _is_number(value)}
+        lost = sorted(data.keys() - values.keys())
+        warn_at_caller(
+            "logger.experiment is TensorBoard's SummaryWriter, which has no log: the numbers are recorded"
+            + (f", {', '.join(lost)} is lost; use experiment.add_image and its like." if lost else "."),
+            DifferenceWarning,
+        )
+        self.log_metrics(values, step)
 
     @property
     def version(self) -> str:
@@ -61,21 +111,37 @@ class LoggerFacade:
             metrics: The numbers, or tensors of one element, by name.
             step: The batch that they belong to; by default the last one that was trained.
         """
-        if self._is_global_zero:
-            values = {name: float(value) for name, value in metrics.items()}
+        if not self._is_global_zero:
+            return
+        values: dict[str, float] = {}
+        for name, value in metrics.items():
+            if isinstance(value, Mapping):
+                values.update((f"{name}{self.group_separator}{inner}", entry) for inner, entry in value.items())
+            else:
+                values[name] = value
+        for name, value in values.items():
+            if not _is_number(value):
+                raise MetricError(
+                    f"{caller_location()}: logger.log_metrics got {name}={value!r}; it takes numbers, and tensors of "
+                    "one element."
+                )
+            values[name] = float(value)
+        if values:
             step = report_metrics(self._context, METRIC_GROUP, values, step)
             for name, value in values.items():
                 self.experiment.add_scalar(name, value, step)
 
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, params: Any, metrics: Mapping[str, Any] | None = None, step: int | None = None) -> None:
         """Writes hyperparameters to TensorBoard as text; Determined itself shows those of the experiment.
 
         Args:
-            params: A dictionary or a namespace.
-            *args: Unused.
-            **kwargs: Unused.
+            params: A dictionary, a namespace, or None.
+            metrics: Numbers by name, which are logged as well.
+            step: The batch that they belong to.
         """
-        entries = params if isinstance(params, Mapping) else vars(params)
+        if metrics:
+            self.log_metrics(metrics, step)
+        entries = params if isinstance(params, Mapping) else vars(params) if params is not None else {}
         rows = [f"| {name} | {value} |" for name, value in entries.items()]
         self.experiment.add_text("hyperparameters", "\n".join(["| name | value |", "| --- | --- |", *rows]))
 
@@ -87,8 +153,8 @@ class LoggerFacade:
             input_array: What ``forward`` gets; by default the module's ``example_input_array``.
         """
         example = model.example_input_array if input_array is None else input_array
-        if example is not None:
-            self.experiment.add_graph(model, example)
+        if example is not None and self._is_global_zero:
+            self.experiment.add_graph(model, self._lightning.move_data_to_device(example, model.device))
 
     def save(self) -> None:
         """Does nothing: Determined saves."""

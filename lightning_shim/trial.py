@@ -211,7 +211,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             options,
             strategy,
             progress,
-            LoggerFacade(context, strategy.is_global_zero),
+            LoggerFacade(lightning, context, strategy.is_global_zero),
             training_collector,
             validation_collector,
             self._schedule,
