@@ -8,6 +8,7 @@ The private names that this package relies on are named here, and in :mod:`light
 - ``CombinedLoader._mode``: how it combines.
 - ``LightningOptimizer._to_lightning_optimizer``, ``_on_after_step``: what ``self.optimizers()`` returns, and how manual
   optimization counts steps.
+- ``core.optimizer._MockOptimizer``: what hooks and ``self.optimizers()`` get if ``configure_optimizers`` returns None.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Lightning:
-    """The parts of one Lightning namespace that a trial uses; each is what Lightning calls by the same name."""
+    """The parts of one Lightning namespace that a trial uses; each is what Lightning calls by the same name.
+
+    Only ``NoOptimizer`` is Lightning's private ``_MockOptimizer``: an optimizer over nothing, whose step does nothing.
+    """
 
     version: str
     LightningModule: type
@@ -53,6 +57,7 @@ class Lightning:
     ProgressBar: type
     TensorBoardLogger: type
     LightningOptimizer: type
+    NoOptimizer: type
     LRSchedulerConfig: type
     CombinedLoader: type
     TrainerState: type
@@ -68,6 +73,7 @@ class Lightning:
 def _parts(namespace: Namespace) -> Lightning:
     states = namespace.module("trainer.states")
     callbacks = namespace.module("callbacks")
+    optimizer = namespace.module("core.optimizer")
     return Lightning(
         version=namespace.version,
         LightningModule=namespace.module("core.module").LightningModule,
@@ -77,7 +83,8 @@ def _parts(namespace: Namespace) -> Lightning:
         EarlyStopping=callbacks.EarlyStopping,
         ProgressBar=callbacks.ProgressBar,
         TensorBoardLogger=namespace.module("loggers").TensorBoardLogger,
-        LightningOptimizer=namespace.module("core.optimizer").LightningOptimizer,
+        LightningOptimizer=optimizer.LightningOptimizer,
+        NoOptimizer=optimizer._MockOptimizer,
         LRSchedulerConfig=namespace.module("utilities.types").LRSchedulerConfig,
         CombinedLoader=namespace.module("utilities.combined_loader").CombinedLoader,
         TrainerState=states.TrainerState,

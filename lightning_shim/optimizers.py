@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Protocol
@@ -38,7 +41,7 @@ class ConfiguredOptimizers:
     """The optimizers and schedulers of a module, in the order in which they were returned.
 
     Attributes:
-        optimizers: The optimizers.
+        optimizers: The optimizers; Lightning's stand-in if the hook returned None.
         lr_scheduler_configs: Each scheduler with when it is stepped, as Lightning's ``LRSchedulerConfig``.
         frequencies: For how many batches it is each optimizer's turn; empty if they all train on each batch. Lightning
             1.x had it.
@@ -69,6 +72,18 @@ class _Reader:
 
     def warn(self, message: str) -> None:
         warn_at_definition(self._definition, f"configure_optimizers: {message}", DifferenceWarning)
+
+    def question_nothing(self) -> None:
+        """Warns that None was returned, or refuses it where a ``return`` has been forgotten."""
+        if _forgets_to_return(self._definition):
+            raise self.error(
+                "returned None, so that nothing would be trained: it calls something, but has no `return` with a "
+                "value. Return the optimizer; or write `return None` if the module is to be trained without one."
+            )
+        self.warn(
+            "it returned None, so that no optimizer steps: gradients are computed, and the weights stay as they are. "
+            "Is a `return` missing?"
+        )
 
     def split(self, returned: Any) -> tuple[list[Any], list[Any]]:
         """Separates optimizers from schedulers; the schedulers are still as the user wrote them."""
@@ -164,6 +179,26 @@ class _Reader:
             )
 
 
+def _forgets_to_return(definition: Callable[..., Any]) -> bool:
+    """Tells whether a function calls something, as an optimizer's class, and has no ``return`` with a value."""
+    try:
+        (function,) = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(definition)))).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return False
+    if not isinstance(function, ast.FunctionDef):
+        return False
+    calls = False
+    nodes: list[ast.AST] = list(function.body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Return) and node.value is not None:
+            return False
+        calls |= isinstance(node, ast.Call)
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)):
+            nodes += ast.iter_child_nodes(node)
+    return calls
+
+
 def read_optimizers(
     lightning: Lightning,
     returned: Any,
@@ -190,11 +225,15 @@ def read_optimizers(
         ConfigurationError: If something in it cannot be used.
     """
     reader = _Reader(lightning, definition, automatic, steps_itself, takes_turns)
-    optimizers, schedulers = ([], []) if returned is None else reader.split(returned)
+    if returned is None:
+        if automatic:
+            reader.question_nothing()
+        return ConfiguredOptimizers([lightning.NoOptimizer()], [])
+    optimizers, schedulers = reader.split(returned)
     if automatic and not optimizers:
         raise reader.error(
-            f"returned {returned!r}, so that nothing would be trained. Return an optimizer (is a `return` missing?), "
-            "or set self.automatic_optimization = False if the training step does it all by itself."
+            f"returned {returned!r}, so that nothing would be trained. Return an optimizer, or set "
+            "self.automatic_optimization = False if the training step does it all by itself."
         )
     configs = [reader.scheduler_config(scheduler) for scheduler in schedulers]
     if automatic and len(optimizers) > 1 and not takes_turns:

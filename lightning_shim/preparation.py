@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from determined import pytorch
 
 from lightning_shim._lightning import Lightning, announce_device, is_overridden, reset_seed
@@ -89,8 +88,8 @@ def _configure_optimizers(
         steps_itself=hooks.overridden("lr_scheduler_step"),
         takes_turns=takes_argument(module.training_step, "optimizer_idx"),
     )
-    # Determined refuses a trial without an optimizer; one over nothing changes nothing.
-    for optimizer in configured.optimizers or [torch.optim.SGD([torch.zeros(1)], lr=0.0)]:
+    # Determined refuses a trial without an optimizer.
+    for optimizer in configured.optimizers or [lightning.NoOptimizer()]:
         context.wrap_optimizer(optimizer)
     for config in configured.lr_scheduler_configs:
         # Stepped by us; Determined saves and restores it.

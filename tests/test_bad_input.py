@@ -247,7 +247,6 @@ def with_optimizer(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 WRONG_OPTIMIZERS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "None": (lambda module: None, "returned None.*is a `return` missing.*automatic_optimization = False"),
     "string": (lambda module: "adam", "returned 'adam'. It has to return one of: an Optimizer"),
     "number": (lambda module: 0.1, "returned 0.1. It has to return one of"),
     "class": (lambda module: torch.optim.Adam, "It has to return one of"),
@@ -331,6 +330,15 @@ def test_configure_optimizers_returns(lightning: ModuleType, returned: Callable[
     assert re.search(expected, message, flags=re.DOTALL)
     module.returned = lambda: sgd(module)
     trains(module)
+
+
+def test_configure_optimizers_forgets_to_return(lightning: ModuleType) -> None:
+    class Module(tiny(lightning)):
+        def configure_optimizers(self) -> None:  # here: forgotten return
+            sgd(self)
+
+    message = refuse(ConfigurationError, Module(), loader())
+    assert message.startswith(f"{place('forgotten return')}: configure_optimizers returned None")
 
 
 class Stream(IterableDataset[Any]):

@@ -178,8 +178,14 @@ class TestAccepted:
         module = returning(lightning, make(), automatic=False)
         same(read(module), read_by_lightning(lightning, module))
 
-    def test_nothing_in_manual_optimization(self, lightning: ModuleType) -> None:
-        assert read(returning(lightning, None, automatic=False)) == ConfiguredOptimizers([], [])
+    @pytest.mark.parametrize("automatic", [True, False], ids=["automatic", "manual"])
+    @pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`:UserWarning")
+    @pytest.mark.filterwarnings("ignore:configure_optimizers. it returned None:lightning_shim.DifferenceWarning")
+    def test_none(self, lightning: ModuleType, automatic: bool) -> None:
+        module = returning(lightning, None, automatic)
+        ours, theirs = read(module), read_by_lightning(lightning, module)
+        assert list(map(type, ours.optimizers)) == list(map(type, theirs.optimizers))
+        assert ours.lr_scheduler_configs == theirs.lr_scheduler_configs == []
 
     def test_what_was_returned_is_not_changed(self, lightning: ModuleType) -> None:
         optimizer = sgd()
@@ -255,6 +261,94 @@ class TestRefused:
         with pytest.raises(ConfigurationError) as caught:
             read(returning(lightning, make(), automatic))
         assert str(caught.value).startswith(f"{place('configure_optimizers')}: configure_optimizers returned ")
+
+
+def configured_by(lightning: ModuleType, function: Callable[[Any], Any]) -> Any:
+    """A module with that function as its ``configure_optimizers``."""
+    module = returning(lightning, None)
+    type(module).configure_optimizers = function
+    return module
+
+
+class TestNone:
+    """With automatic optimization it is trained without an optimizer, unless a ``return`` has been forgotten."""
+
+    def test_forgotten_return(self, lightning: ModuleType) -> None:
+        def configure_optimizers(self: Any) -> None:  # here: forgotten return
+            """Makes an optimizer."""
+            optimizer = sgd()
+            if self.current_epoch:
+                return
+            self.schedule = lambda: optimizer
+
+        with pytest.raises(ConfigurationError) as caught:
+            read(configured_by(lightning, configure_optimizers))
+        message = str(caught.value)
+        assert message.startswith(f"{place('forgotten return')}: configure_optimizers returned None, so that nothing")
+        assert "has no `return` with a value" in message
+        assert "write `return None`" in message
+
+    def test_forgotten_return_before_super(self, lightning: ModuleType) -> None:
+        class Child(type(returning(lightning, None))):  # type: ignore[misc]
+            def configure_optimizers(self) -> None:  # here: super
+                super().configure_optimizers()
+
+        with pytest.raises(ConfigurationError, match="has no `return` with a value") as caught:
+            read(Child())
+        assert str(caught.value).startswith(place("super"))
+
+    def test_return_of_a_function_inside_is_none_of_its_own(self, lightning: ModuleType) -> None:
+        def configure_optimizers(self: Any) -> None:
+            def rate(step: int) -> float:
+                return 1.0
+
+            torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate(1))
+
+        with pytest.raises(ConfigurationError, match="has no `return` with a value"):
+            read(configured_by(lightning, configure_optimizers))
+
+    def test_explicit(self, lightning: ModuleType) -> None:
+        def configure_optimizers(self: Any) -> None:  # here: explicit None
+            print("There is nothing to train.")
+            return None  # noqa: RET501
+
+        self.check_warning(lightning, configure_optimizers, "explicit None")
+
+    def test_nothing_is_called(self, lightning: ModuleType) -> None:
+        def configure_optimizers(self: Any) -> None:  # here: nothing called
+            """There is nothing to train."""
+
+        self.check_warning(lightning, configure_optimizers, "nothing called")
+
+    def test_sometimes(self, lightning: ModuleType) -> None:
+        def configure_optimizers(self: Any) -> Any:  # here: sometimes
+            return sgd() if list(self.parameters()) else None
+
+        self.check_warning(lightning, configure_optimizers, "sometimes")
+
+    def check_warning(self, lightning: ModuleType, function: Callable[[Any], Any], where: str) -> None:
+        with pytest.warns(DifferenceWarning) as caught:
+            read(configured_by(lightning, function))
+        (warning,) = caught
+        assert "configure_optimizers: it returned None, so that no optimizer steps" in str(warning.message)
+        assert "Is a `return` missing?" in str(warning.message)
+        assert f"{warning.filename}:{warning.lineno}" == place(where)
+
+    def test_source_that_nobody_has(self, lightning: ModuleType) -> None:
+        names: dict[str, Any] = {}
+        exec("def configure_optimizers(self): print(1)", names)
+        with pytest.warns(DifferenceWarning, match="Is a `return` missing"):
+            read(configured_by(lightning, names["configure_optimizers"]))
+
+    def test_is_no_warning_in_manual_optimization(self, lightning: ModuleType) -> None:
+        def configure_optimizers(self: Any) -> None:
+            print("The step does it all by itself.")
+
+        module = configured_by(lightning, configure_optimizers)
+        module.automatic_optimization = False
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", LightningShimWarning)
+            read(module)
 
 
 class TestWarnings:
@@ -395,7 +489,8 @@ class TestTraining:
                 assert self.optimizers() == []
                 self.count += len(batch[0])
 
-            def configure_optimizers(self) -> None: ...
+            def configure_optimizers(self) -> Any:
+                return []
 
         trial = lightning_shim.fit(Module(), loader(), max_length=pytorch.Epoch(1))
         assert trial.module.count == 16

@@ -95,28 +95,8 @@ class Adversarial(Manual):
         return [generator, critic], schedules
 
 
-class WithoutOptimizer(Manual):
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.mul_(0.99)
-        self.log("size", self.layers[0].weight.norm())
-
-    def configure_optimizers(self) -> Any:
-        return None
-
-
 @pytest.mark.parametrize("module", [Manual, ManualWithClosure, ManualAccumulation, Adversarial])
 @pytest.mark.parametrize("every_hook", [True, False], ids=["every hook overridden", "own hooks only"])
 def test_module(mocker: MockerFixture, module: type, every_hook: bool) -> None:
     case = Case(module, loaders, every_hook=every_hook)
     assert_equal(run_lightning(case), run_determined(case, mocker))
-
-
-@pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`")
-def test_without_optimizer(mocker: MockerFixture) -> None:
-    case = Case(WithoutOptimizer, loaders)
-    lightning, determined = run_lightning(case), run_determined(case, mocker)
-    # Lightning puts a stand-in in the place of the optimizer that is not there.
-    lightning.optimizers = lightning.learning_rates = determined.learning_rates = []
-    assert_equal(lightning, determined)
