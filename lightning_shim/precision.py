@@ -136,9 +136,6 @@ class Precision:
 
         Returns:
             What ``optimizer.step`` returned.
-
-        Raises:
-            ConfigurationError: If LBFGS is used with a gradient scaler.
         """
         if self.scaler is None:
 
@@ -148,8 +145,6 @@ class Precision:
                 return result
 
             return optimizer.step(closure=closure_with_hooks, **kwargs)
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise ConfigurationError("LBFGS calls its closure several times a step, which no gradient scaler allows.")
         result = closure()
         if result is None and automatic:
             after_closure()
@@ -178,8 +173,8 @@ class Precision:
             return
         if self.scaler is not None and self._unscales_itself(optimizer):
             raise ConfigurationError(
-                f"{type(optimizer).__name__}(fused=True) unscales gradients in its step; they cannot be clipped before "
-                "it. Use fused=False, or no gradient_clip_val."
+                f"{caller_location()}: {type(optimizer).__name__}(fused=True) unscales gradients in its step; they "
+                "cannot be clipped before it. Use fused=False, or no gradient_clip_val."
             )
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if gradient_clip_algorithm == "value":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from determined import pytorch
 
 from lightning_shim._lightning import Lightning, announce_device, is_overridden, reset_seed
@@ -88,6 +89,14 @@ def _configure_optimizers(
         steps_itself=hooks.overridden("lr_scheduler_step"),
         takes_turns=takes_argument(module.training_step, "optimizer_idx"),
     )
+    if strategy.precision_plugin.scaler is not None and any(
+        isinstance(optimizer, torch.optim.LBFGS) for optimizer in configured.optimizers
+    ):
+        raise ConfigurationError(
+            f"{definition_location(module.configure_optimizers)}: configure_optimizers returned LBFGS, which calls its "
+            "closure several times a step; the gradient scaler of precision='16-mixed' allows one. Use another "
+            "precision, such as 'bf16-mixed', or another optimizer."
+        )
     # Determined refuses a trial without an optimizer.
     for optimizer in configured.optimizers or [lightning.NoOptimizer()]:
         context.wrap_optimizer(optimizer)
