@@ -124,7 +124,8 @@ def recorded_module(module_class: type, recording: Recording, every_hook: bool =
         if original is None or (only_if_overridden and is_default):
             continue
         overrides[hook] = _recorded(hook, original, recording, is_callback=False)
-    for hook in ("training_step", "validation_step"):
+    # Their signatures, or where they are defined, are looked at.
+    for hook in ("training_step", "validation_step", "configure_optimizers"):
         if hook in overrides:
             overrides[hook].__wrapped__ = getattr(module_class, hook)  # type: ignore[attr-defined]
     return type(module_class.__name__, (module_class,), overrides)
@@ -185,8 +186,8 @@ class Case:
     every_hook: bool = True
 
 
-def run_lightning(case: Case) -> Recording:
-    """Runs a case under Lightning's own Trainer."""
+def run_lightning(case: Case, **trainer_options: Any) -> Recording:
+    """Runs a case under Lightning's own Trainer; ``trainer_options`` are added to what the case says."""
     recording = Recording()
     lightning = importlib.import_module(case.namespace)
     lightning.seed_everything(case.seed, verbose=False)
@@ -206,6 +207,7 @@ def run_lightning(case: Case) -> Recording:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         **options,
+        **trainer_options,
     )
     trainer.fit(module, **case.data())
     recording.finish(module)
