@@ -315,29 +315,6 @@ def test_compiled_as_a_whole_by_lightning() -> None:
     assert_same(states[1], states[0])
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*to_torchscript.*deprecated")
-def test_torchscript_after_training(mocker: MockerFixture) -> None:
-    inputs = torch.randn(3, 5)
-    outputs = []
-    for module in assert_parity(mocker, HasAnExample, max_epochs=1):
-        outputs.append([module.to_torchscript(method=method)(inputs) for method in ("script", "trace")])
-        assert module.training
-    assert_same(outputs[1], outputs[0])
-
-
-def test_onnx_after_training(mocker: MockerFixture, tmp_path: Any) -> None:
-    """Without onnx Lightning says so; the module is no other after training than it was before."""
-    errors = []
-    for module in assert_parity(mocker, HasAnExample, max_epochs=1):
-        try:
-            module.to_onnx(tmp_path / "model.onnx")
-        except ModuleNotFoundError as error:
-            errors.append(str(error))
-    assert len(errors) in (0, 2)
-    assert len(set(errors)) <= 1
-
-
 class DropsPart(Regression):
     """Leaves a part of itself out of the checkpoint, as one that is frozen and large."""
 
