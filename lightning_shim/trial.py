@@ -41,6 +41,7 @@ from lightning_shim.verification import (
     usable_callbacks,
     verify_datamodule,
     verify_hooks,
+    verify_manual_optimization,
     verify_module,
     warn_about_validation,
 )
@@ -138,6 +139,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             limit_train_batches=limit_train_batches,
             limit_val_batches=limit_val_batches,
         )
+        verify_manual_optimization(self.module, options)
         self._make_parts(
             options, Precision(precision, context.device), callbacks or [], train_dataloaders, val_dataloaders
         )

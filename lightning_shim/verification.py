@@ -21,6 +21,7 @@ from lightning_shim._warnings import (
 )
 from lightning_shim.former_arguments import takes_argument
 from lightning_shim.members import Kind, Member, Support, members
+from lightning_shim.options import TrainerOptions
 
 
 def takes_batch_idx(step: Callable[..., Any]) -> bool:
@@ -67,6 +68,29 @@ def verify_module(lightning: Lightning, module: Any) -> None:
             "optimization has no use for. Take it out and step the optimizers by yourself (self.optimizers()), or "
             "leave automatic_optimization on."
         )
+
+
+def verify_manual_optimization(module: Any, options: TrainerOptions) -> None:
+    """Refuses options that manual optimization cannot follow, as Lightning does.
+
+    Args:
+        module: The user's module.
+        options: The trial's options.
+
+    Raises:
+        ConfigurationError: If gradients are to be clipped or accumulated automatically.
+    """
+    if module.automatic_optimization:
+        return
+    for name, is_set, instead in (
+        ("gradient_clip_val", (options.gradient_clip_val or 0) > 0, "clip in training_step (self.clip_gradients)"),
+        ("accumulate_grad_batches", options.accumulate_grad_batches > 1, "step in every few calls of training_step"),
+    ):
+        if is_set:
+            raise ConfigurationError(
+                f"{caller_location()}: {name}={getattr(options, name)} has no effect on {type(module).__qualname__}, "
+                f"which sets automatic_optimization = False: leave it out, and {instead}."
+            )
 
 
 def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: Any, val_dataloaders: Any) -> None:

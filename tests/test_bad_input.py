@@ -590,6 +590,16 @@ class TestLength:
 
 
 class TestOptions:
+    @pytest.mark.parametrize("options", [{"gradient_clip_val": 0.5}, {"accumulate_grad_batches": 2}], ids=str)
+    def test_manual_optimization_does_it_by_hand(self, lightning: ModuleType, options: dict[str, Any]) -> None:
+        module = tiny(lightning)()
+        module.automatic_optimization = False
+        message = refuse(ConfigurationError, module, loader(), **options)
+        ((name, value),) = options.items()
+        assert message.startswith(f"{place('fit')}: {name}={value} has no effect on {type(module).__qualname__}, which")
+        module.automatic_optimization = True
+        trains(module, **options, max_length=pytorch.Epoch(1))
+
     @pytest.mark.parametrize(
         ("options", "expected"),
         [
