@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from determined import pytorch
 from pytest_mock import MockerFixture
+from torch.utils.data import DataLoader
 
+from tests.parity.combined import Stream
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
 from tests.parity.runs import forget_last_validation, keeping, run_determined_by, run_lightning_by_steps
@@ -275,6 +278,27 @@ def test_loaders_are_not_asked_for_early(mocker: MockerFixture) -> None:
     case = Case(keeping(AsksAboutBatches, made), dict, max_epochs=2, every_hook=False)
     lightning, determined = run_lightning(case), run_determined(case, mocker)
     assert made[1].seen == made[0].seen
+    assert_equal(lightning, determined)
+
+
+class AsksAboutSteps(Regression):
+    validation_step = pl.LightningModule.validation_step
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.log("steps", float(self.trainer.estimated_stepping_batches))
+        self.log("batches", float(self.trainer.num_training_batches))
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_limit_of_a_loader_without_a_length(mocker: MockerFixture, accumulate: int) -> None:
+    """The limit is then the number of batches of an epoch."""
+    options = {"limit_train_batches": 4, "accumulate_grad_batches": accumulate}
+    case = Case(AsksAboutSteps, lambda: {"train_dataloaders": DataLoader(Stream(), batch_size=4)}, 2, options)
+    lightning = run_lightning(case, max_steps=8 if accumulate == 1 else 4)
+    assert lightning.logged_metrics["batches"] == 4
+    determined = run_determined_by(case, mocker, pytorch.Batch(8))
+    # Lightning logs under the number of steps, Determined under the number of batches.
+    lightning.logged, determined.logged = {}, {}
     assert_equal(lightning, determined)
 
 
