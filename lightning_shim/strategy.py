@@ -104,6 +104,7 @@ class StrategyFacade:
         self._lightning_optimizers: list[Any] = []
         self._hooks: Hooks | None = None
         self._clipping: tuple[float | None, str | None] = (None, None)
+        self._clips = False
 
     def connect(self, module: nn.Module, hooks: Hooks, clipping: tuple[float | None, str | None]) -> None:
         """Takes the module, its hooks, and ``gradient_clip_val`` with ``gradient_clip_algorithm``."""
@@ -113,6 +114,10 @@ class StrategyFacade:
 
     def set_optimizers(self, configured: ConfiguredOptimizers) -> None:
         """Takes the optimizers and schedulers."""
+        assert self._hooks is not None
+        self._clips = self._clipping[0] is not None or any(
+            map(self._hooks.overridden, ("configure_gradient_clipping", "clip_gradients"))
+        )
         self._optimizers = configured.optimizers
         self.optimizer_frequencies = configured.frequencies
         self.lr_scheduler_configs = configured.lr_scheduler_configs
@@ -209,8 +214,8 @@ class StrategyFacade:
 
         def after_closure() -> None:
             hooks.call("on_before_optimizer_step", optimizer)
-            clip_val, algorithm = self._clipping
-            if automatic and (clip_val is not None or hooks.overridden("configure_gradient_clipping")):
+            if automatic and self._clips:
+                clip_val, algorithm = self._clipping
                 hooks.module_or_default(
                     "configure_gradient_clipping",
                     optimizer,

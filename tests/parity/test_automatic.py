@@ -19,6 +19,21 @@ class ReturnsDictionary(Regression):
         return {"loss": super().training_step(batch, batch_idx), "extra": torch.tensor(float(batch_idx))}
 
 
+class ReturnsPredictions(Regression):
+    """Its outputs have a graph, which they keep until ``on_train_batch_end``."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        inputs, targets = batch
+        predictions = self(inputs)
+        loss = torch.nn.functional.mse_loss(predictions, targets)
+        return {"loss": loss, "predictions": predictions, "nested": {"list": [predictions, 1], "nothing": None}}
+
+
+class ReturnsOneElement(Regression):
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        return super().training_step(batch, batch_idx).reshape(1, 1)
+
+
 class SkipsSomeBatches(Regression):
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
         loss = super().training_step(batch, batch_idx)
@@ -75,6 +90,12 @@ class OwnClipping(Regression):
         self.clip_gradients(optimizer, gradient_clip_val=value, gradient_clip_algorithm="norm")
 
 
+class ClipsGradientsItself(Regression):
+    def clip_gradients(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        self.log("clip_gradients", 1.0)
+        torch.nn.utils.clip_grad_norm_(self.parameters(), 0.1)
+
+
 class DrawsRandomNumbersInHooks(Regression):
     def on_train_start(self) -> None:
         torch.rand(3)
@@ -98,22 +119,33 @@ class TransfersByItself(Regression):
 
 
 class EndsEpochsEarly(Regression):
+    """Ends its epochs at the batches that a test chooses; None leaves an epoch its length."""
+
     # Determined validates at the end of each epoch, Lightning does not validate one that ended early.
     validation_step = Regression.__mro__[1].validation_step  # type: ignore[attr-defined]
+    ends: tuple[int | None, int | None, int | None]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> Any:
-        return -1 if batch_idx == 2 + self.current_epoch else None
+        return -1 if batch_idx == self.ends[self.current_epoch] else None
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
+        by_epoch, by_step = (torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma) for gamma in (0.5, 0.9))
+        return [optimizer], [by_epoch, {"scheduler": by_step, "interval": "step"}]
 
 
 MODULES = [
     Regression,
     ReturnsDictionary,
+    ReturnsPredictions,
+    ReturnsOneElement,
     WithoutBatchIdx,
     WarmsUp,
     SkipsOptimizerSteps,
     LimitedMemory,
     OwnBackward,
     OwnClipping,
+    ClipsGradientsItself,
     DrawsRandomNumbersInHooks,
     TransfersByItself,
 ]
@@ -132,12 +164,19 @@ def test_skipped_batches(mocker: MockerFixture) -> None:
     assert_equal(run_lightning(case), run_determined(case, mocker))
 
 
-def test_epochs_that_end_early(mocker: MockerFixture) -> None:
-    case = Case(EndsEpochsEarly, lambda: {"train_dataloaders": loaders()["train_dataloaders"]})
+# With an epoch that ends at once, a scheduler is stepped before its optimizer.
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step..` before `optimizer.step..`:UserWarning")
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("ends", [(2, 3, 4), (0, 0, 0), (None, 0, None), (5, 5, 5), (1, None, 5)], ids=str)
+def test_epochs_that_end_early(mocker: MockerFixture, ends: tuple[int | None, ...], accumulate: int) -> None:
+    module = type("EndsEpochsEarly", (EndsEpochsEarly,), {"ends": ends})
+    data = lambda: {"train_dataloaders": loaders()["train_dataloaders"]}  # noqa: E731
+    case = Case(module, data, options={"accumulate_grad_batches": accumulate})
     lightning, determined = run_lightning(case), run_determined(case, mocker)
-    # Determined's epochs all have the same length, so that what is skipped is counted.
+    # Determined's epochs all have the same length, so that what is skipped is counted; and it counts no steps.
     for recording in (lightning, determined):
-        recording.logged = {0: [entry for values in recording.logged.values() for entry in values]}
+        values = [entry for values in recording.logged.values() for entry in values]
+        recording.logged = {0: values if accumulate == 1 else []}
     assert_equal(lightning, determined)
 
 
