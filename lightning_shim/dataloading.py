@@ -316,6 +316,9 @@ class Batches:
     def __next__(self) -> tuple[Any, int, int, bool]:
         """Returns the batch, its index, the index of its loader, and whether it is the last one."""
         if self.length is not None and not self._ahead:
+            if self._fetched >= self.length:
+                # Loaders that are cycled start again, and draw random numbers, if they are asked once more.
+                raise StopIteration
             batch = next(self._iterator)
             self._fetched += 1
             return (*batch, self._fetched >= self.length)

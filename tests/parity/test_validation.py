@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from pytest_mock import MockerFixture
+from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 from tests.parity.modules import Regression, dataset, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
 
 
-@pytest.mark.parametrize("interval", [2, 3, 6])
+# An interval that does not divide an epoch, and one that is longer.
+@pytest.mark.parametrize("interval", [1, 2, 3, 6, 9, 18])
 def test_every_n_batches(mocker: MockerFixture, interval: int) -> None:
     case = Case(Regression, loaders, validation=interval)
     assert_equal(run_lightning(case), run_determined(case, mocker))
@@ -35,6 +39,62 @@ def several_loaders() -> dict[str, Any]:
 @pytest.mark.parametrize("limit", [1.0, 1])
 def test_several_loaders(mocker: MockerFixture, limit: float) -> None:
     case = Case(SeveralLoaders, several_loaders, options={"limit_val_batches": limit}, every_hook=False)
+    assert_equal(run_lightning(case), run_determined(case, mocker))
+
+
+class TellsLoaders(Regression):
+    """Its index of a loader has a default, so that it works with one loader as well as with several."""
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 7) -> None:
+        self.log("val_loss", self.loss(batch))
+        self.log("val_loader", float(dataloader_idx))
+        self.log("inference", float(torch.is_inference_mode_enabled()))
+
+
+def short() -> DataLoader[Any]:
+    return DataLoader(dataset(8, seed=8), batch_size=4)
+
+
+def shorter() -> DataLoader[Any]:
+    return DataLoader(dataset(5, seed=5), batch_size=4)
+
+
+def distributed(samples: int) -> DataLoader[Any]:
+    """Has the sampler that several processes would need."""
+    return DataLoader(dataset(samples), batch_size=4, sampler=DistributedSampler(dataset(samples), 1, 0))
+
+
+IN_TURN: dict[str, Callable[[], Any]] = {
+    "dictionary": lambda: {"a": short(), "b": shorter()},
+    "list of one": lambda: [short()],
+    "nested lists": lambda: [short(), [shorter(), short()]],
+    "CombinedLoader": lambda: CombinedLoader([short(), shorter()], "sequential"),
+    "distributed": lambda: distributed(10),
+}
+
+
+@pytest.mark.parametrize("validation", IN_TURN.values(), ids=IN_TURN)
+def test_loaders_in_turn(mocker: MockerFixture, validation: Callable[[], Any]) -> None:
+    data = lambda: {"train_dataloaders": distributed(22), "val_dataloaders": validation()}  # noqa: E731
+    case = Case(TellsLoaders, data, every_hook=False)
+    assert_equal(run_lightning(case), run_determined(case, mocker))
+
+
+class ValidatesTogether(Regression):
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.log("val_loss", sum(self.loss(part) for part in batch.values() if part is not None), batch_size=1)
+
+
+@pytest.mark.parametrize("mode", ["min_size", "max_size", "max_size_cycle"])
+def test_loaders_together(mocker: MockerFixture, mode: str) -> None:
+    data = lambda: {**loaders(), "val_dataloaders": CombinedLoader(IN_TURN["dictionary"](), mode)}  # noqa: E731
+    case = Case(ValidatesTogether, data, every_hook=False)
+    assert_equal(run_lightning(case), run_determined(case, mocker))
+
+
+@pytest.mark.parametrize("limit", [0, 0.0])
+def test_limit_that_leaves_nothing(mocker: MockerFixture, limit: float) -> None:
+    case = Case(Regression, loaders, options={"limit_val_batches": limit})
     assert_equal(run_lightning(case), run_determined(case, mocker))
 
 
