@@ -140,7 +140,7 @@ class CheckpointState:
         checkpoint.update(
             {
                 "epoch": self._progress.current_epoch,
-                "global_step": self._progress.global_step,
+                "global_step": self._module.global_step,
                 "pytorch-lightning_version": self._lightning.version,
                 "state_dict": self._module.state_dict(),
                 "optimizer_states": checkpoint["optimizers_state_dict"],

@@ -91,7 +91,7 @@ class Optimization:
                 self._strategy.lightning_optimizer,
                 closure,
             )
-            progress.global_step += 1
+            progress.automatic_steps += 1
         return closure.outputs()
 
     def _without_synchronisation(self) -> AbstractContextManager[Any]:
@@ -127,7 +127,7 @@ class Optimization:
         return self._hooks.end_of_step("training_step_end", output)
 
     def _count_step(self) -> None:
-        self._progress.global_step += 1
+        self._progress.manual_steps += 1
 
     def step_schedulers(self, interval: str, views: Callable[[], MetricViews] | None = None) -> None:
         """Steps the schedulers that are due.

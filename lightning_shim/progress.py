@@ -15,7 +15,8 @@ class Progress:
         batch_idx: Index in the epoch of the last batch that was started; -1 before the first.
         total_batch_idx: The same over all epochs.
         is_last_batch: Whether that batch is the epoch's last one.
-        global_step: Optimizer steps taken: ``trainer.global_step``.
+        automatic_steps: Optimizer steps taken by automatic optimization.
+        manual_steps: Optimizer steps taken by manual optimization; a module that switches has both.
         batches_that_stepped: Batches that completed a step; the ``step`` under which Lightning logs.
         batch_end_is_due: The batch was trained, but what follows validation has not been done for it yet.
         epoch_is_running: ``on_train_epoch_start`` has run, ``on_train_epoch_end`` has not.
@@ -26,7 +27,8 @@ class Progress:
     batch_idx: int = -1
     total_batch_idx: int = -1
     is_last_batch: bool = False
-    global_step: int = 0
+    automatic_steps: int = 0
+    manual_steps: int = 0
     batches_that_stepped: int = 0
     batch_end_is_due: bool = False
     epoch_is_running: bool = False

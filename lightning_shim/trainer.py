@@ -229,8 +229,10 @@ class TrainerFacade(Attached):
 
     @property
     def global_step(self) -> int:
-        """The number of optimizer steps."""
-        return self._progress.global_step
+        """The number of optimizer steps; a module that switches has a count for each kind of optimization."""
+        module = self.lightning_module
+        is_automatic = module is None or module.automatic_optimization
+        return self._progress.automatic_steps if is_automatic else self._progress.manual_steps
 
     @property
     def is_last_batch(self) -> bool:

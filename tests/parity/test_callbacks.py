@@ -36,6 +36,7 @@ class Counts(pl.Callback):
 
 class ConfiguresCallbacks(Regression):
     def configure_callbacks(self) -> Any:
+        assert (self.current_epoch, self.global_step) == (0, 0)
         return [EarlyStopping("loss_epoch", patience=0, min_delta=100.0), Counts()]
 
 
