@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchmetrics
 from pytest_mock import MockerFixture
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
@@ -82,6 +82,19 @@ class EveryHook(Regression):
 
     def on_validation_epoch_end(self) -> None:
         self.log("on_validation_epoch_end", float(self.trainer.callback_metrics["val_loss"]) * 2, prog_bar=True)
+
+
+class RemainingHooks(Regression):
+    def backward(self, loss: Tensor) -> None:
+        self.log("backward", loss, on_epoch=True)
+        loss.backward()
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        self.log("optimizer_zero_grad", float(epoch + batch_idx), on_epoch=True)
+        optimizer.zero_grad()
+
+    def clip_gradients(self, *args: Any, **kwargs: Any) -> None:
+        self.log("clip_gradients", 1.0)
 
 
 class SameNameInSeveralHooks(Regression):
@@ -167,6 +180,49 @@ class Torchmetrics(Regression):
         self.log("val_error_computed", self.val_error.compute())
 
 
+class EveryWayOfTorchmetrics(Regression):
+    """Metrics in containers, in collections that share states, by step only, by name, computed and reset by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({"list": nn.ModuleList([torchmetrics.MeanMetric()])})
+        errors = {
+            "mse": torchmetrics.MeanSquaredError(),
+            "rmse": torchmetrics.MeanSquaredError(squared=False),
+            "mae": torchmetrics.MeanAbsoluteError(),
+        }
+        self.train_errors = torchmetrics.MetricCollection(errors, prefix="train_")
+        self.val_errors = self.train_errors.clone(prefix="val_", postfix="_error")
+        self.sum = torchmetrics.SumMetric()
+        self.largest = torchmetrics.MaxMetric()
+        self.by_hand = torchmetrics.MinMetric()
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        inputs, targets = batch
+        predictions = self(inputs)
+        loss = nn.functional.mse_loss(predictions, targets)
+        self.parts["list"][0](loss)
+        self.log("in_container", self.parts["list"][0], on_step=True, on_epoch=True)
+        self.train_errors(predictions, targets)
+        self.log_dict(self.train_errors, on_step=True, on_epoch=True, prog_bar=True)
+        self.sum(loss)
+        self.log("by_step", self.sum, on_step=True, on_epoch=False)
+        self.largest.update(loss)
+        self.log("named", self.largest, on_step=False, on_epoch=True, metric_attribute="largest")
+        self.by_hand.update(loss)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        inputs, targets = batch
+        values = self.val_errors(self(inputs), targets)
+        self.log_dict(self.val_errors, on_epoch=True)
+        self.log_dict({f"{name}_of_batch": value for name, value in values.items()})
+
+    def on_train_epoch_end(self) -> None:
+        self.log("by_hand", self.by_hand.compute())
+        self.by_hand.reset()
+
+
 class EveryType(Regression):
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
         loss = self.loss(batch)
@@ -178,6 +234,11 @@ class EveryType(Regression):
             "float64": loss.double() / 3,
             "float16": loss.half(),
             "bfloat16": loss.bfloat16(),
+            "parameter": self.layers[0].weight[0, 0],
+            "numpy64": np.float64(batch_idx / 3),
+            "int64": torch.tensor(batch_idx),
+            "uint8": torch.tensor(200 + batch_idx, dtype=torch.uint8),
+            "boolean": torch.tensor(batch_idx % 2 == 0),
             "one_element": loss.reshape(1, 1),
             "infinite": float("inf") if batch_idx == 2 else 1.0,
             "nan": float("nan") if self.current_epoch == 1 and batch_idx == 2 else 1.0,
@@ -213,11 +274,13 @@ MODULES = [
     EveryFlag,
     EveryReduction,
     EveryHook,
+    RemainingHooks,
     SameNameInSeveralHooks,
     SometimesAbsent,
     LogsTwice,
     LogsBetweenHooks,
     Torchmetrics,
+    EveryWayOfTorchmetrics,
     EveryType,
 ]
 
@@ -226,6 +289,9 @@ def is_validation_step(name: str) -> bool:
     return name.startswith(("val_both", "on_validation_batch_end")) and name.endswith("_step")
 
 
+# Both sides convert whole numbers, and say so.
+@pytest.mark.filterwarnings("ignore:You called `self.log.* but the value needs to be floating")
+@pytest.mark.filterwarnings("ignore:.*tensor is converted to torch.float:lightning_shim.DifferenceWarning")
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 @pytest.mark.parametrize("period", [1, 4])
 def test_module(mocker: MockerFixture, module: type, period: int) -> None:

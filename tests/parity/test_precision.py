@@ -5,15 +5,57 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from pytest_mock import MockerFixture
+from torch import Tensor, nn
 
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
 
+PRECISIONS = ["32-true", "64-true", "16-true", "bf16-true", "bf16-mixed"]
 
-@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true", "bf16-mixed", 32, "64"])
+
+@pytest.mark.parametrize("precision", [*PRECISIONS, 32, "64"])
 def test_precision(mocker: MockerFixture, precision: Any) -> None:
     case = Case(Regression, loaders, options={"precision": precision, "gradient_clip_val": 0.5})
+    assert_equal(run_lightning(case), run_determined(case, mocker))
+
+
+class MakesTensors(Regression):
+    """Makes its layers in ``configure_model`` and tensors in its steps, all in the dtype of the moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = None
+
+    def configure_model(self) -> None:
+        if self.layers is None:
+            self.layers = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.3), nn.Linear(8, 1))
+            self.register_buffer("shift", torch.ones(1))
+
+    def loss(self, batch: list[Tensor]) -> Tensor:
+        inputs, targets = batch
+        return nn.functional.mse_loss(self(inputs) + torch.rand(1) + self.shift, targets)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        self.log_bits("training")
+        return super().training_step(batch, batch_idx)
+
+    def on_train_epoch_end(self) -> None:
+        self.log_bits("epoch_end")
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log_bits("validation")
+        self.log("val_loss", self.loss(batch))
+
+    def log_bits(self, place: str) -> None:
+        tensors = {"made": torch.zeros(1), "weight": self.layers[0].weight, "buffer": self.shift}
+        self.log_dict({f"{name}_in_{place}": float(torch.finfo(tensor.dtype).bits) for name, tensor in tensors.items()})
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_tensors_made_by_the_module(mocker: MockerFixture, precision: str) -> None:
+    case = Case(MakesTensors, loaders, options={"precision": precision}, every_hook=False)
     assert_equal(run_lightning(case), run_determined(case, mocker))
 
 

@@ -7,12 +7,17 @@ from typing import Any
 import pytest
 import torch
 from pytest_mock import MockerFixture
+from torch import Tensor
 from torch.optim.lr_scheduler import (
+    ChainedScheduler,
     CosineAnnealingLR,
+    ExponentialLR,
     LambdaLR,
+    LinearLR,
     MultiStepLR,
     OneCycleLR,
     ReduceLROnPlateau,
+    SequentialLR,
     StepLR,
 )
 
@@ -92,6 +97,17 @@ def plateau_by_step(module: Any) -> Any:
     return {"optimizer": optimizer, "lr_scheduler": settings}
 
 
+def one_after_the_other(module: Any) -> Any:
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    phases = [LinearLR(optimizer, 0.1, total_iters=4), CosineAnnealingLR(optimizer, 14)]
+    return [optimizer], [{"scheduler": SequentialLR(optimizer, phases, milestones=[4]), "interval": "step"}]
+
+
+def chained(module: Any) -> Any:
+    optimizer = adam(module)
+    return [optimizer], [ChainedScheduler([StepLR(optimizer, 1), ExponentialLR(optimizer, 0.5)])]
+
+
 def parameter_groups(module: Any) -> Any:
     groups = [{"params": module.layers[0].parameters(), "lr": 0.1}, {"params": module.layers[4].parameters()}]
     return torch.optim.SGD(groups, lr=0.01, momentum=0.9)
@@ -110,6 +126,8 @@ SHAPES = [
     plateau_bare,
     plateau_by_epoch,
     plateau_by_step,
+    one_after_the_other,
+    chained,
     parameter_groups,
 ]
 
@@ -169,4 +187,50 @@ class NotStrict(Regression):
 @pytest.mark.filterwarnings("ignore:the scheduler follows 'nothing'")
 def test_plateau_without_its_metric(mocker: MockerFixture) -> None:
     case = Case(NotStrict, loaders)
+    assert_equal(run_lightning(case), run_determined(case, mocker))
+
+
+class FollowsWhatIsLoggedSometimes(Regression):
+    """The metric is there from the second epoch on."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        if self.current_epoch == 1:
+            self.log("sometimes", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
+        scheduler = ReduceLROnPlateau(optimizer, patience=0, threshold=1.0)
+        return [optimizer], [{"scheduler": scheduler, "monitor": "sometimes", "strict": False}]
+
+
+@pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric sometimes:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:the scheduler follows 'sometimes'")
+def test_plateau_with_its_metric_later(mocker: MockerFixture) -> None:
+    case = Case(FollowsWhatIsLoggedSometimes, loaders, max_epochs=4)
+    lightning = run_lightning(case)
+    assert lightning.optimizers[0]["param_groups"][0]["lr"] < 0.01
+    assert_equal(lightning, run_determined(case, mocker))
+
+
+class FollowsByItself(Regression):
+    """A scheduler that is no ReduceLROnPlateau, but follows a metric."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
+        settings = {"scheduler": DoublingScheduler(optimizer), "reduce_on_plateau": True, "monitor": "val_loss"}
+        return [optimizer], [{**settings, "interval": interval} for interval in ("epoch", "step")]
+
+    def on_train_start(self) -> None:
+        # Before the first validation there is no such metric.
+        self.trainer.callback_metrics["val_loss"] = torch.tensor(1.0)
+
+    def lr_scheduler_step(self, scheduler: DoublingScheduler, metric: Any) -> None:
+        scheduler.advance()
+        scheduler.optimizer.param_groups[0]["lr"] *= float(metric)
+
+
+def test_own_scheduler_that_follows_a_metric(mocker: MockerFixture) -> None:
+    case = Case(FollowsByItself, loaders)
     assert_equal(run_lightning(case), run_determined(case, mocker))
