@@ -17,6 +17,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ __all__ = [
     "announce_device",
     "apply_to_collection",
     "call_after_step",
+    "calls_by_itself",
     "hyperparameters_name",
     "is_overridden",
     "lightning_of",
@@ -139,6 +141,26 @@ def is_overridden(name: str, instance: Any, base: type) -> bool:
         method = inspect.unwrap(vars(instance)[name])
         own, default = getattr(method, "__func__", method), inspect.unwrap(default)
     return own is not None and own is not default
+
+
+def calls_by_itself(user_class: type, name: str) -> bool:
+    """Tells whether the methods of a class, or of its bases, use a method's name; its own calls of ``super()`` aside.
+
+    Args:
+        user_class: The user's class.
+        name: The method's name.
+    """
+    return any(
+        _uses(function.__code__, name)
+        for base in user_class.__mro__
+        for attribute, entry in vars(base).items()
+        if attribute != name and inspect.isfunction(function := getattr(entry, "__func__", entry))
+    )
+
+
+def _uses(code: CodeType, name: str) -> bool:
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return name in code.co_names or any(_uses(constant, name) for constant in inner)
 
 
 def announce_device(module: torch.nn.Module, device: torch.device) -> None:

@@ -12,12 +12,28 @@ from typing import Any, Final
 from torch import nn
 
 from lightning_shim._attachment import CURRENT_FX_ATTRIBUTE
-from lightning_shim._lightning import Lightning, is_overridden
+from lightning_shim._lightning import Lightning, calls_by_itself, is_overridden
 from lightning_shim.former_arguments import Values, with_former_arguments
-from lightning_shim.members import Kind, members
+from lightning_shim.members import Kind, Member, members
 from lightning_shim.patches import unpatched
 
 Hook = Callable[..., Any]
+
+_NAMES_OF_MODULE: Final = frozenset(row.name for row in members("LightningModule") if row.kind is Kind.HOOK)
+_NAMES_OF_CALLBACK: Final = frozenset(row.name for row in members("Callback") if row.kind is Kind.HOOK)
+
+
+def is_own_method(row: Member, instance: Any) -> bool:
+    """Tells whether a name that was a hook in Lightning 1.x is a method that a class calls by itself.
+
+    Args:
+        row: The hook's row.
+        instance: The module, data module or callback.
+
+    Returns:
+        Whether it is; a hook of Lightning 2 never is.
+    """
+    return "<" in row.versions and calls_by_itself(type(instance), row.name)
 
 
 class Hooks:
@@ -49,6 +65,7 @@ class Hooks:
         # Straight into the instance's dictionary: nn.Module.__setattr__ looks for parameters each time.
         self._state: Final = module.__dict__
         self._former_values: Final = former_values
+        self._set_on_instances: list[dict[str, Any]] = []
         self._with_former_arguments: set[str] = set()
         self._of_module: dict[str, Hook] = {}
         self._defaults: dict[str, Hook] = {}
@@ -56,11 +73,11 @@ class Hooks:
         self.refresh()
 
     def refresh(self) -> None:
-        """Looks again which hooks are overridden; done when ``setup`` and ``configure_model`` have run."""
+        """Looks again which hooks are overridden."""
         self._of_module = {
             row.name: self._adapted(row.name, getattr(self._module, row.name))
             for row in members("LightningModule")
-            if row.kind is Kind.HOOK and self.overridden(row.name)
+            if row.kind is Kind.HOOK and self.overridden(row.name) and not is_own_method(row, self._module)
         }
         # Lightning's own, past the patches, which are for the user's calls.
         self._defaults = {
@@ -68,15 +85,26 @@ class Hooks:
             for row in members("LightningModule")
             if row.kind is Kind.HOOK and row.name not in self._of_module and hasattr(self._module, row.name)
         }
-        names = [row.name for row in members("Callback") if row.kind is Kind.HOOK]
         self._of_callbacks = {
-            name: [
-                self._adapted(name, getattr(callback, name), leading=2)
+            row.name: [
+                self._adapted(row.name, getattr(callback, row.name), leading=2)
                 for callback in self._callbacks
-                if is_overridden(name, callback, self._lightning.Callback)
+                if is_overridden(row.name, callback, self._lightning.Callback) and not is_own_method(row, callback)
             ]
-            for name in names
+            for row in members("Callback")
+            if row.kind is Kind.HOOK
         }
+        self._set_on_instances = self._hooks_of_instances()
+
+    def refresh_if_changed(self) -> None:
+        """Looks again if hooks have been set on the module or a callback, as other hooks may do before an epoch."""
+        if self._hooks_of_instances() != self._set_on_instances:
+            self.refresh()
+
+    def _hooks_of_instances(self) -> list[dict[str, Any]]:
+        attributes = [(_NAMES_OF_MODULE, vars(self._module))]
+        attributes += [(_NAMES_OF_CALLBACK, vars(callback)) for callback in self._callbacks]
+        return [{name: entries[name] for name in names & entries.keys()} for names, entries in attributes]
 
     def _adapted(self, name: str, hook: Hook, leading: int = 0) -> Hook:
         adapted = with_former_arguments(name, hook, self._former_values, leading)

@@ -114,9 +114,9 @@ validation_step_end           >=0.9,<2.0  "
 training_epoch_end            >=0.9,<2.0  the trial keeps what training_step returned and calls it with that.
 validation_epoch_end          >=0.9,<2.0  the trial keeps what validation_step returned and calls it with that.
 tbptt_split_batch             >=0.9,<2.0  the trial calls it if truncated_bptt_steps is set.
-on_epoch_start                >=0.9,<1.8  the trial calls it before an epoch of training or validation.
-on_epoch_end                  >=0.9,<1.8  the trial calls it after an epoch of training or validation.
-on_pretrain_routine_start     >=0.9,<1.8  the trial calls it before on_train_start.
+on_epoch_start                >=0.9,<1.8  the trial calls it before each epoch, as Lightning 1.x did.
+on_epoch_end                  >=0.9,<1.8  the trial calls it after each epoch, as Lightning 1.x did.
+on_pretrain_routine_start     >=0.9,<1.8  the trial calls it before on_train_start, as Lightning 1.x did.
 on_pretrain_routine_end       >=0.9,<1.8  "
 [method: backed]
 log                           >=1.0       Determined reports it among its metrics, under Lightning's names.
@@ -216,6 +216,19 @@ configure_ddp                 >=0.9,<1.0  Determined wraps the module for distri
 init_ddp_connection           >=0.9,<1.0  Determined starts the process group.
 add_to_queue                  >=1.4,<1.7  Determined passes nothing back from spawned processes.
 get_from_queue                >=1.4,<1.7  "
+training_end                  >=0.9,<1.0  Lightning 2 does not call it either; move its code to the end of
+                                          training_step.
+validation_end                >=0.9,<1.0  Lightning 2 does not call it either; collect outputs in
+                                          validation_step and use them in on_validation_epoch_end.
+on_batch_start                >=0.9,<1.0  Lightning 2 does not call it either; rename it to on_train_batch_start.
+on_batch_end                  >=0.9,<1.0  Lightning 2 does not call it either; rename it to on_train_batch_end.
+on_pre_performance_check      >=0.9,<1.0  Lightning 2 does not call it either; rename it to on_validation_start.
+on_post_performance_check     >=0.9,<1.0  Lightning 2 does not call it either; rename it to on_validation_end.
+on_train_dataloader           >=1.3,<1.7  Lightning 2 does not call it either; move its code to train_dataloader.
+on_val_dataloader             >=1.3,<1.7  Lightning 2 does not call it either; move its code to val_dataloader.
+on_post_move_to_device        >=1.2,<1.7  Lightning 2 does not call it either; tie weights in __init__, where they stay
+                                          tied.
+configure_sync_batchnorm      >=0.9,<1.0  Lightning 2 does not call it either; convert the layers in configure_model.
 [attribute: ignored]
 allow_zero_length_dataloader_with_multiple_devices  >=1.5  every process of a trial needs at least one batch.
 [property: refused]
@@ -230,21 +243,8 @@ exp_save_path                 >=0.9,<1.3  it raises AttributeError, as in Lightn
 running_stage                 >=1.2,<1.3  it raises AttributeError, as in Lightning 2; read
                                           self.trainer.state.stage.
 [hook: refused]
-training_end                  >=0.9,<1.0  the trial does not call it; move its code to the end of
-                                          training_step.
-validation_end                >=0.9,<1.0  Lightning 2 does not keep the outputs of an epoch; collect them in
-                                          validation_step and use them in on_validation_epoch_end.
-on_batch_start                >=0.9,<1.0  the trial does not call it; rename it to on_train_batch_start.
-on_batch_end                  >=0.9,<1.0  the trial does not call it; rename it to on_train_batch_end.
-on_pre_performance_check      >=0.9,<1.0  the trial does not call it; rename it to on_validation_start.
-on_post_performance_check     >=0.9,<1.0  the trial does not call it; rename it to on_validation_end.
-on_train_dataloader           >=1.3,<1.7  the trial does not call it; move its code to train_dataloader.
-on_val_dataloader             >=1.3,<1.7  the trial does not call it; move its code to val_dataloader.
-on_post_move_to_device        >=1.2,<1.7  the trial does not call it; tie weights in __init__, where they stay
-                                          tied.
 configure_apex                >=0.9,<1.0  the trial does not use Apex; give it a precision such as "16-mixed".
 amp_scale_loss                >=0.9,<1.0  "
-configure_sync_batchnorm      >=0.9,<1.0  the trial does not call it; convert the layers in configure_model.
 [method: refused]
 grad_norm                     >=0.9,<1.5  it raises AttributeError, as in Lightning 2; use Lightning's
                                           utilities.grad_norm.
@@ -292,13 +292,12 @@ test_dataloader               >=0.9       Determined trials have no test loop; c
 on_test_dataloader            >=1.3,<1.7  "
 predict_dataloader            >=1.2       Determined trials have no predict loop; call it by hand.
 on_predict_dataloader         >=1.3,<1.7  "
+on_save_checkpoint            >=1.0,<1.8  Lightning 2 does not call it either; return the state from state_dict.
+on_load_checkpoint            >=1.0,<1.8  Lightning 2 does not call it either; take the state in load_state_dict.
+on_train_dataloader           >=1.3,<1.7  Lightning 2 does not call it either; move its code to train_dataloader.
+on_val_dataloader             >=1.3,<1.7  Lightning 2 does not call it either; move its code to val_dataloader.
 [attribute: ignored]
 allow_zero_length_dataloader_with_multiple_devices  >=1.5  every process of a trial needs at least one batch.
-[hook: refused]
-on_save_checkpoint            >=1.0,<1.8  the trial does not call it; return the state from state_dict.
-on_load_checkpoint            >=1.0,<1.8  the trial does not call it; take the state in load_state_dict.
-on_train_dataloader           >=1.3,<1.7  the trial does not call it; move its code to train_dataloader.
-on_val_dataloader             >=1.3,<1.7  the trial does not call it; move its code to val_dataloader.
 [method: refused]
 add_argparse_args             >=0.9,<2.0  it raises AttributeError, as in Lightning 2; hyperparameters reach
                                           __init__ by name.
@@ -434,6 +433,8 @@ fast_dev_run                  >=0.9       it is False, since a trial has no such
 overfit_batches               >=0.9       it is 0.0, since a trial has no such mode.
 barebones                     >=2.0       it is False, since a trial has no such mode.
 profiler                      >=0.9       it does nothing; Determined profiles trials by itself.
+fit_loop                      >=1.4       it has max_epochs, max_steps, setup_data and the counts of its
+                                          epoch_loop, no more.
 [property: ignored]
 test_dataloaders              >=0.9       it is None, since Determined trials have no test loop.
 num_test_batches              >=0.9       "
@@ -466,7 +467,6 @@ reset_test_dataloader         >=0.9,<2.0  "
 reset_predict_dataloader      >=1.2,<2.0  "
 reset_train_val_dataloaders   >=1.4,<1.9  "
 [attribute: refused]
-fit_loop                      >=1.4       Determined runs the loop; read current_epoch and global_step.
 validate_loop                 >=1.4       Determined runs the loop; read validating and num_val_batches.
 test_loop                     >=1.4       Determined trials have no test loop.
 predict_loop                  >=1.2       Determined trials have no predict loop.
@@ -565,11 +565,11 @@ on_save_checkpoint            >=1.0       the trial calls it whenever Determined
 state_dict                    >=1.6       "
 on_load_checkpoint            >=1.0       the trial calls it when it continues from a checkpoint.
 load_state_dict               >=1.6       "
-on_epoch_start                >=0.9,<1.8  the trial calls it before an epoch of training or validation.
-on_epoch_end                  >=0.9,<1.8  the trial calls it after an epoch of training or validation.
-on_batch_start                >=0.9,<1.8  the trial calls it before on_train_batch_start.
-on_batch_end                  >=0.9,<1.8  the trial calls it after on_train_batch_end.
-on_pretrain_routine_start     >=0.9,<1.8  the trial calls it before on_train_start.
+on_epoch_start                >=0.9,<1.8  the trial calls it before each epoch, as Lightning 1.x did.
+on_epoch_end                  >=0.9,<1.8  the trial calls it after each epoch, as Lightning 1.x did.
+on_batch_start                >=0.9,<1.8  the trial calls it before on_train_batch_start, as Lightning 1.x did.
+on_batch_end                  >=0.9,<1.8  the trial calls it after on_train_batch_end, as Lightning 1.x did.
+on_pretrain_routine_start     >=0.9,<1.8  the trial calls it before on_train_start, as Lightning 1.x did.
 on_pretrain_routine_end       >=0.9,<1.8  "
 [property: native]
 state_key                     >=1.5       it names the callback's state in the checkpoint, as in Lightning.

@@ -83,6 +83,9 @@ class Precision:
 
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Converts the parameters and buffers for the ``-true`` formats."""
+        if self._format.dtype == torch.float64:
+            # As Lightning's DoublePrecision: `to` would cast complex numbers to real ones, and the states of metrics.
+            return module.double()
         return module.to(dtype=self._format.dtype) if self._changes_default else module
 
     def convert_input(self, batch: Any) -> Any:

@@ -63,6 +63,7 @@ def prepare_module(
     _configure_optimizers(lightning, context, module, hooks, strategy)
     hooks.refresh()
     hooks.call("on_fit_start")
+    hooks.refresh_if_changed()
 
 
 def _prepare_data(lightning: Lightning, module: Any, datamodule: Any, hooks: Hooks, strategy: StrategyFacade) -> None:

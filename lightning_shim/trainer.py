@@ -23,6 +23,7 @@ from lightning_shim._warnings import (
     warn_at_caller,
 )
 from lightning_shim.evaluation_loop import EvaluationLoop
+from lightning_shim.fit_loop import FitLoopFacade
 from lightning_shim.former_attributes import OF_TRAINER, FormerAttributes
 from lightning_shim.logger import LoggerFacade
 from lightning_shim.members import Support, member
@@ -106,6 +107,7 @@ class TrainerFacade(Attached):
         self._collector = training_collector
         self._schedule: Final = schedule
         self.should_stop = False
+        self.fit_loop: FitLoopFacade | None = None
         self._loops: tuple[TrainingLoop, EvaluationLoop] | None = None
         self.views: Final = MetricViews()
         self.strategy: Final = strategy
@@ -179,6 +181,7 @@ class TrainerFacade(Attached):
     def connect(self, training_loop: TrainingLoop, evaluation_loop: EvaluationLoop) -> None:
         """Takes the loops, which know the loaders."""
         self._loops = (training_loop, evaluation_loop)
+        self.fit_loop = FitLoopFacade(self, self._progress, training_loop, evaluation_loop)
 
     def enter_stage(self, training: bool) -> None:
         """Says which stage runs.

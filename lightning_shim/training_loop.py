@@ -150,8 +150,10 @@ class TrainingLoop:
     def _start_epoch(self) -> None:
         progress = self._progress
         self.source.set_epoch(progress.current_epoch)
+        self._hooks.refresh_if_changed()
         self._hooks.call("on_epoch_start")
         self._hooks.call("on_train_epoch_start")
+        self._hooks.refresh_if_changed()
         progress.batch_idx = -1
         progress.is_last_batch = False
         progress.epoch_is_running = True
@@ -231,6 +233,9 @@ class TrainingLoop:
         )
         hooks.callbacks("on_batch_end")
         collector.end_batch()
+        if progress.is_last_batch:
+            # What validation logs under the same names comes after it, and is what schedulers and callbacks follow.
+            self._views()
         self._outputs.append(outputs)
         progress.batch_end_is_due = True
 
@@ -254,7 +259,6 @@ class TrainingLoop:
             return
         with torch.enable_grad():
             self.finish_batch()
-            self._views()
             self._collector.end_batches()
             outputs = self._outputs.of_epoch()
             if outputs:

@@ -20,6 +20,7 @@ from lightning_shim._warnings import (
     warn_at_definition,
 )
 from lightning_shim.former_arguments import takes_argument
+from lightning_shim.hooks import is_own_method
 from lightning_shim.members import Kind, Member, Support, members
 from lightning_shim.options import TrainerOptions
 
@@ -140,7 +141,7 @@ def verify_hooks(lightning: Lightning, module: Any, datamodule: Any, callbacks: 
     owners += [("Callback", callback, lightning.Callback) for callback in users]
     for owner, instance, base in owners:
         for row in members(owner, Support.REFUSED, Support.IGNORED):
-            if row.kind is Kind.HOOK and is_overridden(row.name, instance, base):
+            if row.kind is Kind.HOOK and is_overridden(row.name, instance, base) and not is_own_method(row, instance):
                 _apply_row(row, getattr(instance, row.name), f"{type(instance).__qualname__}.{row.name}")
 
 

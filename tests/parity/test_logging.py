@@ -305,3 +305,37 @@ def test_module(mocker: MockerFixture, module: type, period: int) -> None:
             if (kept := [(name, value) for name, value in values if not is_validation_step(name)])
         }
     assert_equal(lightning, determined)
+
+
+class OneNameForBothStages(Regression):
+    """Logs under one name in training and in validation, and has schedulers that follow it."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        self.log("loss", loss, prog_bar=True)
+        self.log("mean", loss, on_step=False, on_epoch=True)
+        self.log("both", loss, on_step=True, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = self.loss(batch) + 100.0 + self.current_epoch
+        self.log_dict({"loss": loss, "mean": loss, "both": loss}, prog_bar=True)
+
+    def on_train_epoch_end(self) -> None:
+        self.seen = dict(self.trainer.callback_metrics)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
+        schedulers = [
+            {"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0), "monitor": name}
+            for name in ("loss", "mean")
+        ]
+        return [optimizer], schedulers
+
+
+@pytest.mark.parametrize("validation", [None, 3])
+def test_one_name_for_both_stages(mocker: MockerFixture, validation: int | None) -> None:
+    case = Case(OneNameForBothStages, loaders, validation=validation, every_hook=False)
+    lightning, determined = run_lightning(case), run_determined(case, mocker)
+    assert len({rates[0] for rates in lightning.learning_rates}) > 1
+    assert_equal(lightning, determined)

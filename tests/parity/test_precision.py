@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchmetrics
 from pytest_mock import MockerFixture
 from torch import Tensor, nn
 
@@ -63,4 +64,24 @@ def test_tensors_made_by_the_module(mocker: MockerFixture, precision: str) -> No
 @pytest.mark.filterwarnings("ignore:precision='16-mixed' needs a GPU")
 def test_half_precision_becomes_bfloat16(mocker: MockerFixture) -> None:
     case = Case(Regression, loaders, options={"precision": "16-mixed"})
+    assert_equal(run_lightning(case), run_determined(case, mocker))
+
+
+class KeepsOtherDtypes(Regression):
+    """Has what a conversion of the module must leave alone, or convert in its own way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error = torchmetrics.MeanSquaredError()
+        self.register_buffer("turn", torch.complex(torch.tensor([3.0]), torch.tensor([4.0])))
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        self.error(self(batch[0]), batch[1])
+        self.log("error", self.error, on_step=True, on_epoch=True)
+        return super().training_step(batch, batch_idx) * self.turn.imag.sum()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+def test_metrics_and_complex_numbers(mocker: MockerFixture, precision: str) -> None:
+    case = Case(KeepsOtherDtypes, loaders, options={"precision": precision})
     assert_equal(run_lightning(case), run_determined(case, mocker))

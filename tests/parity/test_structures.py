@@ -475,3 +475,69 @@ def test_batch_that_is_none(mocker: MockerFixture, every_hook: bool) -> None:
         }
 
     assert_parity(mocker, Regression, data, max_epochs=2, every_hook=every_hook)
+
+
+class SetsHooksLate(Regression):
+    """Sets hooks on itself in other hooks, as the user may."""
+
+    def on_fit_start(self) -> None:
+        self.on_train_start = lambda: self.log("train_start", 1.0)
+
+    def on_train_epoch_start(self) -> None:
+        epoch = float(self.current_epoch)
+        self.on_train_batch_end = lambda outputs, batch, batch_idx: self.log("batch_end", epoch)
+        self.on_train_epoch_end = lambda: self.log("epoch_end", epoch)
+
+
+def test_hooks_set_by_hooks(mocker: MockerFixture) -> None:
+    case = Case(SetsHooksLate, loaders, every_hook=False)
+    lightning, determined = run_lightning(case), run_determined(case, mocker)
+    assert {"train_start", "batch_end", "epoch_end"} <= lightning.callback_metrics.keys()
+    assert_equal(lightning, determined)
+
+
+class ReadsLoops(Regression):
+    """Reads of Lightning's loops what published modules read."""
+
+    def configure_optimizers(self) -> Any:
+        fit_loop = self.trainer.fit_loop
+        fit_loop.setup_data()
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
+        steps = self.trainer.num_training_batches * fit_loop.max_epochs
+        scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=steps)
+        has_validation = fit_loop.epoch_loop.val_loop._data_source.is_defined()
+        return [optimizer], [{"scheduler": scheduler, "interval": "step" if has_validation else "epoch"}]
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        loop = self.trainer.fit_loop.epoch_loop
+        self.log_dict({"batch_idx": float(loop.batch_idx), "total": float(loop.total_batch_idx)})
+        self.log("global_step", float(loop.global_step))
+
+
+def test_loops(mocker: MockerFixture) -> None:
+    case = Case(ReadsLoops, loaders, every_hook=False)
+    assert_equal(run_lightning(case), run_determined(case, mocker))
+
+
+class OwnMethod(Regression):
+    """Has a method of its own under a name that was a hook in Lightning 1.x, and calls it."""
+
+    calls = 0
+
+    def on_epoch_end(self) -> None:
+        self.calls += 1
+
+    def training_step_end(self, loss: Tensor) -> Tensor:
+        return loss * 2
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        return self.training_step_end(super().training_step(batch, batch_idx))
+
+    def on_train_epoch_end(self) -> None:
+        self.on_epoch_end()
+        self.log("calls", float(self.calls))
+
+
+def test_own_methods_with_names_of_former_hooks(mocker: MockerFixture) -> None:
+    case = Case(OwnMethod, loaders, every_hook=False)
+    assert_equal(run_lightning(case), run_determined(case, mocker))

@@ -1,0 +1,103 @@
+"""What ``trainer.fit_loop`` is on Determined: the few things that modules read from Lightning's loops."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from lightning_shim._warnings import RefusedMemberError, caller_location
+from lightning_shim.dataloading import DataSource
+from lightning_shim.evaluation_loop import EvaluationLoop
+from lightning_shim.progress import Progress
+from lightning_shim.training_loop import TrainingLoop
+
+
+class _Refusing:
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise RefusedMemberError(
+            f"{caller_location()}: trainer.fit_loop has no {name!r}: Determined runs the loop. Read trainer's own "
+            "attributes instead, such as current_epoch, global_step, num_training_batches or enable_validation."
+        )
+
+
+class _DataSourceFacade:
+    """Lightning's ``_DataLoaderSource``."""
+
+    def __init__(self, source: DataSource) -> None:
+        self._source: Final = source
+
+    def is_defined(self) -> bool:
+        """Tells whether there are such loaders."""
+        return self._source.is_defined
+
+
+class _EvaluationLoopFacade(_Refusing):
+    """Lightning's ``_EvaluationLoop``."""
+
+    def __init__(self, loop: EvaluationLoop) -> None:
+        # The name under which modules ask Lightning's private data source whether there is validation data.
+        self._data_source: Final = _DataSourceFacade(loop.source)
+
+
+class _EpochLoopFacade(_Refusing):
+    """Lightning's ``_TrainingEpochLoop``."""
+
+    def __init__(self, trainer: Any, progress: Progress, evaluation_loop: EvaluationLoop) -> None:
+        self._trainer: Final = trainer
+        self._progress: Final = progress
+        self.val_loop: Final = _EvaluationLoopFacade(evaluation_loop)
+
+    @property
+    def batch_idx(self) -> int:
+        """The index of the present batch in its epoch."""
+        return self._progress.batch_idx
+
+    @property
+    def total_batch_idx(self) -> int:
+        """The index of the present batch over all epochs."""
+        return self._progress.total_batch_idx
+
+    @property
+    def global_step(self) -> int:
+        """``trainer.global_step``."""
+        return int(self._trainer.global_step)
+
+
+class FitLoopFacade(_Refusing):
+    """Lightning's ``_FitLoop``.
+
+    Args:
+        trainer: The stand-in for the trainer.
+        progress: Where training stands.
+        training_loop: The loop in its place.
+        evaluation_loop: The loop for validation.
+    """
+
+    def __init__(
+        self, trainer: Any, progress: Progress, training_loop: TrainingLoop, evaluation_loop: EvaluationLoop
+    ) -> None:
+        self._trainer: Final = trainer
+        self._training_loop: Final = training_loop
+        self.epoch_loop: Final = _EpochLoopFacade(trainer, progress, evaluation_loop)
+        self._data_source: Final = _DataSourceFacade(training_loop.source)
+
+    @property
+    def max_epochs(self) -> int:
+        """``trainer.max_epochs``."""
+        return int(self._trainer.max_epochs)
+
+    @property
+    def max_steps(self) -> int:
+        """``trainer.max_steps``."""
+        return int(self._trainer.max_steps)
+
+    @property
+    def max_batches(self) -> int | float:
+        """``trainer.num_training_batches``."""
+        batches: int | float = self._trainer.num_training_batches
+        return batches
+
+    def setup_data(self) -> None:
+        """Asks for the training loaders, unless that has been done."""
+        self._training_loop.set_up()
