@@ -8,6 +8,7 @@ The private names that this package relies on are named here, and in :mod:`light
 - ``CombinedLoader._mode``: how it combines.
 - ``LightningOptimizer._to_lightning_optimizer``, ``_on_after_step``: what ``self.optimizers()`` returns, and how manual
   optimization counts steps.
+- ``LightningModule._on_before_batch_transfer``, ``_apply_batch_transfer_handler``: take an example through the hooks.
 - ``core.optimizer._MockOptimizer``: what hooks and ``self.optimizers()`` get if ``configure_optimizers`` returns None.
 """
 
@@ -38,6 +39,7 @@ __all__ = [
     "lightning_optimizer",
     "pl_worker_init_function",
     "reset_seed",
+    "transferred_example",
     "unwrapped",
     "visits_loaders_in_turn",
 ]
@@ -168,6 +170,11 @@ def announce_device(module: torch.nn.Module, device: torch.device) -> None:
     for submodule in module.modules():
         if hasattr(submodule, "_device"):
             submodule._device = device  # type: ignore[assignment]
+
+
+def transferred_example(module: Any, example: Any) -> Any:
+    """Takes an example through the transfer hooks, as Lightning does before it exports a module or logs its graph."""
+    return module._apply_batch_transfer_handler(module._on_before_batch_transfer(example))
 
 
 def lightning_optimizer(lightning: Lightning, optimizer: torch.optim.Optimizer, strategy: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from lightning_shim._determined import report_metrics, tensorboard_writer
-from lightning_shim._lightning import Lightning
+from lightning_shim._lightning import Lightning, transferred_example
 from lightning_shim._warnings import (
     DifferenceWarning,
     MetricError,
@@ -154,7 +154,7 @@ class LoggerFacade:
         """
         example = model.example_input_array if input_array is None else input_array
         if example is not None and self._is_global_zero:
-            self.experiment.add_graph(model, self._lightning.move_data_to_device(example, model.device))
+            self.experiment.add_graph(model, transferred_example(model, example))
 
     def save(self) -> None:
         """Does nothing: Determined saves."""

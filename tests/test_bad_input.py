@@ -163,19 +163,6 @@ class TestModule:
         assert message == f"{place('refused hook')}: {type(module).__qualname__}.{name} is refused: {row.sentence}"
 
     @pytest.mark.parametrize(
-        "name", [row.name for row in members("LightningDataModule", Support.REFUSED) if row.kind is Kind.HOOK]
-    )
-    def test_refused_hook_of_the_datamodule(self, pl: ModuleType, name: str) -> None:
-        def hook(self: Any, *args: Any) -> None:  # here: refused hook of the datamodule
-            raise AssertionError(f"{name} was called")
-
-        members_of_class = {name: hook, "train_dataloader": lambda self: loader()}
-        datamodule = type("Old", (pl.LightningDataModule,), members_of_class)()
-        message = refuse(RefusedMemberError, tiny(pl)(), datamodule=datamodule)
-        assert message.startswith(f"{place('refused hook of the datamodule')}: ")
-        assert f".{name} is refused: " in message
-
-    @pytest.mark.parametrize(
         "name", [row.name for row in members("Callback", Support.REFUSED) if row.kind is Kind.HOOK]
     )
     def test_refused_hook_of_a_callback(self, pl: ModuleType, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What a trained module exports: ``to_torchscript`` and ``to_onnx`` give what they give after ``pl.Trainer``."""
+"""What a module exports: ``to_torchscript``, ``to_onnx`` and ``log_graph`` give what they give with ``pl.Trainer``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ import numpy as np
 import onnx
 import onnx.reference
 import pytest
+import pytorch_lightning as pl
 import torch
+from determined import pytorch
 from pytest_mock import MockerFixture
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto.graph_pb2 import GraphDef
 from torch import Tensor
 
+import lightning_shim
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, assert_same, run_determined, run_lightning
 from tests.parity.runs import keeping
@@ -27,14 +33,15 @@ class HasAnExample(Regression):
 class TransfersTheExample(HasAnExample):
     """Its example goes through the hooks that every batch goes through."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.example_input_array = torch.zeros(4, 5)
+
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if isinstance(batch, Tensor):
-            assert not self.trainer.training
-            return batch[:, :3]
-        return batch
+        return batch[:-1] if isinstance(batch, Tensor) else batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return torch.cat([batch, batch[:, :2]], dim=1) if isinstance(batch, Tensor) else batch
+        return batch[:-1] + 1 if isinstance(batch, Tensor) else batch
 
 
 MODULES = [HasAnExample, TransfersTheExample]
@@ -90,3 +97,46 @@ def test_onnx(mocker: MockerFixture, tmp_path: Path, module: type, dynamo: bool)
 def initializers(model: onnx.ModelProto) -> dict[str, bytes]:
     """Returns the bytes of a graph's weights."""
     return {entry.name: onnx.numpy_helper.to_array(entry).tobytes() for entry in model.graph.initializer}
+
+
+class LogsGraph(TransfersTheExample):
+    def on_train_start(self) -> None:
+        self.logger.log_graph(self)
+
+
+class AllowsGraphs(pl.Callback):
+    """Lightning's logger would otherwise write one of its own accord as well, before training starts."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        trainer.logger._log_graph = True
+
+
+def graph_written_to(folder: Path) -> Any:
+    """Reads the graph that a run has written for TensorBoard last."""
+    (file,) = folder.rglob("events.out.tfevents.*")
+    (*_, graph) = (event.graph_def for event in EventFileLoader(str(file)).Load() if event.graph_def)
+    return GraphDef.FromString(graph)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_graph_for_tensorboard(tmp_path: Path) -> None:
+    """It is traced by a forward pass, which draws random numbers and moves the statistics of BatchNorm."""
+    pl.seed_everything(7, verbose=False)
+    theirs = LogsGraph()
+    pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=TensorBoardLogger(tmp_path / "lightning"),
+        callbacks=AllowsGraphs(),
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(theirs, **loaders())
+    pl.seed_everything(7, verbose=False)
+    with lightning_shim.patched():
+        ours = LogsGraph()
+        trial = lightning_shim.fit(ours, **loaders(), max_length=pytorch.Epoch(1))
+    assert graph_written_to(Path(trial.trainer.log_dir)) == graph_written_to(tmp_path / "lightning")
+    assert_same(ours.state_dict(), theirs.state_dict())
