@@ -94,6 +94,14 @@ def test_validation_every_second_epoch(mocker: MockerFixture, epochs: int) -> No
     assert_equal(lightning, determined)
 
 
+@pytest.mark.parametrize("interval", [4, 5, 7])
+def test_interval_that_does_not_divide_the_training(mocker: MockerFixture, interval: int) -> None:
+    case = Case(Regression, loaders, validation=interval)
+    lightning, determined = run_lightning(case), run_determined(case, mocker)
+    forget_last_validation(lightning, determined)
+    assert_equal(lightning, determined)
+
+
 # What the module can ask its trainer, and has to get the same answer in every hook.
 ANSWERS: dict[str, Callable[[Any], Any]] = {
     **{
