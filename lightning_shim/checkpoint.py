@@ -121,11 +121,15 @@ class CheckpointState:
         }
 
     def _gradients(self) -> dict[str, Tensor]:
-        """Returns the gradients that a step to come will use; usually there are none."""
+        """Returns the gradients that a step to come will use, and those that no optimizer releases; often none."""
+        released = set()
         if self._module.automatic_optimization and not self._training_loop.accumulates_gradients:
-            return {}
+            groups = (group for optimizer in self._module.trainer.optimizers for group in optimizer.param_groups)
+            released = {id(parameter) for group in groups for parameter in group["params"]}
         return {
-            name: parameter.grad for name, parameter in self._module.named_parameters() if parameter.grad is not None
+            name: parameter.grad
+            for name, parameter in self._module.named_parameters()
+            if parameter.grad is not None and id(parameter) not in released
         }
 
     def _torchmetrics(self) -> dict[str, Metric]:
