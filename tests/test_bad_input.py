@@ -163,18 +163,6 @@ class TestModule:
         assert message == f"{place('refused hook')}: {type(module).__qualname__}.{name} is refused: {row.sentence}"
 
     @pytest.mark.parametrize(
-        "name", [row.name for row in members("Callback", Support.REFUSED) if row.kind is Kind.HOOK]
-    )
-    def test_refused_hook_of_a_callback(self, pl: ModuleType, name: str) -> None:
-        def hook(self: Any, *args: Any) -> None:  # here: refused hook of a callback
-            raise AssertionError(f"{name} was called")
-
-        callback = type("Old", (pl.Callback,), {name: hook})()
-        message = refuse(RefusedMemberError, tiny(pl)(), loader(), callbacks=[callback])
-        assert message.startswith(f"{place('refused hook of a callback')}: ")
-        assert f".{name} is refused: " in message
-
-    @pytest.mark.parametrize(
         ("module", "expected"),
         [
             (None, "there is no module"),
