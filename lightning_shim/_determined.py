@@ -91,9 +91,13 @@ def _load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) 
         if controller.state is None:
             raise CheckpointError(f"{path / STATE_FILE} holds no checkpoint of a PyTorchTrial.")
     if controller.local_training:
-        controller.start_from_batch = controller.state.batches_trained
-        controller.training_enumerator = enumerate(controller.training_iterator, start=controller.start_from_batch)
+        _go_on_counting(controller)
     return result
+
+
+def _go_on_counting(controller: Any) -> None:
+    controller.start_from_batch = controller.state.batches_trained
+    controller.training_enumerator = enumerate(controller.training_iterator, start=controller.start_from_batch)
 
 
 def _save(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
@@ -221,6 +225,17 @@ class Controller:
         if self._controller is None or self._controller.state is None:
             return 0
         return int(self._controller.state.batches_trained)
+
+    def continue_at(self, batches: int, epochs: int) -> None:
+        """Has the loop go on as if it had trained already.
+
+        Args:
+            batches: The batches trained in all.
+            epochs: The epochs that have ended.
+        """
+        loop = self._controller
+        loop.state.batches_trained, loop.state.epochs_trained = batches, epochs
+        _go_on_counting(loop)
 
     @property
     def max_length(self) -> pytorch.TrainUnit | None:

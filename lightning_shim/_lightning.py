@@ -6,6 +6,7 @@ The private names that this package relies on are named here, and in :mod:`light
 - ``_DeviceDtypeModuleMixin._device``: what ``self.device`` answers before the module is moved.
 - ``utilities.compile.from_compiled``, and PyTorch's ``OptimizedModule._orig_mod``.
 - ``CombinedLoader._mode``: how it combines.
+- The state of the loops in a checkpoint: what :func:`loops_state` writes and :func:`progress_of_loops` reads.
 - ``LightningOptimizer._to_lightning_optimizer``, ``_on_after_step``: what ``self.optimizers()`` returns, and how manual
   optimization counts steps.
 - ``LightningModule._on_before_batch_transfer``, ``_apply_batch_transfer_handler``: take an example through the hooks.
@@ -26,6 +27,7 @@ from lightning_fabric.utilities.seed import pl_worker_init_function, reset_seed
 from lightning_utilities.core.apply_func import apply_to_collection
 
 from lightning_shim._versions import Namespace, namespace_of
+from lightning_shim.progress import Progress
 
 __all__ = [
     "Lightning",
@@ -37,7 +39,9 @@ __all__ = [
     "is_overridden",
     "lightning_of",
     "lightning_optimizer",
+    "loops_state",
     "pl_worker_init_function",
+    "progress_of_loops",
     "reset_seed",
     "transferred_example",
     "unwrapped",
@@ -60,6 +64,7 @@ class Lightning:
     EarlyStopping: type
     ProgressBar: type
     TensorBoardLogger: type
+    migrate_checkpoint: Callable[[dict[str, Any]], tuple[dict[str, Any], Any]]
     LightningOptimizer: type
     NoOptimizer: type
     LRSchedulerConfig: type
@@ -86,6 +91,7 @@ def _parts(namespace: Namespace) -> Lightning:
         Checkpoint=callbacks.Checkpoint,
         EarlyStopping=callbacks.EarlyStopping,
         ProgressBar=callbacks.ProgressBar,
+        migrate_checkpoint=namespace.module("utilities.migration").migrate_checkpoint,
         TensorBoardLogger=namespace.module("loggers").TensorBoardLogger,
         LightningOptimizer=optimizer.LightningOptimizer,
         NoOptimizer=optimizer._MockOptimizer,
@@ -163,6 +169,77 @@ def calls_by_itself(user_class: type, name: str) -> bool:
 def _uses(code: CodeType, name: str) -> bool:
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
     return name in code.co_names or any(_uses(constant, name) for constant in inner)
+
+
+def _counts(**counts: int) -> dict[str, dict[str, int]]:
+    return {"total": dict(counts), "current": dict(counts)}
+
+
+def loops_state(progress: Progress) -> dict[str, Any]:
+    """Writes what Lightning's checkpoints say of its loops.
+
+    Args:
+        progress: Where training stands.
+    """
+    batches, total = progress.batch_idx + 1, progress.total_batch_idx + 1
+    started = progress.current_epoch + progress.epoch_is_running
+    ended = progress.current_epoch
+    no_batches = {**_counts(ready=0, started=0, processed=0, completed=0), "is_last_batch": False}
+    steps = progress.automatic_steps
+    fit_loop = {
+        "state_dict": {},
+        "epoch_progress": _counts(ready=started, started=started, processed=ended, completed=ended),
+        "epoch_loop.state_dict": {"_batches_that_stepped": progress.batches_that_stepped},
+        "epoch_loop.batch_progress": {
+            "total": dict.fromkeys(("ready", "started", "processed", "completed"), total),
+            "current": dict.fromkeys(("ready", "started", "processed", "completed"), batches),
+            "is_last_batch": progress.is_last_batch,
+        },
+        "epoch_loop.scheduler_progress": _counts(ready=0, completed=0),
+        "epoch_loop.automatic_optimization.state_dict": {},
+        "epoch_loop.automatic_optimization.optim_progress": {
+            "optimizer": {
+                "step": _counts(ready=steps, completed=steps),
+                "zero_grad": _counts(ready=steps, started=steps, completed=steps),
+            }
+        },
+        "epoch_loop.manual_optimization.state_dict": {},
+        "epoch_loop.manual_optimization.optim_step_progress": _counts(
+            ready=progress.manual_steps, completed=progress.manual_steps
+        ),
+        "epoch_loop.val_loop.state_dict": {},
+        "epoch_loop.val_loop.batch_progress": no_batches,
+    }
+    other = {"state_dict": {}, "batch_progress": no_batches}
+    return {"fit_loop": fit_loop, "validate_loop": other, "test_loop": other, "predict_loop": other}
+
+
+def progress_of_loops(loops: dict[str, Any]) -> dict[str, Any]:
+    """Reads what Lightning's checkpoints say of its loops.
+
+    Args:
+        loops: What :func:`loops_state` would write.
+
+    Returns:
+        The counters of :class:`Progress` by name.
+    """
+    fit_loop = loops["fit_loop"]
+    batches = fit_loop["epoch_loop.batch_progress"]
+    epochs = fit_loop["epoch_progress"]["current"]
+    # Lightning saves in `on_train_batch_end`, before it counts the batch as completed, and likewise with epochs.
+    trained, is_last = batches["current"]["processed"], batches["is_last_batch"]
+    is_running = not is_last and trained > 0 and epochs["processed"] < epochs["ready"]
+    optimizer = fit_loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    return {
+        "current_epoch": epochs["ready"] - is_running,
+        "batch_idx": trained - 1,
+        "total_batch_idx": batches["total"]["processed"] - 1,
+        "is_last_batch": is_last,
+        "epoch_is_running": is_running,
+        "automatic_steps": optimizer["step"]["total"]["completed"],
+        "manual_steps": fit_loop["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"],
+        "batches_that_stepped": fit_loop["epoch_loop.state_dict"].get("_batches_that_stepped", 0),
+    }
 
 
 def announce_device(module: torch.nn.Module, device: torch.device) -> None:

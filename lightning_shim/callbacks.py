@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from typing import Any, Final
 
@@ -12,9 +13,13 @@ from lightning_shim._determined import Controller, checkpoint_path, close_tensor
 from lightning_shim.checkpoint import CheckpointState
 from lightning_shim.evaluation_loop import EvaluationLoop
 from lightning_shim.hooks import Hooks
+from lightning_shim.lightning_checkpoint import LightningCheckpoint
 from lightning_shim.reports import Reports
 from lightning_shim.trainer import TrainerFacade
 from lightning_shim.training_loop import TrainingLoop
+
+CALLBACK_NAME: Final = "lightning_shim"
+"""By which Determined knows the callback."""
 
 
 class LightningCallback(pytorch.PyTorchCallback):
@@ -29,7 +34,9 @@ class LightningCallback(pytorch.PyTorchCallback):
         hooks: The module's and the callbacks' hooks.
         training_loop: Trains.
         evaluation_loop: Validates.
-        checkpoint_state: Saves and restores.
+        lightning_checkpoint: Saves and restores what Lightning would.
+        checkpoint_state: Saves and restores what is needed beside it to continue exactly.
+        ckpt_path: A checkpoint of Lightning's to start from, or None.
         reports: Reports.
 
     Attributes:
@@ -44,7 +51,9 @@ class LightningCallback(pytorch.PyTorchCallback):
         hooks: Hooks,
         training_loop: TrainingLoop,
         evaluation_loop: EvaluationLoop,
+        lightning_checkpoint: LightningCheckpoint,
         checkpoint_state: CheckpointState,
+        ckpt_path: str | os.PathLike[str] | None,
         reports: Reports,
     ) -> None:
         self.checkpoint_path: pathlib.Path | str | None = None
@@ -54,7 +63,9 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._hooks: Final = hooks
         self._training_loop: Final = training_loop
         self._evaluation_loop: Final = evaluation_loop
+        self._lightning_checkpoint: Final = lightning_checkpoint
         self._checkpoint_state: Final = checkpoint_state
+        self._ckpt_path: Final = ckpt_path
         self._reports: Final = reports
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
@@ -68,11 +79,18 @@ class LightningCallback(pytorch.PyTorchCallback):
             distributed = self._context.distributed
             self._checkpoint_state.apply(distributed.rank, distributed.size)
         # Otherwise the checkpoint, if there was one, is another trial's: Determined takes its weights and starts anew.
+        elif self._ckpt_path is not None:
+            self._start_from_lightning(self._ckpt_path)
         self._evaluation_loop.set_up()
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")
         self._hooks.call("on_train_start")
         self._training_loop.resume()
+
+    def _start_from_lightning(self, ckpt_path: str | os.PathLike[str]) -> None:
+        self._lightning_checkpoint.start_from(ckpt_path)
+        self._controller.continue_at(*self._training_loop.batches_and_epochs())
+        self._training_loop.drop_trained_batches()
 
     def on_validation_start(self) -> None:
         """Starts a validation."""
@@ -110,24 +128,20 @@ class LightningCallback(pytorch.PyTorchCallback):
                 self._context.set_stop_requested(True)
 
     def on_checkpoint_save_start(self, checkpoint: dict[str, Any]) -> None:
-        """Adds Lightning's keys, and calls the hooks that may add more."""
-        self._checkpoint_state.add_lightning_keys(checkpoint)
+        """Adds the trial's state and Lightning's keys, and calls the hooks that may add more."""
+        self._checkpoint_state.save(checkpoint)
+        # It keeps nothing there, where Lightning looks for its own callbacks.
+        del checkpoint["callbacks"][CALLBACK_NAME]
+        self._lightning_checkpoint.save(checkpoint)
 
     def on_checkpoint_load_start(self, checkpoint: dict[str, Any]) -> None:
         """Calls the hooks that a checkpoint is loaded with."""
-        self._checkpoint_state.before_loading(checkpoint)
+        self._checkpoint_state.load(checkpoint)
+        self._lightning_checkpoint.before_loading(checkpoint)
 
     def on_checkpoint_upload_end(self, uuid: str) -> None:
         """Keeps where the newest checkpoint is."""
         self.checkpoint_path = checkpoint_path(self._context, uuid) or uuid
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns what is needed to continue exactly."""
-        return self._checkpoint_state.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps what :meth:`state_dict` returned until training starts."""
-        self._checkpoint_state.load_state_dict(state_dict)
 
     def on_checkpoint_gather(self) -> None:
         """Collects the processes' states; Determined's own events for checkpoints reach the chief alone."""

@@ -28,7 +28,6 @@ _INSTEAD_OF: Final = {
     "check_val_every_n_epoch": "Pass validation_period=determined.pytorch.Epoch(n).",
     "val_check_interval": "Pass validation_period=determined.pytorch.Batch(n).",
     "log_every_n_steps": "Pass reporting_period=determined.pytorch.Batch(n).",
-    "ckpt_path": "Pass latest_checkpoint.",
     **dict.fromkeys(
         ("accelerator", "devices", "num_nodes", "strategy"),
         "Determined says on what to train: resources.slots_per_trial on a cluster, torchrun off-cluster.",

@@ -113,6 +113,22 @@ class TrainingLoop:
                 raise self.source.error("gave an empty loader: it has no batches.")
             self._random_states = (before, before)
 
+    def batches_and_epochs(self) -> tuple[int, int]:
+        """Returns how many batches and epochs have been trained, as Determined counts them."""
+        progress = self._progress
+        epochs = progress.current_epoch
+        if self.length is None:
+            return progress.total_batch_idx + 1, epochs
+        return epochs * self.length + (progress.batch_idx + 1 if progress.epoch_is_running else 0), epochs
+
+    def drop_trained_batches(self) -> None:
+        """Leaves out the batches of an epoch that a checkpoint of Lightning's has been trained on."""
+        self.set_up()
+        if self._progress.epoch_is_running:
+            assert self._batches is not None
+            for _ in range(self._progress.batch_idx + 1):
+                next(self._batches)
+
     def resume(self) -> None:
         """Brings loaders and random numbers to where they were when the checkpoint was written, if there was one."""
         if self._resumed_random_state is not None:

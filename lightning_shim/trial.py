@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from torch import nn
 from lightning_shim import _determined
 from lightning_shim._lightning import lightning_of, unwrapped
 from lightning_shim._warnings import ConfigurationError, caller_location, definition_location
-from lightning_shim.callbacks import LightningCallback
+from lightning_shim.callbacks import CALLBACK_NAME, LightningCallback
 from lightning_shim.checkpoint import CheckpointState
 from lightning_shim.dataloading import find_source
 from lightning_shim.epoch_outputs import TrainingOutputs
@@ -20,6 +21,7 @@ from lightning_shim.former_arguments import Values
 from lightning_shim.former_optimization import FormerOptimization, needs_former_optimization
 from lightning_shim.hooks import Hooks
 from lightning_shim.hyperparameters import HyperparameterBuilder
+from lightning_shim.lightning_checkpoint import LightningCheckpoint
 from lightning_shim.logger import LoggerFacade
 from lightning_shim.metrics import MetricCollector
 from lightning_shim.optimization import Optimization
@@ -72,6 +74,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         callbacks: A Lightning callback, or a list of them.
         limit_train_batches: Batches of a training epoch, or the fraction of them.
         limit_val_batches: Batches of each validation loader, or the fraction of them.
+        ckpt_path: A checkpoint of Lightning's to start from. A trial that continues after a pause goes on from its own.
 
     Attributes:
         context: Determined's trial context.
@@ -110,6 +113,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         callbacks: Any = None,
         limit_train_batches: int | float = 1.0,
         limit_val_batches: int | float = 1.0,
+        ckpt_path: str | os.PathLike[str] | None = None,
     ) -> None:
         if not is_patched():
             patch()
@@ -122,6 +126,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             validation_period,
             reporting_period,
         )
+        self._ckpt_path: Final = ckpt_path
         self._validates_by_default: Final = validation_period is None
         if is_datamodule(train_dataloaders):
             # As Lightning's fit takes it.
@@ -282,17 +287,10 @@ class LightningTrial(pytorch.PyTorchTrial):
             is_enabled=validates,
         )
         trainer.connect(self._training_loop, self._evaluation_loop)
-        checkpoint_state = CheckpointState(
-            lightning,
-            module,
-            datamodule,
-            trainer.callbacks,
-            hooks,
-            progress,
-            self._training_loop,
-            training_collector,
-            trainer.views,
+        lightning_checkpoint = LightningCheckpoint(
+            lightning, module, datamodule, trainer.callbacks, hooks, progress, strategy
         )
+        checkpoint_state = CheckpointState(module, progress, self._training_loop, training_collector, trainer.views)
         self._callback = LightningCallback(
             context,
             self.controller,
@@ -300,7 +298,9 @@ class LightningTrial(pytorch.PyTorchTrial):
             hooks,
             self._training_loop,
             self._evaluation_loop,
+            lightning_checkpoint,
             checkpoint_state,
+            self._ckpt_path,
             self._reports,
         )
 
@@ -324,7 +324,7 @@ class LightningTrial(pytorch.PyTorchTrial):
 
     def build_callbacks(self) -> dict[str, pytorch.PyTorchCallback]:
         """Gives Determined the callback through which its events arrive; a subclass may add its own."""
-        return {"lightning_shim": self._callback}
+        return {CALLBACK_NAME: self._callback}
 
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
         """Trains on a batch; metrics are reported by reducers, so that nothing is copied to the host for each batch."""

@@ -52,7 +52,7 @@ def trial() -> Any:
 
 def test_lightning_loads_the_module(trial: Any) -> None:
     # Determined saves NumPy's random state, which PyTorch loads only if told to trust the file.
-    loaded = Wide.load_from_checkpoint(Path(trial.checkpoint_path) / "state_dict.pth", weights_only=False)
+    loaded = Wide.load_from_checkpoint(Path(trial.checkpoint_path) / "state_dict.pth")
     assert loaded.hparams.width == 310
     for name, value in trial.module.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)

@@ -160,13 +160,13 @@ class TestResult:
         path = trial.checkpoint_path
         assert isinstance(path, Path)
         assert path.parent == Path(os.environ["XDG_DATA_HOME"], "determined")
-        saved = torch.load(path / "state_dict.pth", weights_only=False)
+        saved = torch.load(path / "state_dict.pth")
         assert equal(saved["state_dict"], trial.module.state_dict())
 
     def test_checkpoint_is_one_of_lightnings(self, lightning: ModuleType) -> None:
         LitModel = module_class(lightning)
         trial = lightning_shim.fit(LitModel(width=5), loader(), loader(), max_length=pytorch.Epoch(1))
-        loaded = LitModel.load_from_checkpoint(trial.checkpoint_path / "state_dict.pth", width=5, weights_only=False)
+        loaded = LitModel.load_from_checkpoint(trial.checkpoint_path / "state_dict.pth", width=5)
         assert equal(loaded.state_dict(), trial.module.state_dict())
 
     def test_checkpoints_below_the_working_directory(

@@ -1,0 +1,179 @@
+"""What Lightning's own checkpoints hold: written into Determined's, and read to start a trial from one."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from lightning_shim._lightning import (
+    Lightning,
+    apply_to_collection,
+    hyperparameters_name,
+    loops_state,
+    progress_of_loops,
+)
+from lightning_shim._warnings import CheckpointError
+from lightning_shim.hooks import Hooks
+from lightning_shim.progress import Progress
+from lightning_shim.strategy import StrategyFacade
+
+SCALER_KEY: Final = "MixedPrecision"
+"""Under which Lightning keeps the state of the gradient scaler: the name of its plugin."""
+
+
+class LightningCheckpoint:
+    """Lightning's part of a checkpoint.
+
+    Args:
+        lightning: The module's Lightning.
+        module: The LightningModule.
+        datamodule: The LightningDataModule, if there is one.
+        callbacks: The Lightning callbacks.
+        hooks: Their hooks and the module's.
+        progress: Where training stands.
+        strategy: Has optimizers, schedulers and the scaler.
+    """
+
+    def __init__(
+        self,
+        lightning: Lightning,
+        module: Any,
+        datamodule: Any,
+        callbacks: list[Any],
+        hooks: Hooks,
+        progress: Progress,
+        strategy: StrategyFacade,
+    ) -> None:
+        self._lightning: Final = lightning
+        self._module: Final = module
+        self._datamodule: Final = datamodule
+        self._callbacks: Final = callbacks
+        self._hooks: Final = hooks
+        self._progress: Final = progress
+        self._strategy: Final = strategy
+
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Makes Determined's checkpoint one of Lightning's, and calls the ``on_save_checkpoint`` hooks on it.
+
+        Args:
+            checkpoint: What Determined is about to save; changed in place.
+        """
+        checkpoint.update(
+            {
+                "epoch": self._progress.current_epoch,
+                "global_step": self._module.global_step,
+                "pytorch-lightning_version": self._lightning.version,
+                "state_dict": self._module.state_dict(),
+                "loops": loops_state(self._progress),
+                "optimizer_states": checkpoint["optimizers_state_dict"],
+                "lr_schedulers": checkpoint["lr_schedulers_state_dict"],
+                "rng_state": without_arrays(checkpoint["rng_state"]),
+            }
+        )
+        # Determined's own callbacks are there already; none of either asks for the other's.
+        checkpoint["callbacks"].update(
+            {callback.state_key: state for callback in self._callbacks if (state := callback.state_dict())}
+        )
+        scaler = self._strategy.precision_plugin.scaler
+        if scaler is not None:
+            checkpoint[SCALER_KEY] = scaler.state_dict()
+        for owner in (self._module, self._datamodule):
+            if owner is not None and owner.hparams:
+                checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = dict(owner.hparams)
+                if hyperparameters_name(owner) is not None:
+                    checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = hyperparameters_name(owner)
+        if self._datamodule is not None:
+            state = self._datamodule.state_dict()
+            if state:
+                checkpoint[type(self._datamodule).__qualname__] = state
+        self._hooks.call("on_save_checkpoint", checkpoint)
+        # What the hooks have made of it is what is to be loaded.
+        _prefer_lightning_keys(checkpoint)
+
+    def before_loading(self, checkpoint: dict[str, Any]) -> None:
+        """Calls the ``on_load_checkpoint`` hooks, and gives the callbacks and the data module their state.
+
+        Args:
+            checkpoint: What has been read; its weights are loaded afterwards.
+        """
+        if self._datamodule is not None and type(self._datamodule).__qualname__ in checkpoint:
+            self._datamodule.load_state_dict(checkpoint[type(self._datamodule).__qualname__])
+        self._hooks.call("on_load_checkpoint", checkpoint)
+        _prefer_lightning_keys(checkpoint)
+        states = checkpoint.get("callbacks", {})
+        for callback in self._callbacks:
+            if callback.state_key in states:
+                callback.load_state_dict(states[callback.state_key])
+
+    def start_from(self, path: str | os.PathLike[str]) -> None:
+        """Takes over a checkpoint that Lightning has written.
+
+        Args:
+            path: Its file.
+
+        Raises:
+            CheckpointError: If it is no checkpoint of Lightning's, or does not fit the module.
+        """
+        checkpoint = self._read(path)
+        try:
+            self.before_loading(checkpoint)
+            self._module.load_state_dict(checkpoint["state_dict"], strict=self._module.strict_loading)
+            self._restore("optimizer", self._strategy.optimizers, checkpoint.get("optimizer_states"))
+            schedulers = [config.scheduler for config in self._strategy.lr_scheduler_configs]
+            self._restore("scheduler", schedulers, checkpoint.get("lr_schedulers"))
+            scaler = self._strategy.precision_plugin.scaler
+            if scaler is not None and SCALER_KEY in checkpoint:
+                scaler.load_state_dict(checkpoint[SCALER_KEY])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"the checkpoint {path} does not fit this module: {error}") from error
+        if "loops" in checkpoint:
+            self._progress.load_state_dict(progress_of_loops(checkpoint["loops"]))
+
+    def _read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        name = os.fspath(path)
+        if not os.path.isfile(name):
+            raise CheckpointError(f"ckpt_path: there is no file {name!r}.")
+        try:
+            # A checkpoint of Lightning's may hold anything that the user's hooks have put into it.
+            checkpoint = torch.load(name, map_location="cpu", weights_only=False)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"ckpt_path: {name} is damaged, or no checkpoint ({error}).") from error
+        if not isinstance(checkpoint, Mapping) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
+            raise CheckpointError(f"ckpt_path: {name} is no checkpoint of Lightning's: it has no state_dict.")
+        migrated, _ = self._lightning.migrate_checkpoint(dict(checkpoint))
+        return migrated
+
+    @staticmethod
+    def _restore(kind: str, owners: list[Any], states: list[Any] | None) -> None:
+        if states is None:
+            # It was saved with save_weights_only.
+            return
+        if len(states) != len(owners):
+            raise ValueError(f"it holds the states of {len(states)} {kind}s, and the module has {len(owners)}.")
+        for owner, state in zip(owners, states, strict=True):
+            owner.load_state_dict(state)
+
+
+def without_arrays(state: Any) -> Any:
+    """Turns NumPy's arrays into lists, so that PyTorch and Lightning load a checkpoint with their defaults.
+
+    Args:
+        state: Nested tuples, lists and dictionaries.
+
+    Returns:
+        The same with lists for arrays.
+    """
+    return apply_to_collection(state, np.ndarray, np.ndarray.tolist)
+
+
+def _prefer_lightning_keys(checkpoint: dict[str, Any]) -> None:
+    if "state_dict" in checkpoint:
+        checkpoint["models_state_dict"] = [checkpoint["state_dict"]]
+    for ours, theirs in (("optimizer_states", "optimizers_state_dict"), ("lr_schedulers", "lr_schedulers_state_dict")):
+        if ours in checkpoint:
+            checkpoint[theirs] = checkpoint[ours]
