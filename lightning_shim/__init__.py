@@ -20,6 +20,7 @@ from lightning_shim._warnings import (
     PatchError,
     PatchWarning,
     RefusedMemberError,
+    RefusedMemberWarning,
     StrictModeError,
 )
 from lightning_shim.patches import is_patched, patch, patched, unpatch
@@ -41,6 +42,7 @@ __all__ = [
     "PatchError",
     "PatchWarning",
     "RefusedMemberError",
+    "RefusedMemberWarning",
     "StrictModeError",
     "fit",
     "is_patched",

@@ -6,16 +6,16 @@ with and without wrapt's C extension. The frames are walked instead, until one i
 
 from __future__ import annotations
 
-import ast
 import functools
 import inspect
-import linecache
 import os
 import sys
 import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
+
+from lightning_shim._source import SourceFiles, code_of
 
 
 class LightningShimWarning(UserWarning):
@@ -24,6 +24,10 @@ class LightningShimWarning(UserWarning):
 
 class IgnoredMemberWarning(LightningShimWarning):
     """A member of a Lightning class has no effect under Determined."""
+
+
+class RefusedMemberWarning(LightningShimWarning):
+    """The user's code has a line that will be an error when it is reached, as a :class:`RefusedMemberError` or so."""
 
 
 class DifferenceWarning(LightningShimWarning):
@@ -123,20 +127,8 @@ def _users_frame() -> FrameType:
 
 
 def _definition(function: Callable[..., Any]) -> tuple[str, int] | None:
-    """Finds the line of the ``def`` itself; the code object knows that of the first decorator."""
-    code = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
-    if code is None:
-        return None
-    try:
-        tree = ast.parse("".join(linecache.getlines(code.co_filename)))
-    except SyntaxError:
-        return code.co_filename, code.co_firstlineno
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == code.co_name:
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            if first == code.co_firstlineno:
-                return code.co_filename, node.lineno
-    return code.co_filename, code.co_firstlineno
+    code = code_of(function)
+    return None if code is None else SourceFiles().definition(code)
 
 
 def definition_location(definition: Any) -> str:
@@ -194,6 +186,23 @@ def warn_at_caller(message: str, category: type[LightningShimWarning]) -> None:
     _emit(message, category, frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
 
 
+def warn_at_place(filename: str, line: int, module: str, message: str, category: type[LightningShimWarning]) -> None:
+    """Warns at a line of the user's that is not being executed, on rank 0 only.
+
+    Args:
+        filename: The file, as Python would name it in a traceback.
+        line: The line.
+        module: The name of the module that is in the file; Python's filters may select by it.
+        message: What happens instead, and what to do.
+        category: The warning's class.
+
+    Raises:
+        StrictModeError: After ``patch(strict=True)``.
+    """
+    loaded = sys.modules.get(module)
+    _emit(message, category, filename, line, {"__name__": module} if loaded is None else vars(loaded))
+
+
 def warn_at_definition(definition: Callable[..., Any], message: str, category: type[LightningShimWarning]) -> None:
     """Warns at the line of the user's ``def``, on rank 0 only.
 
@@ -209,5 +218,4 @@ def warn_at_definition(definition: Callable[..., Any], message: str, category: t
     if found is None:
         warn_at_caller(message, category)
         return
-    module = sys.modules.get(getattr(definition, "__module__", None) or "")
-    _emit(message, category, *found, vars(module) if module is not None else {})
+    warn_at_place(*found, getattr(definition, "__module__", None) or "<unknown>", message, category)

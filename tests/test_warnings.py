@@ -36,9 +36,16 @@ from lightning_shim import (
     PatchError,
     PatchWarning,
     RefusedMemberError,
+    RefusedMemberWarning,
     StrictModeError,
 )
-from lightning_shim._warnings import caller_location, definition_location, warn_at_caller, warn_at_definition
+from lightning_shim._warnings import (
+    caller_location,
+    definition_location,
+    warn_at_caller,
+    warn_at_definition,
+    warn_at_place,
+)
 
 ROOT = Path(lightning_shim.__file__).parents[1]
 RANK_VARIABLES = ("RANK", "HOROVOD_RANK", "OMPI_COMM_WORLD_RANK")
@@ -74,7 +81,10 @@ def located(record: pytest.WarningsRecorder | list[warnings.WarningMessage]) -> 
 # The classes.
 
 
-@pytest.mark.parametrize("category", [IgnoredMemberWarning, DifferenceWarning, HyperparameterWarning, PatchWarning])
+@pytest.mark.parametrize(
+    "category",
+    [IgnoredMemberWarning, RefusedMemberWarning, DifferenceWarning, HyperparameterWarning, PatchWarning],
+)
 def test_category_derives_from_the_base(category: type[Warning]) -> None:
     assert issubclass(category, LightningShimWarning)
     assert issubclass(LightningShimWarning, UserWarning)
@@ -501,6 +511,27 @@ def test_location_of_a_class() -> None:
     assert definition_location(int) == "int"
 
 
+# A line that is not being executed.
+
+
+def test_points_at_a_place() -> None:
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("default")
+        for module in (__name__, __name__, "not.imported"):
+            warn_at_place("users_model.py", 7, module, "refused", RefusedMemberWarning)
+        # The same warning from the code itself is the same for Python.
+        exec(
+            compile("\n" * 6 + "warn('refused', category)", "users_model.py", "exec"),
+            globals()
+            | {
+                "__warningregistry__": globals()["__warningregistry__"],
+                "warn": warn_at_caller,
+                "category": RefusedMemberWarning,
+            },
+        )
+    assert located(record) == [("users_model.py", 7)] * 2
+
+
 # Python's own filters.
 
 
@@ -546,8 +577,10 @@ def test_filter_selects(by: dict[str, Any]) -> None:
         warn()
         warn("other")
         warn_at_definition(test_filter_selects, "other", IgnoredMemberWarning)
-    silenced = {"message": 1, "module": 3, "category": 0}[next(iter(by))]
-    assert len(record) == 3 - silenced
+        warn_at_place(__file__, 1, __name__, "other", IgnoredMemberWarning)
+        warn_at_place(__file__, 1, "another.module", "other", IgnoredMemberWarning)
+    silenced = {"message": 1, "module": 4, "category": 0}[next(iter(by))]
+    assert len(record) == 5 - silenced
 
 
 @pytest.mark.parametrize("category", [DifferenceWarning, LightningShimWarning])
@@ -610,6 +643,7 @@ def test_other_ranks_are_silent(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         warnings.simplefilter("always")
         warn()
         warn_at_definition(warn, "ignored", IgnoredMemberWarning)
+        warn_at_place(__file__, 1, __name__, "refused", RefusedMemberWarning)
     assert record == []
 
 
@@ -631,6 +665,8 @@ def test_strict_raises_with_the_users_line() -> None:
         with pytest.raises(StrictModeError) as failure:
             warn_at_definition(warn, "ignored", IgnoredMemberWarning)
         assert str(failure.value) == f"{__file__}:{warn.__code__.co_firstlineno}: ignored"
+        with pytest.raises(StrictModeError, match=r"^users_model\.py:7: refused$"):
+            warn_at_place("users_model.py", 7, __name__, "refused", RefusedMemberWarning)
 
 
 def test_strict_raises_each_time_and_whatever_the_filters_say() -> None:
