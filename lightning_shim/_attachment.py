@@ -8,7 +8,23 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from lightning_shim.members import Support, members
+
 CURRENT_FX_ATTRIBUTE: Final = "_current_fx_name"
+
+FIXED: Final = frozenset(row.name for row in members("Trainer", Support.BACKED)) - {
+    "_data_connector",
+    "callbacks",
+    "datamodule",
+    "logger",
+    "profiler",
+    "should_stop",
+    "state",
+    "strategy",
+}
+"""What a trial's trainer answers and nobody can set."""
+
+FIXED_SENTENCE: Final = "it cannot be set, since a trial is set up when it is built."
 
 
 class Attached:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from determined import pytorch
 
-from lightning_shim._attachment import Attached
+from lightning_shim._attachment import FIXED, FIXED_SENTENCE, Attached
 from lightning_shim._lightning import Lightning
 from lightning_shim._warnings import (
     IgnoredMemberWarning,
@@ -150,10 +150,8 @@ class TrainerFacade(Attached):
         return hook_owner(self._lightning, hook_name, self.lightning_module, self.datamodule)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in vars(type(self)):
-            raise RefusedMemberError(
-                f"{caller_location()}: trainer.{name} cannot be set: a trial is set up when it is built."
-            )
+        if name in FIXED:
+            raise RefusedMemberError(f"{caller_location()}: trainer.{name} is refused: {FIXED_SENTENCE}")
         object.__setattr__(self, name, value)
 
     # What the trial does with the facade.

@@ -33,6 +33,7 @@ from lightning_shim import (
     RefusedMemberError,
     StrictModeError,
 )
+from lightning_shim._attachment import FIXED, FIXED_SENTENCE
 from lightning_shim.members import Kind, Support, members
 from tests.places import place_in
 
@@ -1144,6 +1145,21 @@ class TestTrainerAttribute:
         (row,) = [row for row in members("Trainer") if row.name == name]
         message = refuse(RefusedMemberError, Module(), loader())
         assert message == f"{place('refused attribute')}: trainer.{name} is refused: {row.sentence}"
+
+    def test_set(self, pl: ModuleType) -> None:
+        trainer = train(tiny(pl)(), loader()).trainer
+        for row in members("Trainer", Support.BACKED):
+            value = getattr(trainer, row.name)
+            if row.name in FIXED:
+                with pytest.raises(RefusedMemberError) as caught:
+                    setattr(trainer, row.name, value)
+                assert str(caught.value).endswith(f": trainer.{row.name} is refused: {FIXED_SENTENCE}")
+            else:
+                setattr(trainer, row.name, value)
+                assert getattr(trainer, row.name) is value
+        for name in ("of_the_user", "test_dataloaders"):
+            setattr(trainer, name, [1])
+            assert getattr(trainer, name) == [1]
 
     def test_length_that_is_not_known_yet(self, pl: ModuleType) -> None:
         class Module(tiny(pl)):
