@@ -107,6 +107,75 @@ LOG_LEVELS: Final[dict[str, LogLevels]] = {
 }
 
 
+REMOVED_ARGUMENTS: Final[dict[str, str]] = {
+    "sync_dist_op": "pass reduce_fx",
+    "tbptt_reduce_fx": "leave it out",
+    "tbptt_pad_token": "leave it out",
+}
+"""What ``self.log`` took in Lightning 1.x and takes no more, with what to do instead."""
+
+
+# What can be wrong with a call, each as what follows a colon. The check before a trial asks them as well.
+
+
+def argument_problem(name: str) -> str:
+    """Says what is wrong with an argument that ``LightningModule.log`` does not have.
+
+    Args:
+        name: The keyword.
+    """
+    if name in REMOVED_ARGUMENTS:
+        return f"Lightning 2 has removed the argument {name}; {REMOVED_ARGUMENTS[name]}."
+    return f"Lightning has no argument {name}."
+
+
+def level_problem(fx: str, on_step: bool | None, on_epoch: bool | None) -> str | None:
+    """Says what is wrong with logging in a hook.
+
+    Args:
+        fx: The hook.
+        on_step: The argument, None for the hook's default.
+        on_epoch: Likewise.
+    """
+    levels = LOG_LEVELS.get(fx)
+    if levels is None:
+        return f"Lightning allows no logging in {fx}; write to self.logger.experiment there."
+    on_step = levels.on_step if on_step is None else on_step
+    on_epoch = levels.on_epoch if on_epoch is None else on_epoch
+    if levels.epoch_only and (on_step or not on_epoch):
+        return f"in {fx} only on_step=False, on_epoch=True is possible."
+    if not (on_step or on_epoch):
+        return "on_step=False with on_epoch=False logs nothing; leave one of them out."
+    return None
+
+
+def name_problem(name: str, add_dataloader_idx: bool) -> str | None:
+    """Says what is wrong with a name.
+
+    Args:
+        name: The name.
+        add_dataloader_idx: Whether the loader's index is added to it.
+    """
+    if add_dataloader_idx and "/dataloader_idx_" in name:
+        return "the name must not contain /dataloader_idx_, which is added to it; or pass add_dataloader_idx=False."
+    return None
+
+
+def reduction_problem(reduce_fx: str | Callable[[Any], Any]) -> str | None:
+    """Says what is wrong with a reduction.
+
+    Args:
+        reduce_fx: The argument.
+    """
+    if _reduction_key(reduce_fx) not in REDUCTIONS:
+        return f"reduce_fx={reduce_fx!r} is none of mean, sum, min, max; for another one log a torchmetrics object."
+    return None
+
+
+def _reduction_key(reduce_fx: Any) -> Any:
+    return reduce_fx.lower() if isinstance(reduce_fx, str) else reduce_fx
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The arguments with which a name is logged; they must be the same each time."""
@@ -202,31 +271,15 @@ def resolve_settings(
     Raises:
         MetricError: If the hook does not allow it, or an argument makes no sense.
     """
-    levels = LOG_LEVELS.get(fx)
     where = f"{caller_location()}: self.log({name!r})"
     if not isinstance(name, str):
         raise MetricError(f"{where}: the name must be a string, not {type(name).__name__}.")
-    if levels is None:
-        raise MetricError(
-            f"{where} was called in {fx}, where Lightning allows no logging. Write to self.logger.experiment there."
-        )
-    on_step = levels.on_step if on_step is None else on_step
-    on_epoch = levels.on_epoch if on_epoch is None else on_epoch
-    if levels.epoch_only and (on_step or not on_epoch):
-        raise MetricError(f"{where}: in {fx} only on_step=False, on_epoch=True is possible.")
-    if not (on_step or on_epoch):
-        raise MetricError(f"{where}: on_step=False with on_epoch=False logs nothing; leave one of them out.")
-    if add_dataloader_idx and "/dataloader_idx_" in name:
-        raise MetricError(
-            f"{where}: the name must not contain /dataloader_idx_, which is added to it; "
-            "or pass add_dataloader_idx=False."
-        )
-    reduction = REDUCTIONS.get(reduce_fx.lower() if isinstance(reduce_fx, str) else reduce_fx)
-    if reduction is None:
-        raise MetricError(
-            f"{where}: reduce_fx={reduce_fx!r} is none of mean, sum, min, max. For another reduction log a "
-            "torchmetrics object."
-        )
+    problem = (
+        level_problem(fx, on_step, on_epoch) or name_problem(name, add_dataloader_idx) or reduction_problem(reduce_fx)
+    )
+    if problem is not None:
+        raise MetricError(f"{where}: {problem}")
+    reduction = REDUCTIONS[_reduction_key(reduce_fx)]
     if isinstance(value, Metric):
         metric_attribute = metric_attribute or metric_attributes().get(id(value))
         if metric_attribute is None:
@@ -245,8 +298,8 @@ def resolve_settings(
         fx=fx,
         prog_bar=prog_bar,
         logger=logger is None or logger,
-        on_step=on_step,
-        on_epoch=on_epoch,
+        on_step=LOG_LEVELS[fx].on_step if on_step is None else on_step,
+        on_epoch=LOG_LEVELS[fx].on_epoch if on_epoch is None else on_epoch,
         reduction=reduction,
         enable_graph=enable_graph,
         add_dataloader_idx=add_dataloader_idx,

@@ -16,7 +16,16 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from lightning_shim._warnings import MetricError, caller_location
-from lightning_shim.log_settings import MEAN, REDUCTIONS, SUM, default_dtype, difference, number, resolve_settings
+from lightning_shim.log_settings import (
+    MEAN,
+    REDUCTIONS,
+    SUM,
+    argument_problem,
+    default_dtype,
+    difference,
+    number,
+    resolve_settings,
+)
 from lightning_shim.logged_metric import LoggedMetric
 
 Key = tuple[str, str, int | None]
@@ -137,6 +146,7 @@ class MetricCollector:
         batch_size: int | None = None,
         metric_attribute: str | None = None,
         rank_zero_only: bool = False,
+        **unknown: Any,
     ) -> None:
         """Keeps a value; all arguments but ``fx``, the hook that is running, are those of ``LightningModule.log``.
 
@@ -145,6 +155,8 @@ class MetricCollector:
         """
         if fx is None:
             raise MetricError(f"{caller_location()}: self.log({name!r}) was called outside any hook of the training.")
+        if unknown:
+            raise MetricError(f"{caller_location()}: self.log({name!r}): {argument_problem(next(iter(unknown)))}")
         if fx != self._current_fx:
             # In the first batch of an epoch Lightning resets the tensors of a hook each time that it starts to log
             # after another one (`should_reset_tensors`).

@@ -646,6 +646,8 @@ WRONG_LOGS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "neither": (("x", 1.0), {"on_step": False, "on_epoch": False}, "on_step=False with on_epoch=False logs nothing"),
     "reduction": (("x", 1.0), {"reduce_fx": "median"}, "reduce_fx='median' is none of mean, sum, min, max"),
     "index in the name": (("x/dataloader_idx_0", 1.0), {}, "add_dataloader_idx=False"),
+    "removed argument": (("x", 1.0), {"sync_dist_op": "sum"}, "removed the argument sync_dist_op; pass reduce_fx"),
+    "unknown argument": (("x", 1.0), {"in_epoch": True}, "Lightning has no argument in_epoch"),
     "name": ((3, 1.0), {}, "the name must be a string, not int"),
     "loose torchmetrics object": (("x", MeanMetric()), {}, "MeanMetric is no attribute of the module.*__init__"),
 }
@@ -741,7 +743,7 @@ class TestLog:
 
         methods = {hook: log, "validation_step": lambda self, batch, batch_idx: None}
         message = refuse_log(type("Module", (tiny(lightning),), methods)(), val_dataloaders=loader())
-        assert message.startswith(f"{place('no logging')}: self.log('x') was called in {hook}")
+        assert message.startswith(f"{place('no logging')}: self.log('x'): Lightning allows no logging in {hook};")
         assert "self.logger.experiment" in message
 
     def test_while_the_loader_is_made(self, lightning: ModuleType) -> None:
