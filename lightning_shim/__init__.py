@@ -26,11 +26,14 @@ from lightning_shim._warnings import (
 from lightning_shim.patches import is_patched, patch, patched, unpatch
 
 if TYPE_CHECKING:
+    from lightning_shim.compatibility import check
+    from lightning_shim.findings import CompatibilityReport
     from lightning_shim.launch import fit
     from lightning_shim.trial import LightningTrial
 
 __all__ = [
     "CheckpointError",
+    "CompatibilityReport",
     "ConfigurationError",
     "DifferenceWarning",
     "HyperparameterWarning",
@@ -44,6 +47,7 @@ __all__ = [
     "RefusedMemberError",
     "RefusedMemberWarning",
     "StrictModeError",
+    "check",
     "fit",
     "is_patched",
     "patch",
@@ -51,16 +55,21 @@ __all__ = [
     "unpatch",
 ]
 
-_NEEDS_DETERMINED = {"LightningTrial": "lightning_shim.trial", "fit": "lightning_shim.launch"}
+_IMPORTED_WHEN_USED = {
+    "CompatibilityReport": "lightning_shim.findings",
+    "LightningTrial": "lightning_shim.trial",
+    "check": "lightning_shim.compatibility",
+    "fit": "lightning_shim.launch",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _NEEDS_DETERMINED:
-        return getattr(importlib.import_module(_NEEDS_DETERMINED[name]), name)
+    if name in _IMPORTED_WHEN_USED:
+        return getattr(importlib.import_module(_IMPORTED_WHEN_USED[name]), name)
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("lightning_shim")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_NEEDS_DETERMINED, "__version__"]
+    return [*globals(), *_IMPORTED_WHEN_USED, "__version__"]

@@ -40,6 +40,7 @@ __all__ = [
     "lightning_of",
     "lightning_optimizer",
     "loops_state",
+    "original",
     "pl_worker_init_function",
     "progress_of_loops",
     "reset_seed",
@@ -122,10 +123,15 @@ def lightning_of(instance: Any) -> Lightning:
     return _parts(namespace_of(instance))
 
 
+def original(module: Any) -> Any:
+    """Returns the module that ``torch.compile`` was given, as it is; anything else is returned itself."""
+    return getattr(module, "_orig_mod", module)
+
+
 def unwrapped(module: Any) -> Any:
     """Takes a module out of what ``torch.compile`` has made of it; its steps stay compiled, as under Lightning."""
-    inner = getattr(module, "_orig_mod", None)
-    if inner is None:
+    inner = original(module)
+    if inner is module:
         return module
     return namespace_of(inner).module("utilities.compile").from_compiled(module)
 
@@ -135,16 +141,17 @@ def is_overridden(name: str, instance: Any, base: type) -> bool:
 
     Args:
         name: The member's name.
-        instance: The user's object.
+        instance: The user's object, or its class.
         base: The Lightning class that defines the default.
 
     Returns:
         Whether it is another than the default; a member that Lightning does not have counts as overridden.
     """
     # As they stand in the classes: a patched method gives another wrapper each time that it is asked for.
-    own = inspect.getattr_static(type(instance), name, None)
+    is_class = isinstance(instance, type)
+    own = inspect.getattr_static(instance if is_class else type(instance), name, None)
     default = inspect.getattr_static(base, name, None)
-    if name in getattr(instance, "__dict__", {}):
+    if not is_class and name in getattr(instance, "__dict__", {}):
         # torch.compile leaves compiled methods on the instance, the default ones too.
         method = inspect.unwrap(vars(instance)[name])
         own, default = getattr(method, "__func__", method), inspect.unwrap(default)

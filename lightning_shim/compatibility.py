@@ -1,0 +1,237 @@
+"""Finds out, without running anything of the user's, what of a module works on Determined.
+
+It looks at what a class overrides, and reads its source for what it uses of Lightning's objects. What becomes of each
+is said by the table of members. Neither Determined nor a Trainer is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator
+from typing import Any, Final
+
+from lightning_shim._attachment import FIXED, FIXED_SENTENCE
+from lightning_shim._lightning import Lightning, is_overridden, lightning_of, original
+from lightning_shim._source import SourceFiles
+from lightning_shim._versions import NAMESPACES
+from lightning_shim._warnings import ConfigurationError, caller_location
+from lightning_shim.findings import CompatibilityReport, Finding, Role
+from lightning_shim.log_calls import LOG_METHODS, log_problem
+from lightning_shim.log_settings import LOG_LEVELS
+from lightning_shim.member_uses import Origin, Use
+from lightning_shim.members import MEMBERS, Kind, Member, Support, member, members
+from lightning_shim.user_code import Function, Place, UserCode, is_removed
+
+_OWNERS: Final = ("LightningModule", "LightningDataModule", "Callback")
+_ROWS: Final = {(row.owner, row.name): row for row in MEMBERS}
+
+_UNKNOWN: Final = {
+    "Trainer": "it raises AttributeError; Lightning's Trainer has no such member.",
+    "Logger": "it raises AttributeError; Lightning's TensorBoardLogger has no such member.",
+}
+"""By the classes that only have the members that the table has, what happens to another one."""
+
+_PRIVATE: Final = member("Trainer", "_callback_connector").sentence
+_GUARDED: Final = "it is not there, and your code goes on without it."
+_NAMES: Final = {
+    "Trainer": "trainer",
+    "Logger": "logger",
+    "LightningModule": "pl_module",
+    "LightningDataModule": "datamodule",
+}
+
+
+def check(module_or_class: Any) -> CompatibilityReport:
+    """Says what of a module works on Determined, before anything is trained; prints the table and returns it.
+
+    Nothing of the user's is run, and Determined need not be installed. Of an object, what was set on it counts too.
+
+    Args:
+        module_or_class: A LightningModule, LightningDataModule or Lightning callback, of either namespace, or a class.
+
+    Returns:
+        The report that was printed.
+
+    Raises:
+        ConfigurationError: If it is none of these.
+    """
+    report = inspect_members(module_or_class)
+    print(report)
+    return report
+
+
+def is_inspectable(module_or_class: Any) -> bool:
+    """Tells whether something is what :func:`check` takes."""
+    return _owner_of(original(module_or_class)) is not None
+
+
+def inspect_members(module_or_class: Any, files: SourceFiles | None = None) -> CompatibilityReport:
+    """Does what :func:`check` does, and prints nothing.
+
+    Args:
+        module_or_class: As for :func:`check`.
+        files: Source files that may have been read already, for another object.
+
+    Returns:
+        The report.
+
+    Raises:
+        ConfigurationError: If it is nothing that can be checked.
+    """
+    subject = original(module_or_class)
+    found = _owner_of(subject)
+    if found is None:
+        cls = subject if isinstance(subject, type) else type(subject)
+        raise ConfigurationError(
+            f"{caller_location()}: {cls.__module__}.{cls.__qualname__} is no LightningModule, LightningDataModule or "
+            f"Callback of {' or '.join(NAMESPACES)}."
+        )
+    return _Inspection(subject, *found, files or SourceFiles()).report()
+
+
+def lightnings_callback(lightning: Lightning, callback_class: type) -> Member:
+    """Returns the row of the callback of Lightning's that a class is, or derives from.
+
+    Args:
+        lightning: The class's Lightning.
+        callback_class: A class of Lightning callbacks.
+    """
+    package = lightning.Callback.__module__.rpartition(".")[0]
+    return next(
+        _ROWS["callbacks", base.__name__]
+        for base in callback_class.__mro__
+        if base.__module__.startswith(f"{package}.") and ("callbacks", base.__name__) in _ROWS
+    )
+
+
+def _owner_of(subject: Any) -> tuple[str, Lightning] | None:
+    try:
+        lightning = lightning_of(subject)
+    except ConfigurationError:
+        return None
+    cls = subject if isinstance(subject, type) else type(subject)
+    owners = [owner for owner in _OWNERS if issubclass(cls, getattr(lightning, owner))]
+    return (owners[0], lightning) if owners else None
+
+
+class _Inspection:
+    """One look at one class or object."""
+
+    def __init__(self, subject: Any, owner: str, lightning: Lightning, files: SourceFiles) -> None:
+        self._subject: Final = subject
+        self._owner: Final = owner
+        self._lightning: Final = lightning
+        self._base: Final[type] = getattr(lightning, owner)
+        self._code: Final = UserCode(subject, owner, self._base, files)
+        self._parameters: Final = {
+            name: list(inspect.signature(getattr(lightning.LightningModule, name)).parameters)[1:]
+            for name in LOG_METHODS
+        }
+        self._set_on_trainer: Final = {
+            use.name
+            for function in self._code.functions
+            for use in function.found.uses
+            if use.is_stored and use.value.owner == "Trainer"
+        }
+
+    def report(self) -> CompatibilityReport:
+        found: dict[tuple[str, int, str], Finding] = {}
+        for finding in (*self._overrides(), *self._lightnings_callback(), *self._uses()):
+            key = (finding.file, finding.line, finding.member)
+            # A line may have a member twice, once guarded and once not.
+            if key not in found or finding.support is Support.REFUSED:
+                found[key] = finding
+        return CompatibilityReport(
+            name=self._code.cls.__qualname__,
+            owner=self._owner,
+            findings=tuple(found[key] for key in sorted(found)),
+            unread=self._code.unread,
+        )
+
+    def _override(self, row: Member, place: Place) -> Finding:
+        name = self._code.cls.__qualname__
+        spelling = name if row.kind is Kind.CLASS else f"{name}.{row.name}"
+        return _finding(place, f"{row.owner}.{row.name}", row.support, row.sentence, Role.OVERRIDE, spelling)
+
+    def _overrides(self) -> Iterator[Finding]:
+        for row in members(self._owner):
+            if row.kind is Kind.HOOK:
+                place = None
+                if is_overridden(row.name, self._subject, self._base):
+                    place = self._code.definition(row.name)
+                elif isinstance(self._subject, type):
+                    place = self._code.set_on_self(row.name)
+                if place is not None:
+                    yield self._override(row, place)
+
+    def _lightnings_callback(self) -> Iterator[Finding]:
+        if self._owner == "Callback":
+            row = lightnings_callback(self._lightning, self._code.cls)
+            if row.name != "Callback":
+                yield self._override(row, self._code.place)
+
+    def _uses(self) -> Iterator[Finding]:
+        reached = self._code.reached()
+        for function in self._code.functions:
+            for use in function.found.uses:
+                finding = self._use(function, use)
+                if finding is None:
+                    continue
+                if function in reached:
+                    yield finding
+                elif finding.support in (Support.REFUSED, Support.IGNORED) and not self._code.is_hidden(function):
+                    yield dataclasses.replace(
+                        finding,
+                        support=Support.IGNORED,
+                        sentence=f"it is not reached, since a trial never calls {function.name}.",
+                        role=Role.UNREACHED,
+                    )
+
+    def _use(self, function: Function, use: Use) -> Finding | None:
+        owner, name = use.value.owner, use.name
+        is_own = owner == self._owner and use.value.origin is not Origin.OTHER
+        if name.startswith("__"):
+            return None
+        if is_own and self._code.defines(name, function.cls if use.value.origin is Origin.SUPER else None):
+            return None
+        support_and_sentence = self._what_happens(use, is_own)
+        if support_and_sentence is None:
+            return None
+        support, sentence = support_and_sentence
+        member, spelling = f"{owner}.{name}", f"{'self' if is_own else _NAMES[owner]}.{name}"
+        if owner == "LightningModule" and name in LOG_METHODS and use.call is not None:
+            problem = log_problem(use.call, spelling, self._parameters[name], self._logging_hook(function.name))
+            if problem is not None:
+                (member, sentence), support = problem, Support.REFUSED
+                spelling = member
+        if use.is_guarded and support is Support.REFUSED:
+            support, sentence = Support.NATIVE, _GUARDED
+        return _finding(function.place(use.line), member, support, sentence, Role.USE, spelling)
+
+    def _what_happens(self, use: Use, is_own: bool) -> tuple[Support, str] | None:
+        """Says what becomes of a use of a member that is not the user's own; None if nothing can be said."""
+        owner, name = use.value.owner, use.name
+        row = _ROWS.get((owner, name))
+        if use.is_stored and owner == "Trainer" and name in FIXED:
+            return Support.REFUSED, FIXED_SENTENCE
+        if row is None:
+            if owner not in _UNKNOWN or self._code.sets_somewhere(name):
+                return None
+            return Support.REFUSED, _PRIVATE if owner == "Trainer" and name.startswith("_") else _UNKNOWN[owner]
+        if row.kind is Kind.HOOK or (owner in _OWNERS and not is_own and is_removed(row)):
+            # A hook counts where it is overridden; and somebody else's module may have what Lightning has removed.
+            return None
+        if owner == "Trainer" and row.support is not Support.BACKED and name in self._set_on_trainer:
+            return None
+        return row.support, row.sentence
+
+    def _logging_hook(self, name: str) -> str | None:
+        """Returns the hook that a method is, if a trial calls it as one."""
+        row = _ROWS.get((self._owner, name))
+        is_called = row is not None and row.kind is Kind.HOOK and row.support is Support.CALLED
+        return name if is_called or name in LOG_LEVELS else None
+
+
+def _finding(place: Place, member: str, support: Support, sentence: str, role: Role, spelling: str) -> Finding:
+    return Finding(place.file, place.line, member, support, sentence, role, spelling, place.module)
