@@ -1,0 +1,8 @@
+"""``python -m lightning_shim``."""
+
+import sys
+
+from lightning_shim._cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
