@@ -42,8 +42,8 @@ from lightning_shim.verification import (
     takes_batch_idx,
     usable_callbacks,
     verify_datamodule,
-    verify_hooks,
     verify_manual_optimization,
+    verify_members,
     verify_module,
     warn_about_validation,
 )
@@ -225,7 +225,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         )
         trainer.attach(module, datamodule, list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks])
         trainer.callbacks = usable_callbacks(lightning, trainer.callbacks)
-        verify_hooks(lightning, module, datamodule, trainer.callbacks)
+        verify_members(module, datamodule, trainer.callbacks)
         outputs = TrainingOutputs()
         former_values: Values = {
             **strategy.former_values,

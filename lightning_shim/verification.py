@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Container
-from typing import Any
+from typing import Any, Final
 
 from determined import pytorch
 
 from lightning_shim._lightning import Lightning, is_overridden
+from lightning_shim._source import SourceFiles
 from lightning_shim._warnings import (
     ConfigurationError,
     DifferenceWarning,
     IgnoredMemberWarning,
     RefusedMemberError,
+    RefusedMemberWarning,
     caller_location,
     definition_location,
     warn_at_caller,
-    warn_at_definition,
+    warn_at_place,
 )
+from lightning_shim.compatibility import inspect_members, lightnings_callback
+from lightning_shim.findings import Role
 from lightning_shim.former_arguments import takes_argument
-from lightning_shim.hooks import is_own_method
-from lightning_shim.members import Kind, Member, Support, members
+from lightning_shim.members import Support
 from lightning_shim.options import TrainerOptions
+from lightning_shim.user_code import is_users
+
+_WARNINGS: Final = {
+    Support.IGNORED: ("ignored", IgnoredMemberWarning),
+    Support.REFUSED: ("refused when this line is reached", RefusedMemberWarning),
+}
+"""By what becomes of a member, what a trial that starts says of it."""
 
 
 def takes_batch_idx(step: Callable[..., Any]) -> bool:
@@ -121,43 +131,38 @@ def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: 
         )
 
 
-def verify_hooks(lightning: Lightning, module: Any, datamodule: Any, callbacks: list[Any]) -> None:
-    """Refuses hooks that would be missed, and warns at the ``def`` of each that will not be called.
+def verify_members(module: Any, datamodule: Any, callbacks: list[Any]) -> None:
+    """Refuses hooks that would be missed, and warns of what has no effect and of what will be an error later.
+
+    The warnings stand where a hook is defined that will not be called, and where a member is used that is ignored or
+    refused. They are those of :func:`lightning_shim.check`.
 
     Args:
-        lightning: The module's Lightning.
         module: The user's module.
         datamodule: The user's data module, or None.
         callbacks: The Lightning callbacks.
 
     Raises:
-        RefusedMemberError: If somebody overrides a hook that has no counterpart and would be missed.
+        RefusedMemberError: If somebody overrides hooks that have no counterpart and would be missed; it names them all.
     """
-    owners = [("LightningModule", module, lightning.LightningModule)]
-    if datamodule is not None:
-        owners.append(("LightningDataModule", datamodule, lightning.LightningDataModule))
-    # Lightning's own callbacks have rows of their own.
-    users = [callback for callback in callbacks if not _is_lightnings(type(callback), lightning)]
-    owners += [("Callback", callback, lightning.Callback) for callback in users]
-    for owner, instance, base in owners:
-        for row in members(owner, Support.REFUSED, Support.IGNORED):
-            if row.kind is Kind.HOOK and is_overridden(row.name, instance, base) and not is_own_method(row, instance):
-                _apply_row(row, getattr(instance, row.name), f"{type(instance).__qualname__}.{row.name}")
-
-
-def _apply_row(row: Member, hook: Callable[..., Any], name: str) -> None:
-    if row.support is Support.REFUSED:
-        raise RefusedMemberError(f"{definition_location(hook)}: {name} is refused: {row.sentence}")
-    warn_at_definition(hook, f"{name} is ignored: {row.sentence}", IgnoredMemberWarning)
-
-
-def _callbacks_package(lightning: Lightning) -> str:
-    return lightning.Callback.__module__.rpartition(".")[0]
-
-
-def _is_lightnings(callback_class: type, lightning: Lightning) -> bool:
-    """Tells whether a callback's class is one that Lightning ships."""
-    return callback_class.__module__.startswith(f"{_callbacks_package(lightning)}.")
+    files = SourceFiles()
+    # Lightning's own callbacks have been looked at as a whole.
+    subjects = [module, datamodule, *(callback for callback in callbacks if is_users(type(callback).__module__))]
+    reports = [inspect_members(subject, files) for subject in subjects if subject is not None]
+    findings = [finding for report in reports for finding in report.findings]
+    refused = [finding for finding in findings if finding.support is Support.REFUSED and finding.role is Role.OVERRIDE]
+    if refused:
+        raise RefusedMemberError(
+            "\n".join(
+                f"{finding.file}:{finding.line}: {finding.spelling} is refused: {finding.sentence}"
+                for finding in refused
+            )
+        )
+    for finding in findings:
+        if finding.role is not Role.UNREACHED and finding.support in _WARNINGS:
+            words, category = _WARNINGS[finding.support]
+            message = f"{finding.spelling} is {words}: {finding.sentence}"
+            warn_at_place(finding.file, finding.line, finding.module, message, category)
 
 
 def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
@@ -174,19 +179,12 @@ def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
         ConfigurationError: If something is no callback.
         RefusedMemberError: If a callback would be missed, but cannot be run.
     """
-    rows = {row.name: row for row in members("callbacks")}
     usable = []
     for callback in callbacks:
         if not isinstance(callback, lightning.Callback):
-            raise ConfigurationError(
-                f"{caller_location()}: {callback!r} is no {_callbacks_package(lightning)}.Callback."
-            )
-        name = next(
-            base.__name__
-            for base in type(callback).__mro__
-            if _is_lightnings(base, lightning) and base.__name__ in rows
-        )
-        row = rows[name]
+            package = lightning.Callback.__module__.rpartition(".")[0]
+            raise ConfigurationError(f"{caller_location()}: {callback!r} is no {package}.Callback.")
+        row = lightnings_callback(lightning, type(callback))
         message = f"{type(callback).__qualname__} is {row.support.value}: {row.sentence}"
         if row.support is Support.REFUSED:
             raise RefusedMemberError(f"{caller_location()}: {message}")

@@ -31,6 +31,7 @@ from lightning_shim import (
     LightningShimWarning,
     MetricError,
     RefusedMemberError,
+    RefusedMemberWarning,
     StrictModeError,
 )
 from lightning_shim._attachment import FIXED, FIXED_SENTENCE
@@ -730,7 +731,10 @@ class TestLog:
         def log(self: Any) -> None:
             self.log("x", 1.0, on_step=True)  # here: no step
 
-        message = refuse_log(type("Module", (tiny(pl),), {hook: log})())
+        with warns(
+            RefusedMemberWarning, "no step", rf"^self\.log\(on_step=True\) in {hook} is refused when .* reached: "
+        ):
+            message = refuse_log(type("Module", (tiny(pl),), {hook: log})())
         assert message.startswith(f"{place('no step')}: self.log('x'): in {hook} only on_step=False")
 
     @pytest.mark.parametrize(
@@ -742,7 +746,8 @@ class TestLog:
             self.log("x", 1.0)  # here: no logging
 
         methods = {hook: log, "validation_step": lambda self, batch, batch_idx: None}
-        message = refuse_log(type("Module", (tiny(lightning),), methods)(), val_dataloaders=loader())
+        with warns(RefusedMemberWarning, "no logging", rf"^self\.log in {hook} is refused when this line is reached: "):
+            message = refuse_log(type("Module", (tiny(lightning),), methods)(), val_dataloaders=loader())
         assert message.startswith(f"{place('no logging')}: self.log('x'): Lightning allows no logging in {hook};")
         assert "self.logger.experiment" in message
 
@@ -752,7 +757,10 @@ class TestLog:
                 self.log("x", 1.0)  # here: log in train_dataloader
                 return loader()
 
-        with pytest.raises(MetricError) as caught:
+        with (
+            warns(RefusedMemberWarning, "log in train_dataloader", "^self.log in train_dataloader is refused "),
+            pytest.raises(MetricError) as caught,
+        ):
             train(Module())
         assert str(caught.value).startswith(f"{place('log in train_dataloader')}: self.log('x') was called ")
 

@@ -1,0 +1,183 @@
+"""What a trial says of its module when it is built: what the check finds, as errors and warnings."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from determined import pytorch
+
+import lightning_shim
+from lightning_shim import IgnoredMemberWarning, LightningShimWarning, RefusedMemberError, RefusedMemberWarning
+from lightning_shim.members import Kind, Support, member, members
+from tests.places import place_in
+from tests.test_bad_input import loader, refuse, tiny, train, trains
+
+pytestmark = pytest.mark.usefixtures("patched")
+
+place = functools.partial(place_in, Path(__file__))
+REFUSED_HOOKS = [row.name for row in members("LightningModule", Support.REFUSED) if row.kind is Kind.HOOK]
+IGNORED_HOOKS = [row.name for row in members("LightningModule", Support.IGNORED) if row.kind is Kind.HOOK]
+
+
+@contextlib.contextmanager
+def recorded(action: str = "always") -> Iterator[list[tuple[str, type[Warning], str]]]:
+    """Collects the warnings of ours: place, category and text."""
+    found: list[tuple[str, type[Warning], str]] = []
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter(action, LightningShimWarning)  # type: ignore[arg-type]
+        yield found
+    found += [(f"{entry.filename}:{entry.lineno}", entry.category, str(entry.message)) for entry in record]
+
+
+class TestRefusedHooks:
+    def test_error_names_all_of_them(self, lightning: ModuleType) -> None:
+        first, second = REFUSED_HOOKS[:2]
+
+        def hook(self: Any, *args: Any) -> None: ...  # here: first
+
+        def other_hook(self: Any, *args: Any) -> None: ...  # here: second
+
+        def callback_hook(self: Any, *args: Any) -> None: ...  # here: of a callback
+
+        (refused, *_) = [row for row in members("Callback", Support.REFUSED) if row.kind is Kind.HOOK]
+        callback = type("Watch", (lightning.Callback,), {refused.name: callback_hook})()
+        module = type("Lit", (tiny(lightning),), {first: hook, second: other_hook})()
+        assert refuse(RefusedMemberError, module, loader(), callbacks=callback).splitlines() == [
+            f"{place('first')}: Lit.{first} is refused: {member('LightningModule', first).sentence}",
+            f"{place('second')}: Lit.{second} is refused: {member('LightningModule', second).sentence}",
+            f"{place('of a callback')}: Watch.{refused.name} is refused: {refused.sentence}",
+        ]
+
+    def test_assigned_on_the_object(self, pl: ModuleType) -> None:
+        def hook(*args: Any) -> None: ...  # here: on the object
+
+        module = tiny(pl)()
+        setattr(module, REFUSED_HOOKS[0], hook)
+        message = refuse(RefusedMemberError, module, loader())
+        assert message.startswith(f"{place('on the object')}: ")
+
+
+class TestUses:
+    def test_are_warned_about_before_they_are_reached(self, lightning: ModuleType) -> None:
+        class Lit(tiny(lightning)):
+            def training_step(self, batch: Any, batch_idx: int) -> Any:
+                if batch_idx > 1000:
+                    self.trainer.fit_loop.reset()  # here: refused trainer
+                    self.logger.sub_dir.strip()  # here: refused logger
+                    self.device_mesh.size()  # here: refused on self
+                    self.log("loss", 1.0, on_step=False, on_epoch=False)  # here: refused log
+                return super().training_step(batch, batch_idx)
+
+        class Data(lightning.LightningDataModule):
+            def train_dataloader(self) -> Any:
+                return loader() if self.trainer is not None else self.trainer.tuner  # here: refused in the data
+
+        class Watch(lightning.Callback):
+            def on_train_batch_end(
+                self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+            ) -> None:
+                if batch_idx > 1000:
+                    trainer.save_checkpoint("x")  # here: refused in a callback
+
+        module = Lit()
+        with recorded() as found:
+            train(module, datamodule=Data(), callbacks=[Watch()])
+        assert module.steps == 1
+        expected = {
+            "refused trainer": ("trainer.fit_loop", member("Trainer", "fit_loop").sentence),
+            "refused logger": ("logger.sub_dir", member("Logger", "sub_dir").sentence),
+            "refused on self": ("self.device_mesh", member("LightningModule", "device_mesh").sentence),
+            "refused log": (
+                "self.log(on_step=False, on_epoch=False) in training_step",
+                "on_step=False with on_epoch=False logs nothing; leave one of them out.",
+            ),
+            "refused in the data": ("trainer.tuner", member("Trainer", "tuner").sentence),
+            "refused in a callback": ("trainer.save_checkpoint", member("Trainer", "save_checkpoint").sentence),
+        }
+        assert found == [
+            (place(marker), RefusedMemberWarning, f"{name} is refused when this line is reached: {sentence}")
+            for marker, (name, sentence) in expected.items()
+        ]
+
+    def test_that_are_ignored_are_shown_once(self, pl: ModuleType) -> None:
+        class Lit(tiny(pl)):
+            def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+                assert self.trainer.test_dataloaders is None  # here: ignored trainer
+
+        sentence = member("Trainer", "test_dataloaders").sentence
+        shown = (place("ignored trainer"), IgnoredMemberWarning, f"trainer.test_dataloaders is ignored: {sentence}")
+        # At the start and when the line is reached Python's own filters see the same warning.
+        for action, count in (("default", 1), ("always", 1 + 4)):
+            with recorded(action) as found:
+                train(Lit(), loader(), max_length=pytorch.Batch(4))
+            assert found == [shown] * count
+
+    def test_that_work_or_are_not_reached_give_none(self, lightning: ModuleType) -> None:
+        class Base(tiny(lightning)):
+            def on_train_start(self) -> None:
+                raise AssertionError(self.trainer.fit_loop)
+
+        class Lit(Base):
+            def on_train_start(self) -> None:
+                if hasattr(self.trainer, "fit_loop"):
+                    raise AssertionError(self.trainer.fit_loop)
+                self.log("epoch", float(self.trainer.current_epoch))
+
+            def nothing(self) -> Any:
+                return getattr(self.trainer, "tuner", None)
+
+        with recorded() as found:
+            trains(Lit())
+        assert found == []
+
+    def test_in_hooks_that_are_not_called_give_none(self, pl: ModuleType) -> None:
+        def hook(self: Any, *args: Any) -> Any:  # here: hook that is not called
+            return self.trainer.fit_loop, self.trainer.test_dataloaders
+
+        name = IGNORED_HOOKS[0]
+        with recorded() as found:
+            train(type("Lit", (tiny(pl),), {name: hook})(), loader())
+        sentence = member("LightningModule", name).sentence
+        assert found == [(place("hook that is not called"), IgnoredMemberWarning, f"Lit.{name} is ignored: {sentence}")]
+
+    @pytest.mark.parametrize("category", [RefusedMemberWarning, LightningShimWarning])
+    def test_pythons_filters_select_them(self, pl: ModuleType, category: type[Warning]) -> None:
+        class Lit(tiny(pl)):
+            def on_train_end(self) -> None:
+                if self.steps > 1000:
+                    self.trainer.fit_loop.reset()
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=category, module=__name__.replace(".", r"\."))
+            train(Lit(), loader())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=r"trainer\.fit_loop is refused", category=category)
+            with pytest.raises(RefusedMemberWarning):
+                train(Lit(), loader())
+
+    def test_strict_raises(self, pl: ModuleType) -> None:
+        class Lit(tiny(pl)):
+            def on_train_end(self) -> None:
+                self.trainer.fit_loop.reset()  # here: strict
+
+        lightning_shim.patch(strict=True)
+        message = refuse(lightning_shim.StrictModeError, Lit(), loader())
+        assert message.startswith(f"{place('strict')}: trainer.fit_loop is refused when this line is reached: ")
+
+    def test_what_is_warned_about_is_an_error_when_it_is_reached(self, pl: ModuleType) -> None:
+        class Lit(tiny(pl)):
+            def on_train_start(self) -> None:
+                self.trainer.fit_loop.reset()  # here: reached
+
+        with recorded() as found, pytest.raises(RefusedMemberError) as caught:
+            train(Lit(), loader())
+        assert [(where, category) for where, category, _ in found] == [(place("reached"), RefusedMemberWarning)]
+        assert str(caught.value).startswith(f"{place('reached')}: trainer.fit_loop is refused: ")
