@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,16 @@ def test_missing_command_is_an_error() -> None:
 
 def test_continuous_integration_runs_the_test_command() -> None:
     assert '"$(.ci/readme-command test)"' in (ROOT / ".ci" / "run").read_text()
+
+
+def test_check_command_prints_what_the_readme_shows() -> None:
+    environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    command = ["bash", "-c", command_in_readme("check")]
+    printed = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+    shown = re.search(r"^<!-- output: check -->\n```text\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert shown is not None
+    assert printed == shown[1]
 
 
 # The two below share an environment, in this order: the extra "test" contains the extra "examples", so that
