@@ -17,6 +17,7 @@ from lightning_shim._source import SourceFiles
 from lightning_shim._versions import NAMESPACES
 from lightning_shim._warnings import ConfigurationError, caller_location
 from lightning_shim.findings import CompatibilityReport, Finding, Role
+from lightning_shim.hooks import is_own_method
 from lightning_shim.log_calls import LOG_METHODS, log_problem
 from lightning_shim.log_settings import LOG_LEVELS
 from lightning_shim.member_uses import Origin, Use
@@ -156,7 +157,7 @@ class _Inspection:
 
     def _overrides(self) -> Iterator[Finding]:
         for row in members(self._owner):
-            if row.kind is Kind.HOOK:
+            if row.kind is Kind.HOOK and not is_own_method(row, self._code.cls):
                 place = None
                 if is_overridden(row.name, self._subject, self._base):
                     place = self._code.definition(row.name)

@@ -23,17 +23,17 @@ _NAMES_OF_MODULE: Final = frozenset(row.name for row in members("LightningModule
 _NAMES_OF_CALLBACK: Final = frozenset(row.name for row in members("Callback") if row.kind is Kind.HOOK)
 
 
-def is_own_method(row: Member, instance: Any) -> bool:
+def is_own_method(row: Member, owner: type) -> bool:
     """Tells whether a name that was a hook in Lightning 1.x is a method that a class calls by itself.
 
     Args:
         row: The hook's row.
-        instance: The module, data module or callback.
+        owner: The class of the module, data module or callback.
 
     Returns:
         Whether it is; a hook of Lightning 2 never is.
     """
-    return "<" in row.versions and calls_by_itself(type(instance), row.name)
+    return "<" in row.versions and calls_by_itself(owner, row.name)
 
 
 class Hooks:
@@ -77,7 +77,7 @@ class Hooks:
         self._of_module = {
             row.name: self._adapted(row.name, getattr(self._module, row.name))
             for row in members("LightningModule")
-            if row.kind is Kind.HOOK and self.overridden(row.name) and not is_own_method(row, self._module)
+            if row.kind is Kind.HOOK and self.overridden(row.name) and not is_own_method(row, type(self._module))
         }
         # Lightning's own, past the patches, which are for the user's calls.
         self._defaults = {
@@ -89,7 +89,8 @@ class Hooks:
             row.name: [
                 self._adapted(row.name, getattr(callback, row.name), leading=2)
                 for callback in self._callbacks
-                if is_overridden(row.name, callback, self._lightning.Callback) and not is_own_method(row, callback)
+                if is_overridden(row.name, callback, self._lightning.Callback)
+                and not is_own_method(row, type(callback))
             ]
             for row in members("Callback")
             if row.kind is Kind.HOOK

@@ -107,7 +107,7 @@ class TrainerFacade(Attached):
         self._collector = training_collector
         self._schedule: Final = schedule
         self.should_stop = False
-        self.fit_loop: FitLoopFacade | None = None
+        self._fit_loop: FitLoopFacade | None = None
         self._loops: tuple[TrainingLoop, EvaluationLoop] | None = None
         self.views: Final = MetricViews()
         self.strategy: Final = strategy
@@ -179,7 +179,7 @@ class TrainerFacade(Attached):
     def connect(self, training_loop: TrainingLoop, evaluation_loop: EvaluationLoop) -> None:
         """Takes the loops, which know the loaders."""
         self._loops = (training_loop, evaluation_loop)
-        self.fit_loop = FitLoopFacade(self, self._progress, training_loop, evaluation_loop)
+        self._fit_loop = FitLoopFacade(self, self._progress, training_loop, evaluation_loop)
 
     def enter_stage(self, training: bool) -> None:
         """Says which stage runs.
@@ -303,6 +303,12 @@ class TrainerFacade(Attached):
         return period.value if isinstance(period, pytorch.Epoch) else None
 
     # Data.
+
+    @property
+    def fit_loop(self) -> FitLoopFacade:
+        """The few things that modules read from Lightning's loops."""
+        assert self._fit_loop is not None
+        return self._fit_loop
 
     @property
     def num_training_batches(self) -> int | float:
