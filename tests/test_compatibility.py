@@ -273,24 +273,24 @@ class Written(pl.LightningModule):
 
     def inner_functions(self) -> Any:
         def closure() -> Any:
-            return self.trainer.gpus  # here: closure
+            return self.trainer.accelerator  # here: closure
 
         def other(self: Any) -> Any:
-            return self.trainer.gpus
+            return self.trainer.accelerator
 
         class Inner:
             def method(self) -> Any:
-                return self.trainer.gpus
+                return self.trainer.accelerator
 
-        return closure, other, Inner, lambda self: self.trainer.gpus
+        return closure, other, Inner, lambda self: self.trainer.accelerator
 
     @staticmethod
     def static(self: Any) -> Any:
-        return self.trainer.gpus
+        return self.trainer.accelerator
 
     @property
     def fraction(self) -> Any:
-        return self.trainer.tpu_cores  # here: property
+        return self.trainer.distributed_sampler_kwargs  # here: property
 
     @passes_on
     def on_train_start(self) -> None:  # here: decorated
@@ -310,7 +310,7 @@ class Written(pl.LightningModule):
     if torch.__version__:
 
         def on_fit_start(self) -> None:  # here: conditional
-            cast(pl.Trainer, self.trainer).on_tpu  # noqa: B018  # here: cast
+            cast(pl.Trainer, self.trainer).init_module  # noqa: B018  # here: cast
 
     predict_step = training_step  # here: assigned
     test_step = lambda self, batch: batch  # noqa: E731  # here: lambda
@@ -337,6 +337,8 @@ class TestUsersCode:
 
     def test_uses(self) -> None:
         found = {**marked(Written, "Trainer."), **marked(Written, "Logger.")}
+        all_of_them = [f for f in inspect_members(Written).findings if f.member.startswith(("Trainer.", "Logger."))]
+        assert len(all_of_them) == sum(map(len, found.values())), "there is one on a line without a mark"
         unknown = {"unknown": "Trainer.no_such_thing", "unknown and private": "Trainer._no_such_thing"}
         for marker, name in unknown.items():
             assert found.pop(marker) == [(name, Support.REFUSED)]
@@ -348,13 +350,13 @@ class TestUsersCode:
                 "fit_loop": ["Trainer.fit_loop"],
                 "log_image": ["Logger.log_image"],
                 "accelerator": ["Trainer.accelerator"],
-                "closure": ["Trainer.gpus"],
-                "property": ["Trainer.tpu_cores"],
+                "closure": ["Trainer.accelerator"],
+                "property": ["Trainer.distributed_sampler_kwargs"],
                 "loop": ["Logger.close"],
                 "strategy": ["Trainer.strategy"],
                 "state": ["Trainer.state"],
                 "in a hidden function": ["Trainer.call_hook"],
-                "cast": ["Trainer.on_tpu"],
+                "cast": ["Trainer.init_module"],
             }.items()
         }
 
@@ -380,20 +382,20 @@ class Guarding(pl.LightningModule):
         with contextlib.suppress(AttributeError):
             loop = trainer.test_loop  # here: suppress
         try:
-            loop = trainer.tuner  # here: except Exception
+            loop = trainer.save_checkpoint  # here: except Exception
         except Exception:
             pass
         else:
-            loop = trainer.gpus  # here: else
+            loop = trainer.accelerator  # here: else
         try:
-            loop = trainer.num_gpus  # here: except ValueError
+            loop = trainer.init_module  # here: except ValueError
         except ValueError:
             loop = None
         with torch.no_grad():
-            loop = trainer.devices  # here: another context manager
+            loop = trainer.distributed_sampler_kwargs  # here: another context manager
         if isinstance(self.logger, WandbLogger):
             self.logger.watch(self)  # here: isinstance
-        return loop, self.trainer.fit_loop, getattr(trainer, "num_processes")  # noqa: B009  # here: getattr
+        return loop, self.trainer.fit_loop, getattr(trainer, "_signal_connector")  # noqa: B009  # here: getattr
 
     def on_train_start(self) -> None:
         self.trainer.fit_loop.setup_data()  # here: in another method
@@ -408,8 +410,8 @@ def test_guarded_uses_are_not_refused() -> None:
     guarded = ("hasattr", "getattr with a default", "except AttributeError", "suppress", "except Exception")
     assert found == {**dict.fromkeys(guarded, Support.NATIVE), **refused}
     assert marked(Guarding, "Trainer.")["getattr"] == [
+        ("Trainer._signal_connector", Support.REFUSED),
         ("Trainer.fit_loop", Support.NATIVE),
-        ("Trainer.num_processes", Support.REFUSED),
     ]
     assert marked(Guarding, "Logger.") == {
         "isinstance": [("Logger.watch", Support.NATIVE)],
@@ -424,7 +426,7 @@ class Unreached(pl.LightningModule):
         return self.shared(batch)
 
     def shared(self, batch: Any) -> Any:
-        return self.trainer.gpus  # here: shared
+        return self.trainer.accelerator  # here: shared
 
     def test_step(self, batch: Any) -> Any:  # here: test_step
         self.log("loss", 1.0, tbptt_pad_token=0)  # here: log in test_step
@@ -438,10 +440,10 @@ class Unreached(pl.LightningModule):
         return self.trainer.num_test_batches, self.forward  # here: deeper
 
     def forward(self, batch: Any) -> Any:
-        return self.trainer.tpu_cores  # here: forward
+        return self.trainer.distributed_sampler_kwargs  # here: forward
 
     def nobody_mentions(self) -> Any:
-        return self.trainer.on_tpu  # here: nobody mentions
+        return self.trainer.init_module  # here: nobody mentions
 
 
 class TestUnreached:
@@ -471,7 +473,7 @@ class TestUnreached:
     def test_mixed_in_after_lightnings_class_does_not_count(self) -> None:
         class Mixin:
             def on_train_end(self) -> None:
-                raise AssertionError(self.trainer.gpus)  # type: ignore[attr-defined]
+                raise AssertionError(self.trainer.accelerator)  # type: ignore[attr-defined]
 
         class Behind(pl.LightningModule, Mixin):  # type: ignore[misc]
             pass
@@ -482,13 +484,13 @@ class TestUnreached:
         assert inspect_members(Behind).findings == ()
         assert [finding.member for finding in inspect_members(InFront).findings] == [
             "LightningModule.on_train_end",
-            "Trainer.gpus",
+            "Trainer.accelerator",
         ]
 
     def test_overridden_method_counts_if_super_leads_to_it(self) -> None:
         class Base(pl.LightningModule):
             def on_train_end(self) -> None:
-                self.trainer.gpus.clear()  # here: overridden
+                self.trainer.accelerator.clear()  # here: overridden
 
         class Replacing(Base):
             def on_train_end(self) -> None:
@@ -504,7 +506,9 @@ class TestUnreached:
 
         assert inspect_members(Replacing).is_supported
         for cls in (Base, Extending, Naming):
-            assert located(inspect_members(cls).refused) == [(place("overridden"), "Trainer.gpus", Support.REFUSED)]
+            assert located(inspect_members(cls).refused) == [
+                (place("overridden"), "Trainer.accelerator", Support.REFUSED)
+            ]
 
 
 class Own(pl.LightningModule):
@@ -538,7 +542,7 @@ class Own(pl.LightningModule):
 class TestOwnNames:
     def test_are_not_lightnings(self) -> None:
         assert marked(Own) == {
-            "of Lightning 1": [("LightningModule.grad_norm", Support.REFUSED)],
+            "of Lightning 1": [("LightningModule.grad_norm", member("LightningModule", "grad_norm").support)],
             "should_stop": [("Trainer.should_stop", Support.BACKED)],
             "limit_train_batches": [("Trainer.limit_train_batches", Support.REFUSED)],
         }
@@ -569,14 +573,16 @@ class TestOwnNames:
             def training_step(self, batch: Any) -> Any:
                 return self.model_size, self.use_ddp
 
+        def found(module: Any) -> list[str]:
+            names = [finding.member.partition(".")[2] for finding in inspect_members(module).findings]
+            return [name for name in names if name != "training_step"]
+
         module = Reading()
-        assert [finding.member for finding in inspect_members(module).refused] == [
-            "LightningModule.model_size",
-            "LightningModule.use_ddp",
-        ]
+        assert found(module) == ["model_size", "use_ddp"]
         module.register_buffer("model_size", torch.zeros(1))
+        assert found(module) == ["use_ddp"]
         module.use_ddp = True
-        assert inspect_members(module).is_supported
+        assert found(module) == []
 
     def test_of_super(self) -> None:
         class Logging(pl.LightningModule):
@@ -804,7 +810,7 @@ class TestSource:
 
     def test_class_that_a_function_makes(self) -> None:
         def hook(self: Any, *args: Any) -> Any:  # here: put into a class
-            return self.trainer.gpus  # here: in what was put into a class
+            return self.trainer.accelerator  # here: in what was put into a class
 
         made = type("Written", (pl.LightningModule,), {"on_test_end": hook})
 
@@ -1012,13 +1018,13 @@ class TestReport:
     def test_a_member_stands_once_for_a_line(self) -> None:
         class Twice(pl.LightningModule):
             def training_step(self, batch: Any) -> Any:
-                return self.trainer.gpus, self.trainer.gpus, getattr(self.trainer, "gpus", None)
+                return self.trainer.accelerator, self.trainer.accelerator, getattr(self.trainer, "accelerator", None)
 
             def on_train_start(self) -> Any:
-                return getattr(self.trainer, "gpus", None), self.trainer.gpus
+                return getattr(self.trainer, "accelerator", None), self.trainer.accelerator
 
         report = inspect_members(Twice)
-        assert [finding.member for finding in report.refused] == ["Trainer.gpus", "Trainer.gpus"]
+        assert [finding.member for finding in report.refused] == ["Trainer.accelerator", "Trainer.accelerator"]
         assert [finding.support for finding in report.findings].count(Support.NATIVE) == 0
 
 

@@ -22,7 +22,8 @@ from tests.test_bad_input import loader, refuse, tiny, train, trains
 pytestmark = pytest.mark.usefixtures("patched")
 
 place = functools.partial(place_in, Path(__file__))
-REFUSED_HOOKS = [row.name for row in members("LightningModule", Support.REFUSED) if row.kind is Kind.HOOK]
+OWNERS = ("LightningModule", "LightningDataModule", "Callback")
+REFUSED_HOOKS = [row for owner in OWNERS for row in members(owner, Support.REFUSED) if row.kind is Kind.HOOK]
 IGNORED_HOOKS = [row.name for row in members("LightningModule", Support.IGNORED) if row.kind is Kind.HOOK]
 
 
@@ -37,32 +38,42 @@ def recorded(action: str = "always") -> Iterator[list[tuple[str, type[Warning], 
     found += [(f"{entry.filename}:{entry.lineno}", entry.category, str(entry.message)) for entry in record]
 
 
+def subjects(lightning: ModuleType, methods: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Makes a module, a data module and a callback that have the methods given for them."""
+    data = {"train_dataloader": lambda self: loader(), **methods.get("LightningDataModule", {})}
+    return {
+        "LightningModule": type("Lit", (tiny(lightning),), methods.get("LightningModule", {}))(),
+        "LightningDataModule": type("Data", (lightning.LightningDataModule,), data)(),
+        "Callback": type("Watch", (lightning.Callback,), methods.get("Callback", {}))(),
+    }
+
+
+def refuse_hooks(made: dict[str, Any]) -> list[str]:
+    module, datamodule, callback = (made[owner] for owner in OWNERS)
+    return refuse(RefusedMemberError, module, datamodule=datamodule, callbacks=callback).splitlines()
+
+
 class TestRefusedHooks:
     def test_error_names_all_of_them(self, lightning: ModuleType) -> None:
-        first, second = REFUSED_HOOKS[:2]
+        def hook(self: Any, *args: Any) -> None: ...  # here: refused hooks
 
-        def hook(self: Any, *args: Any) -> None: ...  # here: first
+        made = subjects(
+            lightning, {owner: {row.name: hook for row in REFUSED_HOOKS if row.owner == owner} for owner in OWNERS}
+        )
+        assert len(REFUSED_HOOKS) > 1
+        assert sorted(refuse_hooks(made)) == sorted(
+            f"{place('refused hooks')}: {type(made[row.owner]).__qualname__}.{row.name} is refused: {row.sentence}"
+            for row in REFUSED_HOOKS
+        )
 
-        def other_hook(self: Any, *args: Any) -> None: ...  # here: second
-
-        def callback_hook(self: Any, *args: Any) -> None: ...  # here: of a callback
-
-        (refused, *_) = [row for row in members("Callback", Support.REFUSED) if row.kind is Kind.HOOK]
-        callback = type("Watch", (lightning.Callback,), {refused.name: callback_hook})()
-        module = type("Lit", (tiny(lightning),), {first: hook, second: other_hook})()
-        assert refuse(RefusedMemberError, module, loader(), callbacks=callback).splitlines() == [
-            f"{place('first')}: Lit.{first} is refused: {member('LightningModule', first).sentence}",
-            f"{place('second')}: Lit.{second} is refused: {member('LightningModule', second).sentence}",
-            f"{place('of a callback')}: Watch.{refused.name} is refused: {refused.sentence}",
-        ]
-
-    def test_assigned_on_the_object(self, pl: ModuleType) -> None:
+    def test_set_on_an_object(self, pl: ModuleType) -> None:
         def hook(*args: Any) -> None: ...  # here: on the object
 
-        module = tiny(pl)()
-        setattr(module, REFUSED_HOOKS[0], hook)
-        message = refuse(RefusedMemberError, module, loader())
-        assert message.startswith(f"{place('on the object')}: ")
+        row = REFUSED_HOOKS[0]
+        made = subjects(pl, {})
+        setattr(made[row.owner], row.name, hook)
+        name = f"{type(made[row.owner]).__qualname__}.{row.name}"
+        assert refuse_hooks(made) == [f"{place('on the object')}: {name} is refused: {row.sentence}"]
 
 
 class TestUses:
@@ -78,7 +89,7 @@ class TestUses:
 
         class Data(lightning.LightningDataModule):
             def train_dataloader(self) -> Any:
-                return loader() if self.trainer is not None else self.trainer.tuner  # here: refused in the data
+                return loader() if self.trainer is not None else self.trainer.validate_loop  # here: refused in the data
 
         class Watch(lightning.Callback):
             def on_train_batch_end(
@@ -99,7 +110,7 @@ class TestUses:
                 "self.log(on_step=False, on_epoch=False) in training_step",
                 "on_step=False with on_epoch=False logs nothing; leave one of them out.",
             ),
-            "refused in the data": ("trainer.tuner", member("Trainer", "tuner").sentence),
+            "refused in the data": ("trainer.validate_loop", member("Trainer", "validate_loop").sentence),
             "refused in a callback": ("trainer.save_checkpoint", member("Trainer", "save_checkpoint").sentence),
         }
         assert found == [
@@ -132,7 +143,7 @@ class TestUses:
                 self.log("epoch", float(self.trainer.current_epoch))
 
             def nothing(self) -> Any:
-                return getattr(self.trainer, "tuner", None)
+                return getattr(self.trainer, "validate_loop", None)
 
         with recorded() as found:
             trains(Lit())
