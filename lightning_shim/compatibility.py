@@ -202,7 +202,8 @@ class _Inspection:
         support, sentence = support_and_sentence
         member, spelling = f"{owner}.{name}", f"{'self' if is_own else _NAMES[owner]}.{name}"
         if owner == "LightningModule" and name in LOG_METHODS and use.call is not None:
-            problem = log_problem(use.call, spelling, self._parameters[name], self._logging_hook(function.name))
+            hook = None if use.is_deferred else self._logging_hook(function.name)
+            problem = log_problem(use.call, spelling, self._parameters[name], hook)
             if problem is not None:
                 (member, sentence), support = problem, Support.REFUSED
                 spelling = member

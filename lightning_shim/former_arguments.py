@@ -65,6 +65,9 @@ PASSED_ON: Final = (
 )
 """Lightning's own methods that modules of Lightning 1.x call with former arguments, through ``super()`` or ``self``."""
 
+FORMER_LOG_ARGUMENTS: Final = frozenset({"tbptt_reduce_fx", "tbptt_pad_token"})
+"""What ``self.log`` took in Lightning 1.x, and what changes nothing: how to join the splits of a batch."""
+
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 

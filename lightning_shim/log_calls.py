@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from lightning_shim.former_arguments import FORMER_LOG_ARGUMENTS
 from lightning_shim.log_settings import LOG_LEVELS, argument_problem, level_problem, name_problem, reduction_problem
 
 LOG_METHODS: Final = ("log", "log_dict")
@@ -30,7 +31,7 @@ def log_problem(call: ast.Call, written: str, parameters: Sequence[str], hook: s
     arguments, has_all = _literals(call, parameters)
     place = "" if hook is None else f" in {hook}"
     for argument in arguments:
-        if argument not in parameters:
+        if argument not in parameters and argument not in FORMER_LOG_ARGUMENTS:
             return f"{written}({argument}=...){place}", argument_problem(argument)
     problem = _level_problem(arguments, has_all, LOG_LEVELS if hook is None else [hook])
     if problem is not None:

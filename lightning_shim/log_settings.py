@@ -109,8 +109,6 @@ LOG_LEVELS: Final[dict[str, LogLevels]] = {
 
 REMOVED_ARGUMENTS: Final[dict[str, str]] = {
     "sync_dist_op": "pass reduce_fx",
-    "tbptt_reduce_fx": "leave it out",
-    "tbptt_pad_token": "leave it out",
 }
 """What ``self.log`` took in Lightning 1.x and takes no more, with what to do instead."""
 

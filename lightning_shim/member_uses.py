@@ -49,6 +49,7 @@ class Use:
         is_stored: Whether it is set; otherwise it is read or called.
         is_guarded: Whether the code goes on if there is no such member.
         call: The call, if it is called.
+        is_deferred: Whether it is in a function inside the method, which may be called at another time.
     """
 
     value: Value
@@ -57,6 +58,7 @@ class Use:
     is_stored: bool
     is_guarded: bool
     call: ast.Call | None
+    is_deferred: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,7 @@ class _Reader(ast.NodeVisitor):
         self._asked_for: set[tuple[str, str]] = set()
         self._looked_at: set[str] = set()
         self._handlers = 0
+        self._depth = 0
 
     def read(self, node: FunctionNode) -> None:
         for statement in [node.body] if isinstance(node, ast.Lambda) else node.body:
@@ -196,7 +199,7 @@ class _Reader(ast.NodeVisitor):
         self._pass_through(inner)
         if not value.is_list:
             assert line is not None
-            use = Use(value, name, line, is_stored, is_guarded or self._handlers > 0, call)
+            use = Use(value, name, line, is_stored, is_guarded or self._handlers > 0, call, self._depth > 0)
             self._uses.append((use, inner))
 
     def _pass_through(self, node: ast.expr) -> None:
@@ -321,7 +324,9 @@ class _Reader(ast.NodeVisitor):
         outer = dict(self._names)
         for argument in arguments_of(node):
             self._names.pop(argument, None)
+        self._depth += 1
         self.read(node)
+        self._depth -= 1
         self._names = outer
 
     visit_AsyncFunctionDef = visit_Lambda = visit_FunctionDef

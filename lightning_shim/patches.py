@@ -17,13 +17,12 @@ from lightning_shim import _warnings
 from lightning_shim._attachment import CURRENT_FX_ATTRIBUTE, attached_trainer
 from lightning_shim._registry import PatchRegistry
 from lightning_shim._versions import NAMESPACES, Namespace
-from lightning_shim.former_arguments import PASSED_ON, without_former_arguments
+from lightning_shim.former_arguments import FORMER_LOG_ARGUMENTS, PASSED_ON, without_former_arguments
 
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 
 _CLASS_MODULE: Final = "core.module"
 _CLASS_NAME: Final = "LightningModule"
-_FORMER_LOG_ARGUMENTS: Final = frozenset({"tbptt_reduce_fx", "tbptt_pad_token"})
 
 
 def _log(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -34,10 +33,9 @@ def _log(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwar
 
 
 def _loggable(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Takes out arguments that ``log`` had in Lightning 1.x, and that changed nothing but truncated backpropagation."""
-    if _FORMER_LOG_ARGUMENTS.isdisjoint(kwargs):
+    if FORMER_LOG_ARGUMENTS.isdisjoint(kwargs):
         return kwargs
-    return {name: value for name, value in kwargs.items() if name not in _FORMER_LOG_ARGUMENTS}
+    return {name: value for name, value in kwargs.items() if name not in FORMER_LOG_ARGUMENTS}
 
 
 def _log_dict(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -225,6 +225,9 @@ class LightningTrial(pytorch.PyTorchTrial):
         )
         trainer.attach(module, datamodule, list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks])
         trainer.callbacks = usable_callbacks(lightning, trainer.callbacks)
+        for callback in trainer.callbacks:
+            # As Lightning's Trainer, so that callbacks log as the module does.
+            callback.log, callback.log_dict = module.log, module.log_dict
         verify_members(module, datamodule, trainer.callbacks)
         outputs = TrainingOutputs()
         former_values: Values = {

@@ -61,12 +61,12 @@ REFUSED = """
     class Outer:
         class LitModel(LightningModule):
             def training_step(self, batch, batch_idx):
-                return self.trainer.fit_loop.batch_idx  # here: fit_loop
+                return self.trainer.validate_loop.batch_idx  # here: validate_loop
 
 
     class LitData(LightningDataModule):
-        def on_save_checkpoint(self, checkpoint):
-            pass
+        def setup(self, stage):
+            self.trainer.tune(self)
 
 
     class Watch(Callback):
@@ -179,9 +179,9 @@ class TestExitCode:
     def test_refused(self, project: Path) -> None:
         finished = run(project, "check", "refused:Outer.LitModel")
         assert finished.returncode == 1
-        row = member("Trainer", "fit_loop")
+        row = member("Trainer", "validate_loop")
         assert re.search(
-            rf"^refused.py:\d+ +Trainer.fit_loop +refused +{re.escape(row.sentence)}$", finished.stdout, re.M
+            rf"^refused.py:\d+ +Trainer.validate_loop +refused +{re.escape(row.sentence)}$", finished.stdout, re.M
         )
         assert finished.stdout.endswith("Outer.LitModel is refused: fix the 1 refused member (1 called, 1 refused).\n")
 

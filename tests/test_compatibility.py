@@ -261,7 +261,7 @@ class Written(pl.LightningModule):
         if progress > 0.5 and self.logger is not None:
             experiment = self.logger.experiment  # here: experiment
             experiment.add_scalar("progress", progress)
-        first, logger = trainer.fit_loop, self.logger  # here: fit_loop
+        first, logger = trainer.validate_loop, self.logger  # here: validate_loop
         logger.log_image("x", first)  # here: log_image
         accelerator = (
             self.trainer
@@ -269,7 +269,7 @@ class Written(pl.LightningModule):
             .accelerator  # here: accelerator
         )
         trainer = batch
-        return accelerator, trainer.no_such_thing, trainer.fit_loop
+        return accelerator, trainer.no_such_thing, trainer.validate_loop
 
     def inner_functions(self) -> Any:
         def closure() -> Any:
@@ -333,7 +333,7 @@ class TestUsersCode:
                 (f"LightningModule.{name}", member("LightningModule", name).support) for name in names
             ]
         # The last two are on the way to something else.
-        assert found.keys() == {"save_hyperparameters", "automatic_optimization", "fit_loop", "cast"}
+        assert found.keys() == {"save_hyperparameters", "automatic_optimization", "validate_loop", "cast"}
 
     def test_uses(self) -> None:
         found = {**marked(Written, "Trainer."), **marked(Written, "Logger.")}
@@ -347,7 +347,7 @@ class TestUsersCode:
             for marker, names in {
                 "two members": ["Trainer.current_epoch", "Trainer.max_epochs"],
                 "experiment": ["Logger.experiment"],
-                "fit_loop": ["Trainer.fit_loop"],
+                "validate_loop": ["Trainer.validate_loop"],
                 "log_image": ["Logger.log_image"],
                 "accelerator": ["Trainer.accelerator"],
                 "closure": ["Trainer.accelerator"],
@@ -371,8 +371,8 @@ class TestUsersCode:
 
 class Guarding(pl.LightningModule):
     def training_step(self, batch: Any) -> Any:
-        if hasattr(self.trainer, "fit_loop"):
-            batch += self.trainer.fit_loop.max_epochs  # here: hasattr
+        if hasattr(self.trainer, "validate_loop"):
+            batch += self.trainer.validate_loop.max_epochs  # here: hasattr
         trainer = self.trainer
         loop = getattr(trainer, "validate_loop", None)  # here: getattr with a default
         try:
@@ -395,10 +395,10 @@ class Guarding(pl.LightningModule):
             loop = trainer.distributed_sampler_kwargs  # here: another context manager
         if isinstance(self.logger, WandbLogger):
             self.logger.watch(self)  # here: isinstance
-        return loop, self.trainer.fit_loop, getattr(trainer, "_signal_connector")  # noqa: B009  # here: getattr
+        return loop, self.trainer.validate_loop, getattr(trainer, "_signal_connector")  # noqa: B009  # here: getattr
 
     def on_train_start(self) -> None:
-        self.trainer.fit_loop.setup_data()  # here: in another method
+        self.trainer.validate_loop.setup_data()  # here: in another method
         self.logger.watch(self)  # here: no isinstance
 
 
@@ -411,7 +411,7 @@ def test_guarded_uses_are_not_refused() -> None:
     assert found == {**dict.fromkeys(guarded, Support.NATIVE), **refused}
     assert marked(Guarding, "Trainer.")["getattr"] == [
         ("Trainer._signal_connector", Support.REFUSED),
-        ("Trainer.fit_loop", Support.NATIVE),
+        ("Trainer.validate_loop", Support.NATIVE),
     ]
     assert marked(Guarding, "Logger.") == {
         "isinstance": [("Logger.watch", Support.NATIVE)],
@@ -429,7 +429,7 @@ class Unreached(pl.LightningModule):
         return self.trainer.accelerator  # here: shared
 
     def test_step(self, batch: Any) -> Any:  # here: test_step
-        self.log("loss", 1.0, tbptt_pad_token=0)  # here: log in test_step
+        self.log("loss", 1.0, sync_dist_op="sum")  # here: log in test_step
         self.shared(self.trainer.current_epoch)  # here: backed in test_step
         return self.only_in_tests(), self.trainer.test_loop  # here: refused in test_step
 
@@ -608,11 +608,11 @@ class TestOwnNames:
 
 class Watching(lightning_pytorch.Callback):
     def on_train_start(self, the_trainer: Any, the_module: Any) -> None:  # here: on_train_start of a callback
-        print(the_trainer.fit_loop)  # here: by position
+        print(the_trainer.validate_loop)  # here: by position
         the_module.log("x", 1.0, on_step=True)  # here: log in a callback
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:  # here: on_test_start of a callback
-        print(trainer.fit_loop)  # here: unreached in a callback
+        print(trainer.validate_loop)  # here: unreached in a callback
 
     def helper(self, trainer: Any) -> None:
         print(trainer.lightning_module.fabric)  # here: by name
@@ -625,10 +625,10 @@ def test_callback() -> None:
     found = {marker: name for marker, ((name, _),) in marked(Watching).items()}
     assert found == {
         "on_train_start of a callback": "Callback.on_train_start",
-        "by position": "Trainer.fit_loop",
+        "by position": "Trainer.validate_loop",
         "log in a callback": "pl_module.log(on_step=True) in on_train_start",
         "on_test_start of a callback": "Callback.on_test_start",
-        "unreached in a callback": "Trainer.fit_loop",
+        "unreached in a callback": "Trainer.validate_loop",
         "by name": "LightningModule.fabric",
     }
 
@@ -755,7 +755,7 @@ class TestSource:
             class Base(LightningModule):
                 def test_step(self, batch): ...
                 def on_train_start(self):
-                    self.trainer.fit_loop
+                    self.trainer.validate_loop
             """,
         ).Base
 
@@ -769,19 +769,17 @@ class TestSource:
 
     def test_cell_of_a_notebook(self) -> None:
         name = "<ipython-input-7-0123456789ab>"
-        source = "class Lit(LightningModule):\n    def on_train_start(self):\n        self.trainer.fit_loop\n"
+        source = "class Lit(LightningModule):\n    def on_train_start(self):\n        self.trainer.validate_loop\n"
         linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
         namespace = {"LightningModule": pl.LightningModule, "__name__": "__main__"}
         exec(compile(source, name, "exec"), namespace)
         report = inspect_members(namespace["Lit"])
-        assert located(report.refused) == [(f"{name}:3", "Trainer.fit_loop", Support.REFUSED)]
+        assert located(report.refused) == [(f"{name}:3", "Trainer.validate_loop", Support.REFUSED)]
         assert report.unread == ()
 
     def test_no_source_is_said_once(self) -> None:
         namespace = {"LightningModule": pl.LightningModule, "__name__": "typed_in"}
-        source = (
-            "class Lit(LightningModule):\n def test_step(self): self.trainer.fit_loop\n def setup(self, stage): 1\n"
-        )
+        source = "class Lit(LightningModule):\n def test_step(self): self.trainer.tune\n def setup(self, stage): 1\n"
         exec(compile(source, "<string>", "exec"), namespace)
         report = inspect_members(namespace["Lit"])
         # The hooks are known all the same.
@@ -802,7 +800,7 @@ class TestSource:
                 def test_step(self, batch):
                     ...
                 def on_train_end(self):
-                    self.trainer.fit_loop
+                    self.trainer.validate_loop
         """
         report = inspect_members(load(tmp_path / "users_model.py", source).Lit)
         assert report.unread == ("users_model.Lit",)
@@ -921,7 +919,7 @@ def test_modules_that_train_are_not_refused(cls: type) -> None:
 
 class Reported(pl.LightningModule):
     def training_step(self, batch: Any) -> Any:  # here: reported training_step
-        return self.trainer.fit_loop, self.trainer.max_epochs  # here: reported uses
+        return self.trainer.accelerator, self.trainer.max_epochs  # here: reported uses
 
     def test_step(self, batch: Any) -> None:  # here: reported test_step
         ...
@@ -960,7 +958,7 @@ class TestReport:
         assert set(lines[1]) == {"-", " "}
         rows = [
             ("reported training_step", member("LightningModule", "training_step")),
-            ("reported uses", member("Trainer", "fit_loop")),
+            ("reported uses", member("Trainer", "accelerator")),
             ("reported uses", member("Trainer", "max_epochs")),
             ("reported test_step", member("LightningModule", "test_step")),
         ]
@@ -1004,11 +1002,11 @@ class TestReport:
             "counts": {"native": 0, "backed": 1, "called": 1, "ignored": 1, "refused": 1},
             "unread": [],
         }
-        row = member("Trainer", "fit_loop")
+        row = member("Trainer", "accelerator")
         assert findings[1] == {
             "file": os.path.relpath(__file__, ROOT),
             "line": int(place("reported uses").rpartition(":")[2]),
-            "member": "Trainer.fit_loop",
+            "member": "Trainer.accelerator",
             "support": row.support.value,
             "sentence": row.sentence,
             "role": "use",

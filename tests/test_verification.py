@@ -81,7 +81,7 @@ class TestUses:
         class Lit(tiny(lightning)):
             def training_step(self, batch: Any, batch_idx: int) -> Any:
                 if batch_idx > 1000:
-                    self.trainer.fit_loop.reset()  # here: refused trainer
+                    self.trainer.validate_loop.reset()  # here: refused trainer
                     self.logger.sub_dir.strip()  # here: refused logger
                     self.device_mesh.size()  # here: refused on self
                     self.log("loss", 1.0, on_step=False, on_epoch=False)  # here: refused log
@@ -103,7 +103,7 @@ class TestUses:
             train(module, datamodule=Data(), callbacks=[Watch()])
         assert module.steps == 1
         expected = {
-            "refused trainer": ("trainer.fit_loop", member("Trainer", "fit_loop").sentence),
+            "refused trainer": ("trainer.validate_loop", member("Trainer", "validate_loop").sentence),
             "refused logger": ("logger.sub_dir", member("Logger", "sub_dir").sentence),
             "refused on self": ("self.device_mesh", member("LightningModule", "device_mesh").sentence),
             "refused log": (
@@ -134,12 +134,12 @@ class TestUses:
     def test_that_work_or_are_not_reached_give_none(self, lightning: ModuleType) -> None:
         class Base(tiny(lightning)):
             def on_train_start(self) -> None:
-                raise AssertionError(self.trainer.fit_loop)
+                raise AssertionError(self.trainer.validate_loop)
 
         class Lit(Base):
             def on_train_start(self) -> None:
-                if hasattr(self.trainer, "fit_loop"):
-                    raise AssertionError(self.trainer.fit_loop)
+                if hasattr(self.trainer, "validate_loop"):
+                    raise AssertionError(self.trainer.validate_loop)
                 self.log("epoch", float(self.trainer.current_epoch))
 
             def nothing(self) -> Any:
@@ -151,7 +151,7 @@ class TestUses:
 
     def test_in_hooks_that_are_not_called_give_none(self, pl: ModuleType) -> None:
         def hook(self: Any, *args: Any) -> Any:  # here: hook that is not called
-            return self.trainer.fit_loop, self.trainer.test_dataloaders
+            return self.trainer.validate_loop, self.trainer.test_dataloaders
 
         name = IGNORED_HOOKS[0]
         with recorded() as found:
@@ -164,31 +164,31 @@ class TestUses:
         class Lit(tiny(pl)):
             def on_train_end(self) -> None:
                 if self.steps > 1000:
-                    self.trainer.fit_loop.reset()
+                    self.trainer.validate_loop.reset()
 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=category, module=__name__.replace(".", r"\."))
             train(Lit(), loader())
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=r"trainer\.fit_loop is refused", category=category)
+            warnings.filterwarnings("error", message=r"trainer\.validate_loop is refused", category=category)
             with pytest.raises(RefusedMemberWarning):
                 train(Lit(), loader())
 
     def test_strict_raises(self, pl: ModuleType) -> None:
         class Lit(tiny(pl)):
             def on_train_end(self) -> None:
-                self.trainer.fit_loop.reset()  # here: strict
+                self.trainer.validate_loop.reset()  # here: strict
 
         lightning_shim.patch(strict=True)
         message = refuse(lightning_shim.StrictModeError, Lit(), loader())
-        assert message.startswith(f"{place('strict')}: trainer.fit_loop is refused when this line is reached: ")
+        assert message.startswith(f"{place('strict')}: trainer.validate_loop is refused when this line is reached: ")
 
     def test_what_is_warned_about_is_an_error_when_it_is_reached(self, pl: ModuleType) -> None:
         class Lit(tiny(pl)):
             def on_train_start(self) -> None:
-                self.trainer.fit_loop.reset()  # here: reached
+                self.trainer.validate_loop.reset()  # here: reached
 
         with recorded() as found, pytest.raises(RefusedMemberError) as caught:
             train(Lit(), loader())
         assert [(where, category) for where, category, _ in found] == [(place("reached"), RefusedMemberWarning)]
-        assert str(caught.value).startswith(f"{place('reached')}: trainer.fit_loop is refused: ")
+        assert str(caught.value).startswith(f"{place('reached')}: trainer.validate_loop is refused: ")

@@ -60,3 +60,20 @@ CALLBACKS: list[Any] = [
 def test_callbacks(mocker: MockerFixture, module: type, callbacks: Any) -> None:
     case = Case(module, loaders, max_epochs=5, callbacks=callbacks)
     assert_equal(run_lightning(case), run_determined(case, mocker))
+
+
+class Logs(pl.Callback):
+    """Logs by itself, which Lightning's Trainer makes possible."""
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.log("callback_loss", outputs["loss"], on_step=True, on_epoch=True)
+
+    def on_validation_epoch_end(self, trainer: Any, module: Any) -> None:
+        self.log_dict({"callback_epoch": float(trainer.current_epoch)})
+
+
+def test_callback_logs(mocker: MockerFixture) -> None:
+    case = Case(Regression, loaders, callbacks=lambda: [Logs()])
+    lightning, determined = run_lightning(case), run_determined(case, mocker)
+    assert {"callback_loss_epoch", "callback_epoch"} <= lightning.callback_metrics.keys()
+    assert_equal(lightning, determined)
