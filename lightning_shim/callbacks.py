@@ -80,17 +80,14 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._checkpoint_state.apply(distributed.rank, distributed.size)
         # Otherwise the checkpoint, if there was one, is another trial's: Determined takes its weights and starts anew.
         elif self._ckpt_path is not None:
-            self._start_from_lightning(self._ckpt_path)
+            self._lightning_checkpoint.start_from(self._ckpt_path)
+            self._controller.continue_at(*self._training_loop.batches_and_epochs())
+        self._training_loop.start()
         self._evaluation_loop.set_up()
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")
         self._hooks.call("on_train_start")
         self._training_loop.resume()
-
-    def _start_from_lightning(self, ckpt_path: str | os.PathLike[str]) -> None:
-        self._lightning_checkpoint.start_from(ckpt_path)
-        self._controller.continue_at(*self._training_loop.batches_and_epochs())
-        self._training_loop.drop_trained_batches()
 
     def on_validation_start(self) -> None:
         """Starts a validation."""

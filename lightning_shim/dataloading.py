@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
-import torch.utils.data
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_shim._lightning import Lightning, is_overridden, pl_worker_init_function, visits_loaders_in_turn
+from lightning_shim._lightning import (
+    Lightning,
+    apply_to_collection,
+    is_overridden,
+    pl_worker_init_function,
+    visits_loaders_in_turn,
+)
 from lightning_shim._warnings import ConfigurationError, caller_location, definition_location
 from lightning_shim.options import TrainerOptions
+from lightning_shim.random_state import RandomState
+from lightning_shim.resuming import TooFewBatchesError, TrackedLoader
 from lightning_shim.strategy import StrategyFacade
 
 _SPLITTABLE: Final = (DataLoader, BatchSampler, RandomSampler, SequentialSampler, type(None))
@@ -93,6 +103,9 @@ class DataSource:
         self._lightning: Final = lightning
         self._strategy: Final = strategy
         self._combined: Any = None
+        self._tracked: list[TrackedLoader] = []
+        self._combined_tracked: Any = None
+        self._batches: Batches | None = None
 
     @property
     def is_defined(self) -> bool:
@@ -126,17 +139,12 @@ class DataSource:
         return limits
 
     @property
-    def generators(self) -> list[torch.Generator]:
-        """The generators that the loaders and their samplers have of their own."""
-        if self._combined is None:
-            return []
-        found = {}
-        for loader in self._combined.flattened:
-            for holder in (loader, *_samplers(loader)):
-                generator = getattr(holder, "generator", None)
-                if isinstance(generator, torch.Generator):
-                    found[id(generator)] = generator
-        return list(found.values())
+    def length(self) -> int | None:
+        """The number of batches of a pass, or None if the loaders have no length."""
+        # A CombinedLoader knows its length only when it is iterated.
+        combined = copy.copy(self._combined)
+        combined.flattened = [_Length(loader) for loader in combined.flattened]
+        return _length(iter(combined))
 
     def error(self, problem: str) -> ConfigurationError:
         """Makes an error that leads to where the loaders come from.
@@ -170,6 +178,10 @@ class DataSource:
         combined.flattened = [self._prepared(loader) for loader in combined.flattened]
         combined.limits = [self._limited(loader) for loader in combined.flattened]
         self._combined = combined
+        self._tracked = [TrackedLoader(loader) for loader in combined.flattened]
+        # The user's own stays as it is: a module may ask the trainer for its loaders.
+        self._combined_tracked = copy.copy(combined)
+        self._combined_tracked.flattened = self._tracked
 
     def _prepared(self, loader: Any) -> Any:
         if not isinstance(loader, DataLoader):
@@ -253,32 +265,85 @@ class DataSource:
         Args:
             epoch: The index of the epoch.
         """
-        for loader in self._combined.flattened:
-            for sampler in _samplers(loader):
-                set_epoch = getattr(sampler, "set_epoch", None)
-                if callable(set_epoch):
-                    set_epoch(epoch)
+        for loader in self._tracked:
+            loader.set_epoch(epoch)
 
     def release(self) -> None:
         """Stops the loaders' workers, if there are any; the next pass starts new ones."""
         if self._combined is not None:
+            self._batches = None
+            self._combined_tracked.reset()
             self._combined.reset()
-
-    def start_persistent_workers(self) -> None:
-        """Starts the workers that stay from one pass to the next, which draws a random number for each loader."""
-        for loader in self._combined.flattened:
-            if getattr(loader, "persistent_workers", False):
-                iter(loader)
 
     def batches(self) -> Batches:
         """Starts to iterate; the loaders' own iterators are made now, the first batch is fetched later."""
-        return Batches(self._combined)
+        # The workers of the pass before end now, not when its last exception is collected.
+        self._combined_tracked.reset()
+        for loader in self._tracked:
+            loader.start_epoch()
+        self._batches = Batches(self._combined_tracked)
+        return self._batches
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns where the loaders stand."""
+        return {
+            "positions": [loader.state_dict() for loader in self._tracked],
+            "own": [loader.own_state() for loader in self._tracked],
+            "batches": None if self._batches is None else self._batches.state_dict(),
+        }
+
+    def resume(self, state: dict[str, Any], epoch: int, now: RandomState, continues: bool) -> Batches | None:
+        """Brings the loaders to where they stood in another process.
+
+        Args:
+            state: What :meth:`state_dict` returned there.
+            epoch: The index of the epoch that is being trained.
+            now: The random state to come; this method leaves another.
+            continues: Whether the pass over the loaders goes on.
+
+        Returns:
+            The rest of the pass, if it goes on.
+
+        Raises:
+            ConfigurationError: If they are not the loaders that they were.
+        """
+        if len(state["positions"]) != len(self._tracked):
+            raise self.error(
+                f"gave another number of loaders than before the pause: {len(self._tracked)}, not "
+                f"{len(state['positions'])}."
+            )
+        self.release()
+        batches = state["batches"] if continues else None
+        try:
+            for loader, position in zip(self._tracked, state["positions"], strict=True):
+                loader.resume(position, epoch, now, batches is not None)
+        except TooFewBatchesError as error:
+            raise self.error(f"{error.args[0]} before the pause: it is not the loader that it was.") from None
+        if batches is not None:
+            self._batches = Batches(self._combined_tracked, **batches)
+        for loader, own in zip(self._tracked, state["own"], strict=True):
+            loader.restore_own_state(own)
+        return self._batches
 
 
-def _samplers(loader: Any) -> list[Any]:
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    samplers = (getattr(loader, "sampler", None), getattr(batch_sampler, "sampler", None))
-    return list({id(sampler): sampler for sampler in samplers if sampler is not None}.values())
+@dataclass(frozen=True, slots=True)
+class _Length:
+    """Has a loader's length, and no batches."""
+
+    loader: Any
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+def _length(combined: Any) -> int | None:
+    try:
+        return len(combined)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 class Batches:
@@ -288,21 +353,28 @@ class Batches:
 
     Args:
         combined: Lightning's CombinedLoader.
+        fetched: The batches that were taken before, if the pass goes on.
+        ahead: The batch that was fetched ahead then.
 
     Attributes:
         length: The number of batches, or None if it is not known.
     """
 
-    def __init__(self, combined: Any) -> None:
+    def __init__(self, combined: Any, fetched: int = 0, ahead: list[tuple[Any, int, int]] | None = None) -> None:
         self._iterator: Final[Iterator[tuple[Any, int, int]]] = iter(combined)
-        try:
-            self.length: int | None = len(combined)
-        except (TypeError, NotImplementedError):
-            self.length = None
-        self._fetched = 0
-        self._ahead: list[tuple[Any, int, int]] = []
-        if self.length is None:
+        self.length = _length(combined)
+        self._fetched = fetched
+        self._ahead: list[tuple[Any, int, int]] = [] if ahead is None else ahead
+        if ahead is not None:
+            # Stands for those that were taken.
+            next(self._iterator)
+        elif self.length is None:
             self._fetch_ahead()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what is to be known to go on beside where the loaders stand."""
+        # A tensor may be a part of a large one, all of which would be saved.
+        return {"fetched": self._fetched, "ahead": apply_to_collection(self._ahead, Tensor, Tensor.clone)}
 
     def _fetch_ahead(self) -> None:
         try:

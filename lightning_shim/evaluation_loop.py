@@ -104,9 +104,6 @@ class EvaluationLoop:
         if self._is_enabled and not self.source.is_set_up:
             self.source.set_up()
             self._is_enabled = sum(self.source.num_batches) > 0
-            if self._progress.has_validated:
-                # A paused trial goes on: had it not been paused, the workers would be there.
-                self.source.start_persistent_workers()
 
     def start(self, releases_gradients: bool) -> None:
         """Starts a validation.

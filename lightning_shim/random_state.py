@@ -12,37 +12,21 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class RandomState:
-    """A moment of the generators of Python, NumPy and PyTorch, on the CPU and on the current CUDA device.
-
-    Attributes:
-        own: The states of generators that somebody has made, such as a loader's.
-    """
+    """A moment of the generators of Python, NumPy and PyTorch, on the CPU and on the current CUDA device."""
 
     python: Any
     numpy: Any
     torch_cpu: torch.Tensor
     torch_cuda: torch.Tensor | None
-    own: list[torch.Tensor]
 
     @classmethod
-    def capture(cls, generators: list[torch.Generator]) -> RandomState:
-        """Returns the present state.
-
-        Args:
-            generators: Generators beside the global ones.
-        """
+    def capture(cls) -> RandomState:
+        """Returns the present state."""
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-        own = [generator.get_state() for generator in generators]
-        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda, own)
+        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda)
 
-    def restore(self, generators: list[torch.Generator]) -> None:
-        """Makes this the present state.
-
-        Args:
-            generators: The same generators beside the global ones, in the same order.
-        """
-        for generator, state in zip(generators, self.own, strict=False):
-            generator.set_state(state)
+    def restore(self) -> None:
+        """Makes this the present state."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.torch_cpu)
@@ -52,3 +36,18 @@ class RandomState:
     def state_dict(self) -> dict[str, Any]:
         """Returns the state as plain values, arrays and tensors."""
         return {name: getattr(self, name) for name in self.__slots__}
+
+    def same(self, other: RandomState) -> dict[str, bool]:
+        """Compares with another moment, generator by generator.
+
+        Args:
+            other: The other moment.
+
+        Returns:
+            Whether they are the same, by the name of the library.
+        """
+        return {
+            "random": self.python == other.python,
+            "numpy": bool(self.numpy[2] == other.numpy[2] and np.array_equal(self.numpy[1], other.numpy[1])),
+            "torch": torch.equal(self.torch_cpu, other.torch_cpu),
+        }

@@ -90,10 +90,12 @@ DIFFERENCES: Final = (
     ),
     (
         "continuing",
-        "Batches that were trained are fetched again and dropped. A sampler or loader that counts epochs by itself, "
-        "and random numbers drawn in data workers, start anew. On another number of processes, what the running "
-        "epoch has logged is lost.",
-        "Nobody saves their state.",
+        "Of a DataLoader with a map-style dataset, what was trained on is not loaded again. An iterable dataset, or a "
+        "loader that is no DataLoader, is read again and dropped, unless it has `state_dict` and `load_state_dict`: "
+        "they are used in the middle of an epoch, as in Lightning. What else a dataset or loader remembers starts "
+        "anew, but for its random generators and its samplers' counters. On another number of processes, what the "
+        "running epoch has logged is lost.",
+        "Nobody else knows their state.",
     ),
     (
         "checkpoints off-cluster",

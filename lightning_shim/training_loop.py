@@ -32,7 +32,7 @@ class TrainingLoop:
 
     Args:
         source: The training loaders.
-        validation_source: The validation loaders, whose generators are kept as well.
+        validation_source: The validation loaders, whose state is kept as well.
         hooks: The module's and the callbacks' hooks.
         progress: Where training stands.
         optimization: Trains on a batch.
@@ -77,9 +77,7 @@ class TrainingLoop:
         self._outputs: Final = outputs
         self._length: int | None = None
         self._batches: Batches | None = None
-        # The random states before the loaders' iterators were made, and before the first batch was fetched.
-        self._random_states: tuple[RandomState, RandomState] | None = None
-        self._resumed_random_state: RandomState | None = None
+        self._loaded: dict[str, Any] | None = None
 
     @property
     def length(self) -> int | None:
@@ -99,19 +97,22 @@ class TrainingLoop:
                 "periods as determined.pytorch.Batch(n), or give the loader a __len__."
             )
 
-    def _generators(self) -> list[torch.Generator]:
-        return self.source.generators + self._validation_source.generators
-
     def set_up(self) -> None:
-        """Asks for the loaders and makes their iterators, as Lightning does before the first epoch."""
+        """Asks for the loaders, unless that has been done."""
         if not self.source.is_set_up:
             self.source.set_up()
-            before = RandomState.capture(self._generators())
+            self._length = self.source.length
+
+    def start(self) -> None:
+        """Makes the loaders' iterators, as Lightning does before training starts; one that goes on makes others."""
+        if self._loaded is None:
             self._batches = self.source.batches()
-            self._length = self._batches.length
-            if self._length == 0:
+            if self._batches.length == 0:
                 raise self.source.error("gave an empty loader: it has no batches.")
-            self._random_states = (before, before)
+            if self._progress.epoch_is_running:
+                # A checkpoint of Lightning's, written in the middle of an epoch, does not say where the loaders were.
+                for _ in range(self._progress.batch_idx + 1):
+                    next(self._batches)
 
     def batches_and_epochs(self) -> tuple[int, int]:
         """Returns how many batches and epochs have been trained, as Determined counts them."""
@@ -121,21 +122,18 @@ class TrainingLoop:
             return progress.total_batch_idx + 1, epochs
         return epochs * self.length + (progress.batch_idx + 1 if progress.epoch_is_running else 0), epochs
 
-    def drop_trained_batches(self) -> None:
-        """Leaves out the batches of an epoch that a checkpoint of Lightning's has been trained on."""
-        self.set_up()
-        if self._progress.epoch_is_running:
-            assert self._batches is not None
-            for _ in range(self._progress.batch_idx + 1):
-                next(self._batches)
-
     def resume(self) -> None:
         """Brings loaders and random numbers to where they were when the checkpoint was written, if there was one."""
-        if self._resumed_random_state is not None:
-            if self._progress.epoch_is_running and not self._progress.is_last_batch:
-                self._skip_trained_batches()
-            self._resumed_random_state.restore(self._generators())
-            self._resumed_random_state = None
+        loaded, self._loaded = self._loaded, None
+        if loaded is None:
+            return
+        progress = self._progress
+        now = RandomState(**loaded["random_state"])
+        if self._validation_source.is_set_up and loaded["validation_source"]["positions"]:
+            self._validation_source.resume(loaded["validation_source"], progress.current_epoch, now, continues=False)
+        continues = progress.epoch_is_running and not progress.is_last_batch
+        self._batches = self.source.resume(loaded["source"], progress.current_epoch, now, continues)
+        now.restore()
 
     def batches(self) -> Iterator[Any]:
         """Yields batches for ever, epoch after epoch, and does what lies between them."""
@@ -174,25 +172,7 @@ class TrainingLoop:
         progress.is_last_batch = False
         progress.epoch_is_running = True
         if self._batches is None:
-            before = RandomState.capture(self._generators())
             self._batches = self.source.batches()
-        else:
-            assert self._random_states is not None
-            before = self._random_states[0]
-        self._random_states = (before, RandomState.capture(self._generators()))
-
-    def _skip_trained_batches(self) -> None:
-        assert self._random_states is not None
-        before_iterating, before_fetching = self._random_states
-        if self._progress.current_epoch == 0:
-            # Persistent workers are started, and a seed for them drawn, by the first epoch only.
-            self.source.release()
-        self.source.set_epoch(self._progress.current_epoch)
-        before_iterating.restore(self._generators())
-        self._batches = self.source.batches()
-        before_fetching.restore(self._generators())
-        for _ in range(self._progress.batch_idx + 1):
-            next(self._batches)
 
     def _rest_of_epoch(self) -> Iterator[Any]:
         progress = self._progress
@@ -304,26 +284,20 @@ class TrainingLoop:
     def state_dict(self) -> dict[str, Any]:
         """Returns what is needed to continue in the middle of an epoch."""
         return {
-            "random_states": None
-            if self._random_states is None
-            else [state.state_dict() for state in self._random_states],
-            "random_state": RandomState.capture(self._generators()).state_dict(),
+            "source": self.source.state_dict(),
+            "validation_source": self._validation_source.state_dict(),
+            "random_state": RandomState.capture().state_dict(),
             "outputs": self._outputs.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what :meth:`state_dict` returned.
+        """Keeps what :meth:`state_dict` returned until training starts.
 
         Args:
             state: What was saved. The random state is this process's; Determined restores the chief's on all.
         """
-        saved = state["random_states"]
-        if saved is not None:
-            before, after = (RandomState(**entry) for entry in saved)
-            self._random_states = (before, after)
-        self._resumed_random_state = RandomState(**state["random_state"])
+        self._loaded = state
         self._outputs.load_state_dict(state["outputs"])
-        self._batches = None
 
 
 class TrainingBatches:

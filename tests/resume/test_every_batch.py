@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torchmetrics
-from determined import pytorch
-from pytest_mock import MockerFixture
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tests.parity.modules import Regression, loaders
-from tests.parity.oracle import Case, Recording, assert_same, run_determined
-
-
-def checkpoints(folder: Path) -> dict[int, Path]:
-    """Returns the checkpoints in Determined's local storage by the number of batches trained."""
-    return {
-        json.loads(file.read_text())["steps_completed"]: file.parent
-        for file in folder.glob("determined/*/metadata.json")
-    }
+from tests.parity.oracle import Case
+from tests.resume.conftest import Resumes
 
 
 class WithState(Regression):
@@ -64,10 +53,6 @@ class Manual(WithState):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 4, gamma=0.9)]
 
 
-def after(recording: Recording, batches: int) -> dict[int, Any]:
-    return {step: values for step, values in recording.logged.items() if step >= batches}
-
-
 @pytest.mark.parametrize(
     ("module", "options", "loader_options", "validation"),
     [
@@ -81,32 +66,14 @@ def after(recording: Recording, batches: int) -> dict[int, Any]:
     ids=["automatic", "accumulating", "manual", "data workers", "validation between"],
 )
 def test_every_checkpoint(
-    mocker: MockerFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
+    resumes: Resumes,
     module: type,
     options: dict[str, Any],
     loader_options: dict[str, Any],
     validation: int | None,
 ) -> None:
     case = Case(module, lambda: loaders(**loader_options), max_epochs=2, options=options, validation=validation)
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
-    whole = run_determined(case, mocker, checkpoint_period=pytorch.Batch(1))
-    written = checkpoints(folder)
-    assert sorted(written) == list(range(1, 13))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("resumed")))
-    for batches, checkpoint in sorted(written.items()):
-        # Another seed: everything that matters has to come from the checkpoint.
-        case.seed = 100 + batches
-        resumed = run_determined(case, mocker, latest_checkpoint=checkpoint)
-        assert_same(resumed.weights, whole.weights, f"weights after {batches}")
-        assert_same(resumed.optimizers, whole.optimizers, f"optimizers after {batches}")
-        assert_same(resumed.schedulers, whole.schedulers, f"schedulers after {batches}")
-        assert_same(resumed.random_state, whole.random_state, f"random state after {batches}")
-        assert (resumed.global_step, resumed.current_epoch) == (whole.global_step, whole.current_epoch)
-        assert_same(after(resumed, batches), after(whole, batches), f"logged after {batches}")
-        assert_same(resumed.callback_metrics, whole.callback_metrics, f"metrics after {batches}")
+    assert resumes.everywhere(case) == list(range(1, 13))
 
 
 class EndsEpochsEarly(Regression):
@@ -127,21 +94,5 @@ def own_generators() -> dict[str, Any]:
     [(EndsEpochsEarly, loaders), (Regression, own_generators)],
     ids=["epochs cut short", "generator"],
 )
-def test_what_is_easily_forgotten(
-    mocker: MockerFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
-    module: type,
-    data: Any,
-) -> None:
-    case = Case(module, data, max_epochs=3)
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
-    whole = run_determined(case, mocker, checkpoint_period=pytorch.Batch(1))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("resumed")))
-    for batches, checkpoint in sorted(checkpoints(folder).items()):
-        case.seed = 100 + batches
-        resumed = run_determined(case, mocker, latest_checkpoint=checkpoint)
-        assert_same(resumed.weights, whole.weights, f"weights after {batches}")
-        assert_same(resumed.random_state, whole.random_state, f"random state after {batches}")
-        assert_same(after(resumed, batches), after(whole, batches), f"logged after {batches}")
+def test_what_is_easily_forgotten(resumes: Resumes, module: type, data: Any) -> None:
+    resumes.everywhere(Case(module, data, max_epochs=3))

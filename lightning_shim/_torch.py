@@ -1,0 +1,139 @@
+"""All that is needed of PyTorch's private names, in one place.
+
+- ``DataLoader._get_iterator`` and ``_iterator``: what ``iter(loader)`` makes, and keeps for persistent workers.
+- ``_BaseDataLoaderIter._sampler_iter`` and ``_next_index``: where the next batch's indices come from.
+- ``_SingleProcessDataLoaderIter._dataset_fetcher`` and its ``ended``: whether an iterable dataset has ended.
+- ``_MultiProcessingDataLoaderIter._reset``, ``_get_data``, ``_process_data``, ``_task_info`` and
+  ``_worker_queue_idx_cycle``: how batches are handed to the workers in turn, and come back.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from lightning_shim.data_workers import Reported, WorkerReporter, WorkerState
+
+Skip = Callable[[Iterator[Any]], int]
+"""Advances an iterator, and returns by how much."""
+
+
+def iterates_as_usual(loader: Any) -> bool:
+    """Tells whether a loader is a DataLoader whose way to iterate nobody has replaced."""
+    return (
+        isinstance(loader, DataLoader)
+        and type(loader).__iter__ is DataLoader.__iter__
+        and type(loader)._get_iterator is DataLoader._get_iterator
+    )
+
+
+def skip_batches(iterator: Any, skip: Skip) -> None:
+    """Advances a DataLoader's iterator that has no workers, without loading anything.
+
+    Args:
+        iterator: The iterator.
+        skip: Advances the iterator of the indices.
+    """
+    skip(iterator._sampler_iter)
+
+
+def has_ended(iterator: Any) -> bool:
+    """Tells whether an iterable dataset, iterated without workers, has given its last sample."""
+    return bool(iterator._dataset_fetcher.ended)
+
+
+def has_workers_running(loader: DataLoader[Any]) -> bool:
+    """Tells whether a loader has persistent workers that have been started."""
+    return loader.persistent_workers and loader._iterator is not None
+
+
+def iterate_with_workers(
+    loader: DataLoader[Any],
+    states: dict[int, WorkerState],
+    skip: Skip | None = None,
+    before_reset: Callable[[], None] | None = None,
+) -> Iterator[Any]:
+    """Does what ``iter(loader)`` does for a loader with workers, and keeps the workers' random states.
+
+    Args:
+        loader: The loader.
+        states: Where the workers are started, by their index; kept up to date with each batch that is taken.
+        skip: Advances the iterator of the indices, before anything is loaded.
+        before_reset: Called when the workers have been started, before the sampler is iterated.
+
+    Returns:
+        The iterator.
+    """
+    if has_workers_running(loader) and not isinstance(loader._iterator, _WorkerIterator):
+        # Somebody else has started them.
+        return iter(loader)
+    if has_workers_running(loader):
+        iterator: Any = loader._iterator
+        iterator.states = states
+        iterator._reset(loader)
+        return iterator  # type: ignore[no-any-return]
+    loader.check_worker_number_rationality()
+    iterator = _WorkerIterator(loader, states, skip, before_reset)
+    if loader.persistent_workers:
+        loader._iterator = iterator
+    return iterator  # type: ignore[no-any-return]
+
+
+class _WorkerIterator(_MultiProcessingDataLoaderIter):
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        states: dict[int, WorkerState],
+        skip: Skip | None,
+        before_reset: Callable[[], None] | None,
+    ) -> None:
+        self.states = states
+        self._skip = skip
+        self._before_reset = before_reset
+        self._is_resetting = False
+        reporter = WorkerReporter(loader.collate_fn, loader.worker_init_fn, states)
+        # The user's loader stays as it is.
+        loader = copy.copy(loader)
+        loader.collate_fn = reporter.collate
+        loader.worker_init_fn = reporter.start
+        super().__init__(loader)
+
+    def _reset(self, loader: Any, first_iter: bool = False) -> None:
+        if first_iter and self._before_reset is not None:
+            self._before_reset()
+        if not first_iter:
+            # Batches that were loaded and never taken have changed the states as well.
+            for _, waiting in sorted(self._task_info.items()):
+                for data in waiting[1:]:
+                    self._keep(data)
+        self._is_resetting = True
+        super()._reset(loader, first_iter)
+        self._is_resetting = False
+
+    def _get_data(self) -> Any:
+        index, data = super()._get_data()  # type: ignore[no-untyped-call]
+        if self._is_resetting:
+            self._keep(data)
+        return index, data
+
+    def _next_index(self) -> Any:
+        if self._skip is not None:
+            skip, self._skip = self._skip, None
+            # Each worker makes the batches that it would have made.
+            for _ in itertools.repeat(None, skip(self._sampler_iter) % self._num_workers):
+                next(self._worker_queue_idx_cycle)
+        return super()._next_index()  # type: ignore[no-untyped-call]
+
+    def _process_data(self, data: Any, worker_idx: int) -> Any:
+        data = super()._process_data(data, worker_idx)  # type: ignore[no-untyped-call]
+        self._keep(data)
+        return data.batch
+
+    def _keep(self, data: Any) -> None:
+        if isinstance(data, Reported):
+            self.states.setdefault(data.worker, {}).update(data.changed)

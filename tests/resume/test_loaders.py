@@ -1,0 +1,357 @@
+"""A trial goes on in the middle of an epoch with the samples that it would have trained on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from determined import pytorch
+from pytorch_lightning.utilities import CombinedLoader
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler, get_worker_info
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from lightning_shim import ConfigurationError, DifferenceWarning
+from tests.parity.modules import Regression
+from tests.parity.oracle import Case
+from tests.resume.conftest import Resumes, checkpoints
+
+SAMPLES = 14
+
+pytestmark = [
+    # torchdata tells PyTorch that its loader is used, in a way that PyTorch deprecates.
+    pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size` from an ambiguous collection:UserWarning"),
+]
+
+
+class Noisy(Dataset[Any]):
+    """Draws from every generator there is, and has some of its own; says which sample it gave."""
+
+    def __init__(self, samples: int = SAMPLES) -> None:
+        self.samples = samples
+        self.generator = torch.Generator().manual_seed(1)
+        self.transform = Shift()
+        self.later: np.random.Generator | None = None
+
+    def __getitem__(self, index: int) -> Any:
+        if self.later is None:
+            self.later = np.random.default_rng(torch.initial_seed() % 1000)
+        inputs = torch.randn(5) + random.random() + float(np.random.rand())
+        inputs += torch.rand(1, generator=self.generator) + float(self.later.random())
+        return self.transform(inputs), inputs.sum().reshape(1), index
+
+    def __len__(self) -> int:
+        return self.samples
+
+
+class Shift:
+    def __init__(self) -> None:
+        self.random = random.Random(2)
+        self.states = [np.random.RandomState(3)]
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return inputs + self.random.random() + float(self.states[0].rand())
+
+
+class Module(Regression):
+    """Draws from every generator between the batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # A batch may have one sample.
+        self.layers[1] = nn.Identity()
+
+    def loss(self, batch: Any) -> Tensor:
+        inputs, targets = batch[:2]
+        batch = [inputs.reshape(-1, 5), targets.reshape(-1, 1)]
+        return super().loss(batch) + 0.01 * (random.random() + float(np.random.rand()))
+
+
+def noisy(**options: Any) -> DataLoader[Any]:
+    options = {"batch_size": 3, **options}
+    return DataLoader(Noisy(), **options)
+
+
+class OnlyTraining(Module):
+    validation_step = pl.LightningModule.validation_step
+
+
+class FromNumPy(Sampler[int]):
+    """Draws the order from a global generator, and another number of samples in each pass."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.passes += 1
+        yield from np.random.permutation(SAMPLES)[: 8 + self.passes % 2].tolist()
+
+    def __len__(self) -> int:
+        return 9
+
+
+class ByItself(Sampler[int]):
+    """Draws each index when it is asked for, and never one twice, from a generator of its own; not lazily."""
+
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng(4)
+
+    def __iter__(self) -> Iterator[int]:
+        return self.draw(list(range(self.generator.integers(8, 12))))
+
+    def draw(self, left: list[int]) -> Iterator[int]:
+        while left:
+            yield left.pop(int(self.generator.integers(len(left))))
+
+    def __len__(self) -> int:
+        return 12
+
+
+class Batches(Sampler[list[int]]):
+    """Batches of different sizes, drawn as it is iterated."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = random.sample(range(SAMPLES), SAMPLES)
+        yield from (order[:1], order[1:5], order[5:7], order[7:])
+
+    def __len__(self) -> int:
+        return 4
+
+
+OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "shuffle": lambda: {"shuffle": True},
+    "in order": dict,
+    "numpy": lambda: {"sampler": FromNumPy()},
+    "own": lambda: {"sampler": ByItself()},
+    "replacement": lambda: {"sampler": RandomSampler(range(SAMPLES), replacement=True, num_samples=8)},
+    "batches": lambda: {"batch_sampler": Batches(), "batch_size": 1},
+    "no batches": lambda: {"batch_size": None, "sampler": ByItself()},
+}
+WORKERS = {"num_workers": 2}
+PERSISTENT = {"num_workers": 2, "persistent_workers": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [
+        *((name, {}) for name in OPTIONS),
+        *((name, WORKERS) for name in ("shuffle", "own", "batches")),
+        *((name, PERSISTENT) for name in ("shuffle", "numpy", "no batches")),
+    ],
+)
+def test_map_style(resumes: Resumes, name: str, workers: dict[str, Any]) -> None:
+    def data() -> dict[str, Any]:
+        return {"train_dataloaders": noisy(**workers, **OPTIONS[name]()), "val_dataloaders": noisy(**workers)}
+
+    resumes.everywhere(Case(Module, data, max_epochs=2))
+
+
+@pytest.mark.parametrize("workers", [{}, WORKERS, PERSISTENT])
+def test_epochs_are_cut_short(resumes: Resumes, workers: dict[str, Any]) -> None:
+    """Workers have then made batches that nobody takes."""
+
+    def data() -> dict[str, Any]:
+        return {"train_dataloaders": noisy(shuffle=True, **workers), "val_dataloaders": noisy(**workers)}
+
+    options = {"limit_train_batches": 2, "limit_val_batches": 1}
+    resumes.everywhere(Case(Module, data, max_epochs=3, options=options))
+
+
+class Loads(Dataset[Any]):
+    """Writes down which samples are loaded, in whatever process."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __getitem__(self, index: int) -> Any:
+        with self.file.open("a") as lines:
+            lines.write(f"{index} ")
+        return torch.randn(5), torch.zeros(1), index
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+
+@pytest.mark.parametrize("workers", [{}, WORKERS, PERSISTENT])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_nothing_is_loaded_to_be_skipped(
+    resumes: Resumes, tmp_path: Path, workers: dict[str, Any], shuffle: bool
+) -> None:
+    loaded = tmp_path / "loaded"
+    loader = lambda: DataLoader(Loads(loaded), batch_size=3, shuffle=shuffle, **workers)  # noqa: E731
+    case = Case(OnlyTraining, lambda: {"train_dataloaders": loader()}, max_epochs=1)
+    folder = resumes.folders.mktemp("uninterrupted")
+    resumes.run(case, folder, checkpoint_period=pytorch.Batch(1))
+    for batches, checkpoint in checkpoints(folder).items():
+        loaded.write_text("")
+        resumed = resumes.run(case, folder, latest_checkpoint=checkpoint)
+        trained_on = [int(index) for batch in resumed.seen.batches for index in batch[2]]
+        assert len(trained_on) == max(0, SAMPLES - 3 * batches)
+        assert sorted(map(int, loaded.read_text().split())) == sorted(trained_on)
+
+
+class Stream(IterableDataset[Any]):
+    """Each worker's share of some noise; the end is not known before it is reached."""
+
+    def __init__(self, samples: int = SAMPLES) -> None:
+        self.samples = samples
+        self.noisy = Noisy(samples)
+
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        first, step = (0, 1) if info is None else (info.id, info.num_workers)
+        for index in range(first, self.samples, step):
+            yield self.noisy[index]
+
+
+class StreamWithLength(Stream):
+    def __len__(self) -> int:
+        return self.samples
+
+
+class StreamWithState(Stream):
+    """Starts at the beginning, but for once where it was told to."""
+
+    position = start = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.position, self.start = self.start, 0
+        return self.rest()
+
+    def rest(self) -> Iterator[Any]:
+        while self.position < self.samples:
+            self.position += 1
+            yield self.noisy[self.position - 1]
+        self.position = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.start = state["position"]
+
+
+class StreamWithStateAndLength(StreamWithState, StreamWithLength):
+    pass
+
+
+class OwnLoader(StreamWithState):
+    """A loader that is no DataLoader."""
+
+    samples = 5
+
+    def __iter__(self) -> Iterator[Any]:
+        return ([part.unsqueeze(0) for part in sample[:2]] for sample in super().__iter__())
+
+
+class OwnLoaderWithLength(OwnLoader):
+    def __len__(self) -> int:
+        return self.samples
+
+
+def stateful(**options: Any) -> StatefulDataLoader[Any]:
+    return StatefulDataLoader(Noisy(), batch_size=3, **options)
+
+
+@pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined:UserWarning")
+@pytest.mark.parametrize(
+    "loader",
+    [
+        lambda: DataLoader(StreamWithLength(), batch_size=3),
+        lambda: DataLoader(StreamWithLength(), batch_size=3, **WORKERS),
+        lambda: DataLoader(StreamWithLength(), batch_size=3, **PERSISTENT),
+        lambda: DataLoader(StreamWithStateAndLength(), batch_size=3),
+        lambda: stateful(shuffle=True),
+        OwnLoaderWithLength,
+    ],
+)
+def test_stream(resumes: Resumes, loader: Callable[[], Any]) -> None:
+    resumes.everywhere(Case(OnlyTraining, lambda: {"train_dataloaders": loader()}, max_epochs=2))
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        lambda: DataLoader(Stream(), batch_size=3),
+        lambda: DataLoader(Stream(), batch_size=3, **WORKERS),
+        lambda: DataLoader(StreamWithState(), batch_size=3),
+        lambda: StatefulDataLoader(StreamWithState(), batch_size=3),
+        OwnLoader,
+    ],
+)
+def test_stream_without_length(resumes: Resumes, loader: Callable[[], Any]) -> None:
+    case = Case(OnlyTraining, lambda: {"train_dataloaders": loader()})
+    resumes.everywhere(case, max_length=pytorch.Batch(12))
+
+
+class Together(OnlyTraining):
+    """Gets a batch of each of several loaders."""
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        losses = {name: self.loss(part) for name, part in batch.items() if part is not None}
+        self.log_dict(losses, on_step=True, on_epoch=True)
+        return sum(losses.values())
+
+
+@pytest.mark.parametrize("mode", ["max_size_cycle", "min_size", "max_size"])
+@pytest.mark.parametrize(
+    ("workers", "options"), [({}, {}), (WORKERS, {}), (PERSISTENT, {}), ({}, {"limit_train_batches": 4})]
+)
+def test_several_loaders(resumes: Resumes, mode: Any, workers: dict[str, Any], options: dict[str, Any]) -> None:
+    def data() -> dict[str, Any]:
+        together = {
+            "long": noisy(shuffle=True),
+            "short": DataLoader(Noisy(5), batch_size=3, shuffle=True, **workers),
+            "stream": DataLoader(StreamWithState(8), batch_size=3),
+        }
+        return {"train_dataloaders": CombinedLoader(together, mode)}
+
+    case = Case(Together, data, options=options)
+    resumes.everywhere(case, max_length=pytorch.Batch(9))
+
+
+class AtEachIndex(Sampler[int]):
+    def __iter__(self) -> Iterator[int]:
+        left = list(range(SAMPLES))
+        while left:
+            yield left.pop(int(torch.randint(len(left), ())))
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+
+@pytest.mark.usefixtures("patched")
+@pytest.mark.parametrize("workers", [{}, WORKERS])
+def test_sampler_that_cannot_be_repeated(resumes: Resumes, workers: dict[str, Any]) -> None:
+    case = Case(OnlyTraining, lambda: {"train_dataloaders": noisy(sampler=AtEachIndex(), **workers)}, max_epochs=1)
+    folder = resumes.folders.mktemp("uninterrupted")
+    resumes.run(case, folder, checkpoint_period=pytorch.Batch(1))
+    with pytest.warns(DifferenceWarning, match="AtEachIndex draws from the global random generator of torch each time"):
+        resumes.run(case, folder, latest_checkpoint=checkpoints(folder)[2])
+
+
+def test_loader_that_has_become_shorter(resumes: Resumes) -> None:
+    samples = [SAMPLES, 4]
+    case = Case(
+        OnlyTraining, lambda: {"train_dataloaders": DataLoader(Noisy(samples.pop(0)), batch_size=3)}, max_epochs=1
+    )
+    folder = resumes.folders.mktemp("uninterrupted")
+    resumes.run(case, folder, checkpoint_period=pytorch.Batch(1))
+    with pytest.raises(ConfigurationError, match="gave 2 batches, of which 3 had been trained on before the pause"):
+        resumes.run(case, folder, latest_checkpoint=checkpoints(folder)[3])
+
+
+def test_other_number_of_loaders(resumes: Resumes) -> None:
+    loaders = [noisy(), [noisy(), noisy()]]
+    case = Case(OnlyTraining, lambda: {"train_dataloaders": loaders.pop(0)}, max_epochs=1)
+    folder = resumes.folders.mktemp("uninterrupted")
+    resumes.run(case, folder, checkpoint_period=pytorch.Batch(1))
+    with pytest.raises(ConfigurationError, match="gave another number of loaders than before the pause: 2, not 1"):
+        resumes.run(case, folder, latest_checkpoint=checkpoints(folder)[3])
