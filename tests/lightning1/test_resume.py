@@ -11,7 +11,7 @@ from pytest_mock import MockerFixture
 from tests.lightning1.modules import MODULES
 from tests.lightning1.test_modules import run
 from tests.parity.oracle import assert_same
-from tests.resume.test_every_batch import checkpoints
+from tests.resume.conftest import checkpoints
 
 
 # PyTorch counts an optimizer's steps in the process, and one of them skips its first step after continuing.

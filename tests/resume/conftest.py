@@ -27,6 +27,11 @@ def checkpoints(folder: Path) -> dict[int, Path]:
     }
 
 
+def after(recording: Recording, batches: int) -> dict[int, Any]:
+    """Returns what was logged after a number of batches."""
+    return {step: values for step, values in recording.logged.items() if step >= batches}
+
+
 class Seen(pl.Callback):
     """Keeps the batches that were trained on, and a count of them in the checkpoint."""
 
@@ -104,8 +109,7 @@ def assert_equal(resumed: Run, whole: Run, batches: int) -> None:
         assert_same(getattr(ours, name), getattr(theirs, name), f"{name} after {batches}")
     assert resumed.random_states == whole.random_states, f"random states after {batches}"
     assert (ours.global_step, ours.current_epoch) == (theirs.global_step, theirs.current_epoch)
-    later = [{step: run.logged[step] for step in run.logged if step >= batches} for run in (ours, theirs)]
-    assert_same(*later, f"logged after {batches}")
+    assert_same(after(ours, batches), after(theirs, batches), f"logged after {batches}")
 
 
 @pytest.fixture

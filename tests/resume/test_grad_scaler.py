@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_shim import precision
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, Recording, assert_same, run_determined
-from tests.resume.test_every_batch import after, checkpoints
+from tests.resume.conftest import after, checkpoints
 
 
 class Scaled(Regression):

@@ -10,7 +10,7 @@ from pytest_mock import MockerFixture
 
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_same, run_determined
-from tests.resume.test_every_batch import after, checkpoints
+from tests.resume.conftest import after, checkpoints
 
 
 class StepsOnceAnEpoch(Regression):
