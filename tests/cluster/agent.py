@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tests.cluster.master import Master
+from tests.ports import free_ports
 
 # In seconds; a run takes about six, one with several processes about fifteen.
 TIME_LIMIT = 120.0
@@ -72,7 +72,7 @@ def _environment(master: Master, run_determined: Path) -> dict[str, str]:
     return {
         **of_the_machine,
         **master.environment(),
-        **dict(zip(port_names, map(str, _free_ports(len(port_names))), strict=True)),
+        **dict(zip(port_names, map(str, free_ports(len(port_names))), strict=True)),
         "CONTAINER_RUN_DETERMINED": str(run_determined),
         "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]),
         "PYTHONPATH": str(Path(__file__).parent / "container"),
@@ -81,14 +81,6 @@ def _environment(master: Master, run_determined: Path) -> dict[str, str]:
         "XDG_CONFIG_HOME": str(run_determined),
         "XDG_DATA_HOME": str(run_determined),
     }
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _call(command: list[str], folder: Path, environment: dict[str, str], stream: BinaryIO) -> int:
