@@ -3,6 +3,7 @@
 - ``determined.util.write_user_code``, which ``_save`` calls: what a checkpoint holds beside the trial's state.
 - ``PyTorchTrialContext._core``: the Core API context, for reports beside those that the training loop makes.
 - ``TrainContext._tensorboard_manager`` and its ``_sync``: uploads TensorBoard files.
+- ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` calls with the model alone.
 - ``PyTorchTrialContext._tbd_writer``, ``_current_batch_idx`` and ``_epoch_len``.
 - ``_PyTorchTrialController.run``, ``_load``, ``_save``, ``_checkpoint``, ``_train_with_boundaries``, ``state``,
   ``start_from_batch``, ``training_iterator``, ``training_enumerator``, ``local_training``, the periods, ``max_length``:
@@ -13,6 +14,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
 import sys
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 import determined as det
+import torch
 import wrapt
 from determined import pytorch, tensorboard
 
@@ -183,8 +186,6 @@ def _checkpoint_errors(path: pathlib.Path) -> Iterator[None]:
 def _is_readable(file: pathlib.Path) -> bool:
     import pickle
 
-    import torch
-
     try:
         if file.suffix == ".pth":
             torch.load(file, map_location="cpu", weights_only=False)
@@ -314,6 +315,26 @@ class Controller:
         """Whether the trial has trained as long as it should."""
         loop = self._controller
         return bool(loop.test_mode or loop._steps_until_complete(loop.max_length) <= 0)
+
+
+def wrap_model(context: Any, model: torch.nn.Module, **options: Any) -> torch.nn.Module:
+    """Gives a model to Determined, as ``PyTorchTrialContext.wrap_model``.
+
+    Args:
+        context: Determined's trial context.
+        model: The model.
+        **options: Arguments of DistributedDataParallel, which Determined has no way to pass.
+
+    Returns:
+        The model; on several processes DistributedDataParallel around it.
+    """
+    name = "_PyTorchDistributedDataParallel"
+    setattr(context, name, functools.partial(getattr(context, name), **options))
+    try:
+        wrapped: torch.nn.Module = context.wrap_model(model)
+    finally:
+        delattr(context, name)
+    return wrapped
 
 
 def report_training_metrics(

@@ -8,7 +8,9 @@ The private names that this package relies on are named here, and in :mod:`light
 - ``CombinedLoader._mode``: how it combines.
 - The state of the loops in a checkpoint: what :func:`loops_state` writes and :func:`progress_of_loops` reads.
 - ``LightningOptimizer._to_lightning_optimizer``, ``_on_after_step``: what ``self.optimizers()`` returns, and how manual
-  optimization counts steps.
+  optimization counts steps. Its public ``toggle_model`` asks the private ``_block_parallel_sync_behavior``, which knows
+  Lightning's own strategies only.
+- ``overrides.distributed.prepare_for_backward``, which has no underscore, but is not documented.
 - ``LightningModule._on_before_batch_transfer``, ``_apply_batch_transfer_handler``: take an example through the hooks.
 - ``core.optimizer._MockOptimizer``: what hooks and ``self.optimizers()`` get if ``configure_optimizers`` returns None.
 """
@@ -17,7 +19,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
@@ -77,6 +80,7 @@ class Lightning:
     GradClipAlgorithmType: Any
     extract_batch_size: Callable[[Any], int]
     move_data_to_device: Callable[[Any, torch.device], Any]
+    prepare_for_backward: Callable[[torch.nn.parallel.DistributedDataParallel, Any], None]
 
 
 @functools.cache
@@ -105,6 +109,7 @@ def _parts(namespace: Namespace) -> Lightning:
         GradClipAlgorithmType=namespace.module("utilities").GradClipAlgorithmType,
         extract_batch_size=namespace.module("utilities.data").extract_batch_size,
         move_data_to_device=namespace.module("utilities").move_data_to_device,
+        prepare_for_backward=namespace.module("overrides.distributed").prepare_for_backward,
     )
 
 
@@ -262,8 +267,21 @@ def transferred_example(module: Any, example: Any) -> Any:
 
 
 def lightning_optimizer(lightning: Lightning, optimizer: torch.optim.Optimizer, strategy: Any) -> Any:
-    """Wraps an optimizer as ``self.optimizers()`` returns it; its ``step`` goes to ``strategy.optimizer_step``."""
-    return lightning.LightningOptimizer._to_lightning_optimizer(optimizer, strategy)  # type: ignore[attr-defined]
+    """Wraps an optimizer as ``self.optimizers()`` returns it.
+
+    Its ``step`` goes to ``strategy.optimizer_step``, its ``toggle_model(sync_grad=False)`` to
+    ``strategy.block_backward_sync``.
+    """
+    wrapped: Any = lightning.LightningOptimizer._to_lightning_optimizer(optimizer, strategy)  # type: ignore[attr-defined]
+    toggle_model = wrapped.toggle_model
+
+    @contextmanager
+    def toggle_synchronised_model(sync_grad: bool = True) -> Iterator[None]:
+        with nullcontext() if sync_grad else strategy.block_backward_sync(), toggle_model(sync_grad):
+            yield
+
+    wrapped.toggle_model = toggle_synchronised_model
+    return wrapped
 
 
 def hyperparameters_name(owner: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import inspect
 import os
@@ -29,9 +30,11 @@ _INSTEAD_OF: Final = {
     "val_check_interval": "Pass validation_period=determined.pytorch.Batch(n).",
     "log_every_n_steps": "Pass reporting_period=determined.pytorch.Batch(n).",
     **dict.fromkeys(
-        ("accelerator", "devices", "num_nodes", "strategy"),
+        ("accelerator", "devices", "num_nodes"),
         "Determined says on what to train: resources.slots_per_trial on a cluster, torchrun off-cluster.",
     ),
+    "strategy": 'Several processes train as with "ddp"; pass find_unused_parameters=True for '
+    '"ddp_find_unused_parameters_true".',
     **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), "Determined logs, saves and reports."),
 }
 """What takes the place of Lightning's arguments of ``Trainer``."""
@@ -103,7 +106,7 @@ def fit(
     elif checkpoint_policy == "best":
         checkpoint_policy = "all"
     storage_id = None if latest_checkpoint is None else _storage_id(latest_checkpoint, info is not None)
-    with _process_group() as distributed, pytorch.init(hparams=dict(hparams or {}), distributed=distributed) as context:
+    with pytorch.init(hparams=dict(hparams or {}), distributed=_join_processes()) as context:
         if seed is not None:
             _seed(seed)
         trial = LightningTrial(
@@ -176,22 +179,25 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-@contextlib.contextmanager
-def _process_group() -> Iterator[core.DistributedContext | None]:
+def _join_processes() -> core.DistributedContext | None:
     """Starts the process group that torchrun has prepared, off-cluster; on a cluster Determined does it."""
     if _determined.is_on_cluster() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield None
-        return
+        return None
     # Determined chooses its backend by this variable, which the processes of a training keep.
     os.environ.setdefault("USE_TORCH_DISTRIBUTED", "true")
-    is_mine = not torch.distributed.is_initialized()
-    if is_mine:
+    if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield core.DistributedContext.from_torch_distributed()
-    finally:
-        if is_mine:
-            torch.distributed.destroy_process_group()
+        # Not sooner, as in Lightning: another group would find the addresses of this one in torchrun's store.
+        atexit.register(_leave_processes)
+    # Determined's processes talk through ports of their own, which the last training of this script has to have left.
+    # The group is gloo's, since NCCL would choose a device, which is Determined's to choose.
+    torch.distributed.barrier(torch.distributed.new_group(backend="gloo"))
+    return core.DistributedContext.from_torch_distributed()
+
+
+def _leave_processes() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @contextlib.contextmanager

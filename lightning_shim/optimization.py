@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import torch
@@ -80,7 +78,7 @@ class Optimization:
     def _automatic(self, args: tuple[Any, ...]) -> dict[str, Any]:
         closure = Closure(self, args)
         if self.should_accumulate():
-            with self._without_synchronisation():
+            with self._strategy.block_backward_sync():
                 closure()
         else:
             progress = self._progress
@@ -93,13 +91,6 @@ class Optimization:
             )
             progress.automatic_steps += 1
         return closure.outputs()
-
-    def _without_synchronisation(self) -> AbstractContextManager[Any]:
-        model = self._strategy.model
-        if isinstance(model, torch.nn.parallel.DistributedDataParallel):
-            no_sync: AbstractContextManager[Any] = model.no_sync()
-            return no_sync
-        return contextlib.nullcontext()
 
     def _manual(self, args: tuple[Any, ...]) -> dict[str, Any]:
         self._strategy.count_steps(self._count_step)

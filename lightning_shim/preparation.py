@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from determined import pytorch
+from lightning_utilities.core.rank_zero import rank_zero_only
 
+from lightning_shim._determined import wrap_model
 from lightning_shim._lightning import Lightning, announce_device, is_overridden, reset_seed
 from lightning_shim._warnings import ConfigurationError, definition_location
 from lightning_shim.former_arguments import takes_argument
 from lightning_shim.hooks import Hooks
 from lightning_shim.optimizers import read_optimizers
+from lightning_shim.options import TrainerOptions
 from lightning_shim.strategy import ForwardRedirection, StrategyFacade
 
 
@@ -22,6 +25,7 @@ def prepare_module(
     datamodule: Any,
     hooks: Hooks,
     strategy: StrategyFacade,
+    options: TrainerOptions,
 ) -> None:
     """Calls the hooks that come before training, and gives module and optimizers to Determined.
 
@@ -32,14 +36,16 @@ def prepare_module(
         datamodule: The LightningDataModule, if there is one.
         hooks: The hooks of both, and of the callbacks.
         strategy: Takes the model and the optimizers.
+        options: The trial's options.
 
     Raises:
-        ConfigurationError: If the optimizers cannot be used, or several processes could not train together.
+        ConfigurationError: If the optimizers cannot be used, or batches cannot be normalised together.
     """
     precision = strategy.precision_plugin
     if strategy.world_size > 1:
         # As Lightning's DDPStrategy does when its processes have come together.
         reset_seed()
+        rank_zero_only.rank = strategy.global_rank  # type: ignore[attr-defined]
     _prepare_data(lightning, module, datamodule, hooks, strategy)
     announce_device(module, strategy.root_device)
     strategy.barrier("pre_setup")
@@ -48,22 +54,31 @@ def prepare_module(
     with strategy.root_device, precision.module_init_context():
         hooks.module("configure_sharded_model")
         hooks.module("configure_model")
+    if options.sync_batchnorm and strategy.world_size > 1:
+        _synchronise_batch_norm(module, strategy.root_device)
     precision.convert_module(module).to(strategy.root_device)
     if precision.scaler is not None:
         # Determined wants to know the scaler before the model.
         context.wrap_scaler(precision.scaler)
-    model = context.wrap_model(ForwardRedirection(module))
+    # Lightning 1.x looked for unused parameters by default, and its optimizers in turn leave each other's unused.
+    find_unused_parameters = options.find_unused_parameters or takes_argument(module.training_step, "optimizer_idx")
+    model = wrap_model(context, ForwardRedirection(module), find_unused_parameters=find_unused_parameters)
     if strategy.world_size > 1:
-        if not module.automatic_optimization:
-            raise ConfigurationError(
-                f"{definition_location(type(module))}: manual optimization on several processes would train each of "
-                "them alone. Use one slot, or automatic optimization."
-            )
         strategy.model = model
     _configure_optimizers(lightning, context, module, hooks, strategy)
     hooks.refresh()
     hooks.call("on_fit_start")
     hooks.refresh_if_changed()
+
+
+def _synchronise_batch_norm(module: Any, device: torch.device) -> None:
+    layer = torch.nn.SyncBatchNorm
+    layer.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+    if device.type == "cpu" and any(isinstance(submodule, layer) for submodule in module.modules()):
+        raise ConfigurationError(
+            f"{definition_location(type(module))}: sync_batchnorm=True makes PyTorch's SyncBatchNorm of the layers "
+            "that normalise batches, which works on GPUs alone. Leave it out where there are none."
+        )
 
 
 def _prepare_data(lightning: Lightning, module: Any, datamodule: Any, hooks: Hooks, strategy: StrategyFacade) -> None:

@@ -7,6 +7,7 @@ its ``LightningOptimizer`` ask ``trainer.strategy``, so that they work unchanged
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, TypeVar
 
 import torch
@@ -14,13 +15,16 @@ import torch.distributed
 from torch import Tensor, nn
 
 from lightning_shim._lightning import Lightning, call_after_step, lightning_optimizer
-from lightning_shim._warnings import ConfigurationError, RefusedMemberError, caller_location
+from lightning_shim._warnings import ConfigurationError, RefusedMemberError, caller_location, definition_location
 from lightning_shim.former_arguments import Values
 from lightning_shim.hooks import Hooks
 from lightning_shim.optimizers import ConfiguredOptimizers, SchedulerConfig
 from lightning_shim.precision import Precision
 
 Value = TypeVar("Value")
+
+_UNFINISHED_REDUCTION: Final = "Expected to have finished reduction in the prior iteration"
+"""What DistributedDataParallel says when it still waits for gradients."""
 
 _REDUCE_OPERATIONS: Final = {
     None: torch.distributed.ReduceOp.SUM,
@@ -33,7 +37,7 @@ _REDUCE_OPERATIONS: Final = {
 
 
 class ForwardRedirection(nn.Module):
-    """The model that Determined wraps: calls any method of the module as its own ``forward``.
+    """The model that Determined wraps: calls any function as its own ``forward``.
 
     DistributedDataParallel synchronises gradients only when its ``forward`` runs, hence ``training_step`` has to run
     inside one. ``train()`` and ``eval()`` do nothing: Determined calls them at each report, while Lightning leaves the
@@ -48,9 +52,9 @@ class ForwardRedirection(nn.Module):
         self.module = module
         self.register_load_state_dict_pre_hook(_with_prefix)  # type: ignore[no-untyped-call]
 
-    def forward(self, method: str, *args: Any) -> Any:
-        """Calls ``module.method(*args)``."""
-        return getattr(self.module, method)(*args)
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Calls a function, as a rule a method of the module."""
+        return function(*args)
 
     def train(self, mode: bool = True) -> ForwardRedirection:
         """Leaves every mode as it is."""
@@ -165,14 +169,50 @@ class StrategyFacade:
         with self.precision_plugin.forward_context():
             if self.model is self.lightning_module:
                 return self.lightning_module.training_step(*args)
-            return self.model("training_step", *args)
+            try:
+                if self.lightning_module.automatic_optimization:
+                    return self.model(self.lightning_module.training_step, *args)
+                return self._synchronised_by_hand(*args)
+            except RuntimeError as error:
+                if _UNFINISHED_REDUCTION in str(error) and not self.model.find_unused_parameters:
+                    raise ConfigurationError(
+                        f"{definition_location(self.lightning_module.training_step)}: not every parameter had a part "
+                        "in the loss of the batch before, and the processes wait for the gradients of all of them. "
+                        "Pass find_unused_parameters=True, or make every parameter count in each loss."
+                    ) from error
+                raise
+
+    def _synchronised_by_hand(self, *args: Any) -> Any:
+        """Runs a step that calls ``manual_backward``, each of which synchronises (see :meth:`backward`)."""
+
+        def step(*args: Any) -> Any:
+            output = self.lightning_module.training_step(*args)
+            # When it returns, DistributedDataParallel would prepare for a backward that has been run already.
+            self.model.require_backward_grad_sync = False
+            return output
+
+        try:
+            return self.model(step, *args)
+        finally:
+            self.model.require_backward_grad_sync = True
+
+    def block_backward_sync(self) -> AbstractContextManager[None]:
+        """Leaves gradients as they are on each process, as Lightning's ``ParallelStrategy.block_backward_sync``.
+
+        Returns:
+            A context; what goes backward in it is synchronised by the next ``backward`` outside.
+        """
+        if self.model is self.lightning_module:
+            return nullcontext()
+        context: AbstractContextManager[None] = self.model.no_sync()
+        return context
 
     def validation_step(self, *args: Any) -> Any:
         """Runs the user's ``validation_step`` where buffers are synchronised."""
         with self.precision_plugin.forward_context():
             if self.model is self.lightning_module:
                 return self.lightning_module.validation_step(*args)
-            return self.model("validation_step", *args)
+            return self.model(self.lightning_module.validation_step, *args)
 
     def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Runs ``backward`` with the hooks around it, as Lightning's ``Strategy.backward``.
@@ -187,6 +227,9 @@ class StrategyFacade:
             The loss, scaled if the precision scales, without its graph.
         """
         assert self._hooks is not None
+        if self.model is not self.lightning_module and not self.lightning_module.automatic_optimization:
+            # Otherwise the end of DistributedDataParallel's forward has done it.
+            self._lightning.prepare_for_backward(self.model, closure_loss)
         loss = self.precision_plugin.scale(closure_loss)
         self._hooks.call("on_before_backward", loss)
         self._hooks.module_or_default("backward", loss, *args, **kwargs)

@@ -74,6 +74,9 @@ class LightningTrial(pytorch.PyTorchTrial):
         callbacks: A Lightning callback, or a list of them.
         limit_train_batches: Batches of a training epoch, or the fraction of them.
         limit_val_batches: Batches of each validation loader, or the fraction of them.
+        sync_batchnorm: Whether several processes take mean and variance of a batch over all of them.
+        find_unused_parameters: Whether several processes look for parameters that have no part in a loss, as
+            ``strategy="ddp_find_unused_parameters_true"`` of Lightning's Trainer. Optimizers that are toggled need it.
         ckpt_path: A checkpoint of Lightning's to start from. A trial that continues after a pause goes on from its own.
 
     Attributes:
@@ -113,6 +116,8 @@ class LightningTrial(pytorch.PyTorchTrial):
         callbacks: Any = None,
         limit_train_batches: int | float = 1.0,
         limit_val_batches: int | float = 1.0,
+        sync_batchnorm: bool = False,
+        find_unused_parameters: bool = False,
         ckpt_path: str | os.PathLike[str] | None = None,
     ) -> None:
         if not is_patched():
@@ -143,6 +148,8 @@ class LightningTrial(pytorch.PyTorchTrial):
             gradient_clip_algorithm=gradient_clip_algorithm,
             limit_train_batches=limit_train_batches,
             limit_val_batches=limit_val_batches,
+            sync_batchnorm=sync_batchnorm,
+            find_unused_parameters=find_unused_parameters,
         )
         verify_manual_optimization(self.module, options)
         self._make_parts(
@@ -150,7 +157,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         )
         context.experimental.disable_dataset_reproducibility_checks()
         context.experimental.disable_auto_to_device()
-        prepare_module(self._lightning, context, self.module, self.datamodule, self._hooks, self._strategy)
+        prepare_module(self._lightning, context, self.module, self.datamodule, self._hooks, self._strategy, options)
 
     def build_module(self) -> Any:
         """Gives the LightningModule; override it in a subclass.

@@ -2,75 +2,129 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.distributed.scenarios import SCENARIOS, UsesOneOfTwoHeads
+from tests.distributed.torchrun import run
 from tests.parity.oracle import assert_same
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def run(side: str, file: Path) -> list[dict[str, Any]]:
-    """Trains on two processes and returns what each of them ended with, by rank."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(REPOSITORY),
-        # Determined's processes talk to each other through these, and two trainings on one machine would collide.
-        "INTER_TRAIN_PROCESS_COMM_PORT_1": str(free_port()),
-        "INTER_TRAIN_PROCESS_COMM_PORT_2": str(free_port()),
-    }
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
-    command = [sys.executable, *launcher, str(Path(__file__).parent / "train.py"), side, str(file)]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert finished.returncode == 0, finished.stderr
-    return [torch.load(f"{file}.{rank}") for rank in range(2)]
+SIDES = ("determined", "lightning")
+Results = dict[str, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What each side's processes ended with, by rank."""
     folder = tmp_path_factory.mktemp("two_processes")
-    return {side: run(side, folder / side) for side in ("determined", "lightning")}
+    for side in SIDES:
+        finished = run(Path(__file__).with_name("train.py"), side, str(folder / side))
+        assert finished.returncode == 0, finished.stderr
+    return {side: [torch.load(f"{folder / side}.{rank}") for rank in range(2)] for side in SIDES}
 
 
-def test_weights(results: dict[str, list[dict[str, Any]]]) -> None:
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_training_is_lightnings(results: Results, name: str) -> None:
     for rank in range(2):
-        assert_same(results["determined"][rank]["weights"], results["lightning"][rank]["weights"])
-        assert results["determined"][rank]["global_step"] == results["lightning"][rank]["global_step"]
-    parameters = [name for name in results["determined"][0]["weights"] if "running" not in name]
-    for name in parameters:
-        assert torch.equal(*(results["determined"][rank]["weights"][name] for rank in range(2)))
+        ours, theirs = (results[side][rank][name] for side in SIDES)
+        for part in ("weights", "optimizers", "global_step", "facts"):
+            assert_same(ours[part], theirs[part], f"{part} of rank {rank}")
 
 
-def test_one_process_stops_both(tmp_path: Path) -> None:
-    stopped = run("stopping", tmp_path / "stopping")
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_weights_are_the_same_on_both_processes(results: Results, name: str) -> None:
+    first, second = (results["determined"][rank][name] for rank in range(2))
+    for parameter in first["trained"]:
+        assert_same(first["weights"][parameter], second["weights"][parameter], parameter)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_metrics_of_training_are_lightnings(results: Results, name: str) -> None:
+    for rank in range(2):
+        # What steps log is synchronised when it is reported, which rank 0 does.
+        kind = "reported" if rank == 0 else "metrics"
+        ours, theirs = (results[side][rank][name][kind] for side in SIDES)
+        names = {metric for metric in theirs if not metric.startswith("val_") and metric != "samples"}
+        if rank == 1:
+            names -= {"synchronised_sum_step", "synchronised_sum"}
+        assert_same({metric: ours[metric] for metric in names}, {metric: theirs[metric] for metric in names})
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_metrics_of_validation_are_those_of_all_processes(results: Results, name: str) -> None:
+    ours, theirs = ([results[side][rank][name]["metrics"] for rank in range(2)] for side in SIDES)
+    samples = (7, 3) if name == "uneven shards" else (5, 5)
+    for metric in ("val_loss", "val_batch"):
+        # Lightning leaves each process its own value unless sync_dist is set.
+        mean = sum(of_rank[metric] * share for of_rank, share in zip(theirs, samples, strict=True)) / 10
+        assert ours[0][metric] == ours[1][metric] == pytest.approx(mean)
+
+
+def test_torchmetrics_synchronise_themselves(results: Results) -> None:
+    for side in SIDES:
+        of_both = [results[side][rank]["torchmetrics"]["metrics"] for rank in range(2)]
+        for name in ("error", "val_error"):
+            assert of_both[0][name] == of_both[1][name]
+            assert of_both[0][name] == results["lightning"][0]["torchmetrics"]["metrics"][name]
+    metrics = results["determined"][0]["torchmetrics"]["metrics"]
+    assert metrics["val_error"] == pytest.approx(metrics["val_loss"])
+
+
+def test_uneven_shards_are_counted_once(results: Results) -> None:
+    assert [results["determined"][rank]["uneven shards"]["metrics"]["samples"] for rank in range(2)] == [10, 10]
+
+
+def test_what_the_processes_know_of_each_other(results: Results) -> None:
+    for rank in range(2):
+        facts = results["determined"][rank]["automatic"]["facts"]
+        assert facts["ranks"] == (rank, rank, 0, rank == 0)
+        assert facts["world"] == (2, 2, 1)
+        assert facts["gathered"]["rank"].tolist() == [0, 1]
+        assert facts["gathered"]["pair"].tolist() == [[0, 0], [1, 1]]
+        assert facts["reduced"] == {"mean": 1.5, "sum": 3}
+        assert facts["broadcast"] == ["rank 0", "rank 1"]
+        assert facts["decided"] == [False, True]
+        assert facts["rank_zero"] == (rank, "ran" if rank == 0 else None)
+
+
+def test_buffers_are_those_of_rank_zero(results: Results) -> None:
+    seen = [results["determined"][rank]["buffers"]["facts"]["seen"] for rank in range(2)]
+    # The validation between the epochs ends the synchronisation for one step, as under Lightning.
+    assert seen[0] == [0, 1, 2, 3, 4, 5]
+    assert seen[1][:3] == [0, 1, 2]
+
+
+def test_gradients_are_synchronised_when_the_optimizer_steps(results: Results) -> None:
+    first, second = (results["determined"][rank]["accumulation by hand"]["facts"]["gradients"] for rank in range(2))
+    are_the_same = [torch.equal(*gradients) for gradients in zip(first, second, strict=True)]
+    # In the second epoch each batch's are.
+    assert are_the_same == [False, True, True, True, True, True]
+
+
+def test_one_process_stops_both(results: Results) -> None:
     # After the report that follows the step at which it was asked for.
-    assert [result["global_step"] for result in stopped] == [2, 2]
+    assert [results["determined"][rank]["stopped"] for rank in range(2)] == [2, 2]
 
 
-def test_training_metrics(results: dict[str, list[dict[str, Any]]]) -> None:
+def test_unused_parameters_are_an_error(results: Results) -> None:
+    name = "unused parameters that nobody looks for"
     for rank in range(2):
-        ours, theirs = (results[side][rank]["metrics"] for side in ("determined", "lightning"))
-        names = [name for name in theirs if not name.startswith("val_")]
-        assert_same({name: ours[name] for name in names}, {name: theirs[name] for name in names})
+        error, message = results["determined"][rank]["refused"][name]
+        line = UsesOneOfTwoHeads.training_step.__code__.co_firstlineno
+        assert error == "ConfigurationError"
+        assert f"scenarios.py:{line}: not every parameter had a part in the loss" in message
+        assert "Pass find_unused_parameters=True" in message
+        assert results["lightning"][rank]["refused"][name][0] == "RuntimeError"
 
 
-def test_validation_metrics_are_of_all_processes(results: dict[str, list[dict[str, Any]]]) -> None:
-    for name in ("val_loss", "val_batch"):
-        ours = [results["determined"][rank]["metrics"][name] for rank in range(2)]
-        theirs = [results["lightning"][rank]["metrics"][name] for rank in range(2)]
-        # Both have five samples. Lightning leaves each process its own value unless sync_dist is set.
-        assert ours[0] == ours[1] == pytest.approx(sum(theirs) / 2)
+def test_batch_norm_is_synchronised_on_gpus_only(results: Results) -> None:
+    for rank in range(2):
+        error, message = results["determined"][rank]["refused"]["sync_batchnorm"]
+        assert error == "ConfigurationError"
+        assert "scenarios.py" in message
+        assert "works on GPUs alone" in message
+        error, message = results["lightning"][rank]["refused"]["sync_batchnorm"]
+        assert (error, message) == ("ValueError", "SyncBatchNorm layers only work with GPU modules")

@@ -1,82 +1,94 @@
-"""Trains on the processes that torchrun has started: ``train.py SIDE FILE``; rank by rank into FILE."""
+"""Trains every scenario on the processes that torchrun has started: ``train.py SIDE FILE``; rank by rank into FILE."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from determined import pytorch
+from pytorch_lightning.utilities import rank_zero_only
 
 import lightning_shim
-from tests.parity.modules import Regression, loaders
-
-OPTIONS: dict[str, Any] = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}
-
-
-class Synchronised(Regression):
-    """Logs with and without synchronisation, and asks for what the processes have in common."""
-
-    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
-        loss = super().training_step(batch, batch_idx)
-        self.log("synchronised", loss, on_step=False, on_epoch=True, sync_dist=True)
-        self.log("rank", float(self.global_rank))
-        return loss
-
-    def on_train_epoch_end(self) -> None:
-        ranks = self.all_gather(torch.tensor(float(self.global_rank)))
-        assert ranks.tolist() == [0.0, 1.0]
-        assert self.trainer.strategy.reduce(torch.tensor(float(self.global_rank)), reduce_op="sum") == 1.0
-        assert self.trainer.strategy.broadcast(self.global_rank) == 0
+from tests.distributed.scenarios import REFUSED, SCENARIOS, Scenario, StopsOnOneProcess
+from tests.parity.modules import loaders
 
 
-def train_with_determined() -> Any:
-    with lightning_shim.patched():
-        trial = lightning_shim.fit(Synchronised, **loaders(), max_length=pytorch.Epoch(2), seed=0, **OPTIONS)
-    return trial.module, trial.trainer
+def train_with_determined(scenario: Scenario) -> dict[str, Any]:
+    options = dict(scenario.options)
+    if scenario.find_unused_parameters and scenario.theirs is None:
+        options["find_unused_parameters"] = True
+    # Whoever imports Lightning before the processes know their ranks has a wrong one here.
+    rank_zero_only.rank = 7
+    trial = lightning_shim.fit(
+        scenario.module,
+        **scenario.data(),
+        max_length=pytorch.Epoch(2),
+        reporting_period=pytorch.Batch(1),
+        checkpoint_policy="none",
+        seed=0,
+        **options,
+    )
+    return results(trial.module, trial.metrics)
 
 
-class StopsOnOneProcess(Synchronised):
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.global_rank == 0 and self.global_step == 2:
-            self.trainer.should_stop = True
-
-
-def stop_with_determined() -> Any:
-    with lightning_shim.patched():
-        length = {"max_length": pytorch.Epoch(9), "reporting_period": pytorch.Batch(2)}
-        trial = lightning_shim.fit(StopsOnOneProcess, **loaders(), seed=0, **length)
-    return trial.module, trial.trainer
-
-
-def train_with_lightning() -> Any:
-    pl.seed_everything(0)
-    module = Synchronised()
+def train_with_lightning(scenario: Scenario) -> dict[str, Any]:
+    pl.seed_everything(0, verbose=False)
+    module = (scenario.theirs or scenario.module)()
     trainer = pl.Trainer(
         max_epochs=2,
         accelerator="cpu",
         devices=2,
-        strategy="ddp",
+        strategy="ddp_find_unused_parameters_true" if scenario.find_unused_parameters else "ddp",
         logger=False,
         enable_progress_bar=False,
         enable_checkpointing=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        **OPTIONS,
+        **scenario.options,
     )
-    trainer.fit(module, **loaders())
-    return module, trainer
+    trainer.fit(module, **scenario.data())
+    return results(module, trainer.logged_metrics)
+
+
+def results(module: Any, reported: Mapping[str, Any]) -> dict[str, Any]:
+    trainer = module.trainer
+    return {
+        "weights": module.state_dict(),
+        "trained": [name for name, parameter in module.named_parameters() if parameter.requires_grad],
+        "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+        "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+        "reported": {name: torch.tensor(float(value)) for name, value in reported.items()},
+        "global_step": trainer.global_step,
+        "facts": module.facts,
+    }
+
+
+def error_of(train: Callable[[Scenario], Any], scenario: Scenario) -> tuple[str, str]:
+    """The kind of error with which a training ends, and what it says."""
+    try:
+        train(scenario)
+    except Exception as error:
+        return type(error).__name__, str(error)
+    raise AssertionError("nothing was refused")
+
+
+def stop_one_process() -> int:
+    """When both have stopped, which is not when Lightning does."""
+    length = {"max_length": pytorch.Epoch(9), "reporting_period": pytorch.Batch(2)}
+    return int(lightning_shim.fit(StopsOnOneProcess, **loaders(), seed=0, **length).trainer.global_step)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     side, file = sys.argv[1:]
-    sides = {"determined": train_with_determined, "stopping": stop_with_determined, "lightning": train_with_lightning}
-    module, trainer = sides[side]()
-    result = {
-        "weights": module.state_dict(),
-        "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
-        "global_step": trainer.global_step,
-    }
-    torch.save(result, f"{file}.{trainer.global_rank}")
+    train = {"determined": train_with_determined, "lightning": train_with_lightning}[side]
+    with lightning_shim.patched():
+        saved: dict[str, Any] = {name: train(scenario) for name, scenario in SCENARIOS.items()}
+        if side == "determined":
+            saved["stopped"] = stop_one_process()
+        saved["refused"] = {name: error_of(train, scenario) for name, scenario in REFUSED.items()}
+    torch.save(saved, f"{file}.{os.environ['RANK']}")

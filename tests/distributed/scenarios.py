@@ -1,0 +1,287 @@
+"""What is trained on two processes, by Determined and by Lightning's DDP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torchmetrics
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from tests.parity.modules import Regression, dataset, loaders
+
+
+@rank_zero_only
+def on_rank_zero() -> str:
+    return "ran"
+
+
+class Synchronised(Regression):
+    """Logs with and without synchronisation, and asks for what the processes have in common."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.facts: dict[str, Any] = {}
+
+    def on_train_start(self) -> None:
+        strategy, rank = self.trainer.strategy, torch.tensor(float(self.global_rank))
+        strategy.barrier()
+        self.facts.update(
+            ranks=(self.global_rank, self.local_rank, self.trainer.node_rank, self.trainer.is_global_zero),
+            world=(self.trainer.world_size, self.trainer.num_devices, self.trainer.num_nodes),
+            gathered=self.all_gather({"rank": rank, "pair": rank.expand(2)}),
+            reduced={name: strategy.reduce(rank + 1, reduce_op=name) for name in ("mean", "sum")},
+            broadcast=[strategy.broadcast(f"rank {self.global_rank}", src) for src in (0, 1)],
+            decided=[strategy.reduce_boolean_decision(self.global_rank == 0, all=all) for all in (True, False)],
+            rank_zero=(rank_zero_only.rank, on_rank_zero()),
+        )
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("synchronised", loss, on_step=False, on_epoch=True, sync_dist=True)
+        self.log("synchronised_sum", loss, on_step=True, on_epoch=True, sync_dist=True, reduce_fx="sum")
+        self.log("rank", float(self.global_rank))
+        return loss
+
+
+class GathersGradients(Synchronised):
+    """Its loss is made of what all processes have computed."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        inputs, targets = batch
+        means = self.all_gather(self(inputs).mean(), sync_grads=True)
+        return means.square().sum() + nn.functional.mse_loss(self(inputs), targets)
+
+
+class MeasuresWithTorchmetrics(Synchronised):
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors = nn.ModuleDict({stage: torchmetrics.MeanSquaredError() for stage in ("in_training", "in_test")})
+        self.validated: list[Tensor] = []
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        inputs, targets = batch
+        self.errors["in_training"](self(inputs), targets)
+        self.log("error", self.errors["in_training"], on_step=False, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        inputs, targets = batch
+        self.errors["in_test"].update(self(inputs), targets)
+        self.log("val_error", self.errors["in_test"])
+        super().validation_step(batch, batch_idx)
+
+
+class UsesOneOfTwoHeads(Synchronised):
+    """Each process leaves another head unused, and one head is used by neither now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(1, 1) for _ in range(3))
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        inputs, targets = batch
+        head = self.heads[(self.global_rank + batch_idx) % 3]
+        return nn.functional.mse_loss(head(self(inputs)), targets)
+
+
+class BuffersOfItsOwn(Synchronised):
+    """What a process writes into a buffer is replaced by what rank 0 has, when the next step begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        self.facts.setdefault("seen", []).append(self.seen.item())
+        self.seen += 1 + self.global_rank
+        return super().training_step(batch, batch_idx)
+
+
+class Manual(Synchronised):
+    """Goes backward twice a step, and steps by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        for _ in range(2):
+            loss = super().training_step(batch, batch_idx)
+            self.manual_backward(loss)
+        self.clip_gradients(optimizer, gradient_clip_val=0.5)
+        optimizer.step()
+        return loss
+
+
+class AccumulatesByHand(Manual):
+    """Synchronises the gradients of two batches at once, and those of others for each batch."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        optimizer = self.optimizers()
+        steps = batch_idx % 2 == 1 or self.trainer.is_last_batch
+        with optimizer.toggle_model(sync_grad=steps or self.current_epoch == 1):
+            self.manual_backward(self.loss(batch) / 2)
+            self.facts.setdefault("gradients", []).append(self.layers[0].weight.grad.clone())
+        if steps:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+class Closures(Manual):
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        optimizer = self.optimizers()
+
+        def closure() -> Tensor:
+            loss = self.loss(batch)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            return loss
+
+        optimizer.step(closure=closure)
+
+
+class Switches(Synchronised):
+    """Turns automatic optimization on and off."""
+
+    def on_train_batch_start(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.automatic_optimization = batch_idx % 2 == 0
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        if not self.automatic_optimization:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+        return loss
+
+
+class Adversarial(Synchronised):
+    """Two optimizers that take turns, as a GAN's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.critic = nn.Linear(1, 1)
+
+    def losses(self, batch: list[Tensor]) -> Iterator[Callable[[], Tensor]]:
+        inputs, targets = batch
+        yield lambda: -self.critic(self(inputs)).mean()
+        yield lambda: self.critic(self(inputs).detach()).square().mean() - self.critic(targets).mean()
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        for optimizer, loss in zip(self.optimizers(), self.losses(batch), strict=True):
+            self.toggle_optimizer(optimizer)
+            optimizer.zero_grad()
+            self.manual_backward(loss())
+            optimizer.step()
+            self.untoggle_optimizer(optimizer)
+
+    def configure_optimizers(self) -> Any:
+        networks = (self.layers, self.critic)
+        return [torch.optim.Adam(network.parameters(), lr=0.01, betas=(0.5, 0.9)) for network in networks]
+
+
+class FormerAdversarial(Adversarial):
+    """The same as a module of Lightning 1.x, which Lightning 2 refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = True
+
+    def training_step(self, batch: list[Tensor], batch_idx: int, optimizer_idx: int) -> Any:
+        return list(self.losses(batch))[optimizer_idx]()
+
+
+class WithoutBatchNorm(Adversarial):
+    """Buffers are synchronised for each call of ``training_step``, and in Lightning 1.x there is one more of those."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers[1] = nn.Identity()
+
+
+class FormerWithoutBatchNorm(FormerAdversarial):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers[1] = nn.Identity()
+
+
+class Uneven(IterableDataset[Any]):
+    """Gives rank 0 more samples than rank 1."""
+
+    def __init__(self, owner: pl.LightningModule) -> None:
+        self._owner = owner
+
+    def __iter__(self) -> Iterator[Any]:
+        first = self._owner.global_rank == 0
+        samples = dataset(10, seed=4)
+        return iter([samples[index] for index in (range(7) if first else range(7, 10))])
+
+
+class UnevenShards(Synchronised):
+    def val_dataloader(self) -> Any:
+        return DataLoader(Uneven(self), batch_size=2)
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        super().validation_step(batch, batch_idx)
+        self.log("samples", float(len(batch[0])), reduce_fx="sum")
+
+
+class StopsOnOneProcess(Synchronised):
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.global_rank == 0 and self.global_step == 2:
+            self.trainer.should_stop = True
+
+
+def no_val_loaders() -> dict[str, Any]:
+    return {"train_dataloaders": loaders()["train_dataloaders"]}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A training of two epochs.
+
+    Attributes:
+        module: What Determined trains.
+        theirs: What Lightning trains; by default the same.
+        options: The options of both.
+        find_unused_parameters: Whether it is said to DistributedDataParallel.
+        data: Makes the loaders.
+    """
+
+    module: type[Any]
+    theirs: type[Any] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    find_unused_parameters: bool = False
+    data: Callable[[], dict[str, Any]] = loaders
+
+
+SCENARIOS = {
+    "automatic": Scenario(Synchronised, options={"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}),
+    "gathers gradients": Scenario(GathersGradients),
+    "torchmetrics": Scenario(MeasuresWithTorchmetrics),
+    "unused parameters": Scenario(UsesOneOfTwoHeads, find_unused_parameters=True),
+    "buffers": Scenario(BuffersOfItsOwn),
+    "manual": Scenario(Manual),
+    "accumulation by hand": Scenario(AccumulatesByHand),
+    "closures": Scenario(Closures),
+    "switches": Scenario(Switches),
+    "adversarial": Scenario(Adversarial, find_unused_parameters=True),
+    "former": Scenario(FormerWithoutBatchNorm, theirs=WithoutBatchNorm, find_unused_parameters=True),
+    "uneven shards": Scenario(UnevenShards, data=no_val_loaders),
+}
+
+REFUSED = {
+    # PyTorch's SyncBatchNorm needs GPUs.
+    "sync_batchnorm": Scenario(Synchronised, options={"sync_batchnorm": True}),
+    "unused parameters that nobody looks for": Scenario(UsesOneOfTwoHeads),
+}

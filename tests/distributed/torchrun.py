@@ -1,0 +1,37 @@
+"""Starts a script on two processes of this machine, as a user does without a cluster."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.ports import free_ports
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def run(script: Path, *arguments: str, time_limit: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs a script with torchrun.
+
+    Args:
+        script: The script.
+        *arguments: Its arguments.
+        time_limit: In seconds; the test fails when it takes longer.
+
+    Returns:
+        How the launcher has ended, and what the processes have printed.
+    """
+    ports = [str(port) for port in free_ports(3)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        # Determined's processes talk to each other through these, and two trainings on one machine would collide.
+        "INTER_TRAIN_PROCESS_COMM_PORT_1": ports[0],
+        "INTER_TRAIN_PROCESS_COMM_PORT_2": ports[1],
+        "OMP_NUM_THREADS": "1",
+    }
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={ports[2]}"]
+    command = [sys.executable, *launcher, str(script), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=time_limit, check=False)
