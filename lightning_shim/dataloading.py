@@ -5,22 +5,20 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Final
 
-from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_shim._lightning import (
     Lightning,
-    apply_to_collection,
     is_overridden,
     pl_worker_init_function,
     visits_loaders_in_turn,
 )
 from lightning_shim._warnings import ConfigurationError, caller_location, definition_location
+from lightning_shim.batches import Batches, length_of
 from lightning_shim.options import TrainerOptions
 from lightning_shim.random_state import RandomState
 from lightning_shim.resuming import TooFewBatchesError, TrackedLoader
@@ -141,10 +139,7 @@ class DataSource:
     @property
     def length(self) -> int | None:
         """The number of batches of a pass, or None if the loaders have no length."""
-        # A CombinedLoader knows its length only when it is iterated.
-        combined = copy.copy(self._combined)
-        combined.flattened = [_Length(loader) for loader in combined.flattened]
-        return _length(iter(combined))
+        return length_of(self._combined)
 
     def error(self, problem: str) -> ConfigurationError:
         """Makes an error that leads to where the loaders come from.
@@ -324,79 +319,3 @@ class DataSource:
         for loader, own in zip(self._tracked, state["own"], strict=True):
             loader.restore_own_state(own)
         return self._batches
-
-
-@dataclass(frozen=True, slots=True)
-class _Length:
-    """Has a loader's length, and no batches."""
-
-    loader: Any
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(())
-
-
-def _length(combined: Any) -> int | None:
-    try:
-        return len(combined)
-    except (TypeError, NotImplementedError):
-        return None
-
-
-class Batches:
-    """One pass over the loaders.
-
-    Without a length, one batch is fetched ahead to know which is the last, as in Lightning's prefetcher.
-
-    Args:
-        combined: Lightning's CombinedLoader.
-        fetched: The batches that were taken before, if the pass goes on.
-        ahead: The batch that was fetched ahead then.
-
-    Attributes:
-        length: The number of batches, or None if it is not known.
-    """
-
-    def __init__(self, combined: Any, fetched: int = 0, ahead: list[tuple[Any, int, int]] | None = None) -> None:
-        self._iterator: Final[Iterator[tuple[Any, int, int]]] = iter(combined)
-        self.length = _length(combined)
-        self._fetched = fetched
-        self._ahead: list[tuple[Any, int, int]] = [] if ahead is None else ahead
-        if ahead is not None:
-            # Stands for those that were taken.
-            next(self._iterator)
-        elif self.length is None:
-            self._fetch_ahead()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns what is to be known to go on beside where the loaders stand."""
-        # A tensor may be a part of a large one, all of which would be saved.
-        return {"fetched": self._fetched, "ahead": apply_to_collection(self._ahead, Tensor, Tensor.clone)}
-
-    def _fetch_ahead(self) -> None:
-        try:
-            self._ahead.append(next(self._iterator))
-        except StopIteration:
-            self.length = self._fetched
-
-    def __iter__(self) -> Iterator[tuple[Any, int, int, bool]]:
-        return self
-
-    def __next__(self) -> tuple[Any, int, int, bool]:
-        """Returns the batch, its index, the index of its loader, and whether it is the last one."""
-        if self.length is not None and not self._ahead:
-            if self._fetched >= self.length:
-                # Loaders that are cycled start again, and draw random numbers, if they are asked once more.
-                raise StopIteration
-            batch = next(self._iterator)
-            self._fetched += 1
-            return (*batch, self._fetched >= self.length)
-        if not self._ahead:
-            raise StopIteration
-        batch = self._ahead.pop()
-        self._fetched += 1
-        self._fetch_ahead()
-        return (*batch, not self._ahead)

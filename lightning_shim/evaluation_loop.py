@@ -9,7 +9,8 @@ from typing import Any, Final
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_shim.dataloading import Batches, DataSource
+from lightning_shim.batches import Batches
+from lightning_shim.dataloading import DataSource
 from lightning_shim.hooks import Hooks
 from lightning_shim.metrics import MetricCollector, MetricViews
 from lightning_shim.progress import Progress

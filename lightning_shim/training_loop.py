@@ -14,7 +14,8 @@ import torch
 
 from lightning_shim._determined import Controller
 from lightning_shim._warnings import DifferenceWarning, warn_at_caller
-from lightning_shim.dataloading import Batches, DataSource
+from lightning_shim.batches import Batches
+from lightning_shim.dataloading import DataSource
 from lightning_shim.epoch_outputs import StepOutputs, TrainingOutputs
 from lightning_shim.hooks import Hooks
 from lightning_shim.metrics import MetricCollector, MetricViews
