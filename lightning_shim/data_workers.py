@@ -6,9 +6,11 @@ them again, had it not kept where each worker stood.
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 from collections.abc import Callable, Mapping
+from multiprocessing import util
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -27,6 +29,15 @@ class Reported(NamedTuple):
     batch: Any
     worker: int
     changed: WorkerState
+
+
+def _leave_if_orphaned(parent: int) -> None:
+    """Ends a worker whose parent was killed.
+
+    It would otherwise wait until its last batches are read; with the states they may be more than a pipe holds.
+    """
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 class WorkerReporter:
@@ -60,6 +71,7 @@ class WorkerReporter:
         if self._worker_init_fn is not None:
             self._worker_init_fn(worker)
         self._worker = worker
+        util.Finalize(self, _leave_if_orphaned, (os.getppid(),), exitpriority=0)
         info = get_worker_info()
         assert info is not None
         self._own = OwnGenerators({"dataset": info.dataset, "collate_fn": self._collate_fn})

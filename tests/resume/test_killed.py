@@ -1,0 +1,80 @@
+"""A process that dies in the middle of an epoch, really, and another one that goes on from its last checkpoint."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.distributed.test_two_processes import REPOSITORY, free_port
+from tests.parity.oracle import assert_same
+from tests.resume.conftest import checkpoints
+
+
+def run(folder: Path, processes: int, after: int = 0, number: int = 0) -> subprocess.CompletedProcess[str]:
+    """Trains in ``folder``, and has each process send itself a signal after some batches."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "INTER_TRAIN_PROCESS_COMM_PORT_1": str(free_port()),
+        "INTER_TRAIN_PROCESS_COMM_PORT_2": str(free_port()),
+    }
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={free_port()}"]
+    script = [str(Path(__file__).parent / "train.py"), str(folder), str(after), str(number)]
+    command = [sys.executable, *(launcher if processes > 1 else []), *script]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def results(folder: Path, processes: int) -> list[dict[str, Any]]:
+    return [torch.load(folder / f"result.{rank}", weights_only=False) for rank in range(processes)]
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each process of a run that nobody interrupts ends with."""
+    folder = tmp_path_factory.mktemp("whole")
+    finished = run(folder, request.param)
+    assert finished.returncode == 0, finished.stderr
+    return results(folder, request.param)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_process_that_is_killed(tmp_path: Path, whole: list[dict[str, Any]], number: signal.Signals) -> None:
+    processes = len(whole)
+    # Neither the first nor the last of the epoch.
+    length = len(whole[0]["batches"])
+    after = random.Random(int(number) + processes).randrange(1, length - 1)
+    killed = run(tmp_path, processes, after, number)
+    assert killed.returncode == (-number if processes == 1 else 1), killed.stderr
+    assert max(checkpoints(tmp_path)) == after
+    resumed = run(tmp_path, processes)
+    assert resumed.returncode == 0, resumed.stderr
+    for ours, theirs in zip(results(tmp_path, processes), whole, strict=True):
+        ours["batches"] = theirs["batches"][:after] + ours["batches"]
+        assert_same(ours, theirs)
+
+
+ORPHANS = """
+import os, signal, time
+from lightning_shim._torch import iterate_with_workers
+from tests.resume.test_loaders import noisy
+iterator = iterate_with_workers(noisy(num_workers=2, prefetch_factor=8, batch_size=1), {})
+next(iterator)
+time.sleep(2)  # Until the pipe is full.
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_do_not_outlive_their_process() -> None:
+    # The workers have its output open.
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", ORPHANS]
+    killed = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
