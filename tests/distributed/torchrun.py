@@ -1,4 +1,4 @@
-"""Starts a script on two processes of this machine, as a user does without a cluster."""
+"""Starts a script on processes of this machine, as a user does without a cluster."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from tests.ports import free_ports
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def run(script: Path, *arguments: str, time_limit: float = 300) -> subprocess.CompletedProcess[str]:
+def run(script: Path, *arguments: str, processes: int = 2, time_limit: float = 300) -> subprocess.CompletedProcess[str]:
     """Runs a script with torchrun.
 
     Args:
         script: The script.
         *arguments: Its arguments.
+        processes: How many; one needs no torchrun.
         time_limit: In seconds; the test fails when it takes longer.
 
     Returns:
@@ -32,6 +33,6 @@ def run(script: Path, *arguments: str, time_limit: float = 300) -> subprocess.Co
         "INTER_TRAIN_PROCESS_COMM_PORT_2": ports[1],
         "OMP_NUM_THREADS": "1",
     }
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={ports[2]}"]
-    command = [sys.executable, *launcher, str(script), *arguments]
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={ports[2]}"]
+    command = [sys.executable, *(launcher if processes > 1 else []), str(script), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=time_limit, check=False)

@@ -13,23 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed.test_two_processes import REPOSITORY, free_port
+from tests.distributed import torchrun
 from tests.parity.oracle import assert_same
 from tests.resume.conftest import checkpoints
 
 
 def run(folder: Path, processes: int, after: int = 0, number: int = 0) -> subprocess.CompletedProcess[str]:
     """Trains in ``folder``, and has each process send itself a signal after some batches."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(REPOSITORY),
-        "INTER_TRAIN_PROCESS_COMM_PORT_1": str(free_port()),
-        "INTER_TRAIN_PROCESS_COMM_PORT_2": str(free_port()),
-    }
-    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={free_port()}"]
-    script = [str(Path(__file__).parent / "train.py"), str(folder), str(after), str(number)]
-    command = [sys.executable, *(launcher if processes > 1 else []), *script]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    arguments = (str(folder), str(after), str(int(number)))
+    return torchrun.run(Path(__file__).parent / "train.py", *arguments, processes=processes)
 
 
 def results(folder: Path, processes: int) -> list[dict[str, Any]]:
@@ -74,7 +66,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_workers_do_not_outlive_their_process() -> None:
     # The workers have its output open.
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "PYTHONPATH": str(torchrun.REPOSITORY)}
     command = [sys.executable, "-c", ORPHANS]
     killed = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
     assert killed.returncode == -signal.SIGKILL
