@@ -6,10 +6,12 @@ import os
 import pathlib
 from typing import Any, Final
 
+import determined
 import torch
 from determined import pytorch
 
 from lightning_shim._determined import Controller, checkpoint_path, close_tensorboard
+from lightning_shim._warnings import ConfigurationError
 from lightning_shim.checkpoint import CheckpointState
 from lightning_shim.evaluation_loop import EvaluationLoop
 from lightning_shim.hooks import Hooks
@@ -141,11 +143,28 @@ class LightningCallback(pytorch.PyTorchCallback):
         self.checkpoint_path = checkpoint_path(self._context, uuid) or uuid
 
     def on_checkpoint_gather(self) -> None:
-        """Collects the processes' states; Determined's own events for checkpoints reach the chief alone."""
+        """Collects the processes' states; Determined's own events for checkpoints reach the chief alone.
+
+        Raises:
+            ConfigurationError: If one process alone ends the trial, so that no others come to gather anything.
+        """
+        error = self._controller.error
+        if isinstance(error, determined.InvalidHP):
+            self._verify_that_all_give_up(error)
         if not self._controller.will_validate and self._training_loop.is_at_the_end_of_an_epoch:
             # The checkpoint then holds what the end of the epoch has changed.
             self._training_loop.after_validation()
         self._checkpoint_state.gather(self._context.distributed)
+
+    def _verify_that_all_give_up(self, error: BaseException) -> None:
+        """Makes an error of it if one process alone ends with exit status 0: the others would wait for ever."""
+        processes = self._trainer.strategy.processes
+        if processes is not None and not processes.all_give_up():
+            raise ConfigurationError(
+                f"Rank {self._trainer.global_rank} has raised {error!r}, and other processes have not. What ends a "
+                "trial has to be raised on all of them: decide it by what they have in common "
+                "(trainer.strategy.reduce_boolean_decision)."
+            )
 
     def on_trial_shutdown(self) -> None:
         """Ends the training if it is complete; a trial that is paused goes on in another process."""
@@ -160,6 +179,8 @@ class LightningCallback(pytorch.PyTorchCallback):
         if error is not None:
             self._hooks.callbacks("on_exception", error)
             self._hooks.datamodule("on_exception", error)
+            if isinstance(error, SystemExit) and not error.code:
+                self._verify_that_all_give_up(error)
             return
         with torch.enable_grad():
             if self._controller.is_complete or self._context.get_stop_requested():

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from determined import pytorch
-from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_shim._determined import wrap_model
 from lightning_shim._lightning import Lightning, announce_device, is_overridden, reset_seed
@@ -15,6 +14,7 @@ from lightning_shim.former_arguments import takes_argument
 from lightning_shim.hooks import Hooks
 from lightning_shim.optimizers import read_optimizers
 from lightning_shim.options import TrainerOptions
+from lightning_shim.processes import Processes
 from lightning_shim.strategy import ForwardRedirection, StrategyFacade
 
 
@@ -45,7 +45,7 @@ def prepare_module(
     if strategy.world_size > 1:
         # As Lightning's DDPStrategy does when its processes have come together.
         reset_seed()
-        rank_zero_only.rank = strategy.global_rank  # type: ignore[attr-defined]
+        strategy.processes = Processes(strategy.global_rank)
     _prepare_data(lightning, module, datamodule, hooks, strategy)
     announce_device(module, strategy.root_device)
     strategy.barrier("pre_setup")

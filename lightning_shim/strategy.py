@@ -20,6 +20,7 @@ from lightning_shim.former_arguments import Values
 from lightning_shim.hooks import Hooks
 from lightning_shim.optimizers import ConfiguredOptimizers, SchedulerConfig
 from lightning_shim.precision import Precision
+from lightning_shim.processes import Processes
 
 Value = TypeVar("Value")
 
@@ -88,6 +89,7 @@ class StrategyFacade:
         root_device: The device of this process.
         lightning_module: The user's module.
         model: The same, or DistributedDataParallel around it.
+        processes: The processes that train together, if there are several.
         lr_scheduler_configs: The schedulers that ``configure_optimizers`` returned.
         optimizer_frequencies: For how many batches it is each optimizer's turn, if it is not always all of theirs.
         optimizer_idx: The index of the optimizer whose turn it is.
@@ -100,6 +102,7 @@ class StrategyFacade:
         self.root_device: Final[torch.device] = context.device
         self.lightning_module: Any = None
         self.model: Any = None
+        self.processes: Processes | None = None
         self._optimizers: list[torch.optim.Optimizer] = []
         self.lr_scheduler_configs: list[SchedulerConfig] = []
         self.optimizer_frequencies: list[int] = []

@@ -69,6 +69,8 @@ class LitModel(pl.LightningModule):
 
     def training_step(self, batch, batch_idx):
         loss = self.loss(batch)
+        if self.global_step == 2 and os.environ.get("BROKEN_RANK") == str(self.global_rank):
+            raise ValueError("the batch is broken")
         self.losses.append(loss.item())
         self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True)
         self.log("loss_of_all", loss, on_step=False, on_epoch=True, sync_dist=True)
@@ -479,6 +481,12 @@ class TestTwoProcesses:
             actual, expected = (trial.results(rank) for trial in (paused_distributed, distributed))
             assert_same(actual["weights"], expected["weights"], f"weights of {rank}")
             assert_same_random_state(actual["random"], expected["random"])
+
+    def test_error_on_one_ends_both(self, run_trial: RunTrial) -> None:
+        trial = run_trial(**{**TWO_PROCESSES, "entrypoint": f"BROKEN_RANK=1 {TWO_PROCESSES['entrypoint']}"})
+        assert trial.outcomes[0].exit_code != 0
+        assert "[rank1]: ValueError: the batch is broken" in trial.log
+        assert max(trial.master.metrics("training")) < DISTRIBUTED_LENGTH
 
     @pytest.mark.parametrize("group", ["training", "validation"])
     def test_metrics_after_a_pause(self, paused_distributed: Trial, distributed: Trial, group: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -35,4 +36,19 @@ def run(script: Path, *arguments: str, processes: int = 2, time_limit: float = 3
     }
     launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={ports[2]}"]
     command = [sys.executable, *(launcher if processes > 1 else []), str(script), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=time_limit, check=False)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, errors = process.communicate(timeout=time_limit)
+    except BaseException:
+        # With the processes that it has started.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
