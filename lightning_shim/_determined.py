@@ -8,6 +8,7 @@
 - ``_PyTorchTrialController.run``, ``_load``, ``_save``, ``_checkpoint``, ``_train_with_boundaries``, ``state``,
   ``start_from_batch``, ``training_iterator``, ``training_enumerator``, ``local_training``, the periods, ``max_length``:
   the loop itself. It is repaired for our trials only; see :func:`repair_controller`.
+- ``_DistributedBackend``: how ``determined.launch`` has said what synchronises the processes.
 - ``_core.checkpoint._storage_manager``: where checkpoints lie off-cluster.
 """
 
@@ -28,7 +29,7 @@ import wrapt
 from determined import pytorch, tensorboard
 
 from lightning_shim._registry import PatchRegistry
-from lightning_shim._warnings import CheckpointError, LightningShimError
+from lightning_shim._warnings import CheckpointError, ConfigurationError, LightningShimError
 
 Wrapper = Callable[[Callable[..., Any], Any, Any, Any], Any]
 
@@ -413,6 +414,21 @@ def is_on_cluster() -> bool:
     """Returns whether this process belongs to a trial of a cluster."""
     info = det.get_cluster_info()
     return info is not None and info.task_type == "TRIAL"
+
+
+def verify_backend() -> None:
+    """Refuses what cannot synchronise the gradients of a LightningModule.
+
+    Raises:
+        ConfigurationError: If the processes were started for Horovod.
+    """
+    if det._DistributedBackend().use_horovod():
+        raise ConfigurationError(
+            "The processes were started for Horovod (USE_HOROVOD is set). It averages gradients in an optimizer of its "
+            "own, which takes the place of the one that configure_optimizers returned, so that Lightning's hooks, "
+            "clipping and manual optimization would work on the gradients of one process. Start them with "
+            "determined.launch.torch_distributed; off-cluster with torchrun."
+        )
 
 
 def experiment_length(context: Any) -> pytorch.TrainUnit | None:

@@ -94,6 +94,8 @@ def fit(
         CheckpointError: If the checkpoint is missing, damaged or does not fit.
     """
     _verify_trial_options(trial_options)
+    # Before Determined looks for a Horovod that is not installed.
+    _determined.verify_backend()
     verify_train_unit("max_length", max_length, required=True)
     verify_train_unit("validation_period", validation_period)
     verify_train_unit("checkpoint_period", checkpoint_period)

@@ -122,6 +122,7 @@ class LightningTrial(pytorch.PyTorchTrial):
     ) -> None:
         if not is_patched():
             patch()
+        _determined.verify_backend()
         _determined.repair_controller(registry, LightningTrial)
         self.context = context
         self.controller: Final = _determined.Controller()
