@@ -46,6 +46,9 @@ class Hooks:
         datamodule: The LightningDataModule, if there is one.
         callbacks: The Lightning callbacks, in the order in which they are called.
         former_values: Gives the arguments that only hooks of Lightning 1.x have.
+
+    Attributes:
+        names: The hooks that the module or a callback has.
     """
 
     def __init__(
@@ -68,8 +71,9 @@ class Hooks:
         self._set_on_instances: list[dict[str, Any]] = []
         self._with_former_arguments: set[str] = set()
         self._of_module: dict[str, Hook] = {}
-        self._defaults: dict[str, Hook] = {}
+        self._of_module_or_default: dict[str, Hook] = {}
         self._of_callbacks: dict[str, list[Hook]] = {}
+        self.names: frozenset[str] = frozenset()
         self.refresh()
 
     def refresh(self) -> None:
@@ -80,11 +84,12 @@ class Hooks:
             if row.kind is Kind.HOOK and self.overridden(row.name) and not is_own_method(row, type(self._module))
         }
         # Lightning's own, past the patches, which are for the user's calls.
-        self._defaults = {
+        defaults = {
             row.name: unpatched(getattr(self._module, row.name))
             for row in members("LightningModule")
             if row.kind is Kind.HOOK and row.name not in self._of_module and hasattr(self._module, row.name)
         }
+        self._of_module_or_default = {**defaults, **self._of_module}
         self._of_callbacks = {
             row.name: [
                 self._adapted(row.name, getattr(callback, row.name), leading=2)
@@ -95,6 +100,7 @@ class Hooks:
             for row in members("Callback")
             if row.kind is Kind.HOOK
         }
+        self.names = frozenset([*self._of_module, *(name for name, hooks in self._of_callbacks.items() if hooks)])
         self._set_on_instances = self._hooks_of_instances()
 
     def refresh_if_changed(self) -> None:
@@ -146,7 +152,7 @@ class Hooks:
         Returns:
             What the hook returned.
         """
-        return self.run(name, self._of_module.get(name) or self._defaults[name], *args, **kwargs)
+        return self.run(name, self._of_module_or_default[name], *args, **kwargs)
 
     def end_of_step(self, name: str, output: Any) -> Any:
         """Calls a hook of Lightning 1.x that gets what a step has returned, and may return something else.
@@ -158,6 +164,8 @@ class Hooks:
         Returns:
             What the hook returned, or the step's output if the module has no such hook or it returned None.
         """
+        if name not in self._of_module:
+            return output
         result = self.module(name, output)
         return output if result is None else result
 
@@ -169,6 +177,14 @@ class Hooks:
         """
         return name in self._with_former_arguments
 
+    def has(self, name: str) -> bool:
+        """Tells whether the module had a hook of its own when that was looked up.
+
+        Args:
+            name: The hook's name.
+        """
+        return name in self._of_module
+
     def callbacks(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Calls the callbacks' hooks that are overridden.
 
@@ -177,8 +193,9 @@ class Hooks:
             *args: Its arguments after the trainer and the module.
             **kwargs: Its keyword arguments.
         """
-        for hook in self._of_callbacks.get(name, ()):
-            self.run(name, hook, self._trainer, self._module, *args, **kwargs)
+        if name in self.names:
+            for hook in self._of_callbacks.get(name, ()):
+                self.run(name, hook, self._trainer, self._module, *args, **kwargs)
 
     def call(self, name: str, *args: Any) -> Any:
         """Calls a hook on the callbacks, then on the module.
@@ -190,6 +207,8 @@ class Hooks:
         Returns:
             What the module's hook returned, or None.
         """
+        if name not in self.names:
+            return None
         self.callbacks(name, *args)
         return self.module(name, *args)
 

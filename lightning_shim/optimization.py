@@ -21,6 +21,19 @@ from lightning_shim.optimizers import SchedulerConfig
 from lightning_shim.progress import Progress
 from lightning_shim.strategy import StrategyFacade
 
+_SEE_THE_LOSS: Final = frozenset(
+    {
+        "backward",
+        "on_after_backward",
+        "on_before_backward",
+        "on_train_batch_end",
+        "on_train_epoch_end",
+        "optimizer_step",
+        "training_epoch_end",
+    }
+)
+"""The hooks that may change the loss in place, or get it when something else may have done so."""
+
 
 def _nothing() -> None:
     """Takes the place of the counter while no manual optimization runs."""
@@ -53,6 +66,8 @@ class Optimization:
 
     def should_accumulate(self) -> bool:
         """Tells whether the present batch only adds to the gradients; the last batch of an epoch always steps."""
+        if self._accumulate == 1:
+            return False
         progress = self._progress
         return (progress.batch_idx + 1) % self._accumulate != 0 and not progress.is_last_batch
 
@@ -78,17 +93,16 @@ class Optimization:
     def _automatic(self, args: tuple[Any, ...]) -> dict[str, Any]:
         closure = Closure(self, args)
         if self.should_accumulate():
-            with self._strategy.block_backward_sync():
+            with self._strategy.block_backward_sync(), torch.enable_grad():
                 closure()
         else:
-            progress = self._progress
-            self._hooks.module_or_default(
-                "optimizer_step",
-                progress.current_epoch,
-                progress.batch_idx,
-                self._strategy.lightning_optimizer,
-                closure,
-            )
+            hooks, progress, strategy = self._hooks, self._progress, self._strategy
+            if hooks.has("optimizer_step"):
+                arguments = (progress.current_epoch, progress.batch_idx, strategy.lightning_optimizer, closure)
+                hooks.module("optimizer_step", *arguments)
+            else:
+                # What Lightning's own optimizer_step and LightningOptimizer.step come to.
+                hooks.run("optimizer_step", strategy.optimizer_step, strategy.optimizer, closure)
             progress.automatic_steps += 1
         return closure.outputs()
 
@@ -116,6 +130,24 @@ class Optimization:
     def _training_step(self, args: tuple[Any, ...]) -> Any:
         output = self._hooks.run("training_step", self._strategy.training_step, *args)
         return self._hooks.end_of_step("training_step_end", output)
+
+    def _compute_gradients(self, loss: Tensor | None) -> None:
+        """Does what follows ``training_step``; without a loss that is ``zero_grad`` alone."""
+        progress, hooks, strategy = self._progress, self._hooks, self._strategy
+        optimizer = strategy.optimizer
+        if progress.batch_idx % self._accumulate == 0:
+            hooks.call("on_before_zero_grad", optimizer)
+            if hooks.has("optimizer_zero_grad"):
+                hooks.module("optimizer_zero_grad", progress.current_epoch, progress.batch_idx, optimizer)
+            else:
+                hooks.run("optimizer_zero_grad", optimizer.zero_grad)
+        if loss is not None:
+            strategy.run_backward(loss)
+
+    def _without_graph(self, loss: Tensor) -> Tensor:
+        """Returns the loss for hooks: a copy where one of them could see it after it has been changed in place."""
+        is_shared = loss.is_leaf or loss._is_view() or not _SEE_THE_LOSS.isdisjoint(self._hooks.names)
+        return loss.detach().clone() if is_shared else loss.detach()
 
     def _count_step(self) -> None:
         self._progress.manual_steps += 1
@@ -168,80 +200,57 @@ class Optimization:
 class Closure:
     """What the optimizer calls to get its gradients: ``training_step``, ``zero_grad`` and ``backward``."""
 
-    __slots__ = (
-        "_accumulate",
-        "_args",
-        "_called",
-        "_extra",
-        "_hooks",
-        "_loss",
-        "_module",
-        "_optimization",
-        "_progress",
-        "_strategy",
-    )
+    __slots__ = ("_args", "_called", "_extra", "_loss", "_optimization")
 
     def __init__(self, optimization: Optimization, args: tuple[Any, ...]) -> None:
         self._optimization = optimization
-        self._module = optimization._module
-        self._strategy = optimization._strategy
-        self._hooks = optimization._hooks
-        self._progress = optimization._progress
-        self._accumulate = optimization._accumulate
         self._args = args
         self._called = False
         self._loss: Tensor | None = None
         self._extra: dict[str, Any] = {}
 
-    @torch.enable_grad()
     def __call__(self) -> Tensor | None:
         """Computes the gradients and returns the loss, without its graph."""
+        if not torch.is_grad_enabled():
+            with torch.enable_grad():
+                return self()
         self._called = True
-        loss = self._training_step()
-        progress, hooks, strategy = self._progress, self._hooks, self._strategy
-        if progress.batch_idx % self._accumulate == 0:
-            optimizer = strategy.optimizer
-            hooks.call("on_before_zero_grad", optimizer)
-            hooks.module_or_default("optimizer_zero_grad", progress.current_epoch, progress.batch_idx, optimizer)
+        self._loss, self._extra = None, {}
+        optimization = self._optimization
+        output = optimization._training_step(self._args)
+        loss = output if isinstance(output, Tensor) else self._loss_in(output)
         if loss is not None:
-            strategy.backward(loss, strategy.optimizer)
+            if optimization._accumulate > 1:
+                loss = loss / optimization._accumulate
+            self._loss = optimization._without_graph(loss)
+        optimization._compute_gradients(loss)
         return self._loss
 
-    def _training_step(self) -> Tensor | None:
-        output = self._optimization._training_step(self._args)
-        if isinstance(output, Tensor):
-            loss: Tensor | None = output
-            self._extra = {}
-        elif isinstance(output, Mapping) and output.get("loss") is not None:
-            loss = output["loss"]
+    def _loss_in(self, output: Any) -> Tensor | None:
+        if isinstance(output, Mapping) and output.get("loss") is not None:
             self._extra = {key: value for key, value in output.items() if key != "loss"}
-        elif output is None:
+            loss: Tensor = output["loss"]
+            return loss
+        if output is None:
             self._refuse_skipping()
-            loss = None
-            self._extra = {}
-        else:
-            raise ConfigurationError(
-                f"{definition_location(self._module.training_step)}: training_step returned {output!r}; with automatic "
-                'optimization it returns the loss, a dictionary with the key "loss", or None to skip the batch.'
-            )
-        if loss is not None and self._accumulate > 1:
-            loss = loss / self._accumulate
-        # A copy, since a scaler or the user's backward may change the loss in place.
-        self._loss = None if loss is None else loss.detach().clone()
-        return loss
+            return None
+        raise ConfigurationError(
+            f"{definition_location(self._optimization._module.training_step)}: training_step returned {output!r}; with "
+            'automatic optimization it returns the loss, a dictionary with the key "loss", or None to skip the batch.'
+        )
 
     def _refuse_skipping(self) -> None:
-        if self._strategy.world_size > 1:
+        if self._optimization._strategy.world_size > 1:
             raise ConfigurationError(
-                f"{definition_location(self._module.training_step)}: training_step returned None, which would leave "
-                "the other processes waiting for this one's gradients. Return a loss of zero instead."
+                f"{definition_location(self._optimization._module.training_step)}: training_step returned None, which "
+                "would leave the other processes waiting for this one's gradients. Return a loss of zero instead."
             )
 
     def outputs(self) -> dict[str, Any]:
         """Returns what the step returned, the loss without its graph."""
         if not self._called:
             raise ConfigurationError(
-                f"{definition_location(self._module.optimizer_step)}: optimizer_step never called the closure. Pass it "
-                "on: optimizer.step(closure=optimizer_closure)."
+                f"{definition_location(self._optimization._module.optimizer_step)}: optimizer_step never called the "
+                "closure. Pass it on: optimizer.step(closure=optimizer_closure)."
             )
         return {} if self._loss is None else {"loss": self._loss, **self._extra}

@@ -77,6 +77,16 @@ class Precision:
         self._changes_default: Final = not self._format.mixed and self._format.dtype != torch.float32
 
     @property
+    def needs_context(self) -> bool:
+        """Whether steps run in another context than PyTorch's own."""
+        return self._format.mixed or self._changes_default
+
+    @property
+    def converts_input(self) -> bool:
+        """Whether batches are converted."""
+        return self._changes_default
+
+    @property
     def is_mixed(self) -> bool:
         """Whether steps run under autocast."""
         return self._format.mixed

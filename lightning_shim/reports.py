@@ -48,6 +48,7 @@ class Reports:
         self._controller: Final = controller
         self._trainer: Final = trainer
         self._progress: Final = progress
+        self._is_alone: Final = trainer.world_size == 1
         self._training_collector: Final = training_collector
         self._returned_metrics: Final = returned_metrics
         self._reported: frozenset[str] = frozenset()
@@ -69,18 +70,17 @@ class Reports:
             self._progress_bar.close()
         self._progress_bar = self._trainer.progress_bar = None
 
-    def advance(self) -> None:
-        """Counts a training batch in the progress bar."""
+    def end_batch(self) -> dict[str, Any]:
+        """Counts a training batch in the progress bar.
+
+        Returns:
+            What ``train_batch`` has to return: nothing, so that nothing is copied to the host. With several processes
+            Determined cannot average nothing; it gets its own count, which :meth:`reduce_step_values` puts right in
+            the report.
+        """
         if self._progress_bar is not None:
             self._progress_bar.advance()
-
-    def batch_metrics(self) -> dict[str, Any]:
-        """Returns what ``train_batch`` has to return: nothing, so that nothing is copied to the host.
-
-        With several processes Determined cannot average nothing. It gets its own count, which
-        :meth:`reduce_step_values` puts right in the report.
-        """
-        return {"batches": self._controller.batches_trained + 1} if self._trainer.world_size > 1 else {}
+        return {} if self._is_alone else {"batches": self._controller.batches_trained + 1}
 
     def remember(self, metrics: Mapping[str, Any]) -> None:
         """Keeps and shows what has been reported.

@@ -98,7 +98,11 @@ class StrategyFacade:
     def __init__(self, lightning: Lightning, context: Any, precision: Precision) -> None:
         self._lightning: Final = lightning
         self._context: Final = context
+        # They stay as they are; Determined reads them off several objects each time.
+        self._world_size: Final = int(context.distributed.size)
+        self._global_rank: Final = int(context.distributed.rank)
         self.precision_plugin: Final = precision
+        self._needs_context: Final = precision.needs_context
         self.root_device: Final[torch.device] = context.device
         self.lightning_module: Any = None
         self.model: Any = None
@@ -169,6 +173,8 @@ class StrategyFacade:
 
     def training_step(self, *args: Any) -> Any:
         """Runs the user's ``training_step`` where gradients are synchronised."""
+        if self.model is self.lightning_module and not self._needs_context:
+            return self.lightning_module.training_step(*args)
         with self.precision_plugin.forward_context():
             if self.model is self.lightning_module:
                 return self.lightning_module.training_step(*args)
@@ -212,6 +218,8 @@ class StrategyFacade:
 
     def validation_step(self, *args: Any) -> Any:
         """Runs the user's ``validation_step`` where buffers are synchronised."""
+        if self.model is self.lightning_module and not self._needs_context:
+            return self.lightning_module.validation_step(*args)
         with self.precision_plugin.forward_context():
             if self.model is self.lightning_module:
                 return self.lightning_module.validation_step(*args)
@@ -229,15 +237,31 @@ class StrategyFacade:
         Returns:
             The loss, scaled if the precision scales, without its graph.
         """
-        assert self._hooks is not None
+        return self.run_backward(closure_loss, *args, **kwargs).detach()
+
+    def run_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Does the same as :meth:`backward`.
+
+        Args:
+            loss: The loss.
+            *args: Further arguments of ``LightningModule.backward``.
+            **kwargs: Further keyword arguments of it.
+
+        Returns:
+            The loss, scaled if the precision scales, with its graph.
+        """
+        hooks = self._hooks
+        assert hooks is not None
         if self.model is not self.lightning_module and not self.lightning_module.automatic_optimization:
             # Otherwise the end of DistributedDataParallel's forward has done it.
-            self._lightning.prepare_for_backward(self.model, closure_loss)
-        loss = self.precision_plugin.scale(closure_loss)
-        self._hooks.call("on_before_backward", loss)
-        self._hooks.module_or_default("backward", loss, *args, **kwargs)
-        loss = loss.detach()
-        self._hooks.call("on_after_backward")
+            self._lightning.prepare_for_backward(self.model, loss)
+        loss = self.precision_plugin.scale(loss)
+        hooks.call("on_before_backward", loss)
+        if hooks.has("backward"):
+            hooks.module("backward", loss, *args, **kwargs)
+        else:
+            hooks.run("backward", loss.backward, *args, **kwargs)
+        hooks.call("on_after_backward")
         return loss
 
     def optimizer_step(
@@ -256,6 +280,8 @@ class StrategyFacade:
         """
         hooks = self._hooks
         assert hooks is not None
+        if self.precision_plugin.scaler is None and not self._clips and "on_before_optimizer_step" not in hooks.names:
+            return optimizer.step(closure=closure, **kwargs)
         automatic: bool = self.lightning_module.automatic_optimization
 
         def after_closure() -> None:
@@ -292,12 +318,12 @@ class StrategyFacade:
     @property
     def world_size(self) -> int:
         """The number of processes that train together."""
-        return int(self._context.distributed.size)
+        return self._world_size
 
     @property
     def global_rank(self) -> int:
         """The index of this process among all."""
-        return int(self._context.distributed.rank)
+        return self._global_rank
 
     @property
     def local_rank(self) -> int:

@@ -210,9 +210,11 @@ class TrainingLoop:
         collector.start_batch(batch)
         outputs: StepOutputs = []
         skips_rest_of_epoch = False
+        if batch is not None:
+            hooks.callbacks("on_batch_start")
         if batch is None:
             warn_at_caller("The training loader gave None; nothing is trained on it.", DifferenceWarning)
-        elif self._start_batch(batch) == -1:
+        elif hooks.call("on_train_batch_start", batch, progress.batch_idx) == -1:
             skips_rest_of_epoch = progress.is_last_batch = True
         else:
             args = (batch, progress.batch_idx) if self._takes_batch_idx else (batch,)
@@ -235,10 +237,6 @@ class TrainingLoop:
             self._views()
         self._outputs.append(outputs)
         progress.batch_end_is_due = True
-
-    def _start_batch(self, batch: Any) -> Any:
-        self._hooks.callbacks("on_batch_start")
-        return self._hooks.call("on_train_batch_start", batch, self._progress.batch_idx)
 
     def finish_batch(self) -> None:
         """Does what follows a batch and the validation after it; does it once."""

@@ -340,13 +340,12 @@ class LightningTrial(pytorch.PyTorchTrial):
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
         """Trains on a batch; metrics are reported by reducers, so that nothing is copied to the host for each batch."""
         self._training_loop.train_batch(batch)
-        if self._stops_at_once:
+        if self.trainer.should_stop and self._stops_at_once:
             self.controller.pause_after_this_batch(validates=batch is not SKIPPED and self._evaluation_loop.is_enabled)
-        elif self._validates_by_default and self.epoch_length is None and self.trainer.is_last_batch:
+        elif self.trainer.is_last_batch and self._validates_by_default and self.epoch_length is None:
             # Determined cannot know where such an epoch ends.
             self.controller.pause_after_this_batch(validates=self._evaluation_loop.is_enabled)
-        self._reports.advance()
-        return self._reports.batch_metrics()
+        return self._reports.end_batch()
 
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Validates a batch; metrics are reported by reducers."""
