@@ -81,6 +81,15 @@ def takes_argument(function: Callable[..., Any], name: str) -> bool:
     return name in inspect.signature(function).parameters
 
 
+def positional_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Returns the parameters of a function that can be passed by position, one by one.
+
+    Args:
+        function: A user's hook, bound.
+    """
+    return [parameter for parameter in inspect.signature(function).parameters.values() if parameter.kind in _POSITIONAL]
+
+
 def with_former_arguments(name: str, hook: Callable[..., Any], values: Values, leading: int = 0) -> Callable[..., Any]:
     """Makes a hook callable as Lightning 2 calls it.
 
@@ -97,11 +106,7 @@ def with_former_arguments(name: str, hook: Callable[..., Any], values: Values, l
     if former is None:
         return hook
     parameters = inspect.signature(hook).parameters
-    required = [
-        parameter
-        for parameter in parameters.values()
-        if parameter.kind in _POSITIONAL and parameter.default is inspect.Parameter.empty
-    ]
+    required = [parameter for parameter in positional_parameters(hook) if parameter.default is inspect.Parameter.empty]
     if not parameters.keys() & set(former.names) and len(required) <= leading + former.count:
         return hook
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_shim._lightning import apply_to_collection
 from lightning_shim._warnings import ConfigurationError, definition_location
 from lightning_shim.epoch_outputs import StepOutputs, squeezed
-from lightning_shim.former_arguments import takes_argument, with_former_arguments
+from lightning_shim.former_arguments import positional_parameters, takes_argument, with_former_arguments
 from lightning_shim.optimization import Optimization
 
 
@@ -21,7 +21,14 @@ def needs_former_optimization(module: Any) -> bool:
     Args:
         module: The LightningModule.
     """
-    return takes_argument(module.training_step, "optimizer_idx") or hasattr(module, "truncated_bptt_steps")
+    takes_hiddens = hasattr(module, "truncated_bptt_steps") and _takes_hiddens(module.training_step)
+    return takes_argument(module.training_step, "optimizer_idx") or takes_hiddens
+
+
+def _takes_hiddens(training_step: Callable[..., Any]) -> bool:
+    """Tells whether a step has room for the hidden states, whatever their name; else it splits batches by itself."""
+    others = 3 if takes_argument(training_step, "optimizer_idx") else 2
+    return len(positional_parameters(training_step)) > others
 
 
 class FormerOptimization(Optimization):
@@ -65,7 +72,8 @@ class FormerOptimization(Optimization):
 
     @property
     def _truncated_bptt_steps(self) -> int:
-        return int(getattr(self._module, "truncated_bptt_steps", 0))
+        steps = int(getattr(self._module, "truncated_bptt_steps", 0))
+        return steps if _takes_hiddens(self._module.training_step) else 0
 
     def _splits(self, batch: Any) -> Sequence[Any]:
         if self._truncated_bptt_steps == 0:

@@ -308,6 +308,28 @@ class TestAttributes:
         assert values == expected
 
 
+def test_module_that_splits_by_itself_is_left_alone() -> None:
+    """Such as those that were rewritten for Lightning 2 and have kept the names."""
+
+    class ByItself(Recurrent):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            hiddens = None
+            for split in self.tbptt_split_batch(batch, self.truncated_bptt_steps):
+                output = super().training_step(split, batch_idx, hiddens)
+                hiddens = output["hiddens"]
+            return output["loss"]
+
+        def tbptt_split_batch(self, batch: Any, split_size: int) -> Any:
+            inputs, targets = batch
+            assert inputs.shape[1] == 6
+            return [[part[:, start : start + split_size] for part in (inputs, targets)] for start in (0, 2, 4)]
+
+        def training_epoch_end(self, outputs: Any) -> None:
+            self.log("number", float(len(outputs)))
+
+    assert train(ByItself()).metrics["number"] == 4.0
+
+
 class TestReturnedMetrics:
     class Returns(Former):
         def validation_step(self, batch: Any, batch_idx: int) -> Any:
