@@ -17,6 +17,7 @@ The private names that this package relies on are named here, and in :mod:`light
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 from collections.abc import Callable, Iterator
@@ -37,12 +38,12 @@ __all__ = [
     "announce_device",
     "apply_to_collection",
     "call_after_step",
-    "calls_by_itself",
     "hyperparameters_name",
     "is_overridden",
     "lightning_of",
     "lightning_optimizer",
     "loops_state",
+    "names_in_code",
     "original",
     "pl_worker_init_function",
     "progress_of_loops",
@@ -163,24 +164,55 @@ def is_overridden(name: str, instance: Any, base: type) -> bool:
     return own is not None and own is not default
 
 
-def calls_by_itself(user_class: type, name: str) -> bool:
-    """Tells whether the methods of a class, or of its bases, use a method's name; its own calls of ``super()`` aside.
+@dataclass(frozen=True, slots=True)
+class NamesInCode:
+    """The names of attributes in the code of a class.
+
+    Attributes:
+        read: Those that are read or called.
+        written: Those that are set, and whatever stands in strings.
+    """
+
+    read: frozenset[str]
+    written: frozenset[str]
+
+
+@functools.lru_cache
+def names_in_code(user_class: type, without: str = "") -> NamesInCode:
+    """Finds the names of attributes in the methods of a class and of its bases.
 
     Args:
         user_class: The user's class.
-        name: The method's name.
+        without: A method to leave out.
     """
-    return any(
-        _uses(function.__code__, name)
+    read: set[str] = set()
+    written: set[str] = set()
+    functions = [
+        function
         for base in user_class.__mro__
-        for attribute, entry in vars(base).items()
-        if attribute != name and inspect.isfunction(function := getattr(entry, "__func__", entry))
+        if not _is_library(base)
+        for name, entry in vars(base).items()
+        if name != without and inspect.isfunction(function := inspect.unwrap(getattr(entry, "__func__", entry)))
+    ]
+    codes = [function.__code__ for function in functions]
+    while codes:
+        code = codes.pop()
+        for instruction in dis.get_instructions(code):
+            if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
+                read.add(instruction.argval)
+            elif instruction.opname == "STORE_ATTR":
+                written.add(instruction.argval)
+        written.update(constant for constant in code.co_consts if isinstance(constant, str))
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return NamesInCode(frozenset(read), frozenset(written))
+
+
+def _is_library(base: type) -> bool:
+    """Tells whether a class is PyTorch's or Lightning's own, not one of its demonstrations."""
+    package, _, rest = base.__module__.partition(".")
+    return package in ("torch", "builtins", "lightning_fabric") or (
+        package in ("lightning", "pytorch_lightning") and "demos" not in rest
     )
-
-
-def _uses(code: CodeType, name: str) -> bool:
-    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return name in code.co_names or any(_uses(constant, name) for constant in inner)
 
 
 def _counts(**counts: int) -> dict[str, dict[str, int]]:

@@ -171,6 +171,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         try:
             self._shut_down(self._controller.error)
         finally:
+            self._trainer.release()
             self._training_loop.source.release()
             self._evaluation_loop.source.release()
             close_tensorboard(self._context, self._trainer.is_global_zero)

@@ -12,11 +12,13 @@ from lightning_shim.training_loop import TrainingLoop
 
 
 class _Refusing:
+    _name: str
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         raise RefusedMemberError(
-            f"{caller_location()}: trainer.fit_loop has no {name!r}: Determined runs the loop. Read trainer's own "
+            f"{caller_location()}: {self._name} has no {name!r}: Determined runs the loop. Read trainer's own "
             "attributes instead, such as current_epoch, global_step, num_training_batches or enable_validation."
         )
 
@@ -35,6 +37,8 @@ class _DataSourceFacade:
 class _EvaluationLoopFacade(_Refusing):
     """Lightning's ``_EvaluationLoop``."""
 
+    _name = "trainer.fit_loop.epoch_loop.val_loop"
+
     def __init__(self, loop: EvaluationLoop) -> None:
         # The name under which modules ask Lightning's private data source whether there is validation data.
         self._data_source: Final = _DataSourceFacade(loop.source)
@@ -42,6 +46,8 @@ class _EvaluationLoopFacade(_Refusing):
 
 class _EpochLoopFacade(_Refusing):
     """Lightning's ``_TrainingEpochLoop``."""
+
+    _name = "trainer.fit_loop.epoch_loop"
 
     def __init__(self, trainer: Any, progress: Progress, evaluation_loop: EvaluationLoop) -> None:
         self._trainer: Final = trainer
@@ -59,6 +65,15 @@ class _EpochLoopFacade(_Refusing):
         return self._progress.total_batch_idx
 
     @property
+    def _batches_that_stepped(self) -> int:
+        """The step under which Lightning logs, by the private name that modules read and set."""
+        return self._progress.batches_that_stepped
+
+    @_batches_that_stepped.setter
+    def _batches_that_stepped(self, batches: int) -> None:
+        self._progress.batches_that_stepped = batches
+
+    @property
     def global_step(self) -> int:
         """``trainer.global_step``."""
         return int(self._trainer.global_step)
@@ -73,6 +88,8 @@ class FitLoopFacade(_Refusing):
         training_loop: The loop in its place.
         evaluation_loop: The loop for validation.
     """
+
+    _name = "trainer.fit_loop"
 
     def __init__(
         self, trainer: Any, progress: Progress, training_loop: TrainingLoop, evaluation_loop: EvaluationLoop

@@ -25,6 +25,7 @@ class FormerArguments:
         position: Where the former ones stood among them.
         names: Their names.
         keywords: Others that were passed by name, where the hook takes them.
+        by_name: What Lightning 2 passes by name.
         kept_for_several_loaders: Whether Lightning 2 still passes them if there are several loaders.
     """
 
@@ -32,6 +33,7 @@ class FormerArguments:
     position: int
     names: tuple[str, ...]
     keywords: tuple[str, ...] = ()
+    by_name: tuple[str, ...] = ()
     kept_for_several_loaders: bool = False
 
 
@@ -42,7 +44,9 @@ FORMER_ARGUMENTS: Final[dict[str, FormerArguments]] = {
     "optimizer_step": FormerArguments(4, 3, _OPTIMIZER_IDX, ("on_tpu", "using_native_amp", "using_lbfgs")),
     "optimizer_zero_grad": FormerArguments(3, 3, _OPTIMIZER_IDX),
     "on_before_optimizer_step": FormerArguments(1, 1, _OPTIMIZER_IDX),
-    "configure_gradient_clipping": FormerArguments(1, 1, _OPTIMIZER_IDX),
+    "configure_gradient_clipping": FormerArguments(
+        1, 1, _OPTIMIZER_IDX, by_name=("gradient_clip_val", "gradient_clip_algorithm")
+    ),
     "lr_scheduler_step": FormerArguments(2, 1, _OPTIMIZER_IDX),
     "toggle_optimizer": FormerArguments(1, 1, _OPTIMIZER_IDX),
     "backward": FormerArguments(1, 1, ("optimizer", "optimizer_idx")),
@@ -106,8 +110,10 @@ def with_former_arguments(name: str, hook: Callable[..., Any], values: Values, l
     if former is None:
         return hook
     parameters = inspect.signature(hook).parameters
-    required = [parameter for parameter in positional_parameters(hook) if parameter.default is inspect.Parameter.empty]
-    if not parameters.keys() & set(former.names) and len(required) <= leading + former.count:
+    positional = [parameter for parameter in positional_parameters(hook) if parameter.name not in former.by_name]
+    required = [parameter for parameter in positional if parameter.default is inspect.Parameter.empty]
+    has_room = len(positional) >= leading + former.count + len(former.names)
+    if not (has_room and (parameters.keys() & set(former.names) or len(required) > leading + former.count)):
         return hook
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     keywords = [keyword for keyword in former.keywords if takes_any or keyword in parameters]
@@ -159,8 +165,9 @@ def without_former_arguments(
     if "args" in parameters:
         # Whatever follows the loss goes to Tensor.backward, which takes no optimizer.
         rest = args[1:]
-        if rest and (rest[0] is None or hasattr(rest[0], "param_groups")):
-            rest = rest[2:] if len(rest) > 1 and isinstance(rest[1], (int, type(None))) else rest[1:]
+        has_index = len(rest) > 1 and (rest[1] is None or type(rest[1]) is int)
+        if rest and (hasattr(rest[0], "param_groups") or (rest[0] is None and has_index)):
+            rest = rest[2:] if has_index else rest[1:]
         return (*args[:1], *rest), kwargs
     room = len(parameters) - len(kwargs)
     if len(args) > room:

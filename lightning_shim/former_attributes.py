@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from torch import nn
 
+from lightning_shim._lightning import names_in_code
+
 Answer = Callable[[Any], Any]
 """Gives the value, from the trial's stand-in for the trainer."""
 
@@ -49,7 +51,6 @@ _OF_BOTH: Final[dict[str, Answer]] = {
 OF_MODULE: Final[dict[str, Answer]] = {
     **_OF_BOTH,
     "precision": lambda trainer: _PRECISIONS[trainer.precision],
-    "datamodule": lambda trainer: trainer.datamodule,
 }
 """By the name of the attribute of LightningModule."""
 
@@ -57,7 +58,8 @@ OF_TRAINER: Final[dict[str, Answer]] = {
     **_OF_BOTH,
     **dict.fromkeys(("gpus", "num_gpus"), _number_of_gpus),
     **dict.fromkeys(("on_tpu", "use_horovod", "running_sanity_check", "tuning", "terminate_on_nan"), _no),
-    **dict.fromkeys(("tpu_cores", "ipus", "slurm_job_id", "resume_from_checkpoint"), _nothing),
+    **dict.fromkeys(("tpu_cores", "ipus", "slurm_job_id"), _nothing),
+    "resume_from_checkpoint": lambda trainer: trainer.ckpt_path,
     "on_gpu": lambda trainer: trainer.strategy.root_device.type == "cuda",
     "use_single_gpu": lambda trainer: trainer.on_gpu and trainer.world_size == 1,
     "num_processes": lambda trainer: trainer.num_devices,
@@ -82,11 +84,11 @@ OF_TRAINER: Final[dict[str, Answer]] = {
 class FormerAttributes:
     """The attributes of Lightning 1.x on the modules of a trial, which get them for as long as they are attached.
 
-    A module that has something of that name keeps its own.
+    A module gets those that its code reads, and that are nobody else's: neither set nor spelled in a string there.
     """
 
     def __init__(self) -> None:
-        self._given: list[tuple[nn.Module, str]] = []
+        self._given: list[tuple[nn.Module, str, Any]] = []
 
     def give(self, module: Any, trainer: Any) -> None:
         """Gives them to a module.
@@ -95,16 +97,23 @@ class FormerAttributes:
             module: A LightningModule.
             trainer: The trial's stand-in for the trainer.
         """
+        if type(module).__getattr__ is not nn.Module.__getattr__:
+            # It answers by itself what is not there.
+            return
+        own_class: type = type(module)
+        names = names_in_code(own_class)
         for name, answer in OF_MODULE.items():
-            if not _has(module, name):
+            if name in names.read - names.written and not _has(module, name):
+                value = answer(trainer)
                 # Past nn.Module.__setattr__, which would register a module.
-                module.__dict__[name] = answer(trainer)
-                self._given.append((module, name))
+                module.__dict__[name] = value
+                self._given.append((module, name, value))
 
     def take_back(self) -> None:
-        """Removes them from all modules."""
-        for module, name in self._given:
-            module.__dict__.pop(name, None)
+        """Removes them from all modules, unless they have been set to something else."""
+        for module, name, value in self._given:
+            if module.__dict__.get(name) is value:
+                del module.__dict__[name]
         self._given.clear()
 
 

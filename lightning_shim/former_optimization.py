@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ def needs_former_optimization(module: Any) -> bool:
     Args:
         module: The LightningModule.
     """
-    takes_hiddens = hasattr(module, "truncated_bptt_steps") and _takes_hiddens(module.training_step)
+    takes_hiddens = bool(getattr(module, "truncated_bptt_steps", 0)) and _takes_hiddens(module.training_step)
     return takes_argument(module.training_step, "optimizer_idx") or takes_hiddens
 
 
@@ -72,7 +73,7 @@ class FormerOptimization(Optimization):
 
     @property
     def _truncated_bptt_steps(self) -> int:
-        steps = int(getattr(self._module, "truncated_bptt_steps", 0))
+        steps = int(getattr(self._module, "truncated_bptt_steps", 0) or 0)
         return steps if _takes_hiddens(self._module.training_step) else 0
 
     def _splits(self, batch: Any) -> Sequence[Any]:
@@ -108,14 +109,16 @@ class FormerOptimization(Optimization):
     def _with_each_optimizer(self, args: tuple[Any, ...]) -> list[Any]:
         strategy, module = self._strategy, self._module
         has_several = len(strategy.optimizers) > 1
-        takes_optimizer_idx: Final = takes_argument(module.training_step, "optimizer_idx")
+        # With one optimizer Lightning 1.x left it out, which a default makes possible.
+        index_parameter = inspect.signature(module.training_step).parameters.get("optimizer_idx")
+        gets_index = index_parameter is not None and (has_several or index_parameter.default is index_parameter.empty)
         toggle = with_former_arguments("toggle_optimizer", module.toggle_optimizer, strategy.former_values)
         outputs: list[Any] = [None] * len(strategy.optimizers)
         for index in self._active_optimizers(self._progress.batch_idx):
             strategy.optimizer_idx = index
             if has_several:
                 toggle(strategy.optimizers[index])
-            step_args = (*args, index) if takes_optimizer_idx else args
+            step_args = (*args, index) if gets_index else args
             outputs[index] = self._automatic((*step_args, *self._hidden_args())) or None
             if has_several:
                 module.untoggle_optimizer(index)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from torch import nn
 
 from lightning_shim._attachment import CURRENT_FX_ATTRIBUTE
-from lightning_shim._lightning import Lightning, calls_by_itself, is_overridden
+from lightning_shim._lightning import Lightning, is_overridden, names_in_code
 from lightning_shim.former_arguments import Values, with_former_arguments
 from lightning_shim.members import Kind, Member, members
 from lightning_shim.patches import unpatched
@@ -23,17 +23,17 @@ _NAMES_OF_MODULE: Final = frozenset(row.name for row in members("LightningModule
 _NAMES_OF_CALLBACK: Final = frozenset(row.name for row in members("Callback") if row.kind is Kind.HOOK)
 
 
-def is_own_method(row: Member, owner: type) -> bool:
-    """Tells whether a name that was a hook in Lightning 1.x is a method that a class calls by itself.
+def is_own_method(row: Member, *owners: type) -> bool:
+    """Tells whether a name that was a hook in Lightning 1.x is a method that the user's code calls by itself.
 
     Args:
         row: The hook's row.
-        owner: The class of the module, data module or callback.
+        *owners: The classes of the module, the data module and the callbacks, as far as they are known.
 
     Returns:
         Whether it is; a hook of Lightning 2 never is.
     """
-    return "<" in row.versions and calls_by_itself(owner, row.name)
+    return "<" in row.versions and any(row.name in names_in_code(owner, without=row.name).read for owner in owners)
 
 
 class Hooks:
@@ -78,10 +78,11 @@ class Hooks:
 
     def refresh(self) -> None:
         """Looks again which hooks are overridden."""
+        owners = [type(owner) for owner in (self._module, self._datamodule, *self._callbacks)]
         self._of_module = {
             row.name: self._adapted(row.name, getattr(self._module, row.name))
             for row in members("LightningModule")
-            if row.kind is Kind.HOOK and self.overridden(row.name) and not is_own_method(row, type(self._module))
+            if row.kind is Kind.HOOK and self.overridden(row.name) and not is_own_method(row, *owners)
         }
         # Lightning's own, past the patches, which are for the user's calls.
         defaults = {
@@ -94,8 +95,7 @@ class Hooks:
             row.name: [
                 self._adapted(row.name, getattr(callback, row.name), leading=2)
                 for callback in self._callbacks
-                if is_overridden(row.name, callback, self._lightning.Callback)
-                and not is_own_method(row, type(callback))
+                if is_overridden(row.name, callback, self._lightning.Callback) and not is_own_method(row, *owners)
             ]
             for row in members("Callback")
             if row.kind is Kind.HOOK

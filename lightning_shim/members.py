@@ -146,7 +146,6 @@ use_dp                        >=0.9,<1.2  "
 use_tpu                       >=0.9,<1.2  it is False, since Determined has no TPUs.
 precision                     >=0.9,<2.0  it is the trial's precision by the name of Lightning 1.x: 16, 32, 64 or
                                           "bf16".
-datamodule                    >=0.9,<1.5  it is the LightningDataModule that the trial was given, or None.
 [method: native]
 forward                       >=0.9       it is your own code, called by your own code.
 freeze                        >=0.9       it works as in Lightning.
@@ -236,6 +235,8 @@ device_mesh                   >=2.3       Determined splits no module over devic
 model_size                    >=1.2,<1.7  it raises AttributeError, as in Lightning 2; use Lightning's
                                           ModelSummary.
 [attribute: refused]
+datamodule                    >=0.9,<1.5  it raises AttributeError, as in Lightning 2; read
+                                          self.trainer.datamodule.
 loaded_optimizer_states_dict  >=0.9,<1.6  it raises AttributeError, as in Lightning 2; use on_load_checkpoint.
 exp_save_path                 >=0.9,<1.3  it raises AttributeError, as in Lightning 2; read
                                           self.trainer.default_root_dir.
@@ -354,7 +355,7 @@ testing                       >=0.9       it is False, since Determined trials h
 predicting                    >=1.2       it is False, since Determined trials have no predict loop.
 interrupted                   >=0.9       it is False, since Determined handles interruptions.
 received_sigterm              >=2.0       "
-ckpt_path                     >=1.6       it is None, since Determined chooses what a trial continues from.
+ckpt_path                     >=1.6       it is the checkpoint of Lightning's that the trial starts from, or None.
 lightning_module              >=1.2       it is your module.
 model                         >=0.9       it is the module itself, on several processes as well.
 optimizers                    >=0.9       it is a list of the optimizers that the trial steps.
@@ -408,7 +409,7 @@ should_rank_save_checkpoint   >=1.4,<1.8  it says whether this process has rank 
 tuning                        >=1.2,<2.0  it is False, since Determined searches hyperparameters.
 terminate_on_nan              >=0.9,<1.7  it is False, since a trial does not look at the loss.
 slurm_job_id                  >=0.9,<1.7  it is None, since Determined runs the trial.
-resume_from_checkpoint        >=0.9,<2.0  it is None, since Determined chooses what to continue from.
+resume_from_checkpoint        >=0.9,<2.0  it is the checkpoint of Lightning's that the trial starts from, or None.
 [method: backed]
 print                         >=2.1       only rank 0 prints, above the progress bar if there is one.
 get_model                     >=0.9,<1.4  it returns your module.

@@ -6,6 +6,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from lightning_shim.metrics import MetricCollector
@@ -36,7 +37,9 @@ class ReturnedMetrics:
             return
         self._returned.start_batch(None, dataloader_idx)
         for name, value in output.items():
-            is_number = isinstance(value, numbers.Real) or (isinstance(value, Tensor) and value.numel() == 1)
+            # A tensor with a dimension is one of the samples', even if the batch has one only.
+            is_number = isinstance(value, Tensor) and value.ndim == 0 and value.dtype != torch.bool
+            is_number |= isinstance(value, numbers.Real) and not isinstance(value, bool)
             if isinstance(name, str) and is_number:
                 self._returned.log("validation_step", name, value, batch_size=1)
 

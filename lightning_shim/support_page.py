@@ -57,6 +57,11 @@ DIFFERENCES: Final = (
         "A module need not be rewritten to move to Determined.",
     ),
     (
+        "`ckpt_path` of a checkpoint that Lightning wrote in an epoch's last batch, or in the validation after it",
+        "The trial goes on with the next epoch; Lightning ends the former one first.",
+        "Lightning's checkpoint does not hold the metrics that the end of the epoch needs.",
+    ),
+    (
         "one name for steps and epoch",
         "A name logged for each step and again at the end of the epoch is reported once for the epoch's last batch, "
         "with the step's value; a warning says so, and TensorBoard has both.",

@@ -63,6 +63,7 @@ class TrainerFacade(Attached):
         training_collector: Keeps what is logged in training.
         validation_collector: Keeps what is logged in validation.
         schedule: How long Determined trains, and how often it validates and reports.
+        ckpt_path: A checkpoint of Lightning's that the trial starts from, or None.
 
     Attributes:
         state: Lightning's ``TrainerState``.
@@ -85,7 +86,6 @@ class TrainerFacade(Attached):
     min_steps: Final = None
     checkpoint_callback: Final = None
     progress_bar_callback: Final = None
-    ckpt_path: Final = None
     received_sigterm: Final = False
     interrupted: Final = False
 
@@ -99,6 +99,7 @@ class TrainerFacade(Attached):
         training_collector: MetricCollector,
         validation_collector: MetricCollector,
         schedule: Schedule,
+        ckpt_path: str | os.PathLike[str] | None,
     ) -> None:
         self._lightning: Final = lightning
         self._options: Final = options
@@ -106,6 +107,7 @@ class TrainerFacade(Attached):
         self._collectors: Final = {True: training_collector, False: validation_collector}
         self._collector = training_collector
         self._schedule: Final = schedule
+        self._ckpt_path: Final = ckpt_path
         self.should_stop = False
         self._fit_loop: FitLoopFacade | None = None
         self._loops: tuple[TrainingLoop, EvaluationLoop] | None = None
@@ -193,9 +195,12 @@ class TrainerFacade(Attached):
 
     def finish(self) -> None:
         """Says that the trial has ended."""
-        self._former_attributes.take_back()
         self.state.status = self._lightning.TrainerStatus.FINISHED
         self.state.stage = None
+
+    def release(self) -> None:
+        """Takes from the modules what only an attached one has."""
+        self._former_attributes.take_back()
 
     def current_views(self) -> MetricViews:
         """Returns what may be seen of the metrics at this moment."""
@@ -303,6 +308,11 @@ class TrainerFacade(Attached):
         return period.value if isinstance(period, pytorch.Epoch) else None
 
     # Data.
+
+    @property
+    def ckpt_path(self) -> str | os.PathLike[str] | None:
+        """The checkpoint of Lightning's that the trial was told to start from."""
+        return self._ckpt_path
 
     @property
     def fit_loop(self) -> FitLoopFacade:

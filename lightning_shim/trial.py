@@ -230,6 +230,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             training_collector,
             validation_collector,
             self._schedule,
+            self._ckpt_path,
         )
         trainer.attach(module, datamodule, list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks])
         trainer.callbacks = usable_callbacks(lightning, trainer.callbacks)

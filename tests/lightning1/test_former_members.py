@@ -5,6 +5,8 @@ The orders and values are those of Lightning 1.4, which does not run beside toda
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,19 @@ class TestHooks:
         expected.insert(expected.index("on_train_batch_end") + 1, "on_batch_end")
         assert seen == expected
 
+    def test_called_by_somebody_else(self) -> None:
+        class Calls(pl.Callback):
+            def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+                module.on_epoch_end()
+
+        class Own(OneBatch):
+            def on_epoch_end(self) -> None:
+                self.seen.append("called")
+
+        module = Own()
+        train(module, callbacks=[Calls()])
+        assert module.seen == ["called"]
+
     def test_logged_from(self) -> None:
         class Logs(OneBatch):
             def on_epoch_end(self) -> None:
@@ -202,6 +217,47 @@ class TestSignatures:
         train(module)
         assert module.seen == [[True] * 4]
 
+    def test_those_of_lightning_2_are_left_alone(self) -> None:
+        class New(OneBatch):
+            def configure_gradient_clipping(
+                self, optimizer: Any, gradient_clip_val: Any, gradient_clip_algorithm: Any
+            ) -> None:
+                self.seen.append((gradient_clip_val, gradient_clip_algorithm))
+
+            def backward(self, loss: Tensor, optimizer: Any = None) -> None:
+                self.seen.append(optimizer)
+                loss.backward()
+
+        module = New()
+        train(module, gradient_clip_val=0.5, gradient_clip_algorithm="value")
+        assert module.seen == [None, (0.5, "value")]
+
+    def test_arguments_of_backward_are_passed_on(self) -> None:
+        class Twice(OneBatch):
+            def __init__(self) -> None:
+                super().__init__()
+                self.automatic_optimization = False
+
+            def training_step(self, batch: Any, batch_idx: int) -> None:
+                loss = self.loss(batch)
+                self.manual_backward(loss, None, True)
+                self.manual_backward(loss)
+                self.seen.append(self.trainer.ckpt_path)
+
+        module = Twice()
+        train(module)
+        assert module.seen == [None]
+
+    def test_index_that_has_a_default(self) -> None:
+        class Optional(OneBatch):
+            def training_step(self, batch: Any, batch_idx: int, optimizer_idx: Any = None) -> Any:
+                self.seen.append(optimizer_idx)
+                return self.loss(batch)
+
+        module = Optional()
+        train(module)
+        assert module.seen == [None]
+
     def test_arguments_of_log(self) -> None:
         class Logs(OneBatch):
             def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -217,22 +273,12 @@ class TestAttributes:
     def test_of_the_module(self) -> None:
         class Reads(OneBatch):
             def training_step(self, batch: Any, batch_idx: int) -> Any:
-                self.seen.append({name: getattr(self, name) for name in OF_MODULE})
+                self.seen.append([self.use_amp, self.use_ddp, self.use_ddp2, self.use_dp, self.use_tpu, self.precision])
                 return self.loss(batch)
 
         module = Reads()
         train(module, precision="bf16-mixed")
-        assert module.seen == [
-            {
-                "use_amp": True,
-                "use_ddp": False,
-                "use_ddp2": False,
-                "use_dp": False,
-                "use_tpu": False,
-                "precision": "bf16",
-                "datamodule": None,
-            }
-        ]
+        assert module.seen == [[True, False, False, False, False, "bf16"]]
         for name in OF_MODULE:
             assert not hasattr(module, name)
 
@@ -258,14 +304,64 @@ class TestAttributes:
         train(module)
         assert module.seen == [(module.precision, module.use_amp, "own", module.use_tpu)]
 
+    def test_set_while_training_are_kept(self) -> None:
+        class Sets(OneBatch):
+            def setup(self, stage: str) -> None:
+                self.datamodule = "own"
+                self.register_buffer("precision", torch.ones(1))
+                if not hasattr(self, "use_amp"):
+                    self.use_amp = nn.Linear(1, 1)
+
+            def training_step(self, batch: Any, batch_idx: int) -> Any:
+                self.seen.append((self.datamodule, self.precision, type(self.use_amp)))
+                return self.loss(batch)
+
+        module = Sets()
+        train(module)
+        assert module.seen == [("own", torch.ones(1), nn.Linear)]
+        assert module.datamodule == "own"
+
+    def test_of_a_fit_that_fails_are_forgotten(self) -> None:
+        class Fails(OneBatch):
+            def training_step(self, batch: Any, batch_idx: int) -> Any:
+                self.seen.append(self.precision)
+                if len(self.seen) == 1:
+                    raise ZeroDivisionError
+                return self.loss(batch)
+
+        module = Fails()
+        with pytest.raises(ZeroDivisionError):
+            train(module)
+        assert not hasattr(module, "precision")
+        train(module, precision="bf16-mixed")
+        assert module.seen == [32, "bf16"]
+
+    def test_copies_are_copies_of_the_module_alone(self) -> None:
+        class Copies(pl.Callback):
+            def on_validation_end(self, trainer: Any, module: Any) -> None:
+                pickle.dumps(copy.deepcopy(module))
+
+        class Reads(OneBatch):
+            def training_step(self, batch: Any, batch_idx: int) -> Any:
+                return self.loss(batch) * (1 if self.precision == 32 else 0)
+
+            def __reduce__(self) -> Any:
+                return OneBatch, ()
+
+        train(Reads(), callbacks=[Copies()])
+
     def test_inner_module(self) -> None:
+        class Inner(Former):
+            def reads(self) -> Any:
+                return self.precision
+
         class Outer(OneBatch):
             def __init__(self) -> None:
                 super().__init__()
-                self.inner = Former()
+                self.inner = Inner()
 
             def training_step(self, batch: Any, batch_idx: int) -> Any:
-                self.seen.append(self.inner.precision)
+                self.seen.append(self.inner.reads())
                 return self.loss(batch)
 
         module = Outer()
@@ -333,13 +429,19 @@ def test_module_that_splits_by_itself_is_left_alone() -> None:
 class TestReturnedMetrics:
     class Returns(Former):
         def validation_step(self, batch: Any, batch_idx: int) -> Any:
-            return {"val_loss": torch.tensor(float(batch_idx)), "number": 3, "kept": torch.ones(2), "text": "a"}
+            return {
+                "val_loss": torch.tensor(float(batch_idx)),
+                "number": 3,
+                "kept": torch.ones(1),
+                "text": "a",
+                "flag": True,
+            }
 
     def test_average_is_reported(self) -> None:
         metrics = train(self.Returns()).metrics
         assert metrics["val_loss"] == 0.5
         assert metrics["number"] == 3.0
-        assert not metrics.keys() & {"kept", "text"}
+        assert not metrics.keys() & {"kept", "text", "flag"}
 
     def test_each_loader_has_its_own(self) -> None:
         class Several(self.Returns):  # type: ignore[misc,name-defined]
