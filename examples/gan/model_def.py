@@ -1,0 +1,29 @@
+"""Trains the module of model.py under Determined: on this machine, or on a cluster, as it stands."""
+
+import argparse
+import pathlib
+
+import lightning_shim
+
+lightning_shim.patch()
+
+import yaml
+from determined import pytorch
+
+from model import LitGAN, MNISTDataModule
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=pathlib.Path, help="off-cluster: take the hyperparameters of this experiment")
+    config = parser.parse_args().config
+    trial = lightning_shim.fit(
+        LitGAN,
+        datamodule=MNISTDataModule,
+        max_length=pytorch.Epoch(5),
+        validation_period=pytorch.Epoch(1),
+        # Toggling an optimizer leaves the other network's parameters unused.
+        find_unused_parameters=True,
+        hparams={} if config is None else yaml.safe_load(config.read_text())["hyperparameters"],
+        seed=0,
+    )
+    print(f"distance from real images: {trial.metrics['val_distance']:.4f}")
