@@ -73,6 +73,14 @@ class SourceFile:
         return frozenset(names)
 
 
+@functools.lru_cache(maxsize=32)
+def _parsed(name: str, source: str) -> SourceFile | None:
+    try:
+        return SourceFile(name, ast.parse(source))
+    except SyntaxError:
+        return None
+
+
 class SourceFiles:
     """Files that are read once each, for as long as this object is used."""
 
@@ -89,11 +97,8 @@ class SourceFiles:
             The file, or None if there is no source of that name, or it cannot be parsed.
         """
         if name not in self._files:
-            lines = linecache.getlines(name)
-            try:
-                self._files[name] = SourceFile(name, ast.parse("".join(lines))) if lines else None
-            except SyntaxError:
-                self._files[name] = None
+            source = "".join(linecache.getlines(name))
+            self._files[name] = _parsed(name, source) if source else None
         return self._files[name]
 
     def definition(self, code: CodeType) -> tuple[str, int]:

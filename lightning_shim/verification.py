@@ -65,11 +65,11 @@ def verify_module(lightning: Lightning, module: Any) -> None:
         ConfigurationError: If it is none, or lacks a step or its optimizers.
     """
     module_class: Any = lightning.LightningModule
-    where = definition_location(type(module))
     if not isinstance(module, module_class):
         raise ConfigurationError(f"{caller_location()}: {type(module).__qualname__} is no LightningModule.")
     for hook in ("training_step", "configure_optimizers"):
         if not is_overridden(hook, module, module_class):
+            where = definition_location(type(module))
             raise ConfigurationError(
                 f"{where}: {type(module).__qualname__} does not define {hook}, without which nothing can be trained."
             )
