@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -74,7 +75,22 @@ class FormerOptimization(Optimization):
     @property
     def _truncated_bptt_steps(self) -> int:
         steps = int(getattr(self._module, "truncated_bptt_steps", 0) or 0)
-        return steps if _takes_hiddens(self._module.training_step) else 0
+        return steps if self._gets_hiddens else 0
+
+    # A signature is read once, not for each batch.
+
+    @functools.cached_property
+    def _gets_hiddens(self) -> bool:
+        return _takes_hiddens(self._module.training_step)
+
+    @functools.cached_property
+    def _index_parameter(self) -> inspect.Parameter | None:
+        return inspect.signature(self._module.training_step).parameters.get("optimizer_idx")
+
+    @functools.cached_property
+    def _toggle(self) -> Callable[..., Any]:
+        values = self._strategy.former_values
+        return with_former_arguments("toggle_optimizer", self._module.toggle_optimizer, values)
 
     def _splits(self, batch: Any) -> Sequence[Any]:
         if self._truncated_bptt_steps == 0:
@@ -110,14 +126,13 @@ class FormerOptimization(Optimization):
         strategy, module = self._strategy, self._module
         has_several = len(strategy.optimizers) > 1
         # With one optimizer Lightning 1.x left it out, which a default makes possible.
-        index_parameter = inspect.signature(module.training_step).parameters.get("optimizer_idx")
-        gets_index = index_parameter is not None and (has_several or index_parameter.default is index_parameter.empty)
-        toggle = with_former_arguments("toggle_optimizer", module.toggle_optimizer, strategy.former_values)
+        parameter = self._index_parameter
+        gets_index = parameter is not None and (has_several or parameter.default is parameter.empty)
         outputs: list[Any] = [None] * len(strategy.optimizers)
         for index in self._active_optimizers(self._progress.batch_idx):
             strategy.optimizer_idx = index
             if has_several:
-                toggle(strategy.optimizers[index])
+                self._toggle(strategy.optimizers[index])
             step_args = (*args, index) if gets_index else args
             outputs[index] = self._automatic((*step_args, *self._hidden_args())) or None
             if has_several:

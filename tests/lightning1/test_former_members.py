@@ -61,21 +61,6 @@ def saying(seen: list[Any], name: str) -> Any:
 
 
 class TestHooks:
-    HOOKS = (
-        "on_fit_start",
-        "on_pretrain_routine_start",
-        "on_pretrain_routine_end",
-        "on_train_start",
-        "on_epoch_start",
-        "on_train_epoch_start",
-        "on_train_batch_start",
-        "on_train_batch_end",
-        "on_validation_epoch_start",
-        "on_validation_epoch_end",
-        "on_train_epoch_end",
-        "on_epoch_end",
-    )
-
     ORDER = (
         "on_fit_start",
         "on_pretrain_routine_start",
@@ -95,13 +80,13 @@ class TestHooks:
 
     def test_order_on_the_module(self) -> None:
         seen: list[Any] = []
-        module_class = type("All", (OneBatch,), {name: saying(seen, name) for name in self.HOOKS})
+        module_class = type("All", (OneBatch,), {name: saying(seen, name) for name in self.ORDER})
         train(module_class())
         assert tuple(seen) == self.ORDER
 
     def test_order_on_a_callback(self) -> None:
         seen: list[Any] = []
-        hooks = {name: saying(seen, name) for name in (*self.HOOKS, "on_batch_start", "on_batch_end")}
+        hooks = {name: saying(seen, name) for name in (*self.ORDER, "on_batch_start", "on_batch_end")}
         train(OneBatch(), callbacks=[type("All", (pl.Callback,), hooks)()])
         expected = list(self.ORDER)
         expected.insert(expected.index("on_train_batch_start"), "on_batch_start")
