@@ -7,8 +7,8 @@
 - ``PyTorchTrialContext._tbd_writer``, ``_current_batch_idx`` and ``_epoch_len``.
 - ``_PyTorchTrialController.run``, ``_load``, ``_save``, ``_checkpoint``, ``_train_with_boundaries``, ``_train_batch``,
   ``_step_batch``, ``_on_epoch_start``, ``is_chief``, ``test_mode``, ``state``, ``start_from_batch``,
-  ``training_iterator``, ``training_enumerator``, ``local_training``, the periods,
-  ``max_length``: the loop itself. It is repaired for our trials only; see :func:`repair_controller`.
+  ``training_iterator``, ``training_enumerator``, ``local_training``, the periods, ``max_length``: the loop itself. It
+  is repaired for our trials only; see :func:`repair_controller`.
 - ``_DistributedBackend``: how ``determined.launch`` has said what synchronises the processes.
 - ``_core.checkpoint._storage_manager``: where checkpoints lie off-cluster.
 """
@@ -351,6 +351,11 @@ class Controller:
         for boundary in self._boundaries:
             if boundary.step_type is wanted:
                 boundary.limit_reached = self.pauses = True
+
+    @property
+    def test_mode(self) -> bool:
+        """Whether the loop trains and validates one batch only."""
+        return bool(self._controller.test_mode)
 
     @property
     def counts_epochs(self) -> bool:

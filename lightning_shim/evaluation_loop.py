@@ -20,31 +20,32 @@ from lightning_shim.transfer import BatchTransfer
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationBatch:
-    """A validation batch as the loader gave it, its index, and the index of its loader."""
+class Validation:
+    """A validation whose batches have been evaluated: all that Determined gets to see of them.
 
-    batch: Any
-    batch_idx: int
-    dataloader_idx: int
+    For each batch that it sees Determined inspects signatures and compares names, which takes as long as a small layer.
 
+    Attributes:
+        samples: The number of samples of this process.
+    """
 
-NOTHING_TO_VALIDATE: Final = EvaluationBatch(None, -1, -1)
-"""The one batch of a module without validation: Determined refuses a validation loader that is empty."""
+    samples: int
 
 
 class ValidationLoader(DataLoader[Any]):
     """The loader that Determined iterates; Determined checks that it is a DataLoader, nothing more.
 
     Args:
-        batches: Gives the batches of one validation.
+        validate: Evaluates all batches of one validation.
     """
 
-    def __init__(self, batches: Callable[[], Iterator[EvaluationBatch]]) -> None:
+    def __init__(self, validate: Callable[[], Validation]) -> None:
         super().__init__([], batch_size=None)  # type: ignore[arg-type]
-        self._make_batches = batches
+        self._validate = validate
 
-    def __iter__(self) -> Iterator[EvaluationBatch]:  # type: ignore[override]
-        return self._make_batches()
+    def __iter__(self) -> Iterator[Validation]:  # type: ignore[override]
+        # Determined refuses a validation loader that is empty.
+        yield self._validate()
 
 
 class EvaluationLoop:
@@ -91,6 +92,7 @@ class EvaluationLoop:
         self._keeps_outputs: Final = hooks.overridden("validation_epoch_end")
         self._is_enabled = is_enabled
         self._batches: Batches | None = None
+        self._has_several = False
         self._modes: dict[str, bool] = {}
         # By loader: what validation_step has returned, for validation_epoch_end of Lightning 1.x.
         self._outputs: list[list[Any]] = []
@@ -120,6 +122,7 @@ class EvaluationLoop:
         self._progress.has_validated = True
         self.source.set_epoch(self._progress.current_epoch)
         self._batches = self.source.batches()
+        self._has_several = self.source.has_several
         self._outputs = [[] for _ in self.source.num_batches]
         self._modes = {name: submodule.training for name, submodule in self._module.named_modules()}
         self._hooks.module_or_default("on_validation_model_eval")
@@ -131,54 +134,64 @@ class EvaluationLoop:
             self._hooks.call("on_epoch_start")
             self._hooks.call("on_validation_epoch_start")
 
-    def batches(self) -> Iterator[EvaluationBatch]:
-        """Yields the batches of the validation that has been started."""
-        if not self._is_enabled:
-            yield NOTHING_TO_VALIDATE
-            return
-        assert self._batches is not None
-        previous = 0
-        for batch, batch_idx, dataloader_idx, _ in self._batches:
-            if dataloader_idx != previous:
-                self._collector.end_dataloader()
-                self._views.update(self._collector.collect(on_step=False))
-                previous = dataloader_idx
-            yield EvaluationBatch(batch, batch_idx, dataloader_idx)
-
-    def evaluate_batch(self, evaluated: EvaluationBatch) -> None:
-        """Validates a batch.
+    def run(self, only_one: bool) -> Validation:
+        """Evaluates the batches of the validation that has been started.
 
         Args:
-            evaluated: What :meth:`batches` yielded.
+            only_one: Whether to leave it at the first one.
+
+        Returns:
+            What was evaluated.
         """
-        if evaluated is NOTHING_TO_VALIDATE:
-            return
-        batch_idx, dataloader_idx = evaluated.batch_idx, evaluated.dataloader_idx
-        has_several = self.source.has_several
-        batch = self._transfer(evaluated.batch, dataloader_idx)
-        self._collector.start_batch(batch, dataloader_idx if has_several else None)
-        args = (batch, batch_idx, dataloader_idx) if has_several else (batch, batch_idx)
-        self._hooks.call("on_validation_batch_start", *args)
+        samples = previous = 0
+        if self._is_enabled:
+            assert self._batches is not None
+            for batch, batch_idx, dataloader_idx, _ in self._batches:
+                if dataloader_idx != previous:
+                    self._end_dataloader()
+                    previous = dataloader_idx
+                samples += self._evaluate(batch, batch_idx, dataloader_idx)
+                if only_one:
+                    break
+        return Validation(samples)
+
+    def _evaluate(self, batch: Any, batch_idx: int, dataloader_idx: int) -> int:
+        """Evaluates a batch and returns the number of its samples."""
+        hooks, collector = self._hooks, self._collector
+        batch = self._transfer(batch, dataloader_idx)
+        if self._has_several:
+            collector.start_batch(batch, dataloader_idx)
+            args: tuple[Any, ...] = (batch, batch_idx, dataloader_idx)
+        else:
+            collector.start_batch(batch)
+            args = (batch, batch_idx)
+        hooks.call("on_validation_batch_start", *args)
         step_args = args if self._takes_batch_idx else (args[0], *args[2:])
-        output = self._hooks.run("validation_step", self._strategy.validation_step, *step_args)
-        output = self._hooks.end_of_step("validation_step_end", output)
-        self._hooks.call("on_validation_batch_end", output, *args)
+        output = hooks.run("validation_step", self._strategy.validation_step, *step_args)
+        output = hooks.end_of_step("validation_step_end", output)
+        hooks.call("on_validation_batch_end", output, *args)
         if output is not None:
             if self._keeps_outputs:
                 self._outputs[dataloader_idx].append(output)
-            self._returned_metrics.keep(output, dataloader_idx if has_several else None)
+            self._returned_metrics.keep(output, dataloader_idx if self._has_several else None)
+        samples = collector.number_of_samples()
+        collector.end_batch()
+        return samples
+
+    def _end_dataloader(self) -> None:
+        """Shows what the last batch of a loader has logged, then what all its batches have."""
         self._views.update(self._collector.collect(on_step=True))
-        self._collector.end_batch()
+        self._collector.end_dataloader()
+        self._views.update(self._collector.collect(on_step=False))
 
     def end_epoch(self) -> None:
         """Calls ``on_validation_epoch_end``; the metrics are complete after it."""
         if self._is_enabled:
-            self._collector.end_dataloader()
-            self._views.update(self._collector.collect(on_step=False))
+            self._end_dataloader()
             self._collector.end_batches()
             if self._keeps_outputs:
                 outputs, self._outputs = self._outputs, []
-                self._hooks.module("validation_epoch_end", outputs if self.source.has_several else outputs[0])
+                self._hooks.module("validation_epoch_end", outputs if self._has_several else outputs[0])
             self._hooks.call("on_validation_epoch_end")
             self._hooks.call("on_epoch_end")
 
@@ -194,18 +207,3 @@ class EvaluationLoop:
             return
         for name, submodule in self._module.named_modules():
             submodule.training = self._modes.get(name, submodule.training)
-
-    def number_of_samples(self, evaluated: Any, batch_size_of: Callable[[Any], int]) -> int:
-        """Counts the samples of a batch, for Determined's log.
-
-        Args:
-            evaluated: What :meth:`batches` yielded.
-            batch_size_of: Lightning's ``extract_batch_size``.
-
-        Returns:
-            The number, or 1 if it cannot be told.
-        """
-        try:
-            return batch_size_of(evaluated.batch)
-        except Exception:
-            return 1

@@ -16,7 +16,7 @@ from lightning_shim.callbacks import CALLBACK_NAME, LightningCallback
 from lightning_shim.checkpoint import CheckpointState
 from lightning_shim.dataloading import find_source
 from lightning_shim.epoch_outputs import TrainingOutputs
-from lightning_shim.evaluation_loop import EvaluationBatch, EvaluationLoop, ValidationLoader
+from lightning_shim.evaluation_loop import EvaluationLoop, Validation, ValidationLoader
 from lightning_shim.former_arguments import Values
 from lightning_shim.former_optimization import FormerOptimization, needs_former_optimization
 from lightning_shim.hooks import Hooks
@@ -331,8 +331,8 @@ class LightningTrial(pytorch.PyTorchTrial):
         return TrainingBatches(self._training_loop)
 
     def build_validation_data_loader(self) -> Any:
-        """Gives Determined the batches of a validation; the user's loaders are asked for when training starts."""
-        return ValidationLoader(self._evaluation_loop.batches)
+        """Gives Determined a loader that validates when iterated; the user's are asked for when training starts."""
+        return ValidationLoader(lambda: self._evaluation_loop.run(only_one=self.controller.test_mode))
 
     def build_callbacks(self) -> dict[str, pytorch.PyTorchCallback]:
         """Gives Determined the callback through which its events arrive; a subclass may add its own."""
@@ -349,15 +349,12 @@ class LightningTrial(pytorch.PyTorchTrial):
         return self._reports.end_batch()
 
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """Validates a batch; metrics are reported by reducers."""
-        self._evaluation_loop.evaluate_batch(batch)
+        """Does nothing: the batches have been evaluated when Determined gets here, and reducers report the metrics."""
         return {}
 
     def get_batch_length(self, batch: Any) -> int:
-        """Counts the samples of a validation batch for Determined's log; it shows none of training."""
-        if not isinstance(batch, EvaluationBatch):
-            return 1
-        return self._evaluation_loop.number_of_samples(batch, self._lightning.extract_batch_size)
+        """Tells the samples of a validation for Determined's log; it shows none of training."""
+        return batch.samples if isinstance(batch, Validation) else 1
 
     def gather_checkpoint(self) -> None:
         """Collects the state of all processes, before the chief writes a checkpoint."""
