@@ -1,15 +1,13 @@
 """What is kept of one logged name, and how an epoch's values become one.
 
 A logged value is put away as it is, detached and on its own device; nothing is added up, copied to the host or
-formatted at the time of the call. The values are folded, in the order in which they came, when somebody wants the
-result: at a report, at the end of an epoch, or when ``trainer.callback_metrics`` is read. The fold rounds as
+formatted at the time of the call. The values are folded, in the order in which they came, when the host waits for the
+device anyway: at a report, at the end of an epoch, or when ``trainer.callback_metrics`` is read. The fold rounds as
 Lightning's additions one by one do, so that the results are equal to the last bit.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,12 +18,13 @@ from torchmetrics import Metric
 
 from lightning_shim._warnings import MetricError, caller_location
 from lightning_shim.log_settings import MEAN, Settings
+from lightning_shim.tensor_log import TensorLog
 
 Value = Tensor | np.floating[Any]
 """A tensor of no dimensions on any device, or a number that never was a tensor."""
 
 FOLD_AFTER: Final = 256
-"""Values of one name that are kept before they are folded, so that memory does not grow with the epoch's length."""
+"""Numbers of one name that are kept before they are folded; tensors are folded at reports, since it means to wait."""
 
 
 @dataclass(slots=True)
@@ -36,7 +35,7 @@ class LoggedMetric:
         settings: The arguments of the first call.
         arguments: The same as they were given, to recognise a repeated call quickly.
         metric: The torchmetrics object, if one was logged; it does its own reduction.
-        step_value: The last value, for ``on_step``.
+        step_value: The last value, for ``on_step``; if it is a tensor, the next value may be written over it.
         is_fresh: Whether something was logged since the last reset.
     """
 
@@ -45,23 +44,54 @@ class LoggedMetric:
     metric: Metric | None
     step_value: Value | None = None
     is_fresh: bool = True
-    _values: list[Value] = field(default_factory=list)
+    _tensors: TensorLog | None = None
+    _numbers: list[np.floating[Any]] = field(default_factory=list)
     _batch_sizes: list[int] = field(default_factory=list)
     _folded: Any = None
     _weight: int = 0
     _computed: Tensor | None = None
 
-    def update(self, value: Value, batch_size: int) -> None:
-        """Puts a value of the current batch away."""
+    def update_tensor(self, value: Tensor, batch_size: int) -> None:
+        """Puts a tensor of the current batch away.
+
+        Args:
+            value: A tensor of no dimensions, without a graph.
+            batch_size: The weight in a mean.
+        """
+        self.is_fresh = True
+        self._computed = None
+        tensors = self._tensors
+        if self._numbers:
+            self.fold()
+        if tensors is None or tensors.dtype is not value.dtype or tensors.device != value.device:
+            self.fold()
+            tensors = self._tensors = TensorLog(value)
+        kept = tensors.append(value)
+        settings = self.settings
+        if settings.on_step:
+            self.step_value = kept
+        if settings.on_epoch:
+            self._batch_sizes.append(batch_size)
+        else:
+            tensors.clear()
+
+    def update_number(self, value: np.floating[Any], batch_size: int) -> None:
+        """Puts a number of the current batch away.
+
+        Args:
+            value: A number that never was a tensor.
+            batch_size: The weight in a mean.
+        """
         self.is_fresh = True
         self._computed = None
         if self.settings.on_step:
             self.step_value = value
         if self.settings.on_epoch:
-            self._values.append(value)
-            self._batch_sizes.append(batch_size)
-            if len(self._values) >= FOLD_AFTER:
+            numbers = self._numbers
+            if self._tensors or len(numbers) >= FOLD_AFTER or (numbers and numbers[-1].dtype != value.dtype):
                 self.fold()
+            numbers.append(value)
+            self._batch_sizes.append(batch_size)
 
     def update_metric(self, metric: Any) -> None:
         """Takes note that the torchmetrics object was logged; its ``forward`` has been called by the user.
@@ -90,20 +120,23 @@ class LoggedMetric:
         Returns:
             The folded value, a NumPy scalar (for a mean, the weighted sum), and the sum of the batch sizes.
         """
-        reduction = self.settings.reduction
-        sizes = iter(self._batch_sizes)
-        for values in _arrays(self._values):
-            weights = np.fromiter(itertools.islice(sizes, len(values)), dtype=np.int64, count=len(values))
-            if reduction is MEAN:
-                with np.errstate(over="ignore", invalid="ignore"):
-                    values = values * weights.astype(values.dtype)
-            start = values.dtype.type(reduction.initial) if self._folded is None else self._folded
-            dtype = np.result_type(values.dtype, start.dtype)
-            self._folded = reduction.fold(np.concatenate(([start], values)).astype(dtype))
-            self._weight += int(weights.sum())
-        self._values.clear()
-        self._batch_sizes.clear()
+        if self._batch_sizes:
+            # Never both: each is folded before the other begins.
+            values = self._tensors.take() if self._tensors else np.array(self._numbers)
+            self._fold(values, np.array(self._batch_sizes, dtype=np.int64))
+            self._numbers.clear()
+            self._batch_sizes.clear()
         return self._folded, self._weight
+
+    def _fold(self, values: np.ndarray[Any, Any], weights: np.ndarray[Any, Any]) -> None:
+        reduction = self.settings.reduction
+        if reduction is MEAN:
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = values * weights.astype(values.dtype)
+        start = values.dtype.type(reduction.initial) if self._folded is None else self._folded
+        dtype = np.result_type(values.dtype, start.dtype)
+        self._folded = reduction.fold(np.concatenate(([start], values)).astype(dtype))
+        self._weight += int(weights.sum())
 
     def epoch_value(self) -> Tensor | None:
         """Returns the epoch's value so far on this process, as a tensor of no dimensions."""
@@ -144,7 +177,9 @@ class LoggedMetric:
         self.is_fresh = False
         self.step_value = self._folded = self._computed = None
         self._weight = 0
-        self._values.clear()
+        if self._tensors is not None:
+            self._tensors.clear()
+        self._numbers.clear()
         self._batch_sizes.clear()
 
     def state_dict(self) -> dict[str, Any]:
@@ -154,7 +189,7 @@ class LoggedMetric:
             "settings": self.settings.state_dict(),
             "folded": None if folded is None else torch.from_numpy(np.asarray(folded)),
             "weight": weight,
-            "step_value": None if self.step_value is None else torch.as_tensor(self.step_value),
+            "step_value": None if self.step_value is None else torch.as_tensor(self.step_value).clone(),
             "is_fresh": self.is_fresh,
         }
 
@@ -175,17 +210,3 @@ class LoggedMetric:
         restored._weight = state["weight"]
         restored.step_value, restored.is_fresh = state["step_value"], state["is_fresh"]
         return restored
-
-
-def _arrays(values: list[Value]) -> Iterator[np.ndarray[Any, Any]]:
-    """Brings values to the host in runs of one kind, in their order; one copy for a run."""
-
-    def kind(value: Value) -> Any:
-        return (value.dtype, value.device) if isinstance(value, Tensor) else value.dtype
-
-    for _, run in itertools.groupby(values, key=kind):
-        first, *rest = run
-        if isinstance(first, Tensor):
-            yield torch.stack([first, *rest]).cpu().numpy()  # type: ignore[list-item]
-        else:
-            yield np.array([first, *rest])

@@ -20,6 +20,7 @@ from lightning_shim.log_settings import (
     MEAN,
     REDUCTIONS,
     SUM,
+    Settings,
     argument_problem,
     default_dtype,
     difference,
@@ -44,6 +45,9 @@ _ARGUMENTS: Final = (
     "metric_attribute",
     "rank_zero_only",
 )
+
+
+_KEPT_DTYPES: Final = (torch.float32, torch.float64)
 
 
 @dataclass(slots=True)
@@ -109,6 +113,13 @@ class MetricCollector:
         """Lets go of the batch."""
         self._batch = self._batch_size = None
 
+    def number_of_samples(self) -> int:
+        """Returns the number of samples of the batch, or 1 if it cannot be told."""
+        try:
+            return self._present_batch_size()
+        except Exception:
+            return 1
+
     def end_dataloader(self) -> None:
         """Says that one loader's batches are over; its epoch values are what :meth:`collect` gives now."""
         self._in_first_batch = None
@@ -173,20 +184,31 @@ class MetricCollector:
         metric = self._metrics.get(key)
         if metric is None or metric.arguments != arguments or metric.settings.dataloader_idx != self._dataloader_idx:
             metric = self._register(key, value, arguments)
-        if isinstance(value, Metric) or metric.metric is not None:
+        if metric.metric is not None or not isinstance(value, (Tensor, numbers.Real)):
+            if metric.metric is None and not isinstance(value, Metric):
+                raise _not_loggable(name, value)
             metric.update_metric(value)
             return
+        if batch_size is None:
+            batch_size = self._weight(metric.settings)
         if isinstance(value, Tensor):
-            value = _detached(name, value)
-        elif isinstance(value, numbers.Real):
-            value = number(value)
+            metric.update_tensor(_detached(name, value), batch_size)
         else:
-            raise _not_loggable(name, value)
-        if batch_size is None and metric.settings.on_epoch and metric.settings.reduction is MEAN:
-            batch_size = self._batch_size
-            if batch_size is None:
-                batch_size = self._batch_size = 1 if self._batch is None else self._batch_size_of(self._batch)
-        metric.update(value, 1 if batch_size is None else batch_size)
+            metric.update_number(number(value), batch_size)
+
+    def _weight(self, settings: Settings) -> int:
+        """Returns the number of samples of the batch if the mean of an epoch needs it, otherwise 1."""
+        if not settings.on_epoch or settings.reduction is not MEAN:
+            return 1
+        return self._present_batch_size()
+
+    def _present_batch_size(self) -> int:
+        if self._batch_size is None:
+            if self._batch is None:
+                self._batch_size = 1
+            else:
+                self._batch_size = _length_of_tensors(self._batch) or self._batch_size_of(self._batch)
+        return self._batch_size
 
     def log_dict(self, fx: str | None, dictionary: Any, *args: Any, **kwargs: Any) -> None:
         """Keeps several values; the arguments after ``fx`` are those of ``LightningModule.log_dict``.
@@ -228,7 +250,8 @@ class MetricCollector:
             value = metric.step_value if on_step else metric.epoch_value()
             if value is None:
                 continue
-            value = torch.as_tensor(value)
+            # A copy: the next value may be written over it.
+            value = torch.as_tensor(value).clone() if on_step else torch.as_tensor(value)
             name = settings.reported_name(on_step)
             if settings.logger:
                 views.logged[name] = value
@@ -274,7 +297,12 @@ class MetricCollector:
                 metric.set_epoch_value(folded, weight)
 
     def step_values(self) -> dict[str, tuple[float, str | None]]:
-        """Returns this process's last step's values that go to loggers, with the reduction over processes, if any."""
+        """Returns this process's last step's values that go to loggers, with the reduction over processes, if any.
+
+        Since the host waits for the device here, what the epoch has collected is folded as well.
+        """
+        for metric in self._metrics.values():
+            metric.fold()
         return {
             metric.settings.reported_name(on_step=True): (
                 float(metric.step_value),
@@ -367,6 +395,14 @@ def combine_step_values(shares: list[dict[str, tuple[float, str | None]]]) -> di
     return combined
 
 
+def _length_of_tensors(batch: Any) -> int | None:
+    """Returns the length that all tensors of a plain batch share; None leaves the question to Lightning's search."""
+    if type(batch) not in (tuple, list):
+        return None
+    lengths = {part.size(0) if type(part) is Tensor and part.dim() else None for part in batch}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
 def _detached(name: str, value: Tensor) -> Tensor:
     if value.numel() != 1:
         raise MetricError(
@@ -374,10 +410,10 @@ def _detached(name: str, value: Tensor) -> Tensor:
             f"be logged. Reduce it first, for example {name}.mean()."
         )
     detached = value.detach()
-    if value.dim() or value.dtype not in (torch.float32, torch.float64):
-        dtype = value.dtype if value.dtype in (torch.float32, torch.float64) else default_dtype()
-        return detached.reshape(()).to(dtype, copy=True)
-    return detached.clone()
+    if value.dim() or value.dtype not in _KEPT_DTYPES:
+        dtype = value.dtype if value.dtype in _KEPT_DTYPES else default_dtype()
+        return detached.reshape(()).to(dtype)
+    return detached
 
 
 def _not_loggable(name: str, value: Any) -> MetricError:
