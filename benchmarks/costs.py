@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -46,17 +46,15 @@ def _median(measure: Callable[[], float], repetitions: int) -> float:
 
 def _skipped_samples_per_second(batches: int, batch_size: int) -> float:
     """Returns how many samples of a shuffled map-style loader are passed over in a second when a trial is resumed."""
-    from pytorch_lightning.utilities.combined_loader import CombinedLoader
-
-    from lightning_shim.dataloading import Batches
+    from lightning_shim.random_state import RandomState
+    from lightning_shim.resuming import TrackedLoader
 
     dataset = TensorDataset(torch.arange(batches * batch_size))
-    combined: Any = CombinedLoader(DataLoader(dataset, batch_size=batch_size, shuffle=True), "max_size_cycle")
-    combined.limits = [batches]
-    passed = Batches(combined)
+    paused, resumed = (TrackedLoader(DataLoader(dataset, batch_size=batch_size, shuffle=True)) for _ in range(2))
+    next(iter(paused))
+    position = {**paused.state_dict(), "taken": batches - 1}
     start = time.perf_counter()
-    for _ in range(batches - 1):
-        next(passed)
+    resumed.resume(position, epoch=0, now=RandomState.capture(), continues=True)
     return (batches - 1) * batch_size / (time.perf_counter() - start)
 
 

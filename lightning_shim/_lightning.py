@@ -5,7 +5,7 @@ The private names that this package relies on are named here, and in :mod:`light
 - ``HyperparametersMixin._hparams_name``: what ``load_from_checkpoint`` looks for in a checkpoint.
 - ``_DeviceDtypeModuleMixin._device``: what ``self.device`` answers before the module is moved.
 - ``utilities.compile.from_compiled``, and PyTorch's ``OptimizedModule._orig_mod``.
-- ``CombinedLoader._mode``: how it combines.
+- ``CombinedLoader._mode``: how it combines; its ``_iterator`` and the ``iterators`` of that, one for each loader.
 - The state of the loops in a checkpoint: what :func:`loops_state` writes and :func:`progress_of_loops` reads.
 - ``LightningOptimizer._to_lightning_optimizer``, ``_on_after_step``: what ``self.optimizers()`` returns, and how manual
   optimization counts steps. Its public ``toggle_model`` asks the private ``_block_parallel_sync_behavior``, which knows
@@ -20,6 +20,7 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ __all__ = [
     "Lightning",
     "announce_device",
     "apply_to_collection",
+    "batches_of",
     "call_after_step",
     "hyperparameters_name",
     "is_overridden",
@@ -325,6 +327,22 @@ def hyperparameters_name(owner: Any) -> str | None:
 def visits_loaders_in_turn(combined_loader: Any) -> bool:
     """Tells whether a CombinedLoader gives one loader's batches after the other's; its private ``_mode`` knows."""
     return bool(combined_loader._mode == "sequential")
+
+
+def batches_of(combined_loader: Any) -> Iterator[tuple[Any, int, int]]:
+    """Starts to iterate a CombinedLoader.
+
+    Args:
+        combined_loader: The loader.
+
+    Returns:
+        Its iterator; that of the one loader itself where nothing is combined, so that no batch is put together anew.
+    """
+    iterator: Iterator[tuple[Any, int, int]] = iter(combined_loader)
+    if len(combined_loader.flattened) != 1 or combined_loader.iterables is not combined_loader.flattened[0]:
+        return iterator
+    (own,) = combined_loader._iterator.iterators
+    return zip(own, itertools.count(), itertools.repeat(0), strict=False)
 
 
 def call_after_step(optimizers: list[Any], function: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from lightning_shim._lightning import apply_to_collection
+from lightning_shim._lightning import apply_to_collection, batches_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Batches:
     """
 
     def __init__(self, combined: Any, fetched: int = 0, ahead: list[tuple[Any, int, int]] | None = None) -> None:
-        self._iterator: Final[Iterator[tuple[Any, int, int]]] = iter(combined)
+        self._iterator: Final = batches_of(combined)
         self.length = _length(combined)
         self._fetched = fetched
         self._ahead: list[tuple[Any, int, int]] = [] if ahead is None else ahead
