@@ -12,6 +12,9 @@ The private names that this package relies on are named here, and in :mod:`light
   Lightning's own strategies only.
 - ``overrides.distributed.prepare_for_backward``, which has no underscore, but is not documented.
 - ``LightningModule._on_before_batch_transfer``, ``_apply_batch_transfer_handler``: take an example through the hooks.
+- ``trainer.connectors.data_connector._replace_dunder_methods``, ``_get_distributed_sampler``, and
+  ``utilities.data._update_dataloader``, ``_is_dataloader_shuffled``: how loaders are shared by several processes.
+- ``DistributedSamplerWrapper.dataset``, and the ``_sampler`` of that: the sampler whose indices it shares out.
 - ``core.optimizer._MockOptimizer``: what hooks and ``self.optimizers()`` get if ``configure_optimizers`` returns None.
 """
 
@@ -22,7 +25,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
@@ -30,6 +33,8 @@ from typing import Any
 import torch
 from lightning_fabric.utilities.seed import pl_worker_init_function, reset_seed
 from lightning_utilities.core.apply_func import apply_to_collection
+from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 from lightning_shim._versions import Namespace, namespace_of
 from lightning_shim.progress import Progress
@@ -49,10 +54,13 @@ __all__ = [
     "original",
     "pl_worker_init_function",
     "progress_of_loops",
+    "request_loaders",
     "reset_seed",
+    "shared_sampler",
     "transferred_example",
     "unwrapped",
     "visits_loaders_in_turn",
+    "with_distributed_sampler",
 ]
 
 
@@ -60,7 +68,8 @@ __all__ = [
 class Lightning:
     """The parts of one Lightning namespace that a trial uses; each is what Lightning calls by the same name.
 
-    Only ``NoOptimizer`` is Lightning's private ``_MockOptimizer``: an optimizer over nothing, whose step does nothing.
+    Only ``NoOptimizer`` is Lightning's private ``_MockOptimizer``: an optimizer over nothing, whose step does nothing;
+    and the last four are called by the same names with an underscore.
     """
 
     version: str
@@ -84,6 +93,11 @@ class Lightning:
     extract_batch_size: Callable[[Any], int]
     move_data_to_device: Callable[[Any, torch.device], Any]
     prepare_for_backward: Callable[[torch.nn.parallel.DistributedDataParallel, Any], None]
+    MisconfigurationException: type[Exception]
+    replace_dunder_methods: Callable[..., AbstractContextManager[None]]
+    get_distributed_sampler: Callable[..., DistributedSampler[Any]]
+    update_dataloader: Callable[[DataLoader[Any], Any], DataLoader[Any]]
+    is_dataloader_shuffled: Callable[[DataLoader[Any]], bool]
 
 
 @functools.cache
@@ -91,6 +105,8 @@ def _parts(namespace: Namespace) -> Lightning:
     states = namespace.module("trainer.states")
     callbacks = namespace.module("callbacks")
     optimizer = namespace.module("core.optimizer")
+    data = namespace.module("utilities.data")
+    data_connector = namespace.module("trainer.connectors.data_connector")
     return Lightning(
         version=namespace.version,
         LightningModule=namespace.module("core.module").LightningModule,
@@ -110,9 +126,14 @@ def _parts(namespace: Namespace) -> Lightning:
         TrainerStatus=states.TrainerStatus,
         RunningStage=states.RunningStage,
         GradClipAlgorithmType=namespace.module("utilities").GradClipAlgorithmType,
-        extract_batch_size=namespace.module("utilities.data").extract_batch_size,
+        extract_batch_size=data.extract_batch_size,
         move_data_to_device=namespace.module("utilities").move_data_to_device,
         prepare_for_backward=namespace.module("overrides.distributed").prepare_for_backward,
+        MisconfigurationException=namespace.module("utilities.exceptions").MisconfigurationException,
+        replace_dunder_methods=data_connector._replace_dunder_methods,
+        get_distributed_sampler=data_connector._get_distributed_sampler,
+        update_dataloader=data._update_dataloader,
+        is_dataloader_shuffled=data._is_dataloader_shuffled,
     )
 
 
@@ -343,6 +364,59 @@ def batches_of(combined_loader: Any) -> Iterator[tuple[Any, int, int]]:
         return iterator
     (own,) = combined_loader._iterator.iterators
     return zip(own, itertools.count(), itertools.repeat(0), strict=False)
+
+
+def request_loaders(lightning: Lightning, hook: Callable[[], Any]) -> Any:
+    """Asks the user for loaders as Lightning does: each keeps the arguments that it was made with.
+
+    Args:
+        lightning: Which Lightning.
+        hook: Gives the loaders.
+
+    Returns:
+        What it gave.
+    """
+    failure: BaseException | None = None
+    loaders = None
+    with lightning.replace_dunder_methods(DataLoader, "dataset"), lightning.replace_dunder_methods(BatchSampler):
+        # Lightning puts the methods back only if nothing is raised.
+        try:
+            loaders = hook()
+        except BaseException as error:
+            failure = error
+    if failure is not None:
+        raise failure
+    return loaders
+
+
+def with_distributed_sampler(
+    lightning: Lightning, loader: DataLoader[Any], is_training: bool, *, num_replicas: int, rank: int
+) -> DataLoader[Any]:
+    """Makes a loader anew for one of several processes, as Lightning's ``use_distributed_sampler``.
+
+    Args:
+        lightning: Which Lightning.
+        loader: The user's loader.
+        is_training: Whether it is a training loader.
+        num_replicas: The number of processes.
+        rank: The index of the process.
+
+    Returns:
+        The loader of that process's part.
+    """
+    sampler = lightning.get_distributed_sampler(
+        loader,
+        shuffle=is_training or lightning.is_dataloader_shuffled(loader),
+        overfit_batches=0,
+        num_replicas=num_replicas,
+        rank=rank,
+    )
+    return lightning.update_dataloader(loader, sampler)
+
+
+def shared_sampler(sampler: Any) -> Any:
+    """Returns the sampler whose indices Lightning's DistributedSamplerWrapper shares out; None for any other."""
+    return getattr(sampler.dataset, "_sampler", None) if isinstance(sampler, DistributedSampler) else None
 
 
 def call_after_step(optimizers: list[Any], function: Callable[[], None]) -> None:

@@ -8,8 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import DataLoader
 
 from lightning_shim._lightning import (
     Lightning,
@@ -22,10 +21,8 @@ from lightning_shim.batches import Batches, length_of
 from lightning_shim.options import TrainerOptions
 from lightning_shim.random_state import RandomState
 from lightning_shim.resuming import TooFewBatchesError, TrackedLoader
+from lightning_shim.sampling import SampleSharing, UnsharableError
 from lightning_shim.strategy import StrategyFacade
-
-_SPLITTABLE: Final = (DataLoader, BatchSampler, RandomSampler, SequentialSampler, type(None))
-"""What a loader may consist of to get a DistributedSampler: nothing whose choice of samples would be lost by it."""
 
 
 def find_source(
@@ -46,7 +43,7 @@ def find_source(
         module: The LightningModule.
         datamodule: The LightningDataModule, if there is one.
         strategy: Tells how many processes share the data.
-        options: Has ``limit_train_batches`` and ``limit_val_batches``.
+        options: Has ``limit_train_batches``, ``limit_val_batches`` and ``use_distributed_sampler``.
 
     Returns:
         The source; it may turn out to be undefined.
@@ -63,7 +60,8 @@ def find_source(
         request = getattr(owner, hook)
         origin = f"{definition_location(request)}: {hook}"
     limit = getattr(options, f"limit_{stage}_batches")
-    return DataSource(stage, request, origin, limit, lightning, strategy)
+    sharing = SampleSharing(lightning, strategy, options.use_distributed_sampler)
+    return DataSource(stage, request, origin, limit, lightning, strategy, sharing)
 
 
 def _identity(loaders: Any) -> Any:
@@ -79,7 +77,8 @@ class DataSource:
         origin: What the user has to look at when they are wrong: the hook, or None for what was passed to ``fit``.
         limit: ``limit_train_batches`` or ``limit_val_batches``: a number of batches, or a fraction of them.
         lightning: The module's Lightning.
-        strategy: Tells how many processes share the data.
+        strategy: Knows the rank of this process.
+        sharing: Shares the data between processes.
 
     Attributes:
         loaders: The user's loaders as they were returned, once they have been asked for.
@@ -93,6 +92,7 @@ class DataSource:
         limit: int | float,
         lightning: Lightning,
         strategy: StrategyFacade,
+        sharing: SampleSharing,
     ) -> None:
         self._stage: Final = stage
         self._request: Final = request
@@ -100,6 +100,7 @@ class DataSource:
         self._limit: Final = limit
         self._lightning: Final = lightning
         self._strategy: Final = strategy
+        self._sharing: Final = sharing
         self._combined: Any = None
         self._tracked: list[TrackedLoader] = []
         self._combined_tracked: Any = None
@@ -158,7 +159,7 @@ class DataSource:
         if self._combined is not None:
             return
         assert self._request is not None
-        loaders = self._request()
+        loaders = self._sharing.request(self._request)
         if loaders is None:
             raise self.error("returned None instead of a loader.")
         combined: Any = loaders
@@ -186,46 +187,20 @@ class DataSource:
             except TypeError:
                 raise self.error(f"gave {loader!r}, which is no loader: it cannot be iterated.") from None
             return loader
-        if self._strategy.world_size > 1 and not isinstance(loader.dataset, IterableDataset):
-            loader = self._sharded(loader)
+        loader = self._shared(loader)
         if int(os.environ.get("PL_SEED_WORKERS", 0)) and loader.worker_init_fn is None:
             # What seed_everything(workers=True) asks for.
             loader.worker_init_fn = functools.partial(pl_worker_init_function, rank=self._strategy.global_rank)
         return loader
 
-    def _sharded(self, loader: DataLoader[Any]) -> DataLoader[Any]:
-        """Gives each process its part of the data, as Lightning's ``use_distributed_sampler``."""
-        if isinstance(loader.sampler, DistributedSampler):
-            return loader
-        kinds = [type(part) for part in (loader, loader.batch_sampler, loader.sampler)]
-        unknown = [kind.__name__ for kind in kinds if kind not in _SPLITTABLE]
-        if unknown:
+    def _shared(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        try:
+            return self._sharing.share(loader, is_training=self._stage == "train")
+        except UnsharableError as error:
             raise self.error(
-                f"gave a loader with a {', '.join(unknown)}, which cannot be split between processes automatically. "
-                "Give it a torch.utils.data.distributed.DistributedSampler."
-            )
-        sampler: DistributedSampler[Any] = DistributedSampler(
-            loader.dataset,
-            num_replicas=self._strategy.world_size,
-            rank=self._strategy.global_rank,
-            shuffle=self._stage == "train" or isinstance(loader.sampler, RandomSampler),
-            seed=int(os.environ.get("PL_GLOBAL_SEED", 0)),
-        )
-        return DataLoader(
-            loader.dataset,
-            batch_size=loader.batch_size,
-            sampler=sampler,
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-            pin_memory=loader.pin_memory,
-            drop_last=loader.drop_last,
-            timeout=loader.timeout,
-            worker_init_fn=loader.worker_init_fn,
-            multiprocessing_context=loader.multiprocessing_context,
-            generator=loader.generator,
-            prefetch_factor=loader.prefetch_factor,
-            persistent_workers=loader.persistent_workers,
-        )
+                f"gave a {type(loader).__name__} that cannot be shared by several processes: {error} Make it so, give "
+                "it a torch.utils.data.distributed.DistributedSampler, or pass use_distributed_sampler=False."
+            ) from error
 
     def _limited(self, loader: Any) -> int | float:
         try:

@@ -20,6 +20,7 @@ class TrainerOptions:
         gradient_clip_algorithm: ``"norm"`` or ``"value"``.
         limit_train_batches: Batches of a training epoch, or the fraction of them.
         limit_val_batches: Batches of each validation loader, or the fraction of them.
+        use_distributed_sampler: Whether several processes share out the samples of each loader.
         sync_batchnorm: Whether several processes normalise batches together.
         find_unused_parameters: Whether several processes expect parameters that have no part in a loss.
     """
@@ -29,6 +30,7 @@ class TrainerOptions:
     gradient_clip_algorithm: Any = None
     limit_train_batches: int | float = 1.0
     limit_val_batches: int | float = 1.0
+    use_distributed_sampler: bool = True
     sync_batchnorm: bool = False
     find_unused_parameters: bool = False
 
@@ -78,6 +80,7 @@ _RULES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "limit_val_batches": (_is_limit, "a number of batches, or a fraction of them as a float up to 1.0"),
     "gradient_clip_val": (lambda value: value is None or isinstance(value, (int, float)), "a number"),
     **dict.fromkeys(
-        ("sync_batchnorm", "find_unused_parameters"), (lambda value: isinstance(value, bool), "True or False")
+        ("use_distributed_sampler", "sync_batchnorm", "find_unused_parameters"),
+        (lambda value: isinstance(value, bool), "True or False"),
     ),
 }

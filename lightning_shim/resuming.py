@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_shim import _torch
+from lightning_shim._lightning import shared_sampler
 from lightning_shim._warnings import DifferenceWarning, warn_at_definition
 from lightning_shim.data_workers import WorkerState
 from lightning_shim.own_generators import OwnGenerators
@@ -159,10 +160,11 @@ class TrackedLoader:
         self.restore_own_state(moment.own)
 
     def own_state(self) -> dict[str, Any]:
-        """Captures what the loader holds: random generators, and those counters of its samplers that have changed."""
+        """Captures what the loader holds: random generators, what has changed of its samplers' counters, and seeds."""
         counters = self._counters()
         changed = {name: value for name, value in counters.items() if value != self._initial_counters.get(name)}
-        return {"generators": self._own_generators().capture(), "counters": changed}
+        seeds = [sampler.seed for sampler in self._distributed_samplers()]
+        return {"generators": self._own_generators().capture(), "counters": changed, "seeds": seeds}
 
     def restore_own_state(self, own: dict[str, Any]) -> None:
         """Sets what the loader holds.
@@ -175,6 +177,11 @@ class TrackedLoader:
             samplers = self._samplers_with_counters()
             if index < len(samplers):
                 vars(samplers[index])[name] = value
+        for sampler, seed in zip(self._distributed_samplers(), own["seeds"], strict=False):
+            sampler.seed = seed
+
+    def _distributed_samplers(self) -> list[DistributedSampler[Any]]:
+        return [sampler for sampler in samplers_of(self.loader) if isinstance(sampler, DistributedSampler)]
 
     def _own_generators(self) -> OwnGenerators:
         loader = self.loader
@@ -183,10 +190,14 @@ class TrackedLoader:
         names = ["generator", "sampler", "batch_sampler"]
         if loader.num_workers == 0:
             names += ["dataset", "collate_fn"]
-        return OwnGenerators({name: getattr(loader, name) for name in names})
+        roots = {name: getattr(loader, name) for name in names}
+        # Before what it is in, so that it is looked into as far as it would be without.
+        shared = {"shared sampler": shared_sampler(roots["sampler"])}
+        return OwnGenerators({**shared, **roots})
 
     def _samplers_with_counters(self) -> list[Any]:
-        candidates = [getattr(self.loader, "batch_sampler", None), *samplers_of(self.loader)]
+        samplers = samplers_of(self.loader)
+        candidates = [getattr(self.loader, "batch_sampler", None), *samplers, *map(shared_sampler, samplers)]
         return [
             sampler for sampler in candidates if hasattr(sampler, "__dict__") and type(sampler) not in _WITHOUT_COUNTERS
         ]

@@ -74,6 +74,8 @@ class LightningTrial(pytorch.PyTorchTrial):
         callbacks: A Lightning callback, or a list of them.
         limit_train_batches: Batches of a training epoch, or the fraction of them.
         limit_val_batches: Batches of each validation loader, or the fraction of them.
+        use_distributed_sampler: Whether several processes share out the samples of each map-style loader, unless it has
+            a DistributedSampler already.
         sync_batchnorm: Whether several processes take mean and variance of a batch over all of them.
         find_unused_parameters: Whether several processes look for parameters that have no part in a loss, as
             ``strategy="ddp_find_unused_parameters_true"`` of Lightning's Trainer. Optimizers that are toggled need it.
@@ -116,6 +118,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         callbacks: Any = None,
         limit_train_batches: int | float = 1.0,
         limit_val_batches: int | float = 1.0,
+        use_distributed_sampler: bool = True,
         sync_batchnorm: bool = False,
         find_unused_parameters: bool = False,
         ckpt_path: str | os.PathLike[str] | None = None,
@@ -149,6 +152,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             gradient_clip_algorithm=gradient_clip_algorithm,
             limit_train_batches=limit_train_batches,
             limit_val_batches=limit_val_batches,
+            use_distributed_sampler=use_distributed_sampler,
             sync_batchnorm=sync_batchnorm,
             find_unused_parameters=find_unused_parameters,
         )

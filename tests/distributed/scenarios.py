@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from tests.distributed import sampling
 from tests.parity.modules import Regression, dataset, loaders
 
 
@@ -236,10 +237,27 @@ class UnevenShards(Synchronised):
         self.log("samples", float(len(batch[0])), reduce_fx="sum")
 
 
+class Shares(Synchronised):
+    """Keeps what it trains on."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        self.facts.setdefault("batches", []).append(batch)
+        return super().training_step(batch, batch_idx)
+
+
+def giving(make: Callable[[], DataLoader[Any]]) -> type[Any]:
+    """Makes a module that brings its own training loader."""
+    return type("Brings", (Shares,), {"train_dataloader": lambda self: make()})
+
+
 class StopsOnOneProcess(Synchronised):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.global_rank == 0 and self.global_step == 2:
             self.trainer.should_stop = True
+
+
+def no_train_loaders() -> dict[str, Any]:
+    return {"val_dataloaders": loaders()["val_dataloaders"]}
 
 
 def no_val_loaders() -> dict[str, Any]:
@@ -278,10 +296,16 @@ SCENARIOS = {
     "adversarial": Scenario(Adversarial, find_unused_parameters=True),
     "former": Scenario(FormerWithoutBatchNorm, theirs=WithoutBatchNorm, find_unused_parameters=True),
     "uneven shards": Scenario(UnevenShards, data=no_val_loaders),
+    **{name: Scenario(Shares, data=data) for name, data in sampling.DATA.items()},
+    **{name: Scenario(giving(make), data=no_train_loaders) for name, make in sampling.HOOKS.items()},
+    "nothing shared": Scenario(Shares, options={"use_distributed_sampler": False}),
 }
 
 REFUSED = {
     # PyTorch's SyncBatchNorm needs GPUs.
     "sync_batchnorm": Scenario(Synchronised, options={"sync_batchnorm": True}),
     "unused parameters that nobody looks for": Scenario(UsesOneOfTwoHeads),
+    "batch sampler": Scenario(Shares, data=lambda: sampling.training(batch_size=1, batch_sampler=sampling.NoBatches())),
+    "loader": Scenario(Shares, data=lambda: {"train_dataloaders": sampling.Repeats(12, repeats=2)}),
+    "loader of a hook": Scenario(giving(sampling.without_length), data=no_train_loaders),
 }

@@ -9,13 +9,13 @@ import pytorch_lightning as pl
 import torch
 from determined import pytorch
 from pytest_mock import MockerFixture
-from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_shim import ConfigurationError
 from lightning_shim._lightning import lightning_of
 from lightning_shim.dataloading import DataSource
 from lightning_shim.precision import Precision
+from lightning_shim.sampling import SampleSharing
 from lightning_shim.strategy import StrategyFacade
 
 SAMPLES = TensorDataset(torch.arange(10.0))
@@ -27,7 +27,8 @@ def batches(mocker: MockerFixture, stage: str, loader: DataLoader, rank: int) ->
     with pytorch.init() as context:
         mocker.patch.multiple(StrategyFacade, world_size=2, global_rank=rank)
         strategy = StrategyFacade(lightning, context, Precision("32-true", context.device))
-        source = DataSource(stage, lambda: loader, None, 1.0, lightning, strategy)
+        sharing = SampleSharing(lightning, strategy, use_distributed_sampler=True)
+        source = DataSource(stage, lambda: loader, None, 1.0, lightning, strategy, sharing)
         source.set_up()
         return [batch[0].tolist() for batch, *_ in source.batches()]
 
@@ -48,7 +49,23 @@ def test_own_distributed_sampler_is_left_alone(mocker: MockerFixture) -> None:
     assert batches(mocker, "train", DataLoader(SAMPLES, sampler=sampler), rank=0) == [[3], [8]]
 
 
-def test_other_samplers_are_refused(mocker: MockerFixture) -> None:
-    loader = DataLoader(SAMPLES, sampler=WeightedRandomSampler([1.0] * 10, 10))
-    with pytest.raises(ConfigurationError, match="a WeightedRandomSampler, which cannot be split between processes"):
-        batches(mocker, "train", loader, rank=0)
+def test_choice_of_another_sampler_is_shared(mocker: MockerFixture) -> None:
+    shares = [batches(mocker, "val", DataLoader(SAMPLES, sampler=[7, 5, 3, 1]), rank) for rank in range(2)]
+    assert shares == [[[7], [3]], [[5], [1]]]
+
+
+def test_hook_that_raises_leaves_nothing_behind(mocker: MockerFixture) -> None:
+    def hook() -> Any:
+        raise KeyError("of the user's")
+
+    before = dict(vars(DataLoader))
+    with pytorch.init() as context:
+        mocker.patch.multiple(StrategyFacade, world_size=2)
+        lightning = lightning_of(pl.LightningModule)
+        strategy = StrategyFacade(lightning, context, Precision("32-true", context.device))
+        sharing = SampleSharing(lightning, strategy, use_distributed_sampler=True)
+    with pytest.raises(KeyError, match="of the user's"):
+        sharing.request(hook)
+    after = dict(vars(DataLoader))
+    assert after.keys() == before.keys()
+    assert all(after[name] is entry for name, entry in before.items())

@@ -128,3 +128,33 @@ def test_batch_norm_is_synchronised_on_gpus_only(results: Results) -> None:
         assert "works on GPUs alone" in message
         error, message = results["lightning"][rank]["refused"]["sync_batchnorm"]
         assert (error, message) == ("ValueError", "SyncBatchNorm layers only work with GPU modules")
+
+
+def test_samples_are_shared(results: Results) -> None:
+    shared, whole = (
+        [results["determined"][rank][name]["facts"]["batches"] for rank in range(2)]
+        for name in ("own sampler", "nothing shared")
+    )
+    assert not torch.equal(shared[0][0][0], shared[1][0][0])
+    assert_same(whole[0], whole[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("batch sampler", "gave a DataLoader that cannot be shared by several processes: Lightning can't inject a"),
+        ("loader", "gave a Repeats that cannot be shared by several processes: Trying to inject custom `Sampler` into"),
+        (
+            "loader of a hook",
+            "You seem to have configured a sampler in your DataLoader which does not provide `__len__`",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_is_an_error(results: Results, name: str, problem: str) -> None:
+    for rank in range(2):
+        error, message = results["determined"][rank]["refused"][name]
+        assert error == "ConfigurationError"
+        assert problem in message
+        assert ("scenarios.py" if "hook" in name else "train.py") in message
+        assert "or pass use_distributed_sampler=False" in message
+        assert results["lightning"][rank]["refused"][name][0] in ("TypeError", "MisconfigurationException")

@@ -1,0 +1,72 @@
+"""How several processes share a loader's samples, as Lightning's ``use_distributed_sampler`` has them do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data.distributed import DistributedSampler
+
+from lightning_shim._lightning import Lightning, request_loaders, with_distributed_sampler
+from lightning_shim.strategy import StrategyFacade
+
+
+class UnsharableError(Exception):
+    """A loader cannot be made anew with the samples of one process."""
+
+
+class SampleSharing:
+    """Gives each process its part of a loader's samples.
+
+    What has been chosen by a sampler of the user's is chosen on each process, and then shared out; a batch sampler, or
+    a subclass of DataLoader, is made anew around the part.
+
+    Args:
+        lightning: The module's Lightning.
+        strategy: Tells how many processes share the data.
+        use_distributed_sampler: Whether to do so; otherwise loaders stay as the user made them.
+    """
+
+    def __init__(self, lightning: Lightning, strategy: StrategyFacade, use_distributed_sampler: bool) -> None:
+        self._lightning: Final = lightning
+        self._strategy: Final = strategy
+        self._is_needed: Final = use_distributed_sampler and strategy.world_size > 1
+
+    def request(self, hook: Callable[[], Any]) -> Any:
+        """Asks the user for loaders, and keeps with each what is needed to make it anew.
+
+        Args:
+            hook: Gives the loaders.
+
+        Returns:
+            What it gave.
+        """
+        return request_loaders(self._lightning, hook) if self._is_needed else hook()
+
+    def share(self, loader: DataLoader[Any], is_training: bool) -> DataLoader[Any]:
+        """Makes a loader of this process's part.
+
+        Args:
+            loader: The user's loader.
+            is_training: Whether the samples are shuffled where the user's loader does not say how they are chosen.
+
+        Returns:
+            The loader to iterate; the user's own if there is nothing to share, or it is shared already.
+
+        Raises:
+            UnsharableError: If it cannot be made anew.
+        """
+        is_stream = isinstance(loader.dataset, IterableDataset)
+        if not self._is_needed or is_stream or isinstance(loader.sampler, DistributedSampler):
+            return loader
+        try:
+            return with_distributed_sampler(
+                self._lightning,
+                loader,
+                is_training,
+                num_replicas=self._strategy.world_size,
+                rank=self._strategy.global_rank,
+            )
+        except (TypeError, self._lightning.MisconfigurationException) as error:
+            raise UnsharableError(str(error).strip()) from error
