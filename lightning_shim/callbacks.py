@@ -85,7 +85,9 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._lightning_checkpoint.start_from(self._ckpt_path)
             self._controller.continue_at(*self._training_loop.batches_and_epochs())
         self._training_loop.start()
-        self._evaluation_loop.set_up()
+        period = self._trainer.check_val_every_n_epoch
+        if self._training_loop.goes_on or period is None or (self._trainer.current_epoch + 1) % period == 0:
+            self._evaluation_loop.set_up()
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")
         self._hooks.call("on_train_start")

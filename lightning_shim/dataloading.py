@@ -6,6 +6,7 @@ import copy
 import functools
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from torch.utils.data import DataLoader
@@ -19,6 +20,7 @@ from lightning_shim._lightning import (
 from lightning_shim._warnings import ConfigurationError, caller_location, definition_location
 from lightning_shim.batches import Batches, length_of
 from lightning_shim.options import TrainerOptions
+from lightning_shim.progress import Progress
 from lightning_shim.random_state import RandomState
 from lightning_shim.resuming import TooFewBatchesError, TrackedLoader
 from lightning_shim.sampling import SampleSharing, UnsharableError
@@ -33,6 +35,7 @@ def find_source(
     datamodule: Any,
     strategy: StrategyFacade,
     options: TrainerOptions,
+    progress: Progress,
 ) -> DataSource:
     """Finds where a stage's loaders come from: the arguments, else the data module, else the module.
 
@@ -43,7 +46,9 @@ def find_source(
         module: The LightningModule.
         datamodule: The LightningDataModule, if there is one.
         strategy: Tells how many processes share the data.
-        options: Has ``limit_train_batches``, ``limit_val_batches`` and ``use_distributed_sampler``.
+        options: Has ``limit_train_batches``, ``limit_val_batches``, ``reload_dataloaders_every_n_epochs`` and
+            ``use_distributed_sampler``.
+        progress: Where training stands.
 
     Returns:
         The source; it may turn out to be undefined.
@@ -61,11 +66,20 @@ def find_source(
         origin = f"{definition_location(request)}: {hook}"
     limit = getattr(options, f"limit_{stage}_batches")
     sharing = SampleSharing(lightning, strategy, options.use_distributed_sampler)
-    return DataSource(stage, request, origin, limit, lightning, strategy, sharing)
+    reload_period = options.reload_dataloaders_every_n_epochs
+    return DataSource(stage, request, origin, limit, lightning, strategy, sharing, progress, reload_period)
 
 
 def _identity(loaders: Any) -> Any:
     return loaders
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """When the loaders were asked for: in which epoch, and under which random state."""
+
+    epoch: int
+    random: RandomState
 
 
 class DataSource:
@@ -79,9 +93,11 @@ class DataSource:
         lightning: The module's Lightning.
         strategy: Knows the rank of this process.
         sharing: Shares the data between processes.
+        progress: Where training stands, which the user's hook may ask.
+        reload_period: Epochs after which they are asked for anew; 0 for never.
 
     Attributes:
-        loaders: The user's loaders as they were returned, once they have been asked for.
+        length: The number of batches of a pass, or None if the loaders have no length.
     """
 
     def __init__(
@@ -93,6 +109,8 @@ class DataSource:
         lightning: Lightning,
         strategy: StrategyFacade,
         sharing: SampleSharing,
+        progress: Progress,
+        reload_period: int = 0,
     ) -> None:
         self._stage: Final = stage
         self._request: Final = request
@@ -101,6 +119,10 @@ class DataSource:
         self._lightning: Final = lightning
         self._strategy: Final = strategy
         self._sharing: Final = sharing
+        self._progress: Final = progress
+        self._reload_period: Final = reload_period
+        self._asked: _Asked | None = None
+        self.length: int | None = None
         self._combined: Any = None
         self._tracked: list[TrackedLoader] = []
         self._combined_tracked: Any = None
@@ -137,11 +159,6 @@ class DataSource:
         limits: list[int | float] = self._combined.limits
         return limits
 
-    @property
-    def length(self) -> int | None:
-        """The number of batches of a pass, or None if the loaders have no length."""
-        return length_of(self._combined)
-
     def error(self, problem: str) -> ConfigurationError:
         """Makes an error that leads to where the loaders come from.
 
@@ -150,14 +167,31 @@ class DataSource:
         """
         return ConfigurationError(f"{self._origin or f'{caller_location()}: {self._stage}_dataloaders'} {problem}")
 
-    def set_up(self) -> None:
-        """Asks for the loaders and prepares them, unless that has been done.
+    def set_up(self) -> bool:
+        """Asks for the loaders and prepares them, unless that has been done and it is not yet time to do it again.
+
+        Returns:
+            Whether they were asked for.
 
         Raises:
             ConfigurationError: If they are no loaders, are empty, or cannot be shared by several processes.
         """
-        if self._combined is not None:
-            return
+        epoch = self._progress.current_epoch
+        if self._asked is not None and not 0 < self._reload_period <= epoch - self._asked.epoch:
+            return False
+        self._asked = _Asked(epoch, RandomState.capture())
+        self._ask()
+        return True
+
+    def _ask_as_before(self, epoch: int, random: dict[str, Any]) -> None:
+        """Asks for the loaders that were there before a pause, in the state in which they were asked for then."""
+        self._asked = _Asked(epoch, RandomState(**random))
+        self._asked.random.restore()
+        now, self._progress.current_epoch = self._progress.current_epoch, epoch
+        self._ask()
+        self._progress.current_epoch = now
+
+    def _ask(self) -> None:
         assert self._request is not None
         loaders = self._sharing.request(self._request)
         if loaders is None:
@@ -174,7 +208,10 @@ class DataSource:
         combined.flattened = [self._prepared(loader) for loader in combined.flattened]
         combined.limits = [self._limited(loader) for loader in combined.flattened]
         self._combined = combined
-        self._tracked = [TrackedLoader(loader) for loader in combined.flattened]
+        self.length = length_of(combined)
+        known = {id(tracked.loader): tracked for tracked in self._tracked}
+        # The same loader as before, perhaps with workers that run on, goes on from where it is.
+        self._tracked = [known.get(id(loader)) or TrackedLoader(loader) for loader in combined.flattened]
         # The user's own stays as it is: a module may ask the trainer for its loaders.
         self._combined_tracked = copy.copy(combined)
         self._combined_tracked.flattened = self._tracked
@@ -256,7 +293,9 @@ class DataSource:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the loaders stand."""
+        asked = self._asked if self._reload_period else None
         return {
+            "asked": asked and {"epoch": asked.epoch, "random": asked.random.state_dict()},
             "positions": [loader.state_dict() for loader in self._tracked],
             "own": [loader.own_state() for loader in self._tracked],
             "batches": None if self._batches is None else self._batches.state_dict(),
@@ -277,6 +316,8 @@ class DataSource:
         Raises:
             ConfigurationError: If they are not the loaders that they were.
         """
+        if state["asked"] is not None:
+            self._ask_as_before(**state["asked"])
         if len(state["positions"]) != len(self._tracked):
             raise self.error(
                 f"gave another number of loaders than before the pause: {len(self._tracked)}, not "

@@ -103,9 +103,8 @@ class EvaluationLoop:
         return self._is_enabled
 
     def set_up(self) -> None:
-        """Asks for the loaders, unless that has been done."""
-        if self._is_enabled and not self.source.is_set_up:
-            self.source.set_up()
+        """Asks for the loaders, unless they are there."""
+        if self._is_enabled and self.source.set_up():
             self._is_enabled = sum(self.source.num_batches) > 0
 
     def start(self, releases_gradients: bool) -> None:

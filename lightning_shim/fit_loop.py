@@ -116,5 +116,5 @@ class FitLoopFacade(_Refusing):
         return batches
 
     def setup_data(self) -> None:
-        """Asks for the training loaders, unless that has been done."""
+        """Asks for the training loaders, unless they are there."""
         self._training_loop.set_up()

@@ -20,6 +20,7 @@ class TrainerOptions:
         gradient_clip_algorithm: ``"norm"`` or ``"value"``.
         limit_train_batches: Batches of a training epoch, or the fraction of them.
         limit_val_batches: Batches of each validation loader, or the fraction of them.
+        reload_dataloaders_every_n_epochs: Epochs after which the loaders are asked for anew; 0 for never.
         use_distributed_sampler: Whether several processes share out the samples of each loader.
         sync_batchnorm: Whether several processes normalise batches together.
         find_unused_parameters: Whether several processes expect parameters that have no part in a loss.
@@ -30,6 +31,7 @@ class TrainerOptions:
     gradient_clip_algorithm: Any = None
     limit_train_batches: int | float = 1.0
     limit_val_batches: int | float = 1.0
+    reload_dataloaders_every_n_epochs: int = 0
     use_distributed_sampler: bool = True
     sync_batchnorm: bool = False
     find_unused_parameters: bool = False
@@ -70,6 +72,10 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def _is_period(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _is_limit(value: Any) -> bool:
     return value is None or (isinstance(value, int) and value >= 0) or (isinstance(value, float) and 0 <= value <= 1)
 
@@ -78,6 +84,7 @@ _RULES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "accumulate_grad_batches": (_is_count, "a number of batches, at least 1"),
     "limit_train_batches": (_is_limit, "a number of batches, or a fraction of them as a float up to 1.0"),
     "limit_val_batches": (_is_limit, "a number of batches, or a fraction of them as a float up to 1.0"),
+    "reload_dataloaders_every_n_epochs": (_is_period, "a number of epochs, or 0 for never"),
     "gradient_clip_val": (lambda value: value is None or isinstance(value, (int, float)), "a number"),
     **dict.fromkeys(
         ("use_distributed_sampler", "sync_batchnorm", "find_unused_parameters"),

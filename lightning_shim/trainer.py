@@ -81,7 +81,6 @@ class TrainerFacade(Attached):
     fast_dev_run: Final = False
     overfit_batches: Final = 0.0
     num_sanity_val_steps: Final = 0
-    reload_dataloaders_every_n_epochs: Final = 0
     min_epochs: Final = 0
     min_steps: Final = None
     checkpoint_callback: Final = None
@@ -324,8 +323,8 @@ class TrainerFacade(Attached):
     def num_training_batches(self) -> int | float:
         """The number of batches of an epoch; infinite if the loaders have no length, or before they are asked for."""
         assert self._loops is not None
-        loop = self._loops[0]
-        length = loop.length if loop.source.is_set_up else None
+        source = self._loops[0].source
+        length = source.length if source.is_set_up else None
         return float("inf") if length is None else length
 
     @property
@@ -379,6 +378,11 @@ class TrainerFacade(Attached):
     def limit_train_batches(self) -> int | float:
         """Batches of a training epoch, or the fraction of them."""
         return self._options.limit_train_batches
+
+    @property
+    def reload_dataloaders_every_n_epochs(self) -> int:
+        """Epochs after which the loaders are asked for anew; 0 for never."""
+        return self._options.reload_dataloaders_every_n_epochs
 
     @property
     def limit_val_batches(self) -> int | float:

@@ -82,7 +82,7 @@ class TrainingLoop:
 
     @property
     def length(self) -> int | None:
-        """The number of batches of an epoch, or None if the loaders have no length."""
+        """The number of batches of Determined's epochs, or None if the loaders have no length."""
         self.set_up()
         return self._length
 
@@ -99,10 +99,24 @@ class TrainingLoop:
             )
 
     def set_up(self) -> None:
-        """Asks for the loaders, unless that has been done."""
+        """Asks for the loaders, unless that has been done; later ones are :meth:`_start_epoch`'s."""
         if not self.source.is_set_up:
             self.source.set_up()
             self._length = self.source.length
+
+    def _verify_length(self) -> None:
+        length, other = self._length, self.source.length
+        if (length is None) is not (other is None) or (length is not None and other is not None and other > length):
+            raise self.source.error(
+                f"gave {'no length' if other is None else f'{other} batches'} in epoch {self._progress.current_epoch}, "
+                f"and {'no length' if length is None else f'{length} batches'} in the first, which all of Determined's "
+                "epochs have. Give the longest loader first, or limit the others by limit_train_batches."
+            )
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a checkpoint to continue from; :meth:`resume` does."""
+        return self._loaded is not None
 
     def start(self) -> None:
         """Makes the loaders' iterators, as Lightning does before training starts; one that goes on makes others."""
@@ -164,6 +178,11 @@ class TrainingLoop:
 
     def _start_epoch(self) -> None:
         progress = self._progress
+        are_others = self.source.set_up()
+        if are_others:
+            self._verify_length()
+            # Lightning makes the iterators of other loaders twice, and they draw random numbers.
+            self.source.batches()
         self.source.set_epoch(progress.current_epoch)
         self._hooks.refresh_if_changed()
         self._hooks.call("on_epoch_start")

@@ -74,6 +74,8 @@ class LightningTrial(pytorch.PyTorchTrial):
         callbacks: A Lightning callback, or a list of them.
         limit_train_batches: Batches of a training epoch, or the fraction of them.
         limit_val_batches: Batches of each validation loader, or the fraction of them.
+        reload_dataloaders_every_n_epochs: Epochs after which the hooks are asked for other loaders; 0 for never.
+            Determined's epochs stay as long as the first one: another may have fewer batches, not more.
         use_distributed_sampler: Whether several processes share out the samples of each map-style loader, unless it has
             a DistributedSampler already.
         sync_batchnorm: Whether several processes take mean and variance of a batch over all of them.
@@ -118,6 +120,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         callbacks: Any = None,
         limit_train_batches: int | float = 1.0,
         limit_val_batches: int | float = 1.0,
+        reload_dataloaders_every_n_epochs: int = 0,
         use_distributed_sampler: bool = True,
         sync_batchnorm: bool = False,
         find_unused_parameters: bool = False,
@@ -152,6 +155,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             gradient_clip_algorithm=gradient_clip_algorithm,
             limit_train_batches=limit_train_batches,
             limit_val_batches=limit_val_batches,
+            reload_dataloaders_every_n_epochs=reload_dataloaders_every_n_epochs,
             use_distributed_sampler=use_distributed_sampler,
             sync_batchnorm=sync_batchnorm,
             find_unused_parameters=find_unused_parameters,
@@ -251,8 +255,10 @@ class LightningTrial(pytorch.PyTorchTrial):
         hooks = self._hooks = Hooks(lightning, trainer, module, datamodule, trainer.callbacks, former_values)
         outputs.is_needed = hooks.overridden("training_epoch_end") or hooks.takes_former_arguments("on_train_epoch_end")
         strategy.connect(module, hooks, (options.gradient_clip_val, options.gradient_clip_algorithm))
-        train_source = find_source("train", train_dataloaders, lightning, module, datamodule, strategy, options)
-        val_source = find_source("val", val_dataloaders, lightning, module, datamodule, strategy, options)
+        train_source, val_source = (
+            find_source(stage, given, lightning, module, datamodule, strategy, options, progress)
+            for stage, given in (("train", train_dataloaders), ("val", val_dataloaders))
+        )
         if not train_source.is_defined:
             owner = module if datamodule is None else datamodule
             raise ConfigurationError(

@@ -15,6 +15,7 @@ from torch.utils.data.distributed import DistributedSampler
 from lightning_shim._lightning import lightning_of
 from lightning_shim.dataloading import DataSource
 from lightning_shim.precision import Precision
+from lightning_shim.progress import Progress
 from lightning_shim.sampling import SampleSharing
 from lightning_shim.strategy import StrategyFacade
 
@@ -28,7 +29,7 @@ def batches(mocker: MockerFixture, stage: str, loader: DataLoader, rank: int) ->
         mocker.patch.multiple(StrategyFacade, world_size=2, global_rank=rank)
         strategy = StrategyFacade(lightning, context, Precision("32-true", context.device))
         sharing = SampleSharing(lightning, strategy, use_distributed_sampler=True)
-        source = DataSource(stage, lambda: loader, None, 1.0, lightning, strategy, sharing)
+        source = DataSource(stage, lambda: loader, None, 1.0, lightning, strategy, sharing, Progress())
         source.set_up()
         return [batch[0].tolist() for batch, *_ in source.batches()]
 
