@@ -17,7 +17,14 @@ from lightning_shim._lightning import (
     pl_worker_init_function,
     visits_loaders_in_turn,
 )
-from lightning_shim._warnings import ConfigurationError, caller_location, definition_location
+from lightning_shim._warnings import (
+    ConfigurationError,
+    LightningShimWarning,
+    caller_location,
+    definition_location,
+    warn_at_caller,
+    warn_at_definition,
+)
 from lightning_shim.batches import Batches, length_of
 from lightning_shim.options import TrainerOptions
 from lightning_shim.progress import Progress
@@ -166,6 +173,29 @@ class DataSource:
             problem: What is wrong, as a sentence without its subject.
         """
         return ConfigurationError(f"{self._origin or f'{caller_location()}: {self._stage}_dataloaders'} {problem}")
+
+    def warn(self, message: str, category: type[LightningShimWarning]) -> None:
+        """Warns at the place where the loaders come from.
+
+        Args:
+            message: What is to be said.
+            category: The warning's class.
+        """
+        if self._origin is None:
+            warn_at_caller(message, category)
+        else:
+            assert self._request is not None
+            warn_at_definition(self._request, message, category)
+
+    @property
+    def batch_size(self) -> int | None:
+        """The samples of a batch of this process; None if there are several loaders, or it is not said."""
+        loaders = self._combined.flattened
+        sizes = [
+            getattr(holder, "batch_size", None) for holder in (loaders[0], getattr(loaders[0], "batch_sampler", None))
+        ]
+        known = [size for size in sizes if isinstance(size, int)]
+        return known[0] if known and len(loaders) == 1 else None
 
     def set_up(self) -> bool:
         """Asks for the loaders and prepares them, unless that has been done and it is not yet time to do it again.

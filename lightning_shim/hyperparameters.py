@@ -13,8 +13,12 @@ from lightning_shim._warnings import (
     definition_location,
     warn_at_caller,
 )
+from lightning_shim.dataloading import DataSource
 
-DETERMINED_HYPERPARAMETERS: Final = frozenset({"global_batch_size"})
+GLOBAL_BATCH_SIZE: Final = "global_batch_size"
+"""By this name Determined's users say the samples of all slots' batches together."""
+
+DETERMINED_HYPERPARAMETERS: Final = frozenset({GLOBAL_BATCH_SIZE})
 """Names that Determined reads itself, so that they need not be anybody's parameter."""
 
 
@@ -76,6 +80,25 @@ class HyperparameterBuilder:
                 else "module and data module were passed as objects; pass classes, to have them built"
             )
             warn_at_caller(f"The hyperparameters {', '.join(unused)} have no effect: {reason}.", HyperparameterWarning)
+
+
+def warn_about_global_batch_size(hparams: Mapping[str, Any], source: DataSource, slots: int) -> None:
+    """Warns if the hyperparameters speak of other batches than those that the slots train on.
+
+    Args:
+        hparams: The hyperparameters by name.
+        source: The training loaders, which have been asked for.
+        slots: The number of slots, each of which trains on a batch of its own.
+    """
+    wanted, batch_size = hparams.get(GLOBAL_BATCH_SIZE), source.batch_size
+    if not isinstance(wanted, int) or batch_size is None or wanted == batch_size * slots:
+        return
+    source.warn(
+        f"The hyperparameter {GLOBAL_BATCH_SIZE} is {wanted}, and the training loader has batches of {batch_size} on "
+        f"{slots} slot{'s' if slots > 1 else ''}, {batch_size * slots} in all. A loader's batch size is that of one "
+        f"slot: {GLOBAL_BATCH_SIZE} // trainer.world_size.",
+        HyperparameterWarning,
+    )
 
 
 def _signature(target: Callable[..., Any]) -> inspect.Signature:

@@ -20,7 +20,7 @@ from lightning_shim.evaluation_loop import EvaluationLoop, Validation, Validatio
 from lightning_shim.former_arguments import Values
 from lightning_shim.former_optimization import FormerOptimization, needs_former_optimization
 from lightning_shim.hooks import Hooks
-from lightning_shim.hyperparameters import HyperparameterBuilder
+from lightning_shim.hyperparameters import HyperparameterBuilder, warn_about_global_batch_size
 from lightning_shim.lightning_checkpoint import LightningCheckpoint
 from lightning_shim.logger import LoggerFacade
 from lightning_shim.metrics import MetricCollector
@@ -190,12 +190,16 @@ class LightningTrial(pytorch.PyTorchTrial):
         """
         return self._given[1]
 
-    def _build(self) -> tuple[Any, Any]:
+    @property
+    def _hparams(self) -> dict[str, Any]:
         try:
-            hparams = self.context.get_hparams()
+            hparams: dict[str, Any] = self.context.get_hparams()
         except ValueError:
-            hparams = {}
-        builder = HyperparameterBuilder(hparams)
+            return {}
+        return hparams
+
+    def _build(self) -> tuple[Any, Any]:
+        builder = HyperparameterBuilder(self._hparams)
         built = []
         reads_by_itself = False
         # On a cluster a script may have read them by itself, and built objects of them.
@@ -338,7 +342,9 @@ class LightningTrial(pytorch.PyTorchTrial):
 
     def build_training_data_loader(self) -> Any:
         """Gives Determined the batches of all epochs, and the number of batches of one."""
-        return TrainingBatches(self._training_loop)
+        batches = TrainingBatches(self._training_loop)
+        warn_about_global_batch_size(self._hparams, self._training_loop.source, self._strategy.world_size)
+        return batches
 
     def build_validation_data_loader(self) -> Any:
         """Gives Determined a loader that validates when iterated; the user's are asked for when training starts."""

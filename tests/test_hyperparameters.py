@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from determined import pytorch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, TensorDataset
 
 import lightning_shim
 from lightning_shim import ConfigurationError, HyperparameterWarning, LightningShimWarning
@@ -143,7 +143,38 @@ class TestUnused:
     def test_global_batch_size_is_determineds(self, lightning: ModuleType) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error", LightningShimWarning)
+            train(module_class(lightning), {**HPARAMS, "global_batch_size": 4})
+
+    def test_other_global_batch_size_is_warned_about(self, lightning: ModuleType) -> None:
+        with pytest.warns(
+            HyperparameterWarning, match="is 32, and the training loader has batches of 4 on 1 slot, 4 in"
+        ):
             train(module_class(lightning), {**HPARAMS, "global_batch_size": 32})
+
+    @pytest.mark.parametrize(
+        "give",
+        [
+            lambda: loader(),
+            lambda: DataLoader(loader().dataset, batch_sampler=BatchSampler(range(16), 4, drop_last=False)),
+        ],
+    )
+    def test_warning_points_at_the_loader(self, pl: ModuleType, give: Callable[[], Any]) -> None:
+        class DataModule(pl.LightningDataModule):
+            def train_dataloader(self) -> Any:  # here: train_dataloader
+                return give()
+
+        hparams = {**HPARAMS, "global_batch_size": 8}
+        with pytest.warns(HyperparameterWarning, match="batches of 4 on 1 slot") as caught:
+            train(module_class(pl), hparams, datamodule=DataModule)
+        (warning,) = [warning for warning in caught if issubclass(warning.category, LightningShimWarning)]
+        assert f"{warning.filename}:{warning.lineno}" == place("train_dataloader")
+
+    def test_loader_that_does_not_say_is_not_judged(self, pl: ModuleType) -> None:
+        without_batches = DataLoader(TensorDataset(torch.randn(16, 1, 3)), batch_size=None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", LightningShimWarning)
+            hparams = {**HPARAMS, "global_batch_size": 8}
+            lightning_shim.fit(module_class(pl), without_batches, hparams=hparams, max_length=pytorch.Batch(1))
 
     def test_taken_by_either_is_enough(self, lightning: ModuleType) -> None:
         with warnings.catch_warnings():
