@@ -26,6 +26,7 @@ from lightning_shim._warnings import (
     warn_at_definition,
 )
 from lightning_shim.batches import Batches, length_of
+from lightning_shim.determined_loader import as_torch_loader
 from lightning_shim.options import TrainerOptions
 from lightning_shim.progress import Progress
 from lightning_shim.random_state import RandomState
@@ -247,6 +248,7 @@ class DataSource:
         self._combined_tracked.flattened = self._tracked
 
     def _prepared(self, loader: Any) -> Any:
+        loader = as_torch_loader(loader)
         if not isinstance(loader, DataLoader):
             try:
                 # Lightning tries each, and random numbers may be drawn by it.

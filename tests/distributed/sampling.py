@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from determined import pytorch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, WeightedRandomSampler
 
 from tests.parity.modules import SAMPLES, dataset, loaders
@@ -99,8 +100,17 @@ def without_length() -> DataLoader[Any]:
     return DataLoader(dataset(), sampler=Endless())
 
 
+def weights() -> WeightedRandomSampler:
+    return WeightedRandomSampler(range(1, SAMPLES + 1), 17)
+
+
+def determineds_loader() -> pytorch.DataLoader:
+    """Makes a loader of the same arguments as the one with weights in ``HOOKS``."""
+    return pytorch.DataLoader(dataset(), batch_size=3, sampler=weights(), drop_last=True)
+
+
 DATA: dict[str, Callable[[], Data]] = {
-    "weights": lambda: training(sampler=WeightedRandomSampler(range(1, SAMPLES + 1), 17)),
+    "weights": lambda: training(sampler=weights()),
     "own sampler": lambda: training(sampler=ByItself()),
     "replacement": lambda: training(sampler=RandomSampler(dataset(), replacement=True, num_samples=9)),
     "batch sampler": lambda: training(batch_size=1, batch_sampler=Pairs(RandomSampler(dataset()), 4, drop_last=True)),
@@ -111,6 +121,7 @@ DATA: dict[str, Callable[[], Data]] = {
 HOOKS: dict[str, Callable[[], DataLoader[Any]]] = {
     "batch sampler of a hook": lambda: DataLoader(dataset(), batch_sampler=Sizes([4, 5, 2], RandomSampler(dataset()))),
     "loader of a hook": lambda: Repeats(12, repeats=2, batch_size=4, shuffle=True),
+    "weights of a hook": lambda: DataLoader(dataset(), batch_size=3, sampler=weights(), drop_last=True),
     "in order": lambda: DataLoader(dataset(), batch_size=4),
 }
 """What ``train_dataloader`` returns."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from tests.distributed import sampling
+from tests.distributed.sampling import HOOKS
 from tests.parity.modules import Regression, dataset, loaders
 
 
@@ -297,7 +298,10 @@ SCENARIOS = {
     "former": Scenario(FormerWithoutBatchNorm, theirs=WithoutBatchNorm, find_unused_parameters=True),
     "uneven shards": Scenario(UnevenShards, data=no_val_loaders),
     **{name: Scenario(Shares, data=data) for name, data in sampling.DATA.items()},
-    **{name: Scenario(giving(make), data=no_train_loaders) for name, make in sampling.HOOKS.items()},
+    **{name: Scenario(giving(make), data=no_train_loaders) for name, make in HOOKS.items()},
+    "loader of Determined's": Scenario(
+        giving(sampling.determineds_loader), giving(HOOKS["weights of a hook"]), data=no_train_loaders
+    ),
     "nothing shared": Scenario(Shares, options={"use_distributed_sampler": False}),
 }
 

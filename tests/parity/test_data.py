@@ -239,6 +239,33 @@ def test_batch_sampler(mocker: MockerFixture) -> None:
     assert_parity(mocker, Regression, data)
 
 
+ARGUMENTS: list[Callable[[], dict[str, Any]]] = [
+    lambda: {"batch_size": 4, "shuffle": True},
+    lambda: {"batch_size": 4, "shuffle": True, "num_workers": 1, "persistent_workers": True},
+    lambda: {"batch_size": 5, "sampler": RandomSampler(dataset(), replacement=True), "drop_last": True},
+    lambda: {"batch_sampler": TwoSizes()},
+    lambda: {"batch_size": 4, "generator": torch.Generator().manual_seed(3), "shuffle": True},
+    lambda: {
+        "collate_fn": lambda samples: [torch.stack(part) for part in zip(*samples[::-1], strict=True)],
+        "batch_size": 4,
+    },
+]
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+def test_loader_of_determineds(mocker: MockerFixture, arguments: Callable[[], dict[str, Any]]) -> None:
+    """It is a recipe: what PyTorch's loader does with the same arguments is done."""
+
+    def data(kind: Any) -> Data:
+        return {
+            "train_dataloaders": kind(dataset(), **arguments()),
+            "val_dataloaders": [kind(dataset(10, seed=4), batch_size=4)],
+        }
+
+    lightning = run_lightning(Case(Regression, lambda: data(DataLoader)))
+    assert_equal(lightning, run_determined(Case(Regression, lambda: data(pytorch.DataLoader)), mocker))
+
+
 class Stream(IterableDataset[Any]):
     """Reads on where the pass before has ended."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -162,6 +163,15 @@ def test_epochs_are_cut_short(resumes: Resumes, workers: dict[str, Any]) -> None
 
     options = {"limit_train_batches": 2, "limit_val_batches": 1}
     resumes.everywhere(Case(Module, data, max_epochs=3, options=options))
+
+
+@pytest.mark.parametrize("options", [{"shuffle": True}, {"sampler": ByItself(), **WORKERS}])
+def test_loader_of_determineds(resumes: Resumes, options: dict[str, Any]) -> None:
+    def data() -> dict[str, Any]:
+        loader = pytorch.DataLoader(Noisy(), batch_size=3, **copy.deepcopy(options))
+        return {"train_dataloaders": loader, "val_dataloaders": pytorch.DataLoader(Noisy(), batch_size=3)}
+
+    resumes.everywhere(Case(Module, data, max_epochs=2))
 
 
 class Loads(Dataset[Any]):
