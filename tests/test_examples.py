@@ -23,6 +23,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import lightning_shim
+from tests.configurations.validation import problems
 from tests.parity.oracle import assert_same
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -152,6 +153,10 @@ class TestLearning:
 
 
 class TestConfigurations:
+    @pytest.mark.parametrize("configuration", CONFIGURATIONS)
+    def test_is_valid(self, configuration: str) -> None:
+        assert problems(read(configuration)) == []
+
     @pytest.mark.parametrize("configuration", OF_SCRIPTS)
     def test_runs_the_script(self, configuration: str) -> None:
         *command, script = read(configuration)["entrypoint"].split()

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.cluster import agent
 from tests.cluster.master import CLUSTER_ID, EXPERIMENT_ID, TRIAL_ID, Master
+from tests.configurations.validation import problems
 from tests.parity.oracle import assert_same
 
 EPOCH_LENGTH = 6
@@ -214,6 +215,7 @@ def run_trial(tmp_path_factory: pytest.TempPathFactory) -> RunTrial:
             "checkpoint_storage": {"type": "directory", "container_path": str(storage)},
             **config,
         }
+        assert problems(configuration) == []
         with Master(configuration, seed) as master:
             trial = Trial(master, storage)
             for pause in (*pauses, None):
