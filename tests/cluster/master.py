@@ -163,7 +163,10 @@ class Master:
 
     def environment(self) -> dict[str, str]:
         """Returns the variables that the container of the present run gets from the master."""
-        hparams = {name: parameter["val"] for name, parameter in self.config["hyperparameters"].items()}
+        hparams = {
+            name: parameter["val"] if isinstance(parameter, dict) else parameter
+            for name, parameter in self.config["hyperparameters"].items()
+        }
         variables = {
             "DET_MASTER": self.url,
             "DET_CLUSTER_ID": CLUSTER_ID,

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from determined.common import api
 from determined.common.api import errors
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.cluster import agent
+from tests.cluster import trial as trials
 from tests.cluster.master import CLUSTER_ID, EXPERIMENT_ID, TRIAL_ID, Master
-from tests.configurations.validation import problems
+from tests.cluster.trial import Trial, assert_ended_well
 from tests.parity.oracle import assert_same
 
 EPOCH_LENGTH = 6
@@ -86,6 +84,14 @@ class LitModel(pl.LightningModule):
     def test_step(self, batch, batch_idx):
         self.log("test_loss", self.loss(batch))
 
+    def finish(self):
+        self.trainer.save_checkpoint("finished.ckpt")
+
+    if "REFUSED" in os.environ:
+
+        def configure_apex(self, amp, model, optimizers, amp_level):
+            return model, optimizers
+
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=self.hparams.lr)
 
@@ -135,51 +141,6 @@ if __name__ == "__main__":
     torch.save(results, f"results-{{os.environ.get('RANK', 0)}}.pt")
 """
 
-# What the master adds to a configuration; the classic entrypoint reads it.
-CLASSIC_DEFAULTS: dict[str, Any] = {
-    "checkpoint_policy": "best",
-    "min_checkpoint_period": {"batches": 0},
-    "min_validation_period": {"batches": VALIDATION_PERIOD},
-    "optimizations": {
-        "aggregation_frequency": 1,
-        "average_aggregated_gradients": True,
-        "gradient_compression": False,
-    },
-    "perform_initial_validation": False,
-    "profiling": {"enabled": False},
-    "scheduling_unit": 1,
-}
-
-
-@dataclass
-class Trial:
-    """A trial, with the master that it has talked to.
-
-    Attributes:
-        master: The master.
-        storage: The checkpoint storage.
-        outcomes: How each of its runs has ended.
-    """
-
-    master: Master
-    storage: Path
-    outcomes: list[agent.Outcome] = field(default_factory=list)
-
-    @property
-    def log(self) -> str:
-        return "\n".join(outcome.log for outcome in self.outcomes)
-
-    def results(self, rank: int = 0) -> dict[str, Any]:
-        """Returns what the script has saved when its last run ended."""
-        results: dict[str, Any] = torch.load(self.outcomes[-1].folder / f"results-{rank}.pt", weights_only=False)
-        return results
-
-    def checkpoint(self, steps: int) -> dict[str, Any]:
-        file = self.storage / self.master.checkpoints[steps] / "state_dict.pth"
-        checkpoint: dict[str, Any] = torch.load(file, weights_only=False)
-        return checkpoint
-
-
 RunTrial = Callable[..., Trial]
 TWO_PROCESSES = {
     "entrypoint": "python3 -m determined.launch.torch_distributed python3 model_def.py",
@@ -190,7 +151,7 @@ TWO_PROCESSES = {
 
 @pytest.fixture(scope="module")
 def run_trial(tmp_path_factory: pytest.TempPathFactory) -> RunTrial:
-    """Gives a function that runs a trial to its end, and through its pauses."""
+    """Gives a function that runs a trial of the module above."""
 
     def run_trial(
         *,
@@ -202,9 +163,6 @@ def run_trial(tmp_path_factory: pytest.TempPathFactory) -> RunTrial:
         pauses: tuple[int, ...] = (),
         **config: Any,
     ) -> Trial:
-        folder = tmp_path_factory.mktemp("trial")
-        storage = folder / "storage"
-        storage.mkdir()
         values = {"dropout": 0.25, "lr": 0.3, **(hparams or {})}
         configuration = {
             "name": "a trial",
@@ -212,16 +170,10 @@ def run_trial(tmp_path_factory: pytest.TempPathFactory) -> RunTrial:
             "hyperparameters": {name: {"type": "const", "val": value} for name, value in values.items()},
             "searcher": {"name": "single", "metric": "val_loss", "smaller_is_better": True, **(searcher or {})},
             "resources": {"slots_per_trial": slots},
-            "checkpoint_storage": {"type": "directory", "container_path": str(storage)},
             **config,
         }
-        assert problems(configuration) == []
-        with Master(configuration, seed) as master:
-            trial = Trial(master, storage)
-            for pause in (*pauses, None):
-                run = master.start_run(pause)
-                trial.outcomes.append(agent.run(master, {"model_def.py": MODEL_DEF}, folder / str(run.run_id)))
-        return trial
+        context = {"model_def.py": MODEL_DEF}
+        return trials.run_trial(tmp_path_factory.mktemp("trial"), configuration, context, seed=seed, pauses=pauses)
 
     return run_trial
 
@@ -246,7 +198,7 @@ def classic(run_trial: RunTrial) -> Trial:
     return run_trial(
         entrypoint="model_def:MyTrial",
         searcher={"max_length": {"epochs": MAX_LENGTH // EPOCH_LENGTH}},
-        **CLASSIC_DEFAULTS,
+        min_validation_period={"batches": VALIDATION_PERIOD},
     )
 
 
@@ -263,12 +215,6 @@ def paused_distributed(run_trial: RunTrial) -> Trial:
 @pytest.fixture(scope="module")
 def invalid(run_trial: RunTrial) -> Trial:
     return run_trial(hparams={"lr": -1.0})
-
-
-def assert_ended_well(trial: Trial) -> None:
-    assert [outcome.exit_code for outcome in trial.outcomes] == [0] * len(trial.outcomes), trial.log
-    assert trial.master.refused == []
-    assert "Traceback" not in trial.log
 
 
 def assert_same_random_state(actual: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -346,11 +292,20 @@ class TestTraining:
         assert first.keys() == other.keys()
         assert all(first[steps]["train_loss_step"] != other[steps]["train_loss_step"] for steps in first)
 
-    def test_warnings_are_in_the_log_once(self, uninterrupted: Trial) -> None:
-        warning = r"model_def\.py:(\d+): IgnoredMemberWarning: LitModel\.test_step is ignored: "
-        (line,) = re.findall(warning, uninterrupted.log)
-        assert MODEL_DEF.splitlines()[int(line) - 1].strip().startswith("def test_step")
-        assert uninterrupted.log.count("test_step is ignored") == 1
+    @pytest.mark.parametrize(
+        ("warning", "code"),
+        [
+            (r"IgnoredMemberWarning: LitModel\.test_step is ignored: ", "def test_step(self, batch, batch_idx):"),
+            (
+                r"RefusedMemberWarning: trainer\.save_checkpoint is refused when this line is reached: ",
+                'self.trainer.save_checkpoint("finished.ckpt")',
+            ),
+        ],
+    )
+    def test_warnings_are_in_the_log_once(self, uninterrupted: Trial, warning: str, code: str) -> None:
+        (line,) = re.findall(rf"model_def\.py:(\d+): {warning}", uninterrupted.log)
+        assert MODEL_DEF.splitlines()[int(line) - 1].strip() == code
+        assert len(re.findall(warning, uninterrupted.log)) == 1
 
     def test_tensorboard_files_are_in_the_checkpoint_storage(self, uninterrupted: Trial) -> None:
         folder = uninterrupted.storage / CLUSTER_ID / f"tensorboard/experiment/{EXPERIMENT_ID}/trial/{TRIAL_ID}"
@@ -425,6 +380,16 @@ class TestBest:
         assert "'accuracy'" in error
         assert "'val_loss'" in error
         assert trial.master.checkpoints == {}
+
+
+def test_refusal_ends_the_trial_before_it_trains(run_trial: RunTrial) -> None:
+    trial = run_trial(entrypoint="REFUSED=1 python3 model_def.py")
+    assert trial.outcomes[0].exit_code == 1
+    error = trial.log.strip().splitlines()[-1]
+    refused = re.search(r"RefusedMemberError: .*model_def\.py:(\d+): LitModel\.configure_apex is refused: ", error)
+    assert refused is not None, error
+    assert MODEL_DEF.splitlines()[int(refused[1]) - 1].strip().startswith("def configure_apex(")
+    assert trial.master.metrics("training") == {}
 
 
 def test_invalid_hyperparameters_end_the_trial_early(invalid: Trial) -> None:

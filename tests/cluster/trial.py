@@ -1,0 +1,89 @@
+"""Runs a trial to its end, and through its pauses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.cluster import agent
+from tests.cluster.master import Master
+from tests.configurations.validation import problems
+
+# What the master adds to a configuration; Determined's older entry point reads it.
+DEFAULTS: dict[str, Any] = {
+    "checkpoint_policy": "best",
+    "min_checkpoint_period": {"batches": 0},
+    "min_validation_period": {"batches": 0},
+    "optimizations": {
+        "aggregation_frequency": 1,
+        "average_aggregated_gradients": True,
+        "gradient_compression": False,
+    },
+    "perform_initial_validation": False,
+    "profiling": {"enabled": False},
+    "resources": {"slots_per_trial": 1},
+    "scheduling_unit": 1,
+}
+
+
+@dataclass
+class Trial:
+    """A trial, with the master that it has talked to.
+
+    Attributes:
+        master: The master.
+        storage: The checkpoint storage.
+        outcomes: How each of its runs has ended.
+    """
+
+    master: Master
+    storage: Path
+    outcomes: list[agent.Outcome] = field(default_factory=list)
+
+    @property
+    def log(self) -> str:
+        return "\n".join(outcome.log for outcome in self.outcomes)
+
+    def results(self, rank: int = 0) -> dict[str, Any]:
+        """Returns what the script has saved when its last run ended."""
+        results: dict[str, Any] = torch.load(self.outcomes[-1].folder / f"results-{rank}.pt", weights_only=False)
+        return results
+
+    def checkpoint(self, steps: int) -> dict[str, Any]:
+        file = self.storage / self.master.checkpoints[steps] / "state_dict.pth"
+        checkpoint: dict[str, Any] = torch.load(file, weights_only=False)
+        return checkpoint
+
+
+def run_trial(
+    folder: Path, configuration: dict[str, Any], context: dict[str, str], *, seed: int = 3, pauses: tuple[int, ...] = ()
+) -> Trial:
+    """Runs a trial.
+
+    Args:
+        folder: An empty folder, for all that is written.
+        configuration: What the user submits.
+        context: The files of the context directory, by name.
+        seed: The trial's seed.
+        pauses: The batches after which it is paused.
+    """
+    assert problems(configuration) == []
+    storage = folder / "storage"
+    storage.mkdir()
+    checkpoint_storage = {"type": "directory", "container_path": str(storage)}
+    with Master({**DEFAULTS, "checkpoint_storage": checkpoint_storage, **configuration}, seed) as master:
+        trial = Trial(master, storage)
+        for pause in (*pauses, None):
+            run = master.start_run(pause)
+            trial.outcomes.append(agent.run(master, context, folder / str(run.run_id)))
+    return trial
+
+
+def assert_ended_well(trial: Trial) -> None:
+    """Whatever its master and its log say of errors."""
+    assert [outcome.exit_code for outcome in trial.outcomes] == [0] * len(trial.outcomes), trial.log
+    assert trial.master.refused == []
+    assert "Traceback" not in trial.log
