@@ -563,7 +563,7 @@ class TestPeriods:
             ({"checkpoint_policy": "none"}, 1),
             ({"checkpoint_policy": "none", "checkpoint_period": pytorch.Batch(5)}, 3),
         ],
-        ids=str,
+        ids=["by default", "all", "none", "by a period"],
     )
     def test_checkpoints(self, pl: ModuleType, options: dict[str, Any], expected: int) -> None:
         module = module_class(pl)()
