@@ -438,22 +438,25 @@ def report_training_metrics(
         pytorch._log_tb_metrics(context.get_tensorboard_writer(), "train", steps_completed, metrics)
 
 
-def report_metrics(context: Any, group: str, metrics: dict[str, Any], step: int | None) -> int:
+def batches_trained(context: Any) -> int:
+    """Returns the batches that a trial has trained, with the one that it is at.
+
+    Args:
+        context: Determined's trial context.
+    """
+    return (context._current_batch_idx or 0) + 1
+
+
+def report_metrics(context: Any, group: str, metrics: dict[str, Any], step: int) -> None:
     """Reports metrics in a group of their own.
 
     Args:
         context: Determined's trial context.
         group: The group's name.
-        metrics: Numbers by name.
-        step: The batches trained; by default those by now.
-
-    Returns:
-        The batches trained, as reported.
+        metrics: Numbers by name; none of a name that has been reported for this step.
+        step: The batches trained.
     """
-    if step is None:
-        step = (context._current_batch_idx or 0) + 1
     context._core.train.report_metrics(group=group, steps_completed=step, metrics=metrics)
-    return step
 
 
 def tensorboard_writer(context: Any) -> Any:

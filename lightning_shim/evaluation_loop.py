@@ -63,6 +63,9 @@ class EvaluationLoop:
         transfer: Brings batches to the device.
         takes_batch_idx: Whether ``validation_step`` has a parameter for the batch's index.
         is_enabled: Whether there is anything to validate.
+
+    Attributes:
+        batches_started: The batches of the present validation, of all loaders, that have been started.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class EvaluationLoop:
         self._modes: dict[str, bool] = {}
         # By loader: what validation_step has returned, for validation_epoch_end of Lightning 1.x.
         self._outputs: list[list[Any]] = []
+        self.batches_started = 0
 
     @property
     def is_enabled(self) -> bool:
@@ -119,6 +123,7 @@ class EvaluationLoop:
             self._hooks.module_or_default("on_validation_model_zero_grad")
         self.set_up()
         self._progress.has_validated = True
+        self.batches_started = 0
         self.source.set_epoch(self._progress.current_epoch)
         self._batches = self.source.batches()
         self._has_several = self.source.has_several
@@ -156,6 +161,7 @@ class EvaluationLoop:
 
     def _evaluate(self, batch: Any, batch_idx: int, dataloader_idx: int) -> int:
         """Evaluates a batch and returns the number of its samples."""
+        self.batches_started += 1
         hooks, collector = self._hooks, self._collector
         batch = self._transfer(batch, dataloader_idx)
         if self._has_several:

@@ -11,16 +11,19 @@ from lightning_shim.progress import Progress
 from lightning_shim.training_loop import TrainingLoop
 
 
-class _Refusing:
+class Refusing:
+    """Base of what stands for a part of Lightning's Trainer and has a few of its members: the others are refused."""
+
     _name: str
+    _instead = (
+        "Determined runs the loop. Read trainer's own attributes instead, such as current_epoch, global_step, "
+        "num_training_batches or enable_validation."
+    )
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise RefusedMemberError(
-            f"{caller_location()}: {self._name} has no {name!r}: Determined runs the loop. Read trainer's own "
-            "attributes instead, such as current_epoch, global_step, num_training_batches or enable_validation."
-        )
+        raise RefusedMemberError(f"{caller_location()}: {self._name} has no {name!r}: {self._instead}")
 
 
 class _DataSourceFacade:
@@ -34,7 +37,7 @@ class _DataSourceFacade:
         return self._source.is_defined
 
 
-class _EvaluationLoopFacade(_Refusing):
+class _EvaluationLoopFacade(Refusing):
     """Lightning's ``_EvaluationLoop``."""
 
     _name = "trainer.fit_loop.epoch_loop.val_loop"
@@ -44,7 +47,7 @@ class _EvaluationLoopFacade(_Refusing):
         self._data_source: Final = _DataSourceFacade(loop.source)
 
 
-class _EpochLoopFacade(_Refusing):
+class _EpochLoopFacade(Refusing):
     """Lightning's ``_TrainingEpochLoop``."""
 
     _name = "trainer.fit_loop.epoch_loop"
@@ -79,7 +82,7 @@ class _EpochLoopFacade(_Refusing):
         return int(self._trainer.global_step)
 
 
-class FitLoopFacade(_Refusing):
+class FitLoopFacade(Refusing):
     """Lightning's ``_FitLoop``.
 
     Args:

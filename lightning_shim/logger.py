@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from lightning_shim._determined import report_metrics, tensorboard_writer
+from lightning_shim._determined import batches_trained, report_metrics, tensorboard_writer
 from lightning_shim._lightning import Lightning, transferred_example
 from lightning_shim._warnings import (
     DifferenceWarning,
@@ -56,6 +56,8 @@ class LoggerFacade:
         self._lightning: Final = lightning
         self._context: Final = context
         self._is_global_zero: Final = is_global_zero
+        # By name, the batch for which it has been reported last: the master takes a name once for a batch.
+        self._reported: Final[dict[str, int]] = {}
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -107,6 +109,8 @@ class LoggerFacade:
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Reports numbers to Determined, in a group of their own, and to TensorBoard.
 
+        A name that is logged again for the same batch, as while gradients are accumulated, goes to TensorBoard only.
+
         Args:
             metrics: The numbers, or tensors of one element, by name.
             step: The batch that they belong to; by default the last one that was trained.
@@ -127,7 +131,11 @@ class LoggerFacade:
                 )
             values[name] = float(value)
         if values:
-            step = report_metrics(self._context, METRIC_GROUP, values, step)
+            step = batches_trained(self._context) if step is None else step
+            fresh = {name: value for name, value in values.items() if self._reported.get(name) != step}
+            if fresh:
+                report_metrics(self._context, METRIC_GROUP, fresh, step)
+                self._reported.update(dict.fromkeys(fresh, step))
             for name, value in values.items():
                 self.experiment.add_scalar(name, value, step)
 

@@ -415,6 +415,7 @@ print                         >=2.1       only rank 0 prints, above the progress
 get_model                     >=0.9,<1.4  it returns your module.
 [attribute: backed]
 _data_connector               >=1.5       Lightning's own methods find the transfer hooks through it, no more.
+_logger_connector             >=1.6       it has should_update_logs, no more.
 val_check_interval            >=0.9       it is the validation_period in batches, or 1.0 if that is in epochs.
 check_val_every_n_epoch       >=0.9       it is the validation_period in epochs, or None if that is in batches.
 datamodule                    >=0.9       it is the LightningDataModule that the trial was given, or None.
@@ -473,7 +474,6 @@ predict_loop                  >=1.2       Determined trials have no predict loop
 _accelerator_connector        >=1.5       it is a private part of Lightning's Trainer, which is not here.
 _callback_connector           >=1.5       "
 _checkpoint_connector         >=1.6       "
-_logger_connector             >=1.6       "
 _signal_connector             >=1.6       "
 batch_idx                     >=0.9,<1.0  it raises AttributeError, as in Lightning 2; training_step gets it
                                           as an argument.
@@ -596,7 +596,6 @@ on_keyboard_interrupt         >=0.9,<1.7  Determined handles interruptions; use 
 """,
     "callbacks": """
 [class: refused]
-LearningRateMonitor           >=0.9       it is not run yet; log the learning rate in on_train_batch_end.
 DeviceStatsMonitor            >=1.5       it is not run yet.
 StochasticWeightAveraging     >=1.2       it is not run yet.
 WeightAveraging               >=2.5       "
@@ -622,6 +621,7 @@ BasePredictionWriter          >=1.3       a trial predicts nothing.
 Callback                      >=0.9       the trial calls the hooks of the user's own callbacks.
 EarlyStopping                 >=0.9       it stops the trial through Determined.
 LambdaCallback                >=0.9       the trial calls its hooks.
+LearningRateMonitor           >=0.9       it logs to the group "logger" of Determined's metrics and to TensorBoard.
 ModelSummary                  >=1.5       it prints its summary.
 RichModelSummary              >=1.5       "
 Timer                         >=1.3       it stops the trial through Determined.

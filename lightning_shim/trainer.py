@@ -26,6 +26,7 @@ from lightning_shim.evaluation_loop import EvaluationLoop
 from lightning_shim.fit_loop import FitLoopFacade
 from lightning_shim.former_attributes import OF_TRAINER, FormerAttributes
 from lightning_shim.logger import LoggerFacade
+from lightning_shim.logger_connector import LoggerConnectorFacade
 from lightning_shim.members import Support, member
 from lightning_shim.metrics import MetricCollector, MetricViews
 from lightning_shim.options import TrainerOptions
@@ -109,6 +110,7 @@ class TrainerFacade(Attached):
         self._ckpt_path: Final = ckpt_path
         self.should_stop = False
         self._fit_loop: FitLoopFacade | None = None
+        self._logging: LoggerConnectorFacade | None = None
         self._loops: tuple[TrainingLoop, EvaluationLoop] | None = None
         self.views: Final = MetricViews()
         self.strategy: Final = strategy
@@ -181,6 +183,7 @@ class TrainerFacade(Attached):
         """Takes the loops, which know the loaders."""
         self._loops = (training_loop, evaluation_loop)
         self._fit_loop = FitLoopFacade(self, self._progress, training_loop, evaluation_loop)
+        self._logging = LoggerConnectorFacade(self, self._progress, evaluation_loop)
 
     def enter_stage(self, training: bool) -> None:
         """Says which stage runs.
@@ -318,6 +321,12 @@ class TrainerFacade(Attached):
         """The few things that modules read from Lightning's loops."""
         assert self._fit_loop is not None
         return self._fit_loop
+
+    @property
+    def _logger_connector(self) -> LoggerConnectorFacade:
+        """Says when callbacks log, by the private name that those of Lightning ask."""
+        assert self._logging is not None
+        return self._logging
 
     @property
     def num_training_batches(self) -> int | float:

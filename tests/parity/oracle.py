@@ -6,6 +6,7 @@ that neither side knows of it.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from pytest_mock import MockerFixture
 from torch import Tensor, nn
 
 import lightning_shim
+from lightning_shim.logger import METRIC_GROUP
 from lightning_shim.members import Kind, Support, members
 
 Event = tuple[Any, ...]
@@ -48,6 +50,7 @@ class Recording:
     global_step: int = -1
     current_epoch: int = -1
     random_state: Tensor | None = None
+    callback_states: dict[str, Any] = field(default_factory=dict)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Adds metrics that a logger, or Determined, was given."""
@@ -65,6 +68,12 @@ class Recording:
         self.schedulers = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
         self.global_step, self.current_epoch = trainer.global_step, trainer.current_epoch
         self.random_state = torch.get_rng_state()
+        # A timer's is the time.
+        self.callback_states = {
+            callback.state_key: copy.deepcopy(callback.state_dict())
+            for callback in trainer.callbacks
+            if type(callback).__name__ != "Timer"
+        }
 
 
 def summary(value: Any) -> Any:
@@ -239,9 +248,10 @@ def reports_recorded(recording: Recording, mocker: MockerFixture) -> Iterator[No
     spy = mocker.spy(core.DummyTrainContext, "_report_trial_metrics")
     yield
     for call in spy.call_args_list:
-        _, _, steps_completed, metrics = call.args[:4]
-        # Lightning logs under the index of the batch, Determined under the number of batches.
-        recording.log(steps_completed - 1, metrics)
+        _, group, steps_completed, metrics = call.args[:4]
+        # Lightning logs under the index of the batch, Determined under the number of batches; who calls the logger
+        # says under what.
+        recording.log(steps_completed - (group != METRIC_GROUP), metrics)
     mocker.stop(spy)
 
 
@@ -267,6 +277,7 @@ def assert_equal(lightning: Recording, determined: Recording) -> None:
     assert_same(determined.optimizers, lightning.optimizers)
     assert_same(determined.schedulers, lightning.schedulers)
     assert_same(determined.random_state, lightning.random_state)
+    assert_same(determined.callback_states, lightning.callback_states)
 
 
 def assert_same(actual: Any, expected: Any, path: str = "") -> None:

@@ -71,7 +71,8 @@ class Resumes:
         """Runs a case with its checkpoints in a folder."""
         self.monkeypatch.setenv("XDG_DATA_HOME", str(folder))
         seen = Seen()
-        case = dataclasses.replace(case, callbacks=lambda: [seen])
+        own_callbacks = case.callbacks
+        case = dataclasses.replace(case, callbacks=lambda: [seen, *own_callbacks()])
         random.seed(case.seed)
         np.random.seed(case.seed)
         recording = run_determined(case, self.mocker, **options)
@@ -105,7 +106,7 @@ def assert_equal(resumed: Run, whole: Run, batches: int) -> None:
     assert_same(resumed.seen.batches, whole.seen.batches[trained:], f"batches after {batches}")
     assert resumed.seen.count == whole.seen.count
     ours, theirs = resumed.recording, whole.recording
-    for name in ("weights", "optimizers", "schedulers", "random_state", "callback_metrics"):
+    for name in ("weights", "optimizers", "schedulers", "random_state", "callback_metrics", "callback_states"):
         assert_same(getattr(ours, name), getattr(theirs, name), f"{name} after {batches}")
     assert resumed.random_states == whole.random_states, f"random states after {batches}"
     assert (ours.global_step, ours.current_epoch) == (theirs.global_step, theirs.current_epoch)
