@@ -14,6 +14,7 @@ CURRENT_FX_ATTRIBUTE: Final = "_current_fx_name"
 
 FIXED: Final = frozenset(row.name for row in members("Trainer", Support.BACKED)) - {
     "_data_connector",
+    "accumulate_grad_batches",
     "callbacks",
     "datamodule",
     "logger",

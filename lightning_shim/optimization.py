@@ -48,6 +48,9 @@ class Optimization:
         hooks: Its hooks.
         progress: Where training stands; the counts of steps are kept here.
         accumulate_grad_batches: Batches whose gradients are added up before a step.
+
+    Attributes:
+        accumulate_grad_batches: The same at this moment; callbacks may change it before an epoch.
     """
 
     def __init__(
@@ -62,14 +65,14 @@ class Optimization:
         self._strategy: Final = strategy
         self._hooks: Final = hooks
         self._progress: Final = progress
-        self._accumulate: Final = accumulate_grad_batches
+        self.accumulate_grad_batches = accumulate_grad_batches
 
     def should_accumulate(self) -> bool:
         """Tells whether the present batch only adds to the gradients; the last batch of an epoch always steps."""
-        if self._accumulate == 1:
+        if self.accumulate_grad_batches == 1:
             return False
         progress = self._progress
-        return (progress.batch_idx + 1) % self._accumulate != 0 and not progress.is_last_batch
+        return (progress.batch_idx + 1) % self.accumulate_grad_batches != 0 and not progress.is_last_batch
 
     def run(self, args: tuple[Any, ...]) -> StepOutputs:
         """Trains on a batch.
@@ -135,7 +138,7 @@ class Optimization:
         """Does what follows ``training_step``; without a loss that is ``zero_grad`` alone."""
         progress, hooks, strategy = self._progress, self._hooks, self._strategy
         optimizer = strategy.optimizer
-        if progress.batch_idx % self._accumulate == 0:
+        if progress.batch_idx % self.accumulate_grad_batches == 0:
             hooks.call("on_before_zero_grad", optimizer)
             if hooks.has("optimizer_zero_grad"):
                 hooks.module("optimizer_zero_grad", progress.current_epoch, progress.batch_idx, optimizer)
@@ -220,8 +223,8 @@ class Closure:
         output = optimization._training_step(self._args)
         loss = output if isinstance(output, Tensor) else self._loss_in(output)
         if loss is not None:
-            if optimization._accumulate > 1:
-                loss = loss / optimization._accumulate
+            if optimization.accumulate_grad_batches > 1:
+                loss = loss / optimization.accumulate_grad_batches
             self._loss = optimization._without_graph(loss)
         optimization._compute_gradients(loss)
         return self._loss

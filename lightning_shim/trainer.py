@@ -276,12 +276,14 @@ class TrainerFacade(Attached):
         batches, _ = self._schedule.batches_and_epochs
         if batches is None:
             return -1
-        if self.accumulate_grad_batches == 1:
+        # Of the option: what callbacks make of it from epoch to epoch is not known before.
+        accumulate = self._options.accumulate_grad_batches
+        if accumulate == 1:
             return batches
         if self.num_training_batches == float("inf"):
-            return batches // self.accumulate_grad_batches
+            return batches // accumulate
         epochs, rest = divmod(batches, int(self.num_training_batches))
-        return epochs * self._steps_of_an_epoch() + rest // self.accumulate_grad_batches
+        return epochs * self._steps_of_an_epoch(accumulate) + rest // accumulate
 
     @property
     def estimated_stepping_batches(self) -> int | float:
@@ -292,10 +294,10 @@ class TrainerFacade(Attached):
             return self.max_steps
         if self.num_training_batches == float("inf"):
             return float("inf")
-        return self._steps_of_an_epoch() * self.max_epochs
+        return self._steps_of_an_epoch(self.accumulate_grad_batches) * self.max_epochs
 
-    def _steps_of_an_epoch(self) -> int:
-        return math.ceil(self.num_training_batches / self.accumulate_grad_batches)
+    def _steps_of_an_epoch(self, accumulate_grad_batches: int) -> int:
+        return math.ceil(self.num_training_batches / accumulate_grad_batches)
 
     @property
     def val_check_interval(self) -> Any:
@@ -370,8 +372,15 @@ class TrainerFacade(Attached):
 
     @property
     def accumulate_grad_batches(self) -> int:
-        """Batches whose gradients are added up before a step."""
-        return self._options.accumulate_grad_batches
+        """Batches whose gradients are added up before a step; callbacks may set it before an epoch."""
+        if self._loops is None:
+            return self._options.accumulate_grad_batches
+        return self._loops[0].optimization.accumulate_grad_batches
+
+    @accumulate_grad_batches.setter
+    def accumulate_grad_batches(self, batches: int) -> None:
+        assert self._loops is not None
+        self._loops[0].optimization.accumulate_grad_batches = batches
 
     @property
     def gradient_clip_val(self) -> float | None:

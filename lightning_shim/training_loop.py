@@ -67,7 +67,7 @@ class TrainingLoop:
         self._validation_source: Final = validation_source
         self._hooks: Final = hooks
         self._progress: Final = progress
-        self._optimization: Final = optimization
+        self.optimization: Final = optimization
         self._collector: Final = collector
         self._views: Final = views
         self._transfer: Final = transfer
@@ -146,6 +146,7 @@ class TrainingLoop:
         now = RandomState(**loaded["random_state"])
         if self._validation_source.is_set_up and loaded["validation_source"]["positions"]:
             self._validation_source.resume(loaded["validation_source"], progress.current_epoch, now, continues=False)
+        self.optimization.accumulate_grad_batches = loaded["accumulate_grad_batches"]
         continues = progress.epoch_is_running and not progress.is_last_batch
         self._batches = self.source.resume(loaded["source"], progress.current_epoch, now, continues)
         now.restore()
@@ -237,15 +238,15 @@ class TrainingLoop:
             skips_rest_of_epoch = progress.is_last_batch = True
         else:
             args = (batch, progress.batch_idx) if self._takes_batch_idx else (batch,)
-            outputs = self._optimization.run(args)
-        self._optimization.step_schedulers("step")
+            outputs = self.optimization.run(args)
+        self.optimization.step_schedulers("step")
         if progress.is_last_batch:
-            self._optimization.step_schedulers("epoch")
+            self.optimization.step_schedulers("epoch")
         if skips_rest_of_epoch:
             return
         hooks.call(
             "on_train_batch_end",
-            None if batch is None else self._optimization.batch_end_outputs(outputs),
+            None if batch is None else self.optimization.batch_end_outputs(outputs),
             batch,
             progress.batch_idx,
         )
@@ -262,8 +263,8 @@ class TrainingLoop:
         progress = self._progress
         if progress.batch_end_is_due:
             progress.batch_end_is_due = False
-            self._optimization.step_schedulers("step", self._views)
-            if not self._optimization.should_accumulate():
+            self.optimization.step_schedulers("step", self._views)
+            if not self.optimization.should_accumulate():
                 progress.batches_that_stepped += 1
 
     def finish_epoch(self) -> None:
@@ -282,7 +283,7 @@ class TrainingLoop:
             self._outputs.clear()
             self._report_epoch()
             if progress.is_last_batch:
-                self._optimization.step_schedulers("epoch", self._views)
+                self.optimization.step_schedulers("epoch", self._views)
             self._collector.reset()
         progress.current_epoch += 1
         progress.epoch_is_running = False
@@ -297,7 +298,7 @@ class TrainingLoop:
     @property
     def accumulates_gradients(self) -> bool:
         """Whether the batch that was trained last has only added to the gradients."""
-        return self._progress.batch_idx >= 0 and self._optimization.should_accumulate()
+        return self._progress.batch_idx >= 0 and self.optimization.should_accumulate()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what is needed to continue in the middle of an epoch."""
@@ -306,6 +307,7 @@ class TrainingLoop:
             "validation_source": self._validation_source.state_dict(),
             "random_state": RandomState.capture().state_dict(),
             "outputs": self._outputs.state_dict(),
+            "accumulate_grad_batches": self.optimization.accumulate_grad_batches,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -79,11 +79,12 @@ class Resumes:
         # The position of NumPy's generator, and its numbers.
         return Run(recording, seen, (random.getstate(), tuple(map(str, np.random.get_state()))))
 
-    def everywhere(self, case: Case, **options: Any) -> list[int]:
+    def everywhere(self, case: Case, last: int | None = None, **options: Any) -> list[int]:
         """Trains without an interruption, then continues from each checkpoint, under another seed.
 
         Args:
             case: What to train.
+            last: The last checkpoint to continue from, by its number of batches; by default all are.
             **options: Further options of ``fit``.
 
         Returns:
@@ -93,6 +94,8 @@ class Resumes:
         whole = self.run(case, folder, checkpoint_period=pytorch.Batch(1), **options)
         written = checkpoints(folder)
         for batches, checkpoint in sorted(written.items()):
+            if last is not None and batches > last:
+                break
             # Everything that matters has to come from the checkpoint.
             other = dataclasses.replace(case, seed=100 + batches)
             resumed = self.run(other, self.folders.mktemp("resumed"), latest_checkpoint=checkpoint, **options)
