@@ -153,6 +153,7 @@ def _may_be_reached(boundary: Any, batches: int, epoch_length: int) -> int:
 
 def _load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     path = pathlib.Path(args[0] if args else kwargs["load_path"])
+    controller.trial.controller.checkpoint_folder = path
     with _checkpoint_errors(path), _full_unpickling():
         result = wrapped(*args, **kwargs)
         if controller.state is None:
@@ -266,6 +267,7 @@ class Controller:
 
     Attributes:
         pauses: Whether the loop is asked to fetch no further batch before it has looked at its periods.
+        checkpoint_folder: The folder that a checkpoint is loaded from, while it is.
     """
 
     def __init__(self) -> None:
@@ -274,6 +276,7 @@ class Controller:
         # Determined's ``_TrainBoundary`` objects, which say what is done before the next batch.
         self._boundaries: list[Any] = []
         self.pauses = False
+        self.checkpoint_folder: pathlib.Path | None = None
 
     def connect(self, controller: Any) -> None:
         """Takes the ``_PyTorchTrialController``.

@@ -77,6 +77,7 @@ class Lightning:
     LightningDataModule: type
     Callback: type
     Checkpoint: type
+    ModelCheckpoint: type
     EarlyStopping: type
     ProgressBar: type
     TensorBoardLogger: type
@@ -84,6 +85,7 @@ class Lightning:
     LightningOptimizer: type
     NoOptimizer: type
     LRSchedulerConfig: type
+    TorchCheckpointIO: type
     CombinedLoader: type
     TrainerState: type
     TrainerFn: Any
@@ -113,6 +115,7 @@ def _parts(namespace: Namespace) -> Lightning:
         LightningDataModule=namespace.module("core.datamodule").LightningDataModule,
         Callback=callbacks.Callback,
         Checkpoint=callbacks.Checkpoint,
+        ModelCheckpoint=callbacks.ModelCheckpoint,
         EarlyStopping=callbacks.EarlyStopping,
         ProgressBar=callbacks.ProgressBar,
         migrate_checkpoint=namespace.module("utilities.migration").migrate_checkpoint,
@@ -120,6 +123,7 @@ def _parts(namespace: Namespace) -> Lightning:
         LightningOptimizer=optimizer.LightningOptimizer,
         NoOptimizer=optimizer._MockOptimizer,
         LRSchedulerConfig=namespace.module("utilities.types").LRSchedulerConfig,
+        TorchCheckpointIO=namespace.module("plugins.io").TorchCheckpointIO,
         CombinedLoader=namespace.module("utilities.combined_loader").CombinedLoader,
         TrainerState=states.TrainerState,
         TrainerFn=states.TrainerFn,
@@ -242,24 +246,27 @@ def _counts(**counts: int) -> dict[str, dict[str, int]]:
     return {"total": dict(counts), "current": dict(counts)}
 
 
-def loops_state(progress: Progress) -> dict[str, Any]:
+def loops_state(progress: Progress, hook: str | None = None) -> dict[str, Any]:
     """Writes what Lightning's checkpoints say of its loops.
 
     Args:
         progress: Where training stands.
+        hook: The hook that is running, if the checkpoint is written in one: what has called it is not completed yet.
     """
     batches, total = progress.batch_idx + 1, progress.total_batch_idx + 1
     started = progress.current_epoch + progress.epoch_is_running
     ended = progress.current_epoch
+    processed = ended + (hook == "on_train_epoch_end")
+    in_batch = hook == "on_train_batch_end"
     no_batches = {**_counts(ready=0, started=0, processed=0, completed=0), "is_last_batch": False}
     steps = progress.automatic_steps
     fit_loop = {
         "state_dict": {},
-        "epoch_progress": _counts(ready=started, started=started, processed=ended, completed=ended),
+        "epoch_progress": _counts(ready=started, started=started, processed=processed, completed=ended),
         "epoch_loop.state_dict": {"_batches_that_stepped": progress.batches_that_stepped},
         "epoch_loop.batch_progress": {
-            "total": dict.fromkeys(("ready", "started", "processed", "completed"), total),
-            "current": dict.fromkeys(("ready", "started", "processed", "completed"), batches),
+            "total": {**dict.fromkeys(("ready", "started", "processed"), total), "completed": total - in_batch},
+            "current": {**dict.fromkeys(("ready", "started", "processed"), batches), "completed": batches - in_batch},
             "is_last_batch": progress.is_last_batch,
         },
         "epoch_loop.scheduler_progress": _counts(ready=0, completed=0),

@@ -13,6 +13,7 @@ from determined import pytorch
 from lightning_shim._determined import Controller, checkpoint_path, close_tensorboard
 from lightning_shim._warnings import ConfigurationError
 from lightning_shim.checkpoint import CheckpointState
+from lightning_shim.checkpoint_files import CheckpointFiles
 from lightning_shim.evaluation_loop import EvaluationLoop
 from lightning_shim.hooks import Hooks
 from lightning_shim.lightning_checkpoint import LightningCheckpoint
@@ -38,6 +39,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         evaluation_loop: Validates.
         lightning_checkpoint: Saves and restores what Lightning would.
         checkpoint_state: Saves and restores what is needed beside it to continue exactly.
+        checkpoint_files: Knows the files that callbacks have written.
         ckpt_path: A checkpoint of Lightning's to start from, or None.
         reports: Reports.
 
@@ -55,6 +57,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         evaluation_loop: EvaluationLoop,
         lightning_checkpoint: LightningCheckpoint,
         checkpoint_state: CheckpointState,
+        checkpoint_files: CheckpointFiles,
         ckpt_path: str | os.PathLike[str] | None,
         reports: Reports,
     ) -> None:
@@ -67,6 +70,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._evaluation_loop: Final = evaluation_loop
         self._lightning_checkpoint: Final = lightning_checkpoint
         self._checkpoint_state: Final = checkpoint_state
+        self._checkpoint_files: Final = checkpoint_files
         self._ckpt_path: Final = ckpt_path
         self._reports: Final = reports
 
@@ -133,12 +137,19 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._checkpoint_state.save(checkpoint)
         # It keeps nothing there, where Lightning looks for its own callbacks.
         del checkpoint["callbacks"][CALLBACK_NAME]
+        self._checkpoint_files.save(checkpoint)
         self._lightning_checkpoint.save(checkpoint)
+
+    def on_checkpoint_write_end(self, checkpoint_dir: str) -> None:
+        """Adds the files that callbacks have written."""
+        self._checkpoint_files.write(checkpoint_dir)
 
     def on_checkpoint_load_start(self, checkpoint: dict[str, Any]) -> None:
         """Calls the hooks that a checkpoint is loaded with."""
         self._checkpoint_state.load(checkpoint)
         self._lightning_checkpoint.before_loading(checkpoint)
+        if self._trainer.is_global_zero:
+            self._checkpoint_files.restore(checkpoint, self._controller.checkpoint_folder)
 
     def on_checkpoint_upload_end(self, uuid: str) -> None:
         """Keeps where the newest checkpoint is."""

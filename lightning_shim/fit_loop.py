@@ -42,9 +42,29 @@ class _EvaluationLoopFacade(Refusing):
 
     _name = "trainer.fit_loop.epoch_loop.val_loop"
 
-    def __init__(self, loop: EvaluationLoop) -> None:
+    def __init__(self, loop: EvaluationLoop, progress: Progress) -> None:
+        self._progress: Final = progress
         # The name under which modules ask Lightning's private data source whether there is validation data.
         self._data_source: Final = _DataSourceFacade(loop.source)
+
+    @property
+    def _has_run(self) -> bool:
+        """Whether there has been a validation, by the private name that callbacks ask."""
+        return self._progress.has_validated
+
+
+class _BatchProgressFacade(Refusing):
+    """Lightning's ``_BatchProgress``."""
+
+    _name = "trainer.fit_loop.epoch_loop.batch_progress"
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress: Final = progress
+
+    @property
+    def is_last_batch(self) -> bool:
+        """Whether the present batch is the last one of its epoch."""
+        return self._progress.is_last_batch
 
 
 class _EpochLoopFacade(Refusing):
@@ -55,7 +75,8 @@ class _EpochLoopFacade(Refusing):
     def __init__(self, trainer: Any, progress: Progress, evaluation_loop: EvaluationLoop) -> None:
         self._trainer: Final = trainer
         self._progress: Final = progress
-        self.val_loop: Final = _EvaluationLoopFacade(evaluation_loop)
+        self.val_loop: Final = _EvaluationLoopFacade(evaluation_loop, progress)
+        self.batch_progress: Final = _BatchProgressFacade(progress)
 
     @property
     def batch_idx(self) -> int:

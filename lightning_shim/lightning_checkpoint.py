@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from lightning_shim._attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim._lightning import (
     Lightning,
     apply_to_collection,
@@ -65,23 +66,61 @@ class LightningCheckpoint:
         """
         checkpoint.update(
             {
-                "epoch": self._progress.current_epoch,
-                "global_step": self._module.global_step,
-                "pytorch-lightning_version": self._lightning.version,
-                "state_dict": self._module.state_dict(),
-                "loops": loops_state(self._progress),
+                **self._weights(),
                 "optimizer_states": checkpoint["optimizers_state_dict"],
                 "lr_schedulers": checkpoint["lr_schedulers_state_dict"],
                 "rng_state": without_arrays(checkpoint["rng_state"]),
             }
         )
         # Determined's own callbacks are there already; none of either asks for the other's.
-        checkpoint["callbacks"].update(
-            {callback.state_key: state for callback in self._callbacks if (state := callback.state_dict())}
-        )
+        checkpoint["callbacks"].update(self._callback_states())
+        self._add_scaler(checkpoint)
+        self._add_owners(checkpoint)
+        self._hooks.call("on_save_checkpoint", checkpoint)
+        # What the hooks have made of it is what is to be loaded.
+        _prefer_lightning_keys(checkpoint)
+
+    def dump(self, weights_only: bool) -> dict[str, Any]:
+        """Makes a checkpoint as Lightning's Trainer does, and calls the ``on_save_checkpoint`` hooks on it.
+
+        Args:
+            weights_only: Whether to leave out what is needed to go on training.
+
+        Returns:
+            The checkpoint.
+        """
+        checkpoint = self._weights()
+        if not weights_only:
+            configs = self._strategy.lr_scheduler_configs
+            checkpoint["callbacks"] = self._callback_states()
+            checkpoint["optimizer_states"] = [optimizer.state_dict() for optimizer in self._strategy.optimizers]
+            checkpoint["lr_schedulers"] = [config.scheduler.state_dict() for config in configs]
+            self._add_scaler(checkpoint)
+        self._add_owners(checkpoint)
+        if not weights_only:
+            self._hooks.callbacks("on_save_checkpoint", checkpoint)
+        self._hooks.module("on_save_checkpoint", checkpoint)
+        return checkpoint
+
+    def _weights(self) -> dict[str, Any]:
+        return {
+            "epoch": self._progress.current_epoch,
+            "global_step": self._module.global_step,
+            "pytorch-lightning_version": self._lightning.version,
+            "state_dict": self._module.state_dict(),
+            "loops": loops_state(self._progress, vars(self._module)[CURRENT_FX_ATTRIBUTE]),
+        }
+
+    def _callback_states(self) -> dict[str, Any]:
+        return {callback.state_key: state for callback in self._callbacks if (state := callback.state_dict())}
+
+    def _add_scaler(self, checkpoint: dict[str, Any]) -> None:
         scaler = self._strategy.precision_plugin.scaler
         if scaler is not None:
             checkpoint[SCALER_KEY] = scaler.state_dict()
+
+    def _add_owners(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what module and data module keep of themselves."""
         for owner in (self._module, self._datamodule):
             if owner is not None and owner.hparams:
                 checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = dict(owner.hparams)
@@ -91,9 +130,6 @@ class LightningCheckpoint:
             state = self._datamodule.state_dict()
             if state:
                 checkpoint[type(self._datamodule).__qualname__] = state
-        self._hooks.call("on_save_checkpoint", checkpoint)
-        # What the hooks have made of it is what is to be loaded.
-        _prefer_lightning_keys(checkpoint)
 
     def before_loading(self, checkpoint: dict[str, Any]) -> None:
         """Calls the ``on_load_checkpoint`` hooks, and gives the callbacks and the data module their state.

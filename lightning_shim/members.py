@@ -372,8 +372,8 @@ strategy                      >=1.6       it has reduce, barrier, broadcast, all
 precision                     >=0.9       it is the precision that the trial was given, such as "16-mixed".
 precision_plugin              >=1.2       it is what converts and scales in the trial's precision.
 scaler                        >=0.9       it is the gradient scaler of mixed precision, or None.
-checkpoint_callback           >=0.9       it is None, since Determined keeps the checkpoints.
-checkpoint_callbacks          >=1.0       it is an empty list, since Determined keeps the checkpoints.
+checkpoint_callback           >=0.9       it is the trial's first callback that writes checkpoints, or None.
+checkpoint_callbacks          >=1.0       it is a list of the trial's callbacks that write checkpoints.
 early_stopping_callback       >=1.2       it is the trial's first EarlyStopping callback, or None.
 early_stopping_callbacks      >=1.2       it is a list of the trial's EarlyStopping callbacks.
 progress_bar_callback         >=0.9       it is None, since the progress bar is no callback.
@@ -412,6 +412,7 @@ slurm_job_id                  >=0.9,<1.7  it is None, since Determined runs the 
 resume_from_checkpoint        >=0.9,<2.0  it is the checkpoint of Lightning's that the trial starts from, or None.
 [method: backed]
 print                         >=2.1       only rank 0 prints, above the progress bar if there is one.
+save_checkpoint               >=0.9       it writes a checkpoint of Lightning's on rank 0; Determined writes its own.
 get_model                     >=0.9,<1.4  it returns your module.
 [attribute: backed]
 _data_connector               >=1.5       Lightning's own methods find the transfer hooks through it, no more.
@@ -453,7 +454,6 @@ test                          >=0.9       Determined trials have no test loop; u
                                           training.
 predict                       >=1.2       Determined trials have no predict loop; use Lightning's Trainer
                                           after training.
-save_checkpoint               >=0.9       Determined writes the checkpoints; set its checkpoint_period.
 init_module                   >=2.1       the trial does not build modules for you; build them in
                                           configure_model.
 call_hook                     >=1.0,<1.8  it raises AttributeError, as in Lightning 2; call the hook itself.
@@ -608,10 +608,6 @@ BatchSizeFinder               >=1.9       "
 SpikeDetection                >=2.5       it is not run yet.
 ThroughputMonitor             >=2.2       "
 [class: ignored]
-Checkpoint                    >=1.5       Determined writes the checkpoints, as checkpoint_policy and
-                                          checkpoint_period say.
-ModelCheckpoint               >=0.9       "
-OnExceptionCheckpoint         >=1.8       "
 ProgressBar                   >=0.9       fit shows a progress bar of its own.
 TQDMProgressBar               >=1.5       "
 RichProgressBar               >=1.4       "
@@ -620,7 +616,10 @@ BasePredictionWriter          >=1.3       a trial predicts nothing.
 Callback                      >=0.9       the trial calls the hooks of the user's own callbacks.
 EarlyStopping                 >=0.9       it stops the trial through Determined.
 GradientAccumulationScheduler >=0.9       it works as in Lightning.
-LambdaCallback                >=0.9       the trial calls its hooks.
+Checkpoint                    >=1.5       the trial calls its hooks.
+LambdaCallback                >=0.9       "
+ModelCheckpoint               >=0.9       it writes its files as in Lightning; Determined's checkpoints hold copies.
+OnExceptionCheckpoint         >=1.8       it writes its file as in Lightning, on the machine of rank 0.
 LearningRateMonitor           >=0.9       it logs to the group "logger" of Determined's metrics and to TensorBoard.
 ModelSummary                  >=1.5       it prints its summary.
 RichModelSummary              >=1.5       "

@@ -90,6 +90,7 @@ class StrategyFacade:
         lightning_module: The user's module.
         model: The same, or DistributedDataParallel around it.
         processes: The processes that train together, if there are several.
+        checkpoint_io: Lightning's plugin that writes checkpoints and removes them.
         lr_scheduler_configs: The schedulers that ``configure_optimizers`` returned.
         optimizer_frequencies: For how many batches it is each optimizer's turn, if it is not always all of theirs.
         optimizer_idx: The index of the optimizer whose turn it is.
@@ -107,6 +108,7 @@ class StrategyFacade:
         self.lightning_module: Any = None
         self.model: Any = None
         self.processes: Processes | None = None
+        self.checkpoint_io: Any = lightning.TorchCheckpointIO()
         self._optimizers: list[torch.optim.Optimizer] = []
         self.lr_scheduler_configs: list[SchedulerConfig] = []
         self.optimizer_frequencies: list[int] = []
@@ -366,6 +368,26 @@ class StrategyFacade:
         """
         gathered: list[Value] = self._context.distributed.allgather(obj)
         return gathered[src]
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Writes a checkpoint on rank 0.
+
+        Args:
+            checkpoint: The checkpoint.
+            filepath: Where to: a path, or a URL that fsspec knows.
+            storage_options: Refused by the plugin, as in Lightning.
+        """
+        if self.is_global_zero:
+            self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
+
+    def remove_checkpoint(self, filepath: Any) -> None:
+        """Removes a checkpoint on rank 0, if it is there.
+
+        Args:
+            filepath: Its path or URL.
+        """
+        if self.is_global_zero:
+            self.checkpoint_io.remove_checkpoint(filepath)
 
     def reduce(self, tensor: Any, group: Any = None, reduce_op: str | None = "mean") -> Any:
         """Reduces a tensor over all processes.

@@ -25,6 +25,7 @@ from lightning_shim._warnings import (
 from lightning_shim.evaluation_loop import EvaluationLoop
 from lightning_shim.fit_loop import FitLoopFacade
 from lightning_shim.former_attributes import OF_TRAINER, FormerAttributes
+from lightning_shim.lightning_checkpoint import LightningCheckpoint
 from lightning_shim.logger import LoggerFacade
 from lightning_shim.logger_connector import LoggerConnectorFacade
 from lightning_shim.members import Support, member
@@ -84,7 +85,6 @@ class TrainerFacade(Attached):
     num_sanity_val_steps: Final = 0
     min_epochs: Final = 0
     min_steps: Final = None
-    checkpoint_callback: Final = None
     progress_bar_callback: Final = None
     received_sigterm: Final = False
     interrupted: Final = False
@@ -111,6 +111,7 @@ class TrainerFacade(Attached):
         self.should_stop = False
         self._fit_loop: FitLoopFacade | None = None
         self._logging: LoggerConnectorFacade | None = None
+        self._lightning_checkpoint: LightningCheckpoint | None = None
         self._loops: tuple[TrainingLoop, EvaluationLoop] | None = None
         self.views: Final = MetricViews()
         self.strategy: Final = strategy
@@ -177,10 +178,15 @@ class TrainerFacade(Attached):
         own = module.configure_callbacks() or []
         own = list(own) if isinstance(own, (list, tuple)) else [own]
         replaced = {type(callback) for callback in own}
-        self.callbacks = [callback for callback in callbacks if type(callback) not in replaced] + own
+        merged = [callback for callback in callbacks if type(callback) not in replaced] + own
+        # As in Lightning, so that a checkpoint has what the other callbacks have made of their states.
+        self.callbacks = sorted(merged, key=lambda callback: isinstance(callback, self._lightning.Checkpoint))
 
-    def connect(self, training_loop: TrainingLoop, evaluation_loop: EvaluationLoop) -> None:
-        """Takes the loops, which know the loaders."""
+    def connect(
+        self, training_loop: TrainingLoop, evaluation_loop: EvaluationLoop, lightning_checkpoint: LightningCheckpoint
+    ) -> None:
+        """Takes the loops, which know the loaders, and what makes a checkpoint of Lightning's."""
+        self._lightning_checkpoint = lightning_checkpoint
         self._loops = (training_loop, evaluation_loop)
         self._fit_loop = FitLoopFacade(self, self._progress, training_loop, evaluation_loop)
         self._logging = LoggerConnectorFacade(self, self._progress, evaluation_loop)
@@ -227,6 +233,21 @@ class TrainerFacade(Attached):
             print(*args, **kwargs)
         else:
             self.progress_bar.print(*args, **kwargs)
+
+    def save_checkpoint(
+        self, filepath: str | os.PathLike[str], weights_only: bool | None = None, storage_options: Any = None
+    ) -> None:
+        """Writes a checkpoint of Lightning's beside those of Determined; all processes have to call it.
+
+        Args:
+            filepath: The file, or a URL that fsspec knows.
+            weights_only: Whether to leave out what is needed to go on training.
+            storage_options: As in Lightning.
+        """
+        assert self._lightning_checkpoint is not None
+        checkpoint = self._lightning_checkpoint.dump(bool(weights_only))
+        self.strategy.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
+        self.strategy.barrier("Trainer.save_checkpoint")
 
     # Progress.
 
@@ -525,9 +546,14 @@ class TrainerFacade(Attached):
         return os.getcwd()
 
     @property
+    def checkpoint_callback(self) -> Any:
+        """The first callback that writes checkpoints of Lightning's, or None."""
+        return next(iter(self.checkpoint_callbacks), None)
+
+    @property
     def checkpoint_callbacks(self) -> list[Any]:
-        """Nothing: Determined writes the checkpoints."""
-        return []
+        """The callbacks that write checkpoints of Lightning's."""
+        return [callback for callback in self.callbacks if isinstance(callback, self._lightning.Checkpoint)]
 
     @property
     def early_stopping_callback(self) -> Any:

@@ -14,6 +14,7 @@ from lightning_shim._lightning import lightning_of, unwrapped
 from lightning_shim._warnings import ConfigurationError, caller_location, definition_location
 from lightning_shim.callbacks import CALLBACK_NAME, LightningCallback
 from lightning_shim.checkpoint import CheckpointState
+from lightning_shim.checkpoint_files import CheckpointFiles
 from lightning_shim.dataloading import find_source
 from lightning_shim.epoch_outputs import TrainingOutputs
 from lightning_shim.evaluation_loop import EvaluationLoop, Validation, ValidationLoader
@@ -312,10 +313,10 @@ class LightningTrial(pytorch.PyTorchTrial):
             takes_batch_idx(module.validation_step),
             is_enabled=validates,
         )
-        trainer.connect(self._training_loop, self._evaluation_loop)
         lightning_checkpoint = LightningCheckpoint(
             lightning, module, datamodule, trainer.callbacks, hooks, progress, strategy
         )
+        trainer.connect(self._training_loop, self._evaluation_loop, lightning_checkpoint)
         checkpoint_state = CheckpointState(module, progress, self._training_loop, training_collector, trainer.views)
         self._callback = LightningCallback(
             context,
@@ -326,6 +327,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             self._evaluation_loop,
             lightning_checkpoint,
             checkpoint_state,
+            CheckpointFiles(lightning, trainer.callbacks, trainer.default_root_dir),
             self._ckpt_path,
             self._reports,
         )

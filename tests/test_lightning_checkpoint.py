@@ -157,6 +157,38 @@ class TestFromDetermined:
             results.append(outcome(module, trainer))
         assert_same(results[1], results[0])
 
+    # What saved the checkpoint is not there to continue from it.
+    @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks .*ModelCheckpoint")
+    @pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
+    @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+    @pytest.mark.parametrize("batches", [5, 7])
+    def test_both_continue_from_what_was_kept(
+        self, lightning: ModuleType, module_class: Any, whole: dict[str, Any], batches: int
+    ) -> None:
+        """What ModelCheckpoint has kept of a trial is what it would have kept under Lightning's Trainer."""
+        results = []
+        for folder in ("lightnings", "ours"):
+            saving = lightning.callbacks.ModelCheckpoint(
+                folder, every_n_train_steps=batches, save_top_k=-1, filename="{step}"
+            )
+            if folder == "ours":
+                determined_trial(module_class(), pytorch.Epoch(4), callbacks=[callback(lightning), saving])
+            else:
+                options = {"callbacks": [callback(lightning), saving], "enable_checkpointing": True}
+                lightning_trainer(lightning, 4, **options).fit(module_class(), **loaders())
+            path = f"{folder}/step={batches}.ckpt"
+            module = module_class()
+            trainer = lightning_trainer(lightning, 4, callbacks=[callback(lightning)])
+            trainer.fit(module, **loaders(), ckpt_path=path)
+            results.append(outcome(module, trainer))
+            module = module_class()
+            trial = determined_trial(module, pytorch.Epoch(4), ckpt_path=path, callbacks=[callback(lightning)])
+            results.append(outcome(module, trial.trainer))
+        assert_same(results[2], results[0])
+        assert_same(results[3], results[1])
+        if batches % BATCHES:
+            assert_same(results[3], whole)
+
     def test_lightning_validates_and_tests(self, lightning: ModuleType, module_class: Any) -> None:
         trial = determined_trial(module_class(), pytorch.Epoch(1))
         path = trial.checkpoint_path / "state_dict.pth"

@@ -96,7 +96,7 @@ class TestUses:
                 self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
             ) -> None:
                 if batch_idx > 1000:
-                    trainer.save_checkpoint("x")  # here: refused in a callback
+                    trainer.validate(pl_module)  # here: refused in a callback
 
         module = Lit()
         with recorded() as found:
@@ -111,7 +111,7 @@ class TestUses:
                 "on_step=False with on_epoch=False logs nothing; leave one of them out.",
             ),
             "refused in the data": ("trainer.validate_loop", member("Trainer", "validate_loop").sentence),
-            "refused in a callback": ("trainer.save_checkpoint", member("Trainer", "save_checkpoint").sentence),
+            "refused in a callback": ("trainer.validate", member("Trainer", "validate").sentence),
         }
         assert found == [
             (place(marker), RefusedMemberWarning, f"{name} is refused when this line is reached: {sentence}")

@@ -211,12 +211,11 @@ def run_lightning(case: Case, **trainer_options: Any) -> Recording:
         logger=_recording_logger(case.namespace, recording),
         log_every_n_steps=case.log_every_n_steps,
         callbacks=[recording_callback(case.namespace, recording), *case.callbacks()],
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         **options,
-        **trainer_options,
+        **{"enable_checkpointing": False, **trainer_options},
     )
     trainer.fit(module, **case.data())
     recording.finish(module)

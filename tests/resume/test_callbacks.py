@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -9,15 +10,25 @@ from pytorch_lightning.callbacks import (
     EarlyStopping,
     GradientAccumulationScheduler,
     LearningRateMonitor,
+    ModelCheckpoint,
 )
 
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case
 from tests.resume.conftest import Resumes
 
+
+def fresh(**options: Any) -> Any:
+    """Makes a ModelCheckpoint that finds no files of others."""
+    shutil.rmtree("own", ignore_errors=True)
+    return ModelCheckpoint("own", save_last=True, **options)
+
+
 CALLBACKS: dict[str, Any] = {
     "EarlyStopping": lambda: EarlyStopping("val_loss", patience=1, min_delta=100.0),
     "GradientAccumulationScheduler": lambda: GradientAccumulationScheduler({0: 4, 1: 1, 2: 3}),
+    "ModelCheckpoint": lambda: fresh(monitor="loss_epoch", save_top_k=-1),
+    "ModelCheckpoint for steps": lambda: fresh(every_n_train_steps=4),
     "LearningRateMonitor": lambda: LearningRateMonitor(log_momentum=True),
 }
 
@@ -25,6 +36,7 @@ CALLBACKS: dict[str, Any] = {
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_every_checkpoint(resumes: Resumes, name: str) -> None:
     case = Case(Regression, loaders, max_epochs=3, callbacks=lambda: [CALLBACKS[name]()], every_hook=False)
-    # As in Lightning, a trial that has stopped early goes on if it is told to continue from its end.
-    batches, last = (12, 11) if name == "EarlyStopping" else (18, 18)
-    assert resumes.everywhere(case, last=last) == list(range(1, batches + 1))
+    # As in Lightning, a trial that has stopped early goes on if it is told to continue from its end, and the score that
+    # ModelCheckpoint has seen last is not loaded.
+    last = {"EarlyStopping": 11, "ModelCheckpoint": 17}.get(name)
+    assert resumes.everywhere(case, last=last) == list(range(1, 13 if name == "EarlyStopping" else 19))
