@@ -81,6 +81,7 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def on_training_start(self) -> None:
         """Calls ``on_train_start``, after a checkpoint has been loaded."""
+        self._checkpoint_state.start()
         if self._controller.batches_trained > 0:
             distributed = self._context.distributed
             self._checkpoint_state.apply(distributed.rank, distributed.size)
@@ -88,6 +89,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         elif self._ckpt_path is not None:
             self._lightning_checkpoint.start_from(self._ckpt_path)
             self._controller.continue_at(*self._training_loop.batches_and_epochs())
+        self._hooks.start_fit_of_stateful_callbacks()
         self._training_loop.start()
         period = self._trainer.check_val_every_n_epoch
         if self._training_loop.goes_on or period is None or (self._trainer.current_epoch + 1) % period == 0:
@@ -147,7 +149,7 @@ class LightningCallback(pytorch.PyTorchCallback):
     def on_checkpoint_load_start(self, checkpoint: dict[str, Any]) -> None:
         """Calls the hooks that a checkpoint is loaded with."""
         self._checkpoint_state.load(checkpoint)
-        self._lightning_checkpoint.before_loading(checkpoint)
+        self._lightning_checkpoint.load(checkpoint)
         if self._trainer.is_global_zero:
             self._checkpoint_files.restore(checkpoint, self._controller.checkpoint_folder)
 

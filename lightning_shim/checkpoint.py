@@ -19,6 +19,9 @@ from lightning_shim.training_loop import TrainingLoop
 STATE_KEY: Final = "lightning_shim"
 """Where it stands in the checkpoint."""
 
+_FLAGS_OF_MODULES: Final = ("training", "track_running_stats")
+"""What freezing and unfreezing changes of submodules, torch.nn's batch normalisation among them."""
+
 
 class CheckpointState:
     """Saves and restores what a trial needs to continue exactly.
@@ -46,6 +49,11 @@ class CheckpointState:
         self._views: Final = views
         self._processes: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] | None = None
+        self._initial_flags: dict[str, bool] = {}
+
+    def start(self) -> None:
+        """Looks at what hooks may change later, and a module that is built anew does not know."""
+        self._initial_flags = self._flags()
 
     def gather(self, distributed: Any) -> None:
         """Collects what each process has of its own; the chief saves it. Called on all processes before a checkpoint.
@@ -61,7 +69,8 @@ class CheckpointState:
         Args:
             checkpoint: What Determined is about to save; changed in place.
         """
-        state = {"progress": self._progress.state_dict(), "processes": self._processes}
+        flags = {name: flag for name, flag in self._flags().items() if flag is not self._initial_flags.get(name)}
+        state = {"progress": self._progress.state_dict(), "flags": flags, "processes": self._processes}
         checkpoint[STATE_KEY] = without_arrays(state)
 
     def load(self, checkpoint: dict[str, Any]) -> None:
@@ -84,6 +93,7 @@ class CheckpointState:
         if state is None:
             return
         self._progress.load_state_dict(state["progress"])
+        self._restore_flags(state["flags"])
         processes = state["processes"]
         own = processes[rank] if len(processes) == size else processes[0]
         self._views.update(MetricViews(**own["views"]))
@@ -99,6 +109,24 @@ class CheckpointState:
             if name in metrics:
                 for attribute, value in saved.items():
                     setattr(metrics[name], attribute, value)
+
+    def _flags(self) -> dict[str, bool]:
+        """Returns which parameters are trained, in which mode submodules are, and which layers keep statistics."""
+        trained = {f"requires_grad {name}": entry.requires_grad for name, entry in self._module.named_parameters()}
+        return trained | {
+            f"{flag} {name}": getattr(submodule, flag)
+            for name, submodule in self._module.named_modules()
+            for flag in _FLAGS_OF_MODULES
+            if hasattr(submodule, flag)
+        }
+
+    def _restore_flags(self, flags: dict[str, bool]) -> None:
+        parameters, submodules = dict(self._module.named_parameters()), dict(self._module.named_modules())
+        for entry, value in flags.items():
+            flag, _, name = entry.partition(" ")
+            owner = (submodules if flag in _FLAGS_OF_MODULES else parameters).get(name)
+            if owner is not None:
+                setattr(owner, flag, value)
 
     def _process_state(self) -> dict[str, Any]:
         return {

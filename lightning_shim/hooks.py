@@ -68,6 +68,7 @@ class Hooks:
         # Straight into the instance's dictionary: nn.Module.__setattr__ looks for parameters each time.
         self._state: Final = module.__dict__
         self._former_values: Final = former_values
+        self._fit_has_started = False
         self._set_on_instances: list[dict[str, Any]] = []
         self._with_former_arguments: set[str] = set()
         self._of_module: dict[str, Hook] = {}
@@ -211,6 +212,29 @@ class Hooks:
             return None
         self.callbacks(name, *args)
         return self.module(name, *args)
+
+    def start_fit(self) -> None:
+        """Calls ``on_fit_start``, except on callbacks that are to load their state first.
+
+        Those get it by :meth:`start_fit_of_stateful_callbacks`: Determined loads a checkpoint when the trial is built.
+        """
+        for hook in self._of_callbacks.get("on_fit_start", ()):
+            if not self._loads_state(hook):
+                self.run("on_fit_start", hook, self._trainer, self._module)
+        self.module("on_fit_start")
+
+    def start_fit_of_stateful_callbacks(self) -> None:
+        """Calls ``on_fit_start`` on callbacks with a state, which has been loaded if there is a checkpoint; once."""
+        if self._fit_has_started:
+            return
+        self._fit_has_started = True
+        for hook in self._of_callbacks.get("on_fit_start", ()):
+            if self._loads_state(hook):
+                self.run("on_fit_start", hook, self._trainer, self._module)
+
+    def _loads_state(self, hook: Hook) -> bool:
+        callback = getattr(inspect.unwrap(hook), "__self__", None)
+        return callback is not None and is_overridden("load_state_dict", callback, self._lightning.Callback)
 
     def call_epoch_end(self, name: str) -> None:
         """Calls a hook on the callbacks and the module, but last on callbacks that follow a metric.

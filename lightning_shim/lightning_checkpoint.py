@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 from collections.abc import Mapping
@@ -131,20 +132,26 @@ class LightningCheckpoint:
             if state:
                 checkpoint[type(self._datamodule).__qualname__] = state
 
-    def before_loading(self, checkpoint: dict[str, Any]) -> None:
-        """Calls the ``on_load_checkpoint`` hooks, and gives the callbacks and the data module their state.
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        """Calls the ``on_load_checkpoint`` hooks, and gives module, callbacks and data module their state.
 
         Args:
-            checkpoint: What has been read; its weights are loaded afterwards.
+            checkpoint: What has been read; optimizers and schedulers are loaded afterwards. Changed in place.
         """
         if self._datamodule is not None and type(self._datamodule).__qualname__ in checkpoint:
             self._datamodule.load_state_dict(checkpoint[type(self._datamodule).__qualname__])
-        self._hooks.call("on_load_checkpoint", checkpoint)
+        self._hooks.module("on_load_checkpoint", checkpoint)
         _prefer_lightning_keys(checkpoint)
+        self._module.load_state_dict(checkpoint["models_state_dict"][0], strict=self._module.strict_loading)
+        # As in Lightning, they find the weights loaded, and may load others.
+        self._hooks.callbacks("on_load_checkpoint", checkpoint)
+        _prefer_lightning_keys(checkpoint)
+        checkpoint["models_state_dict"] = [self._module.state_dict()]
         states = checkpoint.get("callbacks", {})
         for callback in self._callbacks:
             if callback.state_key in states:
-                callback.load_state_dict(states[callback.state_key])
+                callback.load_state_dict(copy.deepcopy(states[callback.state_key]))
+        self._hooks.start_fit_of_stateful_callbacks()
 
     def start_from(self, path: str | os.PathLike[str]) -> None:
         """Takes over a checkpoint that Lightning has written.
@@ -157,8 +164,7 @@ class LightningCheckpoint:
         """
         checkpoint = self._read(path)
         try:
-            self.before_loading(checkpoint)
-            self._module.load_state_dict(checkpoint["state_dict"], strict=self._module.strict_loading)
+            self.load(checkpoint)
             self._restore("optimizer", self._strategy.optimizers, checkpoint.get("optimizer_states"))
             schedulers = [config.scheduler for config in self._strategy.lr_scheduler_configs]
             self._restore("scheduler", schedulers, checkpoint.get("lr_schedulers"))

@@ -542,7 +542,8 @@ close                         >=0.9,<1.7  it raises AttributeError, as in Lightn
 [hook: called]
 setup                         >=0.9       the trial calls it on every process with the stage "fit".
 teardown                      >=0.9       the trial calls it with the stage "fit" when training ends.
-on_fit_start                  >=0.9       the trial calls it when training starts, and again after a pause.
+on_fit_start                  >=0.9       the trial calls it when training starts, and again after a pause; on a
+                                          callback with a state when that has been loaded.
 on_fit_end                    >=0.9       the trial calls it where Lightning's Trainer does.
 on_train_start                >=0.9       the trial calls it when training starts, and again after a pause.
 on_train_end                  >=0.9       the trial calls it where Lightning's Trainer does.
@@ -598,11 +599,7 @@ on_keyboard_interrupt         >=0.9,<1.7  Determined handles interruptions; use 
 [class: refused]
 DeviceStatsMonitor            >=1.5       it is not run yet.
 StochasticWeightAveraging     >=1.2       it is not run yet.
-WeightAveraging               >=2.5       "
-EMAWeightAveraging            >=2.5       "
-BaseFinetuning                >=1.1       it is not run yet; freeze and unfreeze in on_train_epoch_start.
-BackboneFinetuning            >=1.1       "
-ModelPruning                  >=1.2       it is not run yet.
+ModelPruning                  >=1.2       "
 LearningRateFinder            >=1.9       Determined searches hyperparameters.
 BatchSizeFinder               >=1.9       "
 SpikeDetection                >=2.5       it is not run yet.
@@ -616,6 +613,10 @@ BasePredictionWriter          >=1.3       a trial predicts nothing.
 Callback                      >=0.9       the trial calls the hooks of the user's own callbacks.
 EarlyStopping                 >=0.9       it stops the trial through Determined.
 GradientAccumulationScheduler >=0.9       it works as in Lightning.
+BaseFinetuning                >=1.1       "
+BackboneFinetuning            >=1.1       "
+WeightAveraging               >=2.5       "
+EMAWeightAveraging            >=2.5       "
 Checkpoint                    >=1.5       the trial calls its hooks.
 LambdaCallback                >=0.9       "
 ModelCheckpoint               >=0.9       it writes its files as in Lightning; Determined's checkpoints hold copies.

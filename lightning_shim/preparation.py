@@ -67,7 +67,7 @@ def prepare_module(
         strategy.model = model
     _configure_optimizers(lightning, context, module, hooks, strategy)
     hooks.refresh()
-    hooks.call("on_fit_start")
+    hooks.start_fit()
     hooks.refresh_if_changed()
 
 

@@ -15,6 +15,8 @@ from pytorch_lightning.callbacks import (
 
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case
+from tests.parity.test_finetuning import FINETUNING, Transfer
+from tests.parity.test_weight_averaging import AVERAGING
 from tests.resume.conftest import Resumes
 
 
@@ -30,12 +32,16 @@ CALLBACKS: dict[str, Any] = {
     "ModelCheckpoint": lambda: fresh(monitor="loss_epoch", save_top_k=-1),
     "ModelCheckpoint for steps": lambda: fresh(every_n_train_steps=4),
     "LearningRateMonitor": lambda: LearningRateMonitor(log_momentum=True),
+    **FINETUNING,
+    **AVERAGING,
 }
 
 
+@pytest.mark.filterwarnings("ignore:The provided params to be frozen already exist")
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_every_checkpoint(resumes: Resumes, name: str) -> None:
-    case = Case(Regression, loaders, max_epochs=3, callbacks=lambda: [CALLBACKS[name]()], every_hook=False)
+    module = Transfer if name in FINETUNING else Regression
+    case = Case(module, loaders, max_epochs=3, callbacks=lambda: [CALLBACKS[name]()], every_hook=False)
     # As in Lightning, a trial that has stopped early goes on if it is told to continue from its end, and the score that
     # ModelCheckpoint has seen last is not loaded.
     last = {"EarlyStopping": 11, "ModelCheckpoint": 17}.get(name)
