@@ -91,8 +91,9 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._controller.continue_at(*self._training_loop.batches_and_epochs())
         self._hooks.start_fit_of_stateful_callbacks()
         self._training_loop.start()
-        period = self._trainer.check_val_every_n_epoch
-        if self._training_loop.goes_on or period is None or (self._trainer.current_epoch + 1) % period == 0:
+        period = self._controller.validation_period
+        skips = isinstance(period, pytorch.Epoch) and not period.should_stop(self._trainer.current_epoch + 1)
+        if self._training_loop.goes_on or not skips:
             self._evaluation_loop.set_up()
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")
