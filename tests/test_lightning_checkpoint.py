@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_shim
 from lightning_shim import CheckpointError
+from tests.parity.modules import StepsByHand
 from tests.parity.oracle import assert_same
 
 BATCHES = 5
@@ -53,17 +54,7 @@ def modules(lightning: ModuleType) -> dict[str, type]:
                 {"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0), "monitor": "val_loss"},
             ]
 
-    class Manual(Automatic):
-        def __init__(self) -> None:
-            super().__init__()
-            self.automatic_optimization = False
-
-        def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
-            optimizer = self.optimizers()
-            optimizer.zero_grad()
-            self.manual_backward(self.loss(batch))
-            optimizer.step()
-
+    class Manual(StepsByHand, Automatic):
         def configure_optimizers(self) -> Any:
             return torch.optim.Adam(self.parameters(), lr=0.05)
 

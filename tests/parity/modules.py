@@ -26,6 +26,20 @@ def loaders(**options: Any) -> dict[str, Any]:
     }
 
 
+class StepsByHand:
+    """Trains a module that has a ``loss`` with manual optimization; comes before it among the base classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self: Any, batch: list[Tensor], batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        optimizer.step()
+
+
 class Regression(pl.LightningModule):
     """A network with all that draws random numbers or has a mode of its own."""
 

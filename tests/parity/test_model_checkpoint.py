@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from torch import Tensor
 
 import lightning_shim
-from tests.parity.modules import Regression, loaders
+from tests.parity.modules import Regression, StepsByHand, loaders
 from tests.parity.oracle import Case, assert_equal, assert_same, run_determined, run_lightning
 
 OWN = "own"
@@ -39,16 +39,8 @@ class Improves(Regression):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2)]
 
 
-class Manual(Improves):
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        optimizer = self.optimizers()
-        optimizer.zero_grad()
-        self.manual_backward(self.loss(batch))
-        optimizer.step()
+class Manual(StepsByHand, Improves):
+    pass
 
 
 def files(folder: str) -> dict[str, Any]:
