@@ -396,6 +396,15 @@ class Controller:
             is_due = state.batches_trained % loop.context._epoch_len == 0 and period.should_stop(state.epochs_trained)
         return bool(is_due)
 
+    def may_validate_in(self, epoch: int) -> bool:
+        """Tells whether a validation period may end with an epoch, or within it.
+
+        Args:
+            epoch: The index of the epoch.
+        """
+        period = self._controller.validation_period
+        return not isinstance(period, pytorch.Epoch) or bool(period.should_stop(epoch + 1))
+
     @property
     def is_complete(self) -> bool:
         """Whether the trial has trained as long as it should."""

@@ -91,9 +91,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._controller.continue_at(*self._training_loop.batches_and_epochs())
         self._hooks.start_fit_of_stateful_callbacks()
         self._training_loop.start()
-        period = self._controller.validation_period
-        skips = isinstance(period, pytorch.Epoch) and not period.should_stop(self._trainer.current_epoch + 1)
-        if self._training_loop.goes_on or not skips:
+        if self._training_loop.goes_on or self._controller.may_validate_in(self._trainer.current_epoch):
             self._evaluation_loop.set_up()
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")

@@ -191,12 +191,11 @@ class DataSource:
     @property
     def batch_size(self) -> int | None:
         """The samples of a batch of this process; None if there are several loaders, or it is not said."""
-        loaders = self._combined.flattened
-        sizes = [
-            getattr(holder, "batch_size", None) for holder in (loaders[0], getattr(loaders[0], "batch_sampler", None))
-        ]
-        known = [size for size in sizes if isinstance(size, int)]
-        return known[0] if known and len(loaders) == 1 else None
+        if len(self._combined.flattened) != 1:
+            return None
+        (loader,) = self._combined.flattened
+        sizes = (getattr(holder, "batch_size", None) for holder in (loader, getattr(loader, "batch_sampler", None)))
+        return next((size for size in sizes if isinstance(size, int)), None)
 
     def set_up(self) -> bool:
         """Asks for the loaders and prepares them, unless that has been done and it is not yet time to do it again.

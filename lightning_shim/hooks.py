@@ -218,9 +218,7 @@ class Hooks:
 
         Those get it by :meth:`start_fit_of_stateful_callbacks`: Determined loads a checkpoint when the trial is built.
         """
-        for hook in self._of_callbacks.get("on_fit_start", ()):
-            if not self._loads_state(hook):
-                self.run("on_fit_start", hook, self._trainer, self._module)
+        self._callbacks_that("on_fit_start", self._loads_state, False)
         self.module("on_fit_start")
 
     def start_fit_of_stateful_callbacks(self) -> None:
@@ -228,12 +226,9 @@ class Hooks:
         if self._fit_has_started:
             return
         self._fit_has_started = True
-        for hook in self._of_callbacks.get("on_fit_start", ()):
-            if self._loads_state(hook):
-                self.run("on_fit_start", hook, self._trainer, self._module)
+        self._callbacks_that("on_fit_start", self._loads_state, True)
 
-    def _loads_state(self, hook: Hook) -> bool:
-        callback = getattr(inspect.unwrap(hook), "__self__", None)
+    def _loads_state(self, callback: Any) -> bool:
         return callback is not None and is_overridden("load_state_dict", callback, self._lightning.Callback)
 
     def call_epoch_end(self, name: str) -> None:
@@ -245,18 +240,18 @@ class Hooks:
         Args:
             name: The hook's name.
         """
-        hooks = self._of_callbacks.get(name, ())
-        for hook in hooks:
-            if not self._follows_metric(hook):
-                self.run(name, hook, self._trainer, self._module)
+        self._callbacks_that(name, self._follows_metric, False)
         self.module(name)
-        for hook in hooks:
-            if self._follows_metric(hook):
-                self.run(name, hook, self._trainer, self._module)
+        self._callbacks_that(name, self._follows_metric, True)
 
-    def _follows_metric(self, hook: Hook) -> bool:
-        callback = getattr(inspect.unwrap(hook), "__self__", None)
+    def _follows_metric(self, callback: Any) -> bool:
         return isinstance(callback, (self._lightning.EarlyStopping, self._lightning.Checkpoint))
+
+    def _callbacks_that(self, name: str, condition: Callable[[Any], bool], wanted: bool) -> None:
+        """Calls a hook on the callbacks for which a condition holds, or on those for which it does not."""
+        for hook in self._of_callbacks.get(name, ()):
+            if condition(getattr(inspect.unwrap(hook), "__self__", None)) is wanted:
+                self.run(name, hook, self._trainer, self._module)
 
     def call_for_stage(self, name: str, stage: Any) -> None:
         """Calls ``setup`` or ``teardown``: on the data module, the callbacks, then the module.

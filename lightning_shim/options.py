@@ -68,12 +68,8 @@ def _error(name: str, value: Any, meaning: str) -> ConfigurationError:
     return ConfigurationError(f"{caller_location()}: {name}={value!r} makes no sense; it is {meaning}.")
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_period(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _is_limit(value: Any) -> bool:
@@ -81,10 +77,10 @@ def _is_limit(value: Any) -> bool:
 
 
 _RULES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
-    "accumulate_grad_batches": (_is_count, "a number of batches, at least 1"),
+    "accumulate_grad_batches": (lambda value: _is_count(value, 1), "a number of batches, at least 1"),
     "limit_train_batches": (_is_limit, "a number of batches, or a fraction of them as a float up to 1.0"),
     "limit_val_batches": (_is_limit, "a number of batches, or a fraction of them as a float up to 1.0"),
-    "reload_dataloaders_every_n_epochs": (_is_period, "a number of epochs, or 0 for never"),
+    "reload_dataloaders_every_n_epochs": (lambda value: _is_count(value, 0), "a number of epochs, or 0 for never"),
     "gradient_clip_val": (lambda value: value is None or isinstance(value, (int, float)), "a number"),
     **dict.fromkeys(
         ("use_distributed_sampler", "sync_batchnorm", "find_unused_parameters"),
