@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from torch import Tensor
 
@@ -61,7 +61,7 @@ class Batches:
     """
 
     def __init__(self, combined: Any, fetched: int = 0, ahead: list[tuple[Any, int, int]] | None = None) -> None:
-        self._iterator: Final = batches_of(combined)
+        self._iterator = batches_of(combined)
         self.length = _length(combined)
         self._fetched = fetched
         self._ahead: list[tuple[Any, int, int]] = [] if ahead is None else ahead
@@ -75,6 +75,10 @@ class Batches:
         """Returns what is to be known to go on beside where the loaders stand."""
         # A tensor may be a part of a large one, all of which would be saved.
         return {"fetched": self._fetched, "ahead": apply_to_collection(self._ahead, Tensor, Tensor.clone)}
+
+    def release(self) -> None:
+        """Lets go of the loaders' iterators, whoever keeps this object: what holds workers ends them with it."""
+        self._iterator = iter(())
 
     def _fetch_ahead(self) -> None:
         try:

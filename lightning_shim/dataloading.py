@@ -309,14 +309,19 @@ class DataSource:
     def release(self) -> None:
         """Stops the loaders' workers, if there are any; the next pass starts new ones."""
         if self._combined is not None:
-            self._batches = None
-            self._combined_tracked.reset()
+            self._end_pass()
             self._combined.reset()
+
+    def _end_pass(self) -> None:
+        if self._batches is not None:
+            self._batches.release()
+            self._batches = None
+        self._combined_tracked.reset()
 
     def batches(self) -> Batches:
         """Starts to iterate; the loaders' own iterators are made now, the first batch is fetched later."""
         # The workers of the pass before end now, not when its last exception is collected.
-        self._combined_tracked.reset()
+        self._end_pass()
         for loader in self._tracked:
             loader.start_epoch()
         self._batches = Batches(self._combined_tracked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,15 @@ from determined import pytorch
 from pytest_mock import MockerFixture
 from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, Sampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
 
 import lightning_shim
 from tests.parity.modules import Regression, dataset, loaders
@@ -424,6 +433,24 @@ def test_random_numbers_in_workers(mocker: MockerFixture, workers: bool, worker_
         return {"train_dataloaders": loader}
 
     assert_parity(mocker, WithoutValidation, data, max_epochs=2)
+
+
+def test_workers_of_a_pass_end_before_the_next_begins(patched: None) -> None:
+    others = set(multiprocessing.active_children())
+    running: list[int] = []
+
+    class Looks(SequentialSampler):
+        def __iter__(self) -> Iterator[int]:
+            # A loader starts its worker before it iterates its sampler.
+            running.append(len(set(multiprocessing.active_children()) - others))
+            return super().__iter__()
+
+    def loader() -> DataLoader[Any]:
+        return DataLoader(dataset(), batch_size=4, sampler=Looks(dataset()), num_workers=1)
+
+    lightning_shim.fit(Regression, loader(), loader(), max_length=pytorch.Epoch(3), checkpoint_policy="none", seed=0)
+    # Its own and the other stage's.
+    assert running == [1, 2, 2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("limit", [1, 4, 6, 100, 0.5, 0.2, 1.0])
