@@ -17,6 +17,7 @@ from lightning_shim.checkpoint_files import CheckpointFiles
 from lightning_shim.evaluation_loop import EvaluationLoop
 from lightning_shim.hooks import Hooks
 from lightning_shim.lightning_checkpoint import LightningCheckpoint
+from lightning_shim.processes import Processes
 from lightning_shim.reports import Reports
 from lightning_shim.trainer import TrainerFacade
 from lightning_shim.training_loop import TrainingLoop
@@ -42,6 +43,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         checkpoint_files: Knows the files that callbacks have written.
         ckpt_path: A checkpoint of Lightning's to start from, or None.
         reports: Reports.
+        processes: The processes that train together.
 
     Attributes:
         checkpoint_path: The folder of the newest checkpoint if it is on this machine, otherwise its UUID.
@@ -60,6 +62,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         checkpoint_files: CheckpointFiles,
         ckpt_path: str | os.PathLike[str] | None,
         reports: Reports,
+        processes: Processes,
     ) -> None:
         self.checkpoint_path: pathlib.Path | str | None = None
         self._context: Final = context
@@ -73,6 +76,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._checkpoint_files: Final = checkpoint_files
         self._ckpt_path: Final = ckpt_path
         self._reports: Final = reports
+        self._processes: Final = processes
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
         """Keeps where the trial continues."""
@@ -172,8 +176,7 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def _verify_that_all_give_up(self, error: BaseException) -> None:
         """Makes an error of it if one process alone ends with exit status 0: the others would wait for ever."""
-        processes = self._trainer.strategy.processes
-        if processes is not None and not processes.all_give_up():
+        if not self._processes.all_give_up():
             raise ConfigurationError(
                 f"Rank {self._trainer.global_rank} has raised {error!r}, and other processes have not. What ends a "
                 "trial has to be raised on all of them: decide it by what they have in common "
@@ -189,6 +192,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._training_loop.source.release()
             self._evaluation_loop.source.release()
             close_tensorboard(self._context, self._trainer.is_global_zero)
+            self._processes.stop_watching()
 
     def _shut_down(self, error: BaseException | None) -> None:
         if error is not None:
@@ -204,3 +208,4 @@ class LightningCallback(pytorch.PyTorchCallback):
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)
         self._trainer.finish()
+        self._processes.part()

@@ -14,7 +14,6 @@ from lightning_shim.former_arguments import takes_argument
 from lightning_shim.hooks import Hooks
 from lightning_shim.optimizers import read_optimizers
 from lightning_shim.options import TrainerOptions
-from lightning_shim.processes import Processes
 from lightning_shim.strategy import ForwardRedirection, StrategyFacade
 
 
@@ -45,7 +44,6 @@ def prepare_module(
     if strategy.world_size > 1:
         # As Lightning's DDPStrategy does when its processes have come together.
         reset_seed()
-        strategy.processes = Processes(strategy.global_rank)
     _prepare_data(lightning, module, datamodule, hooks, strategy)
     announce_device(module, strategy.root_device)
     strategy.barrier("pre_setup")

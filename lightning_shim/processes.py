@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import os
+import sys
+import threading
+import time
+from multiprocessing import connection
+from types import TracebackType
+from typing import Any, Final
 
 import torch.distributed
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 PATIENCE = 60.0
-"""For how many seconds a process that has given up waits for the others to give up as well."""
+"""For how many seconds a process waits for the others to give up as well, or for itself to end without one of them."""
 
 
 class Processes:
     """The processes that train together.
 
-    Made on all of them at once.
+    Made on all of them at once, before anything that may fail on one of them. As a context manager it stops watching
+    the others if the block raises.
 
     Args:
         rank: The index of this process, for Lightning's ``rank_zero_only`` too.
+        size: How many they are.
     """
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, size: int) -> None:
+        self._attendance: _Attendance | None = None
+        self._group: Any = None
+        if size == 1:
+            return
         # As Lightning's DDPStrategy does: whoever imports it before the ranks are known has guessed.
         rank_zero_only.rank = rank  # type: ignore[attr-defined]
         # Gloo's, since a barrier of NCCL's does not end with the time, but takes the process down.
         timeout = datetime.timedelta(seconds=PATIENCE)
         self._group = torch.distributed.new_group(backend="gloo", timeout=timeout)
+        self._attendance = _Attendance(rank, size, self._group)
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.stop_watching()
 
     def all_give_up(self) -> bool:
         """Waits until all processes have called it.
@@ -33,8 +57,88 @@ class Processes:
         Returns:
             Whether they have, within the time.
         """
+        if self._group is None:
+            return True
         try:
             torch.distributed.barrier(self._group)
         except RuntimeError:
             return False
         return True
+
+    def part(self) -> None:
+        """Tells the others that this process has done its part, so that it may end before them."""
+        if self._attendance is not None:
+            self._attendance.say_farewell()
+        self.stop_watching()
+
+    def stop_watching(self) -> None:
+        """Lets this process go on without the others, which it leaves waiting if they do not fail as well."""
+        if self._attendance is not None:
+            self._attendance.is_watching = False
+
+
+class _Attendance:
+    """Notices that another process has ended while this one may be waiting for it.
+
+    A launcher takes all processes down when one of them fails. It takes exit status 0 for success, and Determined's
+    exchange (``determined.ipc``) waits for a process that is gone without a limit.
+
+    Rank 0 is connected with all others; each connection ends with its processes.
+    """
+
+    def __init__(self, rank: int, size: int, group: Any) -> None:
+        self._rank: Final = rank
+        self.is_watching = True
+        self._connections: Final = self._connect(rank, size, group)
+        threading.Thread(target=self._watch, name="lightning_shim attendance", daemon=True).start()
+
+    @staticmethod
+    def _connect(rank: int, size: int, group: Any) -> dict[connection.Connection, int]:
+        """Returns the connections to other processes, with their ranks."""
+        # torchrun has said where rank 0 can be reached.
+        host, key = os.environ["MASTER_ADDR"], os.urandom(32)
+        if rank == 0:
+            with connection.Listener(("", 0), backlog=size, authkey=key) as listener:
+                torch.distributed.broadcast_object_list([listener.address[1], key], src=0, group=group)
+                accepted = [listener.accept() for _ in range(size - 1)]
+            return {each: each.recv() for each in accepted}
+        offer: list[Any] = [None, None]
+        torch.distributed.broadcast_object_list(offer, src=0, group=group)
+        client = connection.Client((host, offer[0]), authkey=offer[1])
+        client.send(rank)
+        return {client: 0}
+
+    def say_farewell(self) -> None:
+        for each in self._connections:
+            # Whoever has ended already has said so.
+            with contextlib.suppress(OSError):
+                each.send_bytes(b"farewell")
+
+    def _watch(self) -> None:
+        present = dict(self._connections)
+        while present:
+            for each in connection.wait(list(present)):
+                assert isinstance(each, connection.Connection)
+                rank = present.pop(each)
+                with each:
+                    try:
+                        each.recv_bytes()
+                    except (EOFError, OSError):
+                        self._end_without(rank)
+
+    def _end_without(self, rank: int) -> None:
+        """Ends this process if nothing else has, since it may wait for the other one for ever."""
+        # It has failed by itself meanwhile, or its launcher has taken it down, if the other one has failed.
+        time.sleep(PATIENCE)
+        if not self.is_watching:
+            return
+        print(
+            f"lightning_shim: rank {rank} has ended before the trial, and its launcher took that for success. "
+            f"Rank {self._rank} cannot go on without it, and ends as well. What ends a trial has to happen on all "
+            f"ranks: the log of rank {rank} may say what has ended it.",
+            file=sys.stderr,
+        )
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # The main thread waits where no exception reaches it.
+        os._exit(1)

@@ -20,7 +20,6 @@ from lightning_shim.former_arguments import Values
 from lightning_shim.hooks import Hooks
 from lightning_shim.optimizers import ConfiguredOptimizers, SchedulerConfig
 from lightning_shim.precision import Precision
-from lightning_shim.processes import Processes
 
 Value = TypeVar("Value")
 
@@ -89,7 +88,6 @@ class StrategyFacade:
         root_device: The device of this process.
         lightning_module: The user's module.
         model: The same, or DistributedDataParallel around it.
-        processes: The processes that train together, if there are several.
         checkpoint_io: Lightning's plugin that writes checkpoints and removes them.
         lr_scheduler_configs: The schedulers that ``configure_optimizers`` returned.
         optimizer_frequencies: For how many batches it is each optimizer's turn, if it is not always all of theirs.
@@ -107,7 +105,6 @@ class StrategyFacade:
         self.root_device: Final[torch.device] = context.device
         self.lightning_module: Any = None
         self.model: Any = None
-        self.processes: Processes | None = None
         self.checkpoint_io: Any = lightning.TorchCheckpointIO()
         self._optimizers: list[torch.optim.Optimizer] = []
         self.lr_scheduler_configs: list[SchedulerConfig] = []

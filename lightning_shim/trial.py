@@ -30,6 +30,7 @@ from lightning_shim.options import TrainerOptions
 from lightning_shim.patches import is_patched, patch, registry
 from lightning_shim.precision import Precision
 from lightning_shim.preparation import prepare_module
+from lightning_shim.processes import Processes
 from lightning_shim.progress import Progress
 from lightning_shim.reports import Reports
 from lightning_shim.returned_metrics import ReturnedMetrics
@@ -145,29 +146,31 @@ class LightningTrial(pytorch.PyTorchTrial):
             # As Lightning's fit takes it.
             train_dataloaders, datamodule = None, train_dataloaders
         self._given: Final = (module, datamodule)
-        self.module, self.datamodule = self._build()
-        self._lightning: Final = lightning_of(self.module)
-        verify_module(self._lightning, self.module)
-        verify_datamodule(self._lightning, self.datamodule, train_dataloaders, val_dataloaders)
-        options = TrainerOptions.checked(
-            self._lightning,
-            accumulate_grad_batches=accumulate_grad_batches,
-            gradient_clip_val=gradient_clip_val,
-            gradient_clip_algorithm=gradient_clip_algorithm,
-            limit_train_batches=limit_train_batches,
-            limit_val_batches=limit_val_batches,
-            reload_dataloaders_every_n_epochs=reload_dataloaders_every_n_epochs,
-            use_distributed_sampler=use_distributed_sampler,
-            sync_batchnorm=sync_batchnorm,
-            find_unused_parameters=find_unused_parameters,
-        )
-        verify_manual_optimization(self.module, options)
-        self._make_parts(
-            options, Precision(precision, context.device), callbacks or [], train_dataloaders, val_dataloaders
-        )
-        context.experimental.disable_dataset_reproducibility_checks()
-        context.experimental.disable_auto_to_device()
-        prepare_module(self._lightning, context, self.module, self.datamodule, self._hooks, self._strategy, options)
+        self._processes: Final = Processes(context.distributed.rank, context.distributed.size)
+        with self._processes:
+            self.module, self.datamodule = self._build()
+            self._lightning: Final = lightning_of(self.module)
+            verify_module(self._lightning, self.module)
+            verify_datamodule(self._lightning, self.datamodule, train_dataloaders, val_dataloaders)
+            options = TrainerOptions.checked(
+                self._lightning,
+                accumulate_grad_batches=accumulate_grad_batches,
+                gradient_clip_val=gradient_clip_val,
+                gradient_clip_algorithm=gradient_clip_algorithm,
+                limit_train_batches=limit_train_batches,
+                limit_val_batches=limit_val_batches,
+                reload_dataloaders_every_n_epochs=reload_dataloaders_every_n_epochs,
+                use_distributed_sampler=use_distributed_sampler,
+                sync_batchnorm=sync_batchnorm,
+                find_unused_parameters=find_unused_parameters,
+            )
+            verify_manual_optimization(self.module, options)
+            self._make_parts(
+                options, Precision(precision, context.device), callbacks or [], train_dataloaders, val_dataloaders
+            )
+            context.experimental.disable_dataset_reproducibility_checks()
+            context.experimental.disable_auto_to_device()
+            prepare_module(self._lightning, context, self.module, self.datamodule, self._hooks, self._strategy, options)
 
     def build_module(self) -> Any:
         """Gives the LightningModule; override it in a subclass.
@@ -330,6 +333,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             CheckpointFiles(lightning, trainer.callbacks, trainer.default_root_dir),
             self._ckpt_path,
             self._reports,
+            self._processes,
         )
 
     @property

@@ -18,6 +18,11 @@ how, which = sys.argv[1], int(sys.argv[2])
 
 
 class Dies(Regression):
+    def __init__(self) -> None:
+        super().__init__()
+        if how == "InvalidHP when built" and which == int(os.environ["RANK"]):
+            raise determined.InvalidHP("the layers do not fit")
+
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> Any:
         loss = super().training_step(batch, batch_idx)
         if how == "raise":
@@ -37,7 +42,8 @@ class Dies(Regression):
             raise determined.InvalidHP("the loss explodes")
         if how == "sys.exit":
             sys.exit()
-        os._exit(3)
+        if how.startswith("os._exit"):
+            os._exit(int(how.removeprefix("os._exit ")))
 
 
 if __name__ == "__main__":
