@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import filelock
 import pytest
 import torch
 
@@ -17,17 +18,26 @@ REQUIREMENTS = ("pytorch-lightning==1.9.5", "setuptools==79.0.1")
 
 
 @pytest.fixture(scope="session")
-def lightning_1(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recording]:
+def lightning_1(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[str, Recording]:
     """What the Trainer of Lightning 1.9 did with each module, by the name of its class."""
-    folder = tmp_path_factory.mktemp("lightning_1")
+    base = tmp_path_factory.getbasetemp()
+    # Those who run tests side by side have a folder in common, above their own.
+    folder = (base if worker_id == "master" else base.parent) / "lightning_1"
+    recordings = folder / "recordings.pt"
+    with filelock.FileLock(folder.with_suffix(".lock")):
+        if not recordings.exists():
+            _record(folder, recordings)
+    result: dict[str, Recording] = torch.load(recordings, weights_only=False)
+    return result
+
+
+def _record(folder: pathlib.Path, recordings: pathlib.Path) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "packages"), *REQUIREMENTS], check=True)
     script = pathlib.Path(__file__).with_name("lightning_1.py")
     subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), str(folder / "recordings.pt")],
+        [sys.executable, "-W", "ignore", str(script), str(recordings)],
         check=True,
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder / "packages")},
     )
-    recordings: dict[str, Recording] = torch.load(folder / "recordings.pt", weights_only=False)
-    return recordings
