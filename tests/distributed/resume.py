@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 
 import lightning_shim
 from tests.distributed.sampling import ByItself, Sizes
-from tests.ports import free_ports
 from tests.resume.conftest import Seen, checkpoints
 from tests.resume.test_loaders import SAMPLES, Module, Noisy, noisy
 
@@ -41,16 +40,8 @@ LOADERS: dict[str, Callable[[], DataLoader[Any]]] = {
 }
 
 
-def use_other_ports() -> None:
-    """Has the next training leave those of the last one alone, which ZeroMQ closes in its own time."""
-    ports = [str(port) for port in free_ports(2)]
-    torch.distributed.broadcast_object_list(ports)
-    os.environ["INTER_TRAIN_PROCESS_COMM_PORT_1"], os.environ["INTER_TRAIN_PROCESS_COMM_PORT_2"] = ports
-
-
 def train(make: Callable[[], DataLoader[Any]], folder: Path, seed: int, **options: Any) -> dict[str, Any]:
     os.environ["XDG_DATA_HOME"] = str(folder)
-    use_other_ports()
     seen = Seen()
     trial = lightning_shim.fit(
         Module, make(), noisy(), max_length=pytorch.Epoch(2), callbacks=[seen], seed=seed, **options

@@ -25,16 +25,9 @@ def run(script: Path, *arguments: str, processes: int = 2, time_limit: float = 3
     Returns:
         How the launcher has ended, and what the processes have printed.
     """
-    ports = [str(port) for port in free_ports(3)]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(REPOSITORY),
-        # Determined's processes talk to each other through these, and two trainings on one machine would collide.
-        "INTER_TRAIN_PROCESS_COMM_PORT_1": ports[0],
-        "INTER_TRAIN_PROCESS_COMM_PORT_2": ports[1],
-        "OMP_NUM_THREADS": "1",
-    }
-    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={ports[2]}"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    [port] = free_ports(1)
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
     command = [sys.executable, *(launcher if processes > 1 else []), str(script), *arguments]
     process = subprocess.Popen(
         command,
