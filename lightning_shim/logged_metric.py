@@ -8,6 +8,7 @@ Lightning's additions one by one do, so that the results are equal to the last b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ class LoggedMetric:
         settings: The arguments of the first call.
         arguments: The same as they were given, to recognise a repeated call quickly.
         metric: The torchmetrics object, if one was logged; it does its own reduction.
+        synchronise: Reduces a step's value over all processes, if it is to be; each of them waits for all others.
         step_value: The last value, for ``on_step``; if it is a tensor, the next value may be written over it.
         is_fresh: Whether something was logged since the last reset.
     """
@@ -42,6 +44,7 @@ class LoggedMetric:
     settings: Settings
     arguments: tuple[Any, ...]
     metric: Metric | None
+    synchronise: Callable[[Tensor], Tensor] | None = None
     step_value: Value | None = None
     is_fresh: bool = True
     _tensors: TensorLog | None = None
@@ -69,7 +72,7 @@ class LoggedMetric:
         kept = tensors.append(value)
         settings = self.settings
         if settings.on_step:
-            self.step_value = kept
+            self.step_value = kept if self.synchronise is None else self.synchronise(kept)
         if settings.on_epoch:
             self._batch_sizes.append(batch_size)
         else:
@@ -85,7 +88,7 @@ class LoggedMetric:
         self.is_fresh = True
         self._computed = None
         if self.settings.on_step:
-            self.step_value = value
+            self.step_value = value if self.synchronise is None else self.synchronise(torch.as_tensor(value))
         if self.settings.on_epoch:
             numbers = self._numbers
             if self._tensors or len(numbers) >= FOLD_AFTER or (numbers and numbers[-1].dtype != value.dtype):

@@ -6,6 +6,7 @@ Which hook may log, under which name a value is seen, and when it is forgotten f
 
 from __future__ import annotations
 
+import functools
 import numbers
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,8 +19,6 @@ from torchmetrics import Metric, MetricCollection
 from lightning_shim._warnings import MetricError, caller_location
 from lightning_shim.log_settings import (
     MEAN,
-    REDUCTIONS,
-    SUM,
     Settings,
     argument_problem,
     default_dtype,
@@ -78,6 +77,7 @@ class MetricCollector:
         training: Which of the two it is.
         batch_size_of: Infers the number of samples of a batch; Lightning's ``extract_batch_size``.
         metric_attributes: Gives the names of the module's torchmetrics objects, by identity.
+        reduce: Reduces a tensor over all processes; ``strategy.reduce``, or None for a single process.
     """
 
     def __init__(
@@ -85,10 +85,12 @@ class MetricCollector:
         training: bool,
         batch_size_of: Callable[[Any], int],
         metric_attributes: Callable[[], dict[int, str]],
+        reduce: Callable[..., Tensor] | None = None,
     ) -> None:
         self.training: Final = training
         self._batch_size_of: Final = batch_size_of
         self._metric_attributes: Final = metric_attributes
+        self._reduce: Final = reduce
         self._metrics: dict[Key, LoggedMetric] = {}
         self._current_fx: str | None = None
         # As Lightning's `_first_loop_iter`: None outside the loop over batches, True in its first batch.
@@ -296,20 +298,15 @@ class MetricCollector:
                     weight += other_weight
                 metric.set_epoch_value(folded, weight)
 
-    def step_values(self) -> dict[str, tuple[float, str | None]]:
-        """Returns this process's last step's values that go to loggers, with the reduction over processes, if any.
+    def step_values(self) -> dict[str, float]:
+        """Returns the last step's values that go to loggers: this process's, or if ``sync_dist`` is set all processes'.
 
         Since the host waits for the device here, what the epoch has collected is folded as well.
         """
         for metric in self._metrics.values():
             metric.fold()
         return {
-            metric.settings.reported_name(on_step=True): (
-                float(metric.step_value),
-                metric.settings.reduction.name
-                if metric.settings.sync_dist and not metric.settings.rank_zero_only
-                else None,
-            )
+            metric.settings.reported_name(on_step=True): float(metric.step_value)
             for metric in self._fresh()
             if metric.settings.on_step and metric.settings.logger and metric.step_value is not None
         }
@@ -373,26 +370,13 @@ class MetricCollector:
                 f"{difference(metric.settings, settings)}. Give the second one a name of its own."
             )
         metric.arguments = arguments
+        metric.synchronise = self._synchronisation(settings)
         return metric
 
-
-def combine_step_values(shares: list[dict[str, tuple[float, str | None]]]) -> dict[str, float]:
-    """Reduces step values over processes.
-
-    Args:
-        shares: What :meth:`MetricCollector.step_values` returned on each process, by rank.
-
-    Returns:
-        The values to report. One that is not to be synchronised is rank 0's, as in Lightning.
-    """
-    combined = {}
-    for name, (value, reduction) in shares[0].items():
-        if reduction is not None and len(shares) > 1:
-            values = [share[name][0] for share in shares if name in share]
-            chosen = SUM if reduction == MEAN.name else REDUCTIONS[reduction]
-            value = float(chosen.ufunc.reduce(values)) / (len(values) if reduction == MEAN.name else 1)
-        combined[name] = value
-    return combined
+    def _synchronisation(self, settings: Settings) -> Callable[[Tensor], Tensor] | None:
+        if self._reduce is None or not settings.sync_dist or settings.rank_zero_only:
+            return None
+        return functools.partial(self._reduce, group=settings.sync_dist_group, reduce_op=settings.reduction.name)
 
 
 def _length_of_tensors(batch: Any) -> int | None:

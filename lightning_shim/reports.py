@@ -9,7 +9,7 @@ from determined import pytorch
 
 from lightning_shim._determined import Controller, report_training_metrics
 from lightning_shim._warnings import DifferenceWarning, warn_at_caller
-from lightning_shim.metrics import MetricCollector, combine_step_values
+from lightning_shim.metrics import MetricCollector
 from lightning_shim.progress import Progress
 from lightning_shim.progress_bar import ProgressBar
 from lightning_shim.returned_metrics import ReturnedMetrics
@@ -127,15 +127,15 @@ class Reports:
         return self._training_collector.step_values()
 
     def reduce_step_values(self, shares: list[Any]) -> dict[str, float]:
-        """Reduces the step values of all processes.
+        """Chooses the step values to report: rank 0's, as in Lightning; what is to be synchronised has been.
 
         Args:
-            shares: What :meth:`step_values` returned on each, by rank.
+            shares: What :meth:`step_values` returned on each process, by rank.
 
         Returns:
             The values to report, by name.
         """
-        values: dict[str, Any] = combine_step_values(shares)
+        values: dict[str, Any] = dict(shares[0])
         self._reported = frozenset(values)
         if self._trainer.world_size > 1:
             values["batches"] = self._controller.batches_trained

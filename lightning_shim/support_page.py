@@ -68,12 +68,6 @@ DIFFERENCES: Final = (
         "Determined takes one value of a name for a batch.",
     ),
     (
-        "`sync_dist` for steps",
-        "The values that are reported are those of all processes; until then, `trainer.callback_metrics` has those of "
-        "this process.",
-        "Processes need not wait for each other at each step, but for each report only.",
-    ),
-    (
         "validation on several processes",
         "Its metrics are those of all processes, whether `sync_dist` is set or not.",
         "A search compares them.",

@@ -233,7 +233,12 @@ class LightningTrial(pytorch.PyTorchTrial):
         progress = Progress()
         strategy = self._strategy = StrategyFacade(lightning, context, precision)
         training_collector, validation_collector, returned_collector = (
-            MetricCollector(training, lightning.extract_batch_size, self._names_of_submodules)
+            MetricCollector(
+                training,
+                lightning.extract_batch_size,
+                self._names_of_submodules,
+                strategy.reduce if strategy.world_size > 1 else None,
+            )
             for training in (True, False, False)
         )
         returned_metrics = ReturnedMetrics(validation_collector, returned_collector)

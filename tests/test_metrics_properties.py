@@ -181,7 +181,7 @@ class Ours:
     def views(self, on_step: bool) -> Views:
         views = self.collector.collect(on_step)
         if on_step:
-            reported = {name: value for name, (value, _) in self.collector.step_values().items()}
+            reported = self.collector.step_values()
             assert _bits(reported) == _bits({name: float(value) for name, value in views.logged.items()})
         return {"callback": views.callback, "log": views.logged, "pbar": views.progress_bar}
 

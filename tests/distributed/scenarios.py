@@ -51,6 +51,21 @@ class Synchronised(Regression):
         return loss
 
 
+class Plateau(Synchronised):
+    """Follows a step's value of all processes: after one of its own, each would have a learning rate of its own."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("step", loss if self.current_epoch else loss.item(), sync_dist=True)
+        self.log("largest", loss, on_step=True, sync_dist=True, reduce_fx="max")
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.1)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+        return [optimizer], [{"scheduler": plateau, "interval": "step", "monitor": "step"}]
+
+
 class GathersGradients(Synchronised):
     """Its loss is made of what all processes have computed."""
 
@@ -286,6 +301,7 @@ class Scenario:
 
 SCENARIOS = {
     "automatic": Scenario(Synchronised, options={"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}),
+    "plateau": Scenario(Plateau),
     "gathers gradients": Scenario(GathersGradients),
     "torchmetrics": Scenario(MeasuresWithTorchmetrics),
     "unused parameters": Scenario(UsesOneOfTwoHeads, find_unused_parameters=True),
