@@ -1,5 +1,7 @@
 """All that is needed of PyTorch's private names, in one place.
 
+- ``Optimizer._optimizer_step_pre_hooks`` and ``torch.optim.optimizer._global_optimizer_pre_hooks``: what is called
+  before a step.
 - ``DataLoader._get_iterator`` and ``_iterator``: what ``iter(loader)`` makes, and keeps for persistent workers.
 - ``_BaseDataLoaderIter._sampler_iter`` and ``_next_index``: where the next batch's indices come from.
 - ``_SingleProcessDataLoaderIter._dataset_fetcher`` and its ``ended``: whether an iterable dataset has ended.
@@ -10,10 +12,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -21,6 +26,23 @@ from lightning_shim.data_workers import Reported, WorkerReporter, WorkerState
 
 Skip = Callable[[Iterator[Any]], int]
 """Advances an iterator, and returns by how much."""
+
+
+@functools.cache
+def _computes_gradients_once(optimizer_class: Any) -> bool:
+    """Tells whether ``step`` of a class is PyTorch's, and calls its closure once, before anything else."""
+    return optimizer_class in vars(torch.optim).values() and optimizer_class is not torch.optim.LBFGS
+
+
+def closure_comes_first(optimizer: torch.optim.Optimizer) -> bool:
+    """Tells whether ``optimizer.step(closure)`` is the same as ``closure()`` and then ``optimizer.step()``.
+
+    Args:
+        optimizer: The optimizer.
+    """
+    if _global_optimizer_pre_hooks or optimizer._optimizer_step_pre_hooks:
+        return False
+    return _computes_gradients_once(type(optimizer))  # type: ignore[arg-type]
 
 
 def iterates_as_usual(loader: Any) -> bool:

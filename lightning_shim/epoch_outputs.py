@@ -24,13 +24,12 @@ class TrainingOutputs:
         self._batches: list[StepOutputs] = []
 
     def append(self, outputs: StepOutputs) -> None:
-        """Keeps the outputs of a batch.
+        """Keeps the outputs of a batch; called only if they are needed.
 
         Args:
             outputs: What the batch has returned.
         """
-        if self.is_needed:
-            self._batches.append(apply_to_collection(outputs, Tensor, Tensor.detach))
+        self._batches.append(apply_to_collection(outputs, Tensor, Tensor.detach))
 
     def clear(self) -> None:
         """Forgets all, after an epoch."""

@@ -89,7 +89,7 @@ class FormerOptimization(Optimization):
 
     @functools.cached_property
     def _toggle(self) -> Callable[..., Any]:
-        values = self._strategy.former_values
+        values = self.strategy.former_values
         return with_former_arguments("toggle_optimizer", self._module.toggle_optimizer, values)
 
     def _splits(self, batch: Any) -> Sequence[Any]:
@@ -123,28 +123,28 @@ class FormerOptimization(Optimization):
         return (self._hiddens,) if self._truncated_bptt_steps > 0 else ()
 
     def _with_each_optimizer(self, args: tuple[Any, ...]) -> list[Any]:
-        strategy, module = self._strategy, self._module
+        strategy, module = self.strategy, self._module
         has_several = len(strategy.optimizers) > 1
         # With one optimizer Lightning 1.x left it out, which a default makes possible.
         parameter = self._index_parameter
         gets_index = parameter is not None and (has_several or parameter.default is parameter.empty)
         outputs: list[Any] = [None] * len(strategy.optimizers)
         for index in self._active_optimizers(self._progress.batch_idx):
-            strategy.optimizer_idx = index
+            strategy.take_turn(index)
             if has_several:
                 self._toggle(strategy.optimizers[index])
             step_args = (*args, index) if gets_index else args
             outputs[index] = self._automatic((*step_args, *self._hidden_args())) or None
             if has_several:
                 module.untoggle_optimizer(index)
-        strategy.optimizer_idx = 0
+        strategy.take_turn(0)
         return outputs
 
     def _active_optimizers(self, batch_idx: int) -> Sequence[int]:
         """Returns the optimizers whose turn it is: all, or the one that the frequencies say."""
-        frequencies = self._strategy.optimizer_frequencies
+        frequencies = self.strategy.optimizer_frequencies
         if not frequencies:
-            return range(len(self._strategy.optimizers))
+            return range(len(self.strategy.optimizers))
         position = batch_idx % sum(frequencies)
         for index, frequency in enumerate(frequencies):
             if position < frequency:
@@ -154,7 +154,7 @@ class FormerOptimization(Optimization):
 
     def _is_scheduled(self, scheduler: Any) -> bool:
         # Lightning 1.9 counts the turns of optimizers in the epoch, but those of schedulers over all epochs.
-        return self._strategy.index_of(scheduler) in self._active_optimizers(self._progress.total_batch_idx)
+        return self.strategy.index_of(scheduler) in self._active_optimizers(self._progress.total_batch_idx)
 
     def _training_step(self, args: tuple[Any, ...]) -> Any:
         output = super()._training_step(args)

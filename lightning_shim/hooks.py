@@ -49,6 +49,7 @@ class Hooks:
 
     Attributes:
         names: The hooks that the module or a callback has.
+        state: Where the module keeps the name of the hook that is running; what runs in each step sets it by itself.
     """
 
     def __init__(
@@ -65,8 +66,8 @@ class Hooks:
         self._datamodule: Final = datamodule
         self._lightning: Final = lightning
         self._callbacks: Final = list(callbacks)
-        # Straight into the instance's dictionary: nn.Module.__setattr__ looks for parameters each time.
-        self._state: Final = module.__dict__
+        # The instance's dictionary: nn.Module.__setattr__ looks for parameters each time.
+        self.state: Final = module.__dict__
         self._former_values: Final = former_values
         self._fit_has_started = False
         self._set_on_instances: list[dict[str, Any]] = []
@@ -178,14 +179,6 @@ class Hooks:
         """
         return name in self._with_former_arguments
 
-    def has(self, name: str) -> bool:
-        """Tells whether the module had a hook of its own when that was looked up.
-
-        Args:
-            name: The hook's name.
-        """
-        return name in self._of_module
-
     def callbacks(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Calls the callbacks' hooks that are overridden.
 
@@ -289,9 +282,9 @@ class Hooks:
         Returns:
             What the function returned.
         """
-        previous = self._state[CURRENT_FX_ATTRIBUTE]
-        self._state[CURRENT_FX_ATTRIBUTE] = name
+        previous = self.state[CURRENT_FX_ATTRIBUTE]
+        self.state[CURRENT_FX_ATTRIBUTE] = name
         try:
             return function(*args, **kwargs)
         finally:
-            self._state[CURRENT_FX_ATTRIBUTE] = previous
+            self.state[CURRENT_FX_ATTRIBUTE] = previous

@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from lightning_shim._attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim._warnings import (
     ConfigurationError,
     DifferenceWarning,
@@ -62,7 +63,7 @@ class Optimization:
         accumulate_grad_batches: int,
     ) -> None:
         self._module: Final = module
-        self._strategy: Final = strategy
+        self.strategy: Final = strategy
         self._hooks: Final = hooks
         self._progress: Final = progress
         self.accumulate_grad_batches = accumulate_grad_batches
@@ -95,26 +96,31 @@ class Optimization:
 
     def _automatic(self, args: tuple[Any, ...]) -> dict[str, Any]:
         closure = Closure(self, args)
-        if self.should_accumulate():
-            with self._strategy.block_backward_sync(), torch.enable_grad():
+        strategy = self.strategy
+        if self.accumulate_grad_batches != 1 and self.should_accumulate():
+            with strategy.block_backward_sync(), torch.enable_grad():
                 closure()
         else:
-            hooks, progress, strategy = self._hooks, self._progress, self._strategy
-            if hooks.has("optimizer_step"):
+            hooks, progress = self._hooks, self._progress
+            if "optimizer_step" in hooks.names:
                 arguments = (progress.current_epoch, progress.batch_idx, strategy.lightning_optimizer, closure)
                 hooks.module("optimizer_step", *arguments)
             else:
                 # What Lightning's own optimizer_step and LightningOptimizer.step come to.
-                hooks.run("optimizer_step", strategy.optimizer_step, strategy.optimizer, closure)
+                state = hooks.state
+                previous = state[CURRENT_FX_ATTRIBUTE]
+                state[CURRENT_FX_ATTRIBUTE] = "optimizer_step"
+                strategy.optimizer_step(strategy.optimizer, closure)
+                state[CURRENT_FX_ATTRIBUTE] = previous
             progress.automatic_steps += 1
         return closure.outputs()
 
     def _manual(self, args: tuple[Any, ...]) -> dict[str, Any]:
-        self._strategy.count_steps(self._count_step)
+        self.strategy.count_steps(self._count_step)
         try:
             output = self._training_step(args)
         finally:
-            self._strategy.count_steps(_nothing)
+            self.strategy.count_steps(_nothing)
         if isinstance(output, Mapping):
             outputs = dict(output)
         elif isinstance(output, Tensor):
@@ -131,26 +137,62 @@ class Optimization:
         return outputs
 
     def _training_step(self, args: tuple[Any, ...]) -> Any:
-        output = self._hooks.run("training_step", self._strategy.training_step, *args)
-        return self._hooks.end_of_step("training_step_end", output)
+        strategy, hooks = self.strategy, self._hooks
+        state = hooks.state
+        previous = state[CURRENT_FX_ATTRIBUTE]
+        state[CURRENT_FX_ATTRIBUTE] = "training_step"
+        output = (self._module if strategy.calls_directly else strategy).training_step(*args)
+        state[CURRENT_FX_ATTRIBUTE] = previous
+        return hooks.end_of_step("training_step_end", output) if "training_step_end" in hooks.names else output
 
-    def _compute_gradients(self, loss: Tensor | None) -> None:
-        """Does what follows ``training_step``; without a loss that is ``zero_grad`` alone."""
-        progress, hooks, strategy = self._progress, self._hooks, self._strategy
-        optimizer = strategy.optimizer
+    def _compute_gradients(self, args: tuple[Any, ...]) -> tuple[Tensor | None, dict[str, Any]]:
+        """Runs ``training_step``, ``zero_grad`` and ``backward``; without a loss there is nothing to go backward from.
+
+        Args:
+            args: The arguments of ``training_step``.
+
+        Returns:
+            The loss without its graph, or None; and what else ``training_step`` has returned.
+        """
+        progress, hooks, strategy = self._progress, self._hooks, self.strategy
+        names = hooks.names
+        output = self._training_step(args)
+        loss, extra = (output, {}) if isinstance(output, Tensor) else self._loss_in(output)
+        without_graph = None
+        if loss is not None:
+            if self.accumulate_grad_batches > 1:
+                loss = loss / self.accumulate_grad_batches
+            without_graph = loss.detach()
+            if loss.is_leaf or loss._is_view() or not _SEE_THE_LOSS.isdisjoint(names):
+                # A hook could see it after it has been changed in place.
+                without_graph = without_graph.clone()
         if progress.batch_idx % self.accumulate_grad_batches == 0:
-            hooks.call("on_before_zero_grad", optimizer)
-            if hooks.has("optimizer_zero_grad"):
+            optimizer = strategy.optimizer
+            if "on_before_zero_grad" in names:
+                hooks.call("on_before_zero_grad", optimizer)
+            if "optimizer_zero_grad" in names:
                 hooks.module("optimizer_zero_grad", progress.current_epoch, progress.batch_idx, optimizer)
             else:
                 hooks.run("optimizer_zero_grad", optimizer.zero_grad)
         if loss is not None:
             strategy.run_backward(loss)
+        return without_graph, extra
 
-    def _without_graph(self, loss: Tensor) -> Tensor:
-        """Returns the loss for hooks: a copy where one of them could see it after it has been changed in place."""
-        is_shared = loss.is_leaf or loss._is_view() or not _SEE_THE_LOSS.isdisjoint(self._hooks.names)
-        return loss.detach().clone() if is_shared else loss.detach()
+    def _loss_in(self, output: Any) -> tuple[Tensor | None, dict[str, Any]]:
+        if isinstance(output, Mapping) and output.get("loss") is not None:
+            return output["loss"], {key: value for key, value in output.items() if key != "loss"}
+        where = definition_location(self._module.training_step)
+        if output is not None:
+            raise ConfigurationError(
+                f"{where}: training_step returned {output!r}; with automatic optimization it returns the loss, a "
+                'dictionary with the key "loss", or None to skip the batch.'
+            )
+        if self.strategy.world_size > 1:
+            raise ConfigurationError(
+                f"{where}: training_step returned None, which would leave the other processes waiting for this one's "
+                "gradients. Return a loss of zero instead."
+            )
+        return None, {}
 
     def _count_step(self) -> None:
         self._progress.manual_steps += 1
@@ -165,14 +207,13 @@ class Optimization:
         Raises:
             ConfigurationError: If a strict scheduler follows a metric that has not been logged.
         """
-        configs = self._strategy.lr_scheduler_configs
-        if not configs or not self._module.automatic_optimization:
+        if not self._module.automatic_optimization:
             return
         if interval == "step" and self.should_accumulate():
             return
         progress = self._progress
         count = (progress.batch_idx if interval == "step" else progress.current_epoch) + 1
-        for config in configs:
+        for config in self.strategy.lr_scheduler_configs:
             if config.reduce_on_plateau is (views is None) or config.interval != interval:
                 continue
             if count % config.frequency == 0 and self._is_scheduled(config.scheduler):
@@ -201,7 +242,7 @@ class Optimization:
 
 
 class Closure:
-    """What the optimizer calls to get its gradients: ``training_step``, ``zero_grad`` and ``backward``."""
+    """What the optimizer calls to get its gradients; its class has the name that Lightning's has."""
 
     __slots__ = ("_args", "_called", "_extra", "_loss", "_optimization")
 
@@ -214,40 +255,13 @@ class Closure:
 
     def __call__(self) -> Tensor | None:
         """Computes the gradients and returns the loss, without its graph."""
-        if not torch.is_grad_enabled():
-            with torch.enable_grad():
-                return self()
         self._called = True
-        self._loss, self._extra = None, {}
-        optimization = self._optimization
-        output = optimization._training_step(self._args)
-        loss = output if isinstance(output, Tensor) else self._loss_in(output)
-        if loss is not None:
-            if optimization.accumulate_grad_batches > 1:
-                loss = loss / optimization.accumulate_grad_batches
-            self._loss = optimization._without_graph(loss)
-        optimization._compute_gradients(loss)
+        if torch.is_grad_enabled():
+            self._loss, self._extra = self._optimization._compute_gradients(self._args)
+        else:
+            with torch.enable_grad():
+                self._loss, self._extra = self._optimization._compute_gradients(self._args)
         return self._loss
-
-    def _loss_in(self, output: Any) -> Tensor | None:
-        if isinstance(output, Mapping) and output.get("loss") is not None:
-            self._extra = {key: value for key, value in output.items() if key != "loss"}
-            loss: Tensor = output["loss"]
-            return loss
-        if output is None:
-            self._refuse_skipping()
-            return None
-        raise ConfigurationError(
-            f"{definition_location(self._optimization._module.training_step)}: training_step returned {output!r}; with "
-            'automatic optimization it returns the loss, a dictionary with the key "loss", or None to skip the batch.'
-        )
-
-    def _refuse_skipping(self) -> None:
-        if self._optimization._strategy.world_size > 1:
-            raise ConfigurationError(
-                f"{definition_location(self._optimization._module.training_step)}: training_step returned None, which "
-                "would leave the other processes waiting for this one's gradients. Return a loss of zero instead."
-            )
 
     def outputs(self) -> dict[str, Any]:
         """Returns what the step returned, the loss without its graph."""

@@ -62,7 +62,7 @@ def prepare_module(
     find_unused_parameters = options.find_unused_parameters or takes_argument(module.training_step, "optimizer_idx")
     model = wrap_model(context, ForwardRedirection(module), find_unused_parameters=find_unused_parameters)
     if strategy.world_size > 1:
-        strategy.model = model
+        strategy.set_model(model)
     _configure_optimizers(lightning, context, module, hooks, strategy)
     hooks.refresh()
     hooks.start_fit()

@@ -14,7 +14,9 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from lightning_shim._attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim._lightning import Lightning, call_after_step, lightning_optimizer
+from lightning_shim._torch import closure_comes_first
 from lightning_shim._warnings import ConfigurationError, RefusedMemberError, caller_location, definition_location
 from lightning_shim.former_arguments import Values
 from lightning_shim.hooks import Hooks
@@ -88,10 +90,13 @@ class StrategyFacade:
         root_device: The device of this process.
         lightning_module: The user's module.
         model: The same, or DistributedDataParallel around it.
+        calls_directly: Whether nothing is to be done around the module's steps, nor with the loss.
         checkpoint_io: Lightning's plugin that writes checkpoints and removes them.
         lr_scheduler_configs: The schedulers that ``configure_optimizers`` returned.
         optimizer_frequencies: For how many batches it is each optimizer's turn, if it is not always all of theirs.
         optimizer_idx: The index of the optimizer whose turn it is.
+        optimizer: That optimizer, of automatic optimization.
+        lightning_optimizer: The same, as the hooks get it.
     """
 
     def __init__(self, lightning: Lightning, context: Any, precision: Precision) -> None:
@@ -101,15 +106,17 @@ class StrategyFacade:
         self._world_size: Final = int(context.distributed.size)
         self._global_rank: Final = int(context.distributed.rank)
         self.precision_plugin: Final = precision
-        self._needs_context: Final = precision.needs_context
         self.root_device: Final[torch.device] = context.device
         self.lightning_module: Any = None
         self.model: Any = None
+        self.calls_directly = False
         self.checkpoint_io: Any = lightning.TorchCheckpointIO()
         self._optimizers: list[torch.optim.Optimizer] = []
         self.lr_scheduler_configs: list[SchedulerConfig] = []
         self.optimizer_frequencies: list[int] = []
         self.optimizer_idx = 0
+        self.optimizer: Any = None
+        self.lightning_optimizer: Any = None
         # The name that LightningModule.optimizers() reads.
         self._lightning_optimizers: list[Any] = []
         self._hooks: Hooks | None = None
@@ -118,9 +125,15 @@ class StrategyFacade:
 
     def connect(self, module: nn.Module, hooks: Hooks, clipping: tuple[float | None, str | None]) -> None:
         """Takes the module, its hooks, and ``gradient_clip_val`` with ``gradient_clip_algorithm``."""
-        self.lightning_module = self.model = module
+        self.lightning_module = module
         self._hooks = hooks
+        self.set_model(module)
         self._clipping = clipping
+
+    def set_model(self, model: nn.Module) -> None:
+        """Takes the model whose ``forward`` synchronises gradients; the module itself if there is nothing to."""
+        self.model = model
+        self.calls_directly = model is self.lightning_module and not self.precision_plugin.needs_context
 
     def set_optimizers(self, configured: ConfiguredOptimizers) -> None:
         """Takes the optimizers and schedulers."""
@@ -134,6 +147,18 @@ class StrategyFacade:
         self._lightning_optimizers = [
             lightning_optimizer(self._lightning, optimizer, self) for optimizer in configured.optimizers
         ]
+        if configured.optimizers:
+            self.take_turn(0)
+
+    def take_turn(self, optimizer_idx: int) -> None:
+        """Says which optimizer of automatic optimization is the present one.
+
+        Args:
+            optimizer_idx: Its index.
+        """
+        self.optimizer_idx = optimizer_idx
+        self.optimizer = self._optimizers[optimizer_idx]
+        self.lightning_optimizer = self._lightning_optimizers[optimizer_idx]
 
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
@@ -146,16 +171,6 @@ class StrategyFacade:
             f"{caller_location()}: trainer.strategy.optimizers cannot be set: Determined has the optimizers that "
             "configure_optimizers returned."
         )
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer of automatic optimization whose turn it is."""
-        return self._optimizers[self.optimizer_idx]
-
-    @property
-    def lightning_optimizer(self) -> Any:
-        """The same, as the hooks get it."""
-        return self._lightning_optimizers[self.optimizer_idx]
 
     def index_of(self, owner: Any) -> int:
         """Returns the index of an optimizer.
@@ -172,8 +187,6 @@ class StrategyFacade:
 
     def training_step(self, *args: Any) -> Any:
         """Runs the user's ``training_step`` where gradients are synchronised."""
-        if self.model is self.lightning_module and not self._needs_context:
-            return self.lightning_module.training_step(*args)
         with self.precision_plugin.forward_context():
             if self.model is self.lightning_module:
                 return self.lightning_module.training_step(*args)
@@ -217,7 +230,7 @@ class StrategyFacade:
 
     def validation_step(self, *args: Any) -> Any:
         """Runs the user's ``validation_step`` where buffers are synchronised."""
-        if self.model is self.lightning_module and not self._needs_context:
+        if self.calls_directly:
             return self.lightning_module.validation_step(*args)
         with self.precision_plugin.forward_context():
             if self.model is self.lightning_module:
@@ -251,16 +264,24 @@ class StrategyFacade:
         """
         hooks = self._hooks
         assert hooks is not None
-        if self.model is not self.lightning_module and not self.lightning_module.automatic_optimization:
-            # Otherwise the end of DistributedDataParallel's forward has done it.
-            self._lightning.prepare_for_backward(self.model, loss)
-        loss = self.precision_plugin.scale(loss)
-        hooks.call("on_before_backward", loss)
-        if hooks.has("backward"):
+        names = hooks.names
+        if not self.calls_directly:
+            if self.model is not self.lightning_module and not self.lightning_module.automatic_optimization:
+                # Otherwise the end of DistributedDataParallel's forward has done it.
+                self._lightning.prepare_for_backward(self.model, loss)
+            loss = self.precision_plugin.scale(loss)
+        if "on_before_backward" in names:
+            hooks.call("on_before_backward", loss)
+        if "backward" in names:
             hooks.module("backward", loss, *args, **kwargs)
         else:
-            hooks.run("backward", loss.backward, *args, **kwargs)
-        hooks.call("on_after_backward")
+            state = hooks.state
+            previous = state[CURRENT_FX_ATTRIBUTE]
+            state[CURRENT_FX_ATTRIBUTE] = "backward"
+            loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+            state[CURRENT_FX_ATTRIBUTE] = previous
+        if "on_after_backward" in names:
+            hooks.call("on_after_backward")
         return loss
 
     def optimizer_step(
@@ -280,7 +301,12 @@ class StrategyFacade:
         hooks = self._hooks
         assert hooks is not None
         if self.precision_plugin.scaler is None and not self._clips and "on_before_optimizer_step" not in hooks.names:
-            return optimizer.step(closure=closure, **kwargs)
+            if not closure_comes_first(optimizer):
+                return optimizer.step(closure=closure, **kwargs)
+            # The same, without what PyTorch does around a closure.
+            result = closure()
+            optimizer.step(**kwargs)
+            return result
         automatic: bool = self.lightning_module.automatic_optimization
 
         def after_closure() -> None:

@@ -199,7 +199,8 @@ class TrainingLoop:
         progress = self._progress
         batches, self._batches = self._batches, None
         while not progress.is_last_batch:
-            self.finish_batch()
+            if progress.batch_end_is_due:
+                self.finish_batch()
             while self._should_stop():
                 yield SKIPPED
             assert batches is not None
@@ -225,46 +226,50 @@ class TrainingLoop:
         """
         if batch is SKIPPED:
             return
-        progress, hooks, collector = self._progress, self._hooks, self._collector
+        progress, hooks, collector, optimization = self._progress, self._hooks, self._collector, self.optimization
+        names = hooks.names
         batch = self._transfer(batch, 0)
         collector.start_batch(batch)
         outputs: StepOutputs = []
         skips_rest_of_epoch = False
-        if batch is not None:
-            hooks.callbacks("on_batch_start")
         if batch is None:
             warn_at_caller("The training loader gave None; nothing is trained on it.", DifferenceWarning)
-        elif hooks.call("on_train_batch_start", batch, progress.batch_idx) == -1:
-            skips_rest_of_epoch = progress.is_last_batch = True
         else:
-            args = (batch, progress.batch_idx) if self._takes_batch_idx else (batch,)
-            outputs = self.optimization.run(args)
-        self.optimization.step_schedulers("step")
-        if progress.is_last_batch:
-            self.optimization.step_schedulers("epoch")
+            if "on_batch_start" in names:
+                hooks.callbacks("on_batch_start")
+            if "on_train_batch_start" in names:
+                skips_rest_of_epoch = hooks.call("on_train_batch_start", batch, progress.batch_idx) == -1
+            if skips_rest_of_epoch:
+                progress.is_last_batch = True
+            else:
+                outputs = optimization.run((batch, progress.batch_idx) if self._takes_batch_idx else (batch,))
+        if optimization.strategy.lr_scheduler_configs:
+            optimization.step_schedulers("step")
+            if progress.is_last_batch:
+                optimization.step_schedulers("epoch")
         if skips_rest_of_epoch:
             return
-        hooks.call(
-            "on_train_batch_end",
-            None if batch is None else self.optimization.batch_end_outputs(outputs),
-            batch,
-            progress.batch_idx,
-        )
-        hooks.callbacks("on_batch_end")
+        if "on_train_batch_end" in names:
+            seen = None if batch is None else optimization.batch_end_outputs(outputs)
+            hooks.call("on_train_batch_end", seen, batch, progress.batch_idx)
+        if "on_batch_end" in names:
+            hooks.callbacks("on_batch_end")
         collector.end_batch()
         if progress.is_last_batch:
             # What validation logs under the same names comes after it, and is what schedulers and callbacks follow.
             self._views()
-        self._outputs.append(outputs)
+        if self._outputs.is_needed:
+            self._outputs.append(outputs)
         progress.batch_end_is_due = True
 
     def finish_batch(self) -> None:
         """Does what follows a batch and the validation after it; does it once."""
-        progress = self._progress
+        progress, optimization = self._progress, self.optimization
         if progress.batch_end_is_due:
             progress.batch_end_is_due = False
-            self.optimization.step_schedulers("step", self._views)
-            if not self.optimization.should_accumulate():
+            if optimization.strategy.lr_scheduler_configs:
+                optimization.step_schedulers("step", self._views)
+            if not optimization.should_accumulate():
                 progress.batches_that_stepped += 1
 
     def finish_epoch(self) -> None:

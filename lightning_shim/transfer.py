@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from torch import Tensor
@@ -81,11 +80,15 @@ class BatchTransfer:
             The batch on the device.
         """
         if self._only_moves:
-            container = type(batch)
-            if container in _CONTAINERS and self._is_there(batch):
-                # Each batch gets a container of its own. Lightning's way to do that takes as long as a small layer.
-                return container(batch)
-            return self._move(batch, self._device)
+            container, device = type(batch), self._device
+            if container in _CONTAINERS:
+                for part in batch:
+                    if type(part) is not Tensor or part.device != device:
+                        break
+                else:
+                    # Each batch gets a container of its own. Lightning's way to do that takes as long as a small layer.
+                    return container(batch)
+            return self._move(batch, device)
         batch = self._convert_input(batch)
         before, move, after = (self._overridden.get(name) for name in TRANSFER_HOOKS)
         if before is not None:
@@ -97,7 +100,3 @@ class BatchTransfer:
         if after is not None:
             batch = self._hooks.run(TRANSFER_HOOKS[2], after, batch, dataloader_idx)
         return batch
-
-    def _is_there(self, parts: Sequence[Any]) -> bool:
-        device = self._device
-        return not [part for part in parts if type(part) is not Tensor or part.device != device]

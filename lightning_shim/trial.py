@@ -304,7 +304,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             transfer,
             takes_batch_idx(module.training_step),
             self.controller,
-            lambda: self._stops_at_once,
+            self._stops_at_once,
             self._reports.report_epoch,
             outputs,
         )
@@ -341,7 +341,6 @@ class LightningTrial(pytorch.PyTorchTrial):
             self._processes,
         )
 
-    @property
     def _stops_at_once(self) -> bool:
         # Several processes agree first, when Determined reports: one that stopped alone would leave the others waiting.
         return self.trainer.should_stop and self.trainer.world_size == 1
@@ -368,7 +367,7 @@ class LightningTrial(pytorch.PyTorchTrial):
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
         """Trains on a batch; metrics are reported by reducers, so that nothing is copied to the host for each batch."""
         self._training_loop.train_batch(batch)
-        if self.trainer.should_stop and self._stops_at_once:
+        if self.trainer.should_stop and self._stops_at_once():
             self.controller.pause_after_this_batch(validates=batch is not SKIPPED and self._evaluation_loop.is_enabled)
         elif self.trainer.is_last_batch and self._validates_by_default and self.epoch_length is None:
             # Determined cannot know where such an epoch ends.

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from lightning_shim._torch import iterates_as_usual
+from lightning_shim._torch import closure_comes_first, iterates_as_usual
+from tests.parity.oracle import assert_same
 
 
 class Nothing(IterableDataset[int]):
@@ -33,3 +40,57 @@ def test_own_way_to_iterate_is_noticed() -> None:
     assert iterates_as_usual(DataLoader([1]))
     assert not iterates_as_usual(Own([1]))
     assert not iterates_as_usual([1])
+
+
+OPTIMIZERS = [
+    each for each in vars(torch.optim).values() if isinstance(each, type) and each is not torch.optim.Optimizer
+]
+
+
+class TestClosureComesFirst:
+    @pytest.mark.parametrize("optimizer_class", OPTIMIZERS, ids=lambda each: each.__name__)
+    def test_gives_the_same_weights(self, optimizer_class: type[Any]) -> None:
+        def train(first: bool) -> tuple[list[Tensor], list[Any]]:
+            torch.manual_seed(0)
+            is_sparse = optimizer_class is torch.optim.SparseAdam
+            layer = nn.Embedding(5, 3, sparse=True) if is_sparse else nn.Linear(3, 5, bias=False)
+            optimizer = optimizer_class(layer.parameters(), lr=0.1)
+            losses = []
+
+            def closure() -> Tensor:
+                optimizer.zero_grad()
+                loss: Tensor = layer(torch.arange(5) if is_sparse else torch.eye(3)).square().sum()
+                loss.backward()
+                losses.append(loss.item())
+                return loss
+
+            for _ in range(4):
+                if first:
+                    closure()
+                    optimizer.step()
+                else:
+                    optimizer.step(closure)
+            return [parameter.detach() for parameter in layer.parameters()], losses
+
+        optimizer = optimizer_class(nn.Linear(1, 1, bias=False).parameters(), lr=0.1)
+        if not closure_comes_first(optimizer):
+            assert optimizer_class is torch.optim.LBFGS
+            return
+        for one, other in zip(train(True), train(False), strict=True):
+            assert_same(one, other, optimizer_class.__name__)
+
+    def test_is_not_for_those_of_others(self) -> None:
+        class Own(torch.optim.SGD):
+            pass
+
+        assert not closure_comes_first(Own([torch.zeros(1)], lr=0.1))
+
+    def test_is_not_with_a_hook_before_the_step(self) -> None:
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+        handle = optimizer.register_step_pre_hook(lambda *_: None)
+        assert not closure_comes_first(optimizer)
+        handle.remove()
+        assert closure_comes_first(optimizer)
+        handle = register_optimizer_step_pre_hook(lambda *_: None)
+        assert not closure_comes_first(optimizer)
+        handle.remove()
