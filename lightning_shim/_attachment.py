@@ -29,12 +29,13 @@ FIXED_SENTENCE: Final = "it cannot be set, since a trial is set up when it is bu
 
 
 class Attached:
-    """Base of what an attached module has as its trainer; only the trial's facade derives from it."""
+    """Base of what an attached module has as its trainer; only the trial's facade derives from it.
 
-    @property
-    def collector(self) -> Any:
-        """Keeps what the module logs in the present stage."""
-        raise NotImplementedError
+    Attributes:
+        collector: Keeps what the module logs in the present stage.
+    """
+
+    collector: Any
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Prints on rank 0."""

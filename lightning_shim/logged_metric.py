@@ -18,7 +18,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_shim._warnings import MetricError, caller_location
-from lightning_shim.log_settings import MEAN, Settings
+from lightning_shim.log_settings import MEAN, Settings, default_dtype
 from lightning_shim.tensor_log import TensorLog
 
 Value = Tensor | np.floating[Any]
@@ -26,6 +26,8 @@ Value = Tensor | np.floating[Any]
 
 FOLD_AFTER: Final = 256
 """Numbers of one name that are kept before they are folded; tensors are folded at reports, since it means to wait."""
+
+_KEPT_DTYPES: Final = (torch.float32, torch.float64)
 
 
 @dataclass(slots=True)
@@ -39,6 +41,7 @@ class LoggedMetric:
         synchronise: Reduces a step's value over all processes, if it is to be; each of them waits for all others.
         step_value: The last value, for ``on_step``; if it is a tensor, the next value may be written over it.
         is_fresh: Whether something was logged since the last reset.
+        is_weighted: Whether the epoch's value is a mean, in which each value counts by the number of its samples.
     """
 
     settings: Settings
@@ -47,6 +50,7 @@ class LoggedMetric:
     synchronise: Callable[[Tensor], Tensor] | None = None
     step_value: Value | None = None
     is_fresh: bool = True
+    is_weighted: bool = field(init=False)
     _tensors: TensorLog | None = None
     _numbers: list[np.floating[Any]] = field(default_factory=list)
     _batch_sizes: list[int] = field(default_factory=list)
@@ -54,21 +58,31 @@ class LoggedMetric:
     _weight: int = 0
     _computed: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        self.is_weighted = self.settings.on_epoch and self.settings.reduction is MEAN
+
     def update_tensor(self, value: Tensor, batch_size: int) -> None:
         """Puts a tensor of the current batch away.
 
         Args:
-            value: A tensor of no dimensions, without a graph.
+            value: A tensor of one element.
             batch_size: The weight in a mean.
+
+        Raises:
+            MetricError: If it has another number of elements.
         """
+        tensors = self._tensors
+        if (
+            tensors is None
+            or self._numbers
+            or value.dim()
+            or value.dtype is not tensors.dtype
+            or value.device != tensors.device
+        ):
+            value = self._keepable(value)
+            tensors = self._tensors_like(value)
         self.is_fresh = True
         self._computed = None
-        tensors = self._tensors
-        if self._numbers:
-            self.fold()
-        if tensors is None or tensors.dtype is not value.dtype or tensors.device != value.device:
-            self.fold()
-            tensors = self._tensors = TensorLog(value)
         kept = tensors.append(value)
         settings = self.settings
         if settings.on_step:
@@ -77,6 +91,27 @@ class LoggedMetric:
             self._batch_sizes.append(batch_size)
         else:
             tensors.clear()
+
+    def _keepable(self, value: Tensor) -> Tensor:
+        """Returns a tensor of no dimensions, in a dtype in which Lightning accumulates."""
+        if value.numel() != 1:
+            name = self.settings.name
+            raise MetricError(
+                f"{caller_location()}: self.log({name!r}) got a tensor of shape {tuple(value.shape)}; only one element "
+                f"can be logged. Reduce it first, for example {name}.mean()."
+            )
+        dtype = value.dtype if value.dtype in _KEPT_DTYPES else default_dtype()
+        return value.detach().reshape(()).to(dtype)
+
+    def _tensors_like(self, value: Tensor) -> TensorLog:
+        """Returns where a tensor is to be kept, after what is of another kind has been folded."""
+        tensors = self._tensors
+        if self._numbers:
+            self.fold()
+        if tensors is None or tensors.dtype is not value.dtype or tensors.device != value.device:
+            self.fold()
+            tensors = self._tensors = TensorLog(value)
+        return tensors
 
     def update_number(self, value: np.floating[Any], batch_size: int) -> None:
         """Puts a number of the current batch away.

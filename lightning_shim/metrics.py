@@ -17,11 +17,10 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from lightning_shim._warnings import MetricError, caller_location
+from lightning_shim.former_arguments import FORMER_LOG_ARGUMENTS
 from lightning_shim.log_settings import (
-    MEAN,
     Settings,
     argument_problem,
-    default_dtype,
     difference,
     number,
     resolve_settings,
@@ -44,9 +43,6 @@ _ARGUMENTS: Final = (
     "metric_attribute",
     "rank_zero_only",
 )
-
-
-_KEPT_DTYPES: Final = (torch.float32, torch.float64)
 
 
 @dataclass(slots=True)
@@ -168,8 +164,9 @@ class MetricCollector:
         """
         if fx is None:
             raise MetricError(f"{caller_location()}: self.log({name!r}) was called outside any hook of the training.")
-        if unknown:
-            raise MetricError(f"{caller_location()}: self.log({name!r}): {argument_problem(next(iter(unknown)))}")
+        for argument in unknown:
+            if argument not in FORMER_LOG_ARGUMENTS:
+                raise MetricError(f"{caller_location()}: self.log({name!r}): {argument_problem(argument)}")
         if fx != self._current_fx:
             # In the first batch of an epoch Lightning resets the tensors of a hook each time that it starts to log
             # after another one (`should_reset_tensors`).
@@ -192,17 +189,11 @@ class MetricCollector:
             metric.update_metric(value)
             return
         if batch_size is None:
-            batch_size = self._weight(metric.settings)
+            batch_size = (self._batch_size or self._present_batch_size()) if metric.is_weighted else 1
         if isinstance(value, Tensor):
-            metric.update_tensor(_detached(name, value), batch_size)
+            metric.update_tensor(value, batch_size)
         else:
             metric.update_number(number(value), batch_size)
-
-    def _weight(self, settings: Settings) -> int:
-        """Returns the number of samples of the batch if the mean of an epoch needs it, otherwise 1."""
-        if not settings.on_epoch or settings.reduction is not MEAN:
-            return 1
-        return self._present_batch_size()
 
     def _present_batch_size(self) -> int:
         if self._batch_size is None:
@@ -385,19 +376,6 @@ def _length_of_tensors(batch: Any) -> int | None:
         return None
     lengths = {part.size(0) if type(part) is Tensor and part.dim() else None for part in batch}
     return lengths.pop() if len(lengths) == 1 else None
-
-
-def _detached(name: str, value: Tensor) -> Tensor:
-    if value.numel() != 1:
-        raise MetricError(
-            f"{caller_location()}: self.log({name!r}) got a tensor of shape {tuple(value.shape)}; only one element can "
-            f"be logged. Reduce it first, for example {name}.mean()."
-        )
-    detached = value.detach()
-    if value.dim() or value.dtype not in _KEPT_DTYPES:
-        dtype = value.dtype if value.dtype in _KEPT_DTYPES else default_dtype()
-        return detached.reshape(()).to(dtype)
-    return detached
 
 
 def _not_loggable(name: str, value: Any) -> MetricError:

@@ -17,7 +17,7 @@ from lightning_shim import _warnings
 from lightning_shim._attachment import CURRENT_FX_ATTRIBUTE, attached_trainer
 from lightning_shim._registry import PatchRegistry
 from lightning_shim._versions import NAMESPACES, Namespace
-from lightning_shim.former_arguments import FORMER_LOG_ARGUMENTS, PASSED_ON, without_former_arguments
+from lightning_shim.former_arguments import PASSED_ON, without_former_arguments
 
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -29,20 +29,14 @@ def _log(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwar
     trainer = attached_trainer(instance)
     if trainer is None:
         return wrapped(*args, **kwargs)
-    return trainer.collector.log(instance.__dict__[CURRENT_FX_ATTRIBUTE], *args, **_loggable(kwargs))
-
-
-def _loggable(kwargs: dict[str, Any]) -> dict[str, Any]:
-    if FORMER_LOG_ARGUMENTS.isdisjoint(kwargs):
-        return kwargs
-    return {name: value for name, value in kwargs.items() if name not in FORMER_LOG_ARGUMENTS}
+    return trainer.collector.log(instance.__dict__[CURRENT_FX_ATTRIBUTE], *args, **kwargs)
 
 
 def _log_dict(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     trainer = attached_trainer(instance)
     if trainer is None:
         return wrapped(*args, **kwargs)
-    return trainer.collector.log_dict(instance.__dict__[CURRENT_FX_ATTRIBUTE], *args, **_loggable(kwargs))
+    return trainer.collector.log_dict(instance.__dict__[CURRENT_FX_ATTRIBUTE], *args, **kwargs)
 
 
 def _print(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

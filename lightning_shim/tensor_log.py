@@ -37,7 +37,7 @@ class TensorLog:
         """Keeps a value.
 
         Args:
-            value: A tensor of no dimensions, without a graph.
+            value: A tensor of no dimensions; its graph is not kept.
 
         Returns:
             The value where it is kept; it stays there until :data:`CAPACITY` further ones have been kept.
@@ -47,7 +47,7 @@ class TensorLog:
             self._count = 0
         place = self._places[self._count]
         self._count += 1
-        return place.copy_(value)
+        return place.copy_(value.detach())
 
     def __len__(self) -> int:
         return len(self._full) * CAPACITY + self._count

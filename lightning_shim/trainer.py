@@ -68,6 +68,7 @@ class TrainerFacade(Attached):
         ckpt_path: A checkpoint of Lightning's that the trial starts from, or None.
 
     Attributes:
+        collector: Keeps what the module logs in the present stage.
         state: Lightning's ``TrainerState``.
         datamodule: The LightningDataModule, if there is one.
         callbacks: The Lightning callbacks.
@@ -105,7 +106,7 @@ class TrainerFacade(Attached):
         self._options: Final = options
         self._progress: Final = progress
         self._collectors: Final = {True: training_collector, False: validation_collector}
-        self._collector = training_collector
+        self.collector = training_collector
         self._schedule: Final = schedule
         self._ckpt_path: Final = ckpt_path
         self.should_stop = False
@@ -199,7 +200,7 @@ class TrainerFacade(Attached):
         """
         stages = self._lightning.RunningStage
         self.state.stage = stages.TRAINING if training else stages.VALIDATING
-        self._collector = self._collectors[training]
+        self.collector = self._collectors[training]
 
     def finish(self) -> None:
         """Says that the trial has ended."""
@@ -212,13 +213,8 @@ class TrainerFacade(Attached):
 
     def current_views(self) -> MetricViews:
         """Returns what may be seen of the metrics at this moment."""
-        self.views.update(self._collector.current())
+        self.views.update(self.collector.current())
         return self.views
-
-    @property
-    def collector(self) -> MetricCollector:
-        """Keeps what the module logs in the present stage."""
-        return self._collector
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Prints on rank 0, above the progress bar if there is one.
