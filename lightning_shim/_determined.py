@@ -19,6 +19,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,15 +31,13 @@ import wrapt
 from determined import pytorch, tensorboard
 
 from lightning_shim._registry import PatchRegistry
-from lightning_shim._warnings import CheckpointError, ConfigurationError, LightningShimError
+from lightning_shim._warnings import CheckpointError, ConfigurationError
+from lightning_shim.checkpoint_errors import STATE_FILE, reading_errors, writing_errors
 
 Wrapper = Callable[[Callable[..., Any], Any, Any, Any], Any]
 
 DEFAULT_REPORTING_PERIOD: Final = pytorch.Batch(100)
 """What Determined's ``Trainer.fit`` has."""
-
-STATE_FILE: Final = "state_dict.pth"
-TRIAL_STATE_FILE: Final = "trial_state.pkl"
 
 
 class ControlledTrial(Protocol):
@@ -47,6 +46,10 @@ class ControlledTrial(Protocol):
     @property
     def controller(self) -> Controller:
         """Where the loop is made known."""
+
+    @property
+    def checkpoint_path(self) -> pathlib.Path | str | None:
+        """The newest checkpoint."""
 
     def gather_checkpoint(self) -> None:
         """Called on all processes before the chief writes a checkpoint."""
@@ -60,6 +63,8 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
     - Off-cluster the whole working directory, a virtual environment and data included, is copied into each checkpoint.
       Nothing of it is copied; on a cluster it is the experiment's own small folder, and is.
     - What a process other than the chief has of its own is not saved; the trial is given the chance to collect it.
+    - Off-cluster, what has been written of a checkpoint stays on the disk if an error comes in between. It is removed,
+      and an error of the disk says which checkpoint is complete.
     - Off-cluster the loop counts batches from zero after it has loaded a checkpoint, so that it trains too long.
     - For each batch it asks every period whether it has ended, and measures times that it tells nobody; that costs as
       much as a fifth of a small model's step. It looks at the periods when one may have ended.
@@ -154,7 +159,7 @@ def _may_be_reached(boundary: Any, batches: int, epoch_length: int) -> int:
 def _load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     path = pathlib.Path(args[0] if args else kwargs["load_path"])
     controller.trial.controller.checkpoint_folder = path
-    with _checkpoint_errors(path), _full_unpickling():
+    with reading_errors(path), _full_unpickling():
         result = wrapped(*args, **kwargs)
         if controller.state is None:
             raise CheckpointError(f"{path / STATE_FILE} holds no checkpoint of a PyTorchTrial.")
@@ -169,13 +174,22 @@ def _go_on_counting(controller: Any) -> None:
 
 
 def _save(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
-    with _no_copy_of_the_working_directory() if controller.local_training else contextlib.nullcontext():
+    if not controller.local_training:
         return wrapped(*args, **kwargs)
+    path = args[0] if args else kwargs["path"]
+    try:
+        with _no_copy_of_the_working_directory():
+            return wrapped(*args, **kwargs)
+    except BaseException:
+        # The rest of a checkpoint, on a disk that may be full.
+        shutil.rmtree(path, ignore_errors=True)
+        raise
 
 
 def _checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     controller.trial.gather_checkpoint()
-    return wrapped(*args, **kwargs)
+    with writing_errors(controller.state.batches_trained, controller.trial.checkpoint_path):
+        return wrapped(*args, **kwargs)
 
 
 _REPAIRS: Final[dict[str, Wrapper]] = {
@@ -224,42 +238,6 @@ def _full_unpickling() -> Iterator[None]:
             del os.environ[switch]
         else:
             os.environ[switch] = previous
-
-
-@contextlib.contextmanager
-def _checkpoint_errors(path: pathlib.Path) -> Iterator[None]:
-    for name in (STATE_FILE, TRIAL_STATE_FILE):
-        file = path / name
-        if not file.is_file():
-            raise CheckpointError(
-                f"{file} is missing: {path} is not a complete checkpoint of a PyTorchTrial. Resume from another one."
-            )
-    try:
-        yield
-    except LightningShimError:
-        raise
-    except Exception as error:
-        damaged = next((name for name in (STATE_FILE, TRIAL_STATE_FILE) if not _is_readable(path / name)), None)
-        problem = (
-            f"{path / damaged} is damaged or cut short"
-            if damaged
-            else f"the checkpoint {path} does not fit this module"
-        )
-        raise CheckpointError(f"{problem} ({type(error).__name__}: {error}). Resume from another one.") from error
-
-
-def _is_readable(file: pathlib.Path) -> bool:
-    import pickle
-
-    try:
-        if file.suffix == ".pth":
-            torch.load(file, map_location="cpu", weights_only=False)
-        else:
-            with file.open("rb") as stream:
-                pickle.load(stream)
-    except Exception:
-        return False
-    return True
 
 
 class Controller:

@@ -7,6 +7,9 @@
 - ``_SingleProcessDataLoaderIter._dataset_fetcher`` and its ``ended``: whether an iterable dataset has ended.
 - ``_MultiProcessingDataLoaderIter._reset``, ``_get_data``, ``_process_data``, ``_task_info`` and
   ``_worker_queue_idx_cycle``: how batches are handed to the workers in turn, and come back.
+- ``torch._utils.ExceptionWrapper``: what a worker gives in place of a batch that could not be made; and
+  ``multiprocessing.queues.Queue._on_queue_feeder_error``, which Python calls if a batch cannot be handed over.
+- ``torch.serialization`` is where the errors of its writer, which is C++, come out.
 """
 
 from __future__ import annotations
@@ -14,10 +17,13 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import traceback
 from collections.abc import Callable, Iterator
+from multiprocessing import queues
 from typing import Any
 
 import torch
+from torch._utils import ExceptionWrapper
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
@@ -43,6 +49,12 @@ def closure_comes_first(optimizer: torch.optim.Optimizer) -> bool:
     if _global_optimizer_pre_hooks or optimizer._optimizer_step_pre_hooks:
         return False
     return _computes_gradients_once(type(optimizer))  # type: ignore[arg-type]
+
+
+def is_error_of_the_writer(error: BaseException) -> bool:
+    """Tells whether PyTorch could not write a file: it raises a RuntimeError that does not say so."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return isinstance(error, RuntimeError) and frames[-1][0].f_globals.get("__name__") == torch.serialization.__name__
 
 
 def iterates_as_usual(loader: Any) -> bool:
@@ -106,6 +118,19 @@ def iterate_with_workers(
     return iterator  # type: ignore[no-any-return]
 
 
+def _start_worker(reporter: WorkerReporter, worker: int) -> None:
+    queues.Queue._on_queue_feeder_error = _hand_over_the_error  # type: ignore[attr-defined]
+    reporter.start(worker)
+
+
+def _hand_over_the_error(queue: Any, error: Exception, data: tuple[int, Any]) -> None:
+    """Called in a worker if a batch cannot be pickled; Python would print the error, and the process wait for ever."""
+    index, _ = data
+    info = (type(error), error, error.__traceback__)
+    where = "in a DataLoader worker process that handed over a batch"
+    queue.put((index, ExceptionWrapper(info, where)))  # type: ignore[no-untyped-call]
+
+
 class _WorkerIterator(_MultiProcessingDataLoaderIter):
     def __init__(
         self,
@@ -122,7 +147,7 @@ class _WorkerIterator(_MultiProcessingDataLoaderIter):
         # The user's loader stays as it is.
         loader = copy.copy(loader)
         loader.collate_fn = reporter.collate
-        loader.worker_init_fn = reporter.start
+        loader.worker_init_fn = functools.partial(_start_worker, reporter)
         super().__init__(loader)
 
     def _reset(self, loader: Any, first_iter: bool = False) -> None:

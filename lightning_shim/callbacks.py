@@ -11,7 +11,7 @@ import torch
 from determined import pytorch
 
 from lightning_shim._determined import Controller, checkpoint_path, close_tensorboard
-from lightning_shim._warnings import ConfigurationError
+from lightning_shim._warnings import CheckpointError, ConfigurationError
 from lightning_shim.checkpoint import CheckpointState
 from lightning_shim.checkpoint_files import CheckpointFiles
 from lightning_shim.evaluation_loop import EvaluationLoop
@@ -88,7 +88,12 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._checkpoint_state.start()
         if self._controller.batches_trained > 0:
             distributed = self._context.distributed
-            self._checkpoint_state.apply(distributed.rank, distributed.size)
+            if not self._checkpoint_state.apply(distributed.rank, distributed.size):
+                raise CheckpointError(
+                    f"the checkpoint {self.checkpoint_path} was not written by a LightningTrial: it does not say where "
+                    "in an epoch its training stood. Load its weights when you build the module, or resume from "
+                    "another one."
+                )
         # Otherwise the checkpoint, if there was one, is another trial's: Determined takes its weights and starts anew.
         elif self._ckpt_path is not None:
             self._lightning_checkpoint.start_from(self._ckpt_path)

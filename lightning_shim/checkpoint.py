@@ -81,17 +81,20 @@ class CheckpointState:
         """
         self._loaded = checkpoint.get(STATE_KEY)
 
-    def apply(self, rank: int, size: int) -> None:
+    def apply(self, rank: int, size: int) -> bool:
         """Takes over what was loaded.
 
         Args:
             rank: The rank of this process.
             size: The number of processes. If it is another than before, no process has a state of its own, and what
                 the running epoch has logged by now is lost.
+
+        Returns:
+            Whether there was something.
         """
         state, self._loaded = self._loaded, None
         if state is None:
-            return
+            return False
         self._progress.load_state_dict(state["progress"])
         self._restore_flags(state["flags"])
         processes = state["processes"]
@@ -99,7 +102,7 @@ class CheckpointState:
         self._views.update(MetricViews(**own["views"]))
         self._training_loop.load_state_dict(own["training_loop"])
         if len(processes) != size:
-            return
+            return True
         metrics = self._torchmetrics()
         self._collector.load_state_dict(own["metrics"], metrics)
         parameters = dict(self._module.named_parameters())
@@ -109,6 +112,7 @@ class CheckpointState:
             if name in metrics:
                 for attribute, value in saved.items():
                     setattr(metrics[name], attribute, value)
+        return True
 
     def _flags(self) -> dict[str, bool]:
         """Returns which parameters are trained, in which mode submodules are, and which layers keep statistics."""

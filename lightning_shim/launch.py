@@ -36,6 +36,7 @@ _INSTEAD_OF: Final = {
     ),
     "strategy": 'Several processes train as with "ddp"; pass find_unused_parameters=True for '
     '"ddp_find_unused_parameters_true".',
+    "detect_anomaly": "Call torch.autograd.set_detect_anomaly(True) in the script.",
     **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), "Determined logs, saves and reports."),
 }
 """What takes the place of Lightning's arguments of ``Trainer``."""

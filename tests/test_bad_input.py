@@ -604,6 +604,7 @@ class TestOptions:
                 "accumulate_grad_batches=1.5 makes no sense; it is a number",
             ),
             ({"max_epochs": 5}, "fit has no option 'max_epochs'. Pass max_length=determined.pytorch.Epoch"),
+            ({"detect_anomaly": True}, "fit has no option 'detect_anomaly'. Call torch.autograd.set_detect_anomaly"),
             ({"devices": 2}, "fit has no option 'devices'. Determined says on what to train"),
             ({"colour": "red"}, "fit has no option 'colour'. The options are"),
             ({"hparams": [1]}, "hparams=.1. is no dictionary"),
