@@ -11,7 +11,7 @@ from torch import nn
 
 from lightning_shim import _determined
 from lightning_shim._lightning import lightning_of, unwrapped
-from lightning_shim._warnings import ConfigurationError, caller_location, definition_location
+from lightning_shim._warnings import CheckpointError, ConfigurationError, caller_location, definition_location
 from lightning_shim.callbacks import CALLBACK_NAME, LightningCallback
 from lightning_shim.checkpoint import CheckpointState
 from lightning_shim.checkpoint_files import CheckpointFiles
@@ -179,6 +179,12 @@ class LightningTrial(pytorch.PyTorchTrial):
             A LightningModule, or a class or function that is called with the hyperparameters.
         """
         module = self._given[0]
+        if module is None and isinstance(self.context, pytorch.CheckpointLoadContext):
+            raise CheckpointError(
+                f"{caller_location()}: a checkpoint that fit has written does not say which module was trained. "
+                "Load it as Lightning does, by LitModel.load_from_checkpoint(path + '/state_dict.pth'), or pass what "
+                "fit was given: load_trial_from_checkpoint_path(path, trial_kwargs={'module': LitModel, ...})."
+            )
         if module is None:
             raise ConfigurationError(
                 f"{caller_location()}: there is no module. Pass one, or override build_module in a subclass of "

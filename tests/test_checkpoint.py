@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from determined import pytorch
 from torch import Tensor, nn
 
 import lightning_shim
+from lightning_shim import CheckpointError
 from tests.parity.modules import loaders
 
 pytestmark = pytest.mark.usefixtures("patched")
@@ -89,3 +91,59 @@ def test_checkpoint_at_the_end_of_an_epoch_has_what_the_end_changed(validation: 
     options = {"checkpoint_period": pytorch.Epoch(1), "checkpoint_policy": "none", "validation_period": validation}
     train(module, max_length=pytorch.Epoch(3), callbacks=[Recorder()], **options)
     assert saved == [1.0, 2.0, 3.0]
+
+
+SUBCLASS = """
+import lightning_shim
+from tests.test_checkpoint import Wide
+from tests.parity.modules import loaders
+
+class WideTrial(lightning_shim.LightningTrial):
+    def build_module(self):
+        module = Wide(width=self.context.get_hparam("width"))
+        module.train_dataloader = lambda: loaders()["train_dataloaders"]
+        return module
+"""
+
+
+class TestDeterminedLoadsTheTrial:
+    """By ``determined.pytorch.load_trial_from_checkpoint_path``, with PyTorch's defaults."""
+
+    def test_of_a_subclass(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "wide_trial.py").write_text(SUBCLASS)
+        monkeypatch.syspath_prepend(tmp_path)
+        import wide_trial
+
+        try:
+            with pytorch.init(hparams={"width": 7}, exp_conf={}) as context:
+                trained = wide_trial.WideTrial(context)
+                pytorch.Trainer(trained, context).fit(max_length=pytorch.Batch(3))
+            torch.manual_seed(1)
+            loaded = pytorch.load_trial_from_checkpoint_path(str(trained.checkpoint_path))
+        finally:
+            del sys.modules["wide_trial"]
+        assert type(loaded).__name__ == "WideTrial"
+        self.assert_loaded(loaded, trained)
+
+    def test_of_fit(self, trial: Any) -> None:
+        arguments = {"module": Wide(width=310), "train_dataloaders": loaders()["train_dataloaders"]}
+        path = str(trial.checkpoint_path)
+        self.assert_loaded(pytorch.load_trial_from_checkpoint_path(path, trial_kwargs=arguments), trial)
+
+    @staticmethod
+    def assert_loaded(loaded: Any, trained: Any) -> None:
+        weights = trained.module.state_dict()
+        assert loaded.module is not trained.module
+        assert loaded.module.state_dict().keys() == weights.keys()
+        assert all(torch.equal(value, weights[name]) for name, value in loaded.module.state_dict().items())
+        inputs = torch.randn(2, 5)
+        assert torch.equal(loaded.module.layers(inputs), trained.module.layers(inputs))
+
+    def test_of_fit_without_the_module(self, trial: Any) -> None:
+        with pytest.raises(
+            CheckpointError, match=r"LitModel\.load_from_checkpoint\(path \+ '/state_dict.pth'\)"
+        ) as caught:
+            pytorch.load_trial_from_checkpoint_path(str(trial.checkpoint_path))
+        assert str(caught.value).startswith(__file__)
+        assert "LitModel.load_from_checkpoint(path + '/state_dict.pth')" in str(caught.value)
+        assert "trial_kwargs={'module': LitModel, ...}" in str(caught.value)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from determined.common import api
 from determined.common.api import errors
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -16,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.cluster import trial as trials
 from tests.cluster.master import CLUSTER_ID, EXPERIMENT_ID, TRIAL_ID, Master
 from tests.cluster.trial import Trial, assert_ended_well
+from tests.distributed.torchrun import REPOSITORY
 from tests.parity.oracle import assert_same
 
 EPOCH_LENGTH = 6
@@ -406,6 +411,25 @@ def test_classic_entrypoint(classic: Trial, uninterrupted: Trial) -> None:
     weights = classic.checkpoint(MAX_LENGTH)["state_dict"]
     assert_same(weights, uninterrupted.results()["weights"], "weights")
     assert classic.log.count("test_step is ignored") == 1
+
+
+LOAD = """
+import sys, torch
+from determined import pytorch
+trial = pytorch.load_trial_from_checkpoint_path(sys.argv[1])
+assert type(trial).__name__ == "MyTrial"
+torch.save({"weights": trial.module.state_dict(), "hparams": dict(trial.module.hparams)}, sys.argv[2])
+"""
+
+
+def test_classic_trial_is_loaded_by_determined(classic: Trial, tmp_path: Path) -> None:
+    """From what the checkpoint holds alone: the code, the configuration and the weights."""
+    checkpoint = classic.storage / classic.master.checkpoints[MAX_LENGTH]
+    command = [sys.executable, "-c", LOAD, str(checkpoint), str(tmp_path / "loaded.pt")]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=True, timeout=120)
+    loaded = torch.load(tmp_path / "loaded.pt")
+    assert_same(loaded["weights"], classic.checkpoint(MAX_LENGTH)["state_dict"], "weights")
+    assert loaded["hparams"] == {"dropout": 0.25, "lr": 0.3}
 
 
 class TestTwoProcesses:
