@@ -1,7 +1,8 @@
 """All that is needed of PyTorch's private names, in one place.
 
-- ``Optimizer._optimizer_step_pre_hooks`` and ``torch.optim.optimizer._global_optimizer_pre_hooks``: what is called
-  before a step.
+- ``Optimizer._optimizer_step_pre_hooks``, ``_optimizer_step_post_hooks``, and in ``torch.optim.optimizer``
+  ``_global_optimizer_pre_hooks``, ``_global_optimizer_post_hooks``: what is called before and after a step.
+- ``_wrapped_by_lr_sched``: the mark of the ``step`` by which a scheduler takes the place of its optimizer's own.
 - ``DataLoader._get_iterator`` and ``_iterator``: what ``iter(loader)`` makes, and keeps for persistent workers.
 - ``_BaseDataLoaderIter._sampler_iter`` and ``_next_index``: where the next batch's indices come from.
 - ``_SingleProcessDataLoaderIter._dataset_fetcher`` and its ``ended``: whether an iterable dataset has ended.
@@ -24,7 +25,7 @@ from typing import Any
 
 import torch
 from torch._utils import ExceptionWrapper
-from torch.optim.optimizer import _global_optimizer_pre_hooks
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -43,12 +44,26 @@ def _computes_gradients_once(optimizer_class: Any) -> bool:
 def closure_comes_first(optimizer: torch.optim.Optimizer) -> bool:
     """Tells whether ``optimizer.step(closure)`` is the same as ``closure()`` and then ``optimizer.step()``.
 
+    It is not where somebody can see the closure, or where ``step`` would turn gradients on for it.
+
     Args:
         optimizer: The optimizer.
     """
-    if _global_optimizer_pre_hooks or optimizer._optimizer_step_pre_hooks:
+    if (
+        optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+        or not torch.is_grad_enabled()
+    ):
         return False
-    return _computes_gradients_once(type(optimizer))  # type: ignore[arg-type]
+    own_step = vars(optimizer).get("step")
+    return (own_step is None or _is_of_scheduler(own_step, optimizer)) and _computes_gradients_once(type(optimizer))  # type: ignore[arg-type]
+
+
+def _is_of_scheduler(step: Any, optimizer: torch.optim.Optimizer) -> bool:
+    """Tells whether a ``step`` is a scheduler's, which counts and calls the one of the optimizer's class."""
+    return hasattr(step, "_wrapped_by_lr_sched") and step.__wrapped__ is type(optimizer).step
 
 
 def is_error_of_the_writer(error: BaseException) -> bool:

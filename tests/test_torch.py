@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from types import MethodType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -45,6 +47,8 @@ def test_own_way_to_iterate_is_noticed() -> None:
 OPTIMIZERS = [
     each for each in vars(torch.optim).values() if isinstance(each, type) and each is not torch.optim.Optimizer
 ]
+
+REGISTER_FOR_ALL = {"pre": register_optimizer_step_pre_hook, "post": register_optimizer_step_post_hook}
 
 
 class TestClosureComesFirst:
@@ -85,12 +89,36 @@ class TestClosureComesFirst:
 
         assert not closure_comes_first(Own([torch.zeros(1)], lr=0.1))
 
-    def test_is_not_with_a_hook_before_the_step(self) -> None:
+    @pytest.mark.parametrize("when", ["pre", "post"])
+    def test_is_not_with_a_hook_of_the_step(self, when: str) -> None:
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
-        handle = optimizer.register_step_pre_hook(lambda *_: None)
+        for register in (getattr(optimizer, f"register_step_{when}_hook"), REGISTER_FOR_ALL[when]):
+            handle = register(lambda *_: None)
+            assert not closure_comes_first(optimizer)
+            handle.remove()
+            assert closure_comes_first(optimizer)
+
+    def test_is_not_where_the_step_would_turn_gradients_on(self) -> None:
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+        with torch.no_grad():
+            assert not closure_comes_first(optimizer)
+
+    def test_is_not_for_a_step_of_the_users(self) -> None:
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+        step = optimizer.step
+
+        @functools.wraps(step)
+        def own_step(self: Any, closure: Any = None) -> Any:
+            return step(closure)
+
+        optimizer.step = MethodType(own_step, optimizer)  # type: ignore[method-assign]
         assert not closure_comes_first(optimizer)
-        handle.remove()
-        assert closure_comes_first(optimizer)
-        handle = register_optimizer_step_pre_hook(lambda *_: None)
+        torch.optim.lr_scheduler.StepLR(optimizer, 1)
         assert not closure_comes_first(optimizer)
-        handle.remove()
+
+    def test_is_with_schedulers(self) -> None:
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+        for _ in range(2):
+            torch.optim.lr_scheduler.StepLR(optimizer, 1)
+            assert "step" in vars(optimizer)
+            assert closure_comes_first(optimizer)

@@ -181,6 +181,10 @@ class Case:
         log_every_n_steps: Batches between two reports.
         callbacks: Makes further callbacks.
         namespace: Where the module's classes come from.
+        seed: What both sides are seeded with.
+        every_hook: Whether the recorded module overrides every hook, or only those that it overrides by itself.
+        is_recorded: Whether hooks are recorded. Otherwise nobody has a hook but the module and its own callbacks, and
+            what is logged and what is left at the end is compared.
     """
 
     module: type
@@ -193,6 +197,25 @@ class Case:
     namespace: str = "pytorch_lightning"
     seed: int = 7
     every_hook: bool = True
+    is_recorded: bool = True
+
+    def make_module(self, recording: Recording) -> Any:
+        """Makes the module; it records its hooks, unless the case is not recorded."""
+        module = recorded_module(self.module, recording, self.every_hook) if self.is_recorded else self.module
+        return module()
+
+    def make_callbacks(self, recording: Recording) -> list[Any]:
+        """Makes the callbacks, with one that records all hooks unless the case is not recorded."""
+        recorders = [recording_callback(self.namespace, recording)] if self.is_recorded else []
+        return [*recorders, *self.callbacks()]
+
+
+WAYS_TO_RECORD: dict[str, dict[str, bool]] = {
+    "every hook overridden": {},
+    "own hooks only": {"every_hook": False},
+    "not recorded": {"is_recorded": False},
+}
+"""Options of a Case, by name. Whoever records has hooks; what is done where nobody has any is seen without it alone."""
 
 
 def run_lightning(case: Case, **trainer_options: Any) -> Recording:
@@ -200,7 +223,7 @@ def run_lightning(case: Case, **trainer_options: Any) -> Recording:
     recording = Recording()
     lightning = importlib.import_module(case.namespace)
     lightning.seed_everything(case.seed, verbose=False)
-    module = recorded_module(case.module, recording, case.every_hook)()
+    module = case.make_module(recording)
     options = dict(case.options)
     if case.validation is not None:
         options.update(val_check_interval=case.validation, check_val_every_n_epoch=None)
@@ -210,7 +233,7 @@ def run_lightning(case: Case, **trainer_options: Any) -> Recording:
         devices=1,
         logger=_recording_logger(case.namespace, recording),
         log_every_n_steps=case.log_every_n_steps,
-        callbacks=[recording_callback(case.namespace, recording), *case.callbacks()],
+        callbacks=case.make_callbacks(recording),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -228,13 +251,13 @@ def run_determined(case: Case, mocker: MockerFixture, **fit_options: Any) -> Rec
     lightning = importlib.import_module(case.namespace)
     with reports_recorded(recording, mocker), lightning_shim.patched():
         lightning.seed_everything(case.seed, verbose=False)
-        module = recorded_module(case.module, recording, case.every_hook)()
+        module = case.make_module(recording)
         options = {
             "max_length": pytorch.Epoch(case.max_epochs),
             "validation_period": None if case.validation is None else pytorch.Batch(case.validation),
             "reporting_period": pytorch.Batch(case.log_every_n_steps),
             "checkpoint_policy": "none",
-            "callbacks": [recording_callback(case.namespace, recording), *case.callbacks()],
+            "callbacks": case.make_callbacks(recording),
         }
         lightning_shim.fit(module, **case.data(), **case.options, **{**options, **fit_options})
         recording.finish(module)

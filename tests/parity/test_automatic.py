@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from pytest_mock import MockerFixture
 from torch import Tensor
 
 from tests.parity.modules import Regression, loaders
-from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
+from tests.parity.oracle import WAYS_TO_RECORD, Case, assert_equal, run_determined, run_lightning
 
 
 class ReturnsDictionary(Regression):
@@ -68,6 +69,33 @@ class SkipsOptimizerSteps(Regression):
 class LimitedMemory(Regression):
     def configure_optimizers(self) -> Any:
         return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
+
+
+class HasHooksOfTheStep(Regression):
+    """What an optimizer's own hooks get."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        optimizer.register_step_post_hook(lambda _, args, kwargs: self.log("closure", float("closure" in kwargs)))
+        return optimizer
+
+
+class ReplacesTheStep(Regression):
+    """An optimizer has a ``step`` of its own, which a scheduler wraps in another one."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        step = optimizer.step
+
+        def own_step(self: Any, closure: Callable[[], Any]) -> Any:
+            before = [parameter.grad is None for group in self.param_groups for parameter in group["params"]]
+            loss = step(closure)
+            for group in self.param_groups:
+                group["lr"] *= 0.9 if any(before) else 0.99
+            return loss
+
+        optimizer.step = MethodType(own_step, optimizer)  # type: ignore[method-assign]
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2)]
 
 
 class OwnBackward(Regression):
@@ -143,6 +171,8 @@ MODULES = [
     WarmsUp,
     SkipsOptimizerSteps,
     LimitedMemory,
+    HasHooksOfTheStep,
+    ReplacesTheStep,
     OwnBackward,
     OwnClipping,
     ClipsGradientsItself,
@@ -151,10 +181,10 @@ MODULES = [
 ]
 
 
-@pytest.mark.parametrize("every_hook", [True, False], ids=["every hook overridden", "own hooks only"])
+@pytest.mark.parametrize("way", WAYS_TO_RECORD.values(), ids=WAYS_TO_RECORD)
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_module(mocker: MockerFixture, module: type, every_hook: bool) -> None:
-    case = Case(module, loaders, every_hook=every_hook)
+def test_module(mocker: MockerFixture, module: type, way: dict[str, bool]) -> None:
+    case = Case(module, loaders, **way)  # type: ignore[arg-type]
     assert_equal(run_lightning(case), run_determined(case, mocker))
 
 

@@ -10,7 +10,7 @@ from pytest_mock import MockerFixture
 from torch import Tensor, nn
 
 from tests.parity.modules import Regression, loaders
-from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
+from tests.parity.oracle import WAYS_TO_RECORD, Case, assert_equal, run_determined, run_lightning
 
 
 class Manual(Regression):
@@ -41,6 +41,22 @@ class ManualWithClosure(Manual):
             return loss
 
         optimizer.step(closure=closure)
+
+
+class ClosureWithoutGradients(Manual):
+    """An optimizer turns gradients on around its closure."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        optimizer = self.optimizers()
+
+        def closure() -> Tensor:
+            loss = self.loss(batch)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            return loss
+
+        with torch.no_grad():
+            self.log("loss", optimizer.step(closure=closure))
 
 
 class ManualAccumulation(Manual):
@@ -199,6 +215,7 @@ class Adversarial(Manual):
 MODULES = [
     Manual,
     ManualWithClosure,
+    ClosureWithoutGradients,
     ManualAccumulation,
     ClipsByValue,
     FollowsMetric,
@@ -211,7 +228,7 @@ MODULES = [
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-@pytest.mark.parametrize("every_hook", [True, False], ids=["every hook overridden", "own hooks only"])
-def test_module(mocker: MockerFixture, module: type, every_hook: bool) -> None:
-    case = Case(module, loaders, every_hook=every_hook)
+@pytest.mark.parametrize("way", WAYS_TO_RECORD.values(), ids=WAYS_TO_RECORD)
+def test_module(mocker: MockerFixture, module: type, way: dict[str, bool]) -> None:
+    case = Case(module, loaders, **way)  # type: ignore[arg-type]
     assert_equal(run_lightning(case), run_determined(case, mocker))
