@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from tests.parity.modules import dataset
+from tests.parity.oracle import WAYS_TO_RECORD
 
 Combination = Mapping[str, Any]
 """One value for each of ``DIMENSIONS``."""
@@ -39,7 +40,7 @@ DIMENSIONS: dict[str, tuple[Any, ...]] = {
     "limit": ("none", "train", "val"),
     "loaders": ("map-style", "iterable", "dictionary", "data module"),
     "workers": (0, 2),
-    "every_hook": (True, False),
+    "recording": tuple(WAYS_TO_RECORD),
     "hooks_log": (False, True),
     "ends_early": (False, True),
     "namespace": ("pytorch_lightning", "lightning.pytorch"),

@@ -20,7 +20,7 @@ from determined import pytorch
 from pytest_mock import MockerFixture
 
 from tests.parity.combined import BATCHES, DIMENSIONS, EPOCHS, STOPS_AFTER, Combination, data, module_class
-from tests.parity.oracle import Case, Recording, assert_equal, run_determined, run_lightning
+from tests.parity.oracle import WAYS_TO_RECORD, Case, Recording, assert_equal, run_determined, run_lightning
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`training_step` returned `None`"),
@@ -142,7 +142,7 @@ def case_of(combination: Combination) -> Case:
         options=options,
         validation=4 if combination["validation"] == "every 4 batches" else None,
         namespace=combination["namespace"],
-        every_hook=combination["every_hook"],
+        **WAYS_TO_RECORD[combination["recording"]],
     )
 
 

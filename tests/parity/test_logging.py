@@ -12,7 +12,7 @@ from pytest_mock import MockerFixture
 from torch import Tensor, nn
 
 from tests.parity.modules import Regression, loaders
-from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
+from tests.parity.oracle import WAYS_TO_RECORD, Case, assert_equal, run_determined, run_lightning
 
 
 class EveryReduction(Regression):
@@ -293,9 +293,11 @@ def is_validation_step(name: str) -> bool:
 @pytest.mark.filterwarnings("ignore:You called `self.log.* but the value needs to be floating")
 @pytest.mark.filterwarnings("ignore:.*tensor is converted to torch.float:lightning_shim.DifferenceWarning")
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-@pytest.mark.parametrize("period", [1, 4])
-def test_module(mocker: MockerFixture, module: type, period: int) -> None:
-    case = Case(module, loaders, every_hook=False, log_every_n_steps=period)
+@pytest.mark.parametrize(
+    ("period", "way"), [(1, "own hooks only"), (4, "own hooks only"), (1, "not recorded")], ids=str
+)
+def test_module(mocker: MockerFixture, module: type, period: int, way: str) -> None:
+    case = Case(module, loaders, log_every_n_steps=period, **WAYS_TO_RECORD[way])
     lightning, determined = run_lightning(case), run_determined(case, mocker)
     if module in (EveryReduction, EveryHook):
         # Lightning's loggers also get each validation batch, under the batch's index; Determined gets the epoch.
