@@ -419,3 +419,8 @@ class LightningTrial(pytorch.PyTorchTrial):
     def hide_progress(self) -> None:
         """Closes the progress bar if there is one."""
         self._reports.hide_progress()
+
+
+# Where users find it. Determined's load_trial_from_checkpoint_path drops the module that a trial's class names and
+# imports it anew; this module would then be there twice, with another LightningTrial.
+LightningTrial.__module__ = "lightning_shim"
