@@ -293,8 +293,12 @@ class Controller:
             batches: The batches trained in all.
             epochs: The epochs that have ended.
         """
-        loop = self._controller
-        loop.state.batches_trained, loop.state.epochs_trained = batches, epochs
+        loop, state = self._controller, self._controller.state
+        for done in ("last_val", "last_ckpt"):
+            # They say after which batch there was one, by the former count.
+            is_current = getattr(state, done) == state.batches_trained > 0
+            setattr(state, done, batches if is_current else 0)
+        state.batches_trained, state.epochs_trained = batches, epochs
         _go_on_counting(loop)
 
     @property

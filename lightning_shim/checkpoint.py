@@ -86,8 +86,8 @@ class CheckpointState:
 
         Args:
             rank: The rank of this process.
-            size: The number of processes. If it is another than before, no process has a state of its own, and what
-                the running epoch has logged by now is lost.
+            size: The number of processes. If it is another than before, no process has a state of its own: what the
+                running epoch has logged by now is lost, and it goes on after the same part of its batches.
 
         Returns:
             Whether there was something.
@@ -98,11 +98,13 @@ class CheckpointState:
         self._progress.load_state_dict(state["progress"])
         self._restore_flags(state["flags"])
         processes = state["processes"]
-        own = processes[rank] if len(processes) == size else processes[0]
+        if len(processes) != size:
+            self._views.update(MetricViews(**processes[0]["views"]))
+            self._training_loop.continue_elsewhere(processes[0]["training_loop"], len(processes), size)
+            return True
+        own = processes[rank]
         self._views.update(MetricViews(**own["views"]))
         self._training_loop.load_state_dict(own["training_loop"])
-        if len(processes) != size:
-            return True
         metrics = self._torchmetrics()
         self._collector.load_state_dict(own["metrics"], metrics)
         parameters = dict(self._module.named_parameters())

@@ -98,9 +98,17 @@ DIFFERENCES: Final = (
         "Of a DataLoader with a map-style dataset, what was trained on is not loaded again. An iterable dataset, or a "
         "loader that is no DataLoader, is read again and dropped, unless it has `state_dict` and `load_state_dict`: "
         "they are used in the middle of an epoch, as in Lightning. What else a dataset or loader remembers starts "
-        "anew, but for its random generators and its samplers' counters. On another number of processes, what the "
-        "running epoch has logged is lost.",
+        "anew, but for its random generators and its samplers' counters.",
         "Nobody else knows their state.",
+    ),
+    (
+        "continuing on another number of processes",
+        "Weights, optimizers, schedulers, steps and epochs are those of the checkpoint. The running epoch goes on "
+        "after the same part of its batches, rounded down, in another order of the samples; what it has logged is "
+        "lost. Determined's count of batches becomes what it would be on this number of processes, which "
+        "`max_length` and periods in batches follow. All processes go on from rank 0's random numbers. A warning "
+        "says so.",
+        "The samples are shared out anew, and other processes have no state of their own.",
     ),
     (
         "checkpoints off-cluster",

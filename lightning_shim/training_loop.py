@@ -125,7 +125,9 @@ class TrainingLoop:
             if self._batches.length == 0:
                 raise self.source.error("gave an empty loader: it has no batches.")
             if self._progress.epoch_is_running:
-                # A checkpoint of Lightning's, written in the middle of an epoch, does not say where the loaders were.
+                # A checkpoint of Lightning's, written in the middle of an epoch, does not say where the loaders were;
+                # and one of another number of processes had others.
+                self.source.set_epoch(self._progress.current_epoch)
                 for _ in range(self._progress.batch_idx + 1):
                     next(self._batches)
 
@@ -313,6 +315,7 @@ class TrainingLoop:
             "random_state": RandomState.capture().state_dict(),
             "outputs": self._outputs.state_dict(),
             "accumulate_grad_batches": self.optimization.accumulate_grad_batches,
+            "length": self._length,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -323,6 +326,37 @@ class TrainingLoop:
         """
         self._loaded = state
         self._outputs.load_state_dict(state["outputs"])
+
+    def continue_elsewhere(self, state: dict[str, Any], size_before: int, size: int) -> None:
+        """Goes on from a checkpoint of another number of processes, after the same part of the epoch's batches.
+
+        The samples are shared out anew, in another order, so that no position is the one that it was. Determined counts
+        the batches of one process: it goes on with as many as this number of processes would have trained by now.
+
+        Args:
+            state: What :meth:`state_dict` returned on one of them.
+            size_before: How many they were.
+            size: How many there are now.
+        """
+        progress, length, length_before = self._progress, self.length, state["length"]
+        self.optimization.accumulate_grad_batches = state["accumulate_grad_batches"]
+        if length is not None and length_before is not None:
+            if progress.epoch_is_running and progress.is_last_batch:
+                progress.batch_idx = length - 1
+            elif progress.epoch_is_running:
+                progress.batch_idx = min((progress.batch_idx + 1) * length // length_before, length - 1) - 1
+            batches, epochs = self.batches_and_epochs()
+            progress.total_batch_idx = batches - 1
+            self._controller.continue_at(batches, epochs)
+        trained = progress.batch_idx + 1 if progress.epoch_is_running else 0
+        warn_at_caller(
+            f"The checkpoint was written with {size_before} processes or slots, and is continued with {size}: epoch "
+            f"{progress.current_epoch} goes on after {trained} of {'unknown' if length is None else length} batches of "
+            "each process, in another order of the samples. Weights, optimizers, schedulers and steps are those of the "
+            "checkpoint; random numbers go on from rank 0's on all processes; what the running epoch has logged is "
+            "lost.",
+            DifferenceWarning,
+        )
 
 
 class TrainingBatches:

@@ -1,0 +1,100 @@
+"""Trains from every checkpoint of another number of processes: ``other_size.py FOLDER FILE``; rank by rank into FILE.
+
+Without checkpoints in FOLDER it writes them there, one after each batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from determined import pytorch
+from torch.utils.data import DataLoader, TensorDataset
+
+import lightning_shim
+from tests.parity.modules import Regression, dataset
+from tests.resume.conftest import checkpoints
+
+SAMPLES, BATCH_SIZE, EPOCHS = 20, 4, 3
+
+
+class Indexed(Regression):
+    """Its samples say which ones they are; the rate of its optimizer follows steps."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch[:2], batch_idx)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        return [optimizer], [
+            {"scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9), "interval": "step"},
+        ]
+
+
+class Seen(pl.Callback):
+    """What the module has when training starts, and what it is trained on."""
+
+    def __init__(self) -> None:
+        self.at_start: dict[str, Any] = {}
+        self.batches: list[tuple[int, int, list[int]]] = []
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if not self.batches:
+            self.at_start = copy.deepcopy(
+                {
+                    "state_dict": module.state_dict(),
+                    "optimizer_states": [optimizer.state_dict() for optimizer in trainer.optimizers],
+                    "lr_schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+                    "global_step": trainer.global_step,
+                }
+            )
+        self.batches.append((trainer.current_epoch, batch_idx, batch[2].tolist()))
+
+
+def train(length: pytorch.TrainUnit, **options: Any) -> dict[str, Any]:
+    seen = Seen()
+    data = TensorDataset(*dataset(SAMPLES).tensors, torch.arange(SAMPLES))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trial = lightning_shim.fit(
+            Indexed,
+            DataLoader(data, batch_size=BATCH_SIZE, shuffle=True),
+            DataLoader(dataset(8, seed=4), batch_size=BATCH_SIZE),
+            max_length=length,
+            callbacks=[seen],
+            seed=0,
+            **options,
+        )
+    return {
+        "at_start": seen.at_start,
+        "batches": seen.batches,
+        "warnings": [str(entry.message) for entry in caught if "is continued with" in str(entry.message)],
+        "weights": trial.module.state_dict(),
+        "epoch": trial.trainer.current_epoch,
+        "global_step": trial.trainer.global_step,
+        "metrics": trial.metrics,
+        "batches_trained": trial.controller.batches_trained,
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    os.environ["XDG_DATA_HOME"] = str(folder)
+    written = checkpoints(folder)
+    with lightning_shim.patched():
+        if not written:
+            train(pytorch.Epoch(EPOCHS), checkpoint_period=pytorch.Batch(1))
+        else:
+            os.environ["XDG_DATA_HOME"] = str(folder / "continued")
+            ended = {
+                batches: train(pytorch.Epoch(EPOCHS), latest_checkpoint=checkpoint, checkpoint_policy="none")
+                for batches, checkpoint in written.items()
+            }
+            torch.save(ended, f"{sys.argv[2]}.{os.environ.get('RANK', 0)}")
