@@ -5,8 +5,8 @@
 - ``TrainContext._tensorboard_manager`` and its ``_sync``: uploads TensorBoard files.
 - ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` calls with the model alone.
 - ``PyTorchTrialContext._tbd_writer``, ``_current_batch_idx`` and ``_epoch_len``.
-- ``_PyTorchTrialController.run``, ``_load``, ``_save``, ``_checkpoint``, ``_train_with_boundaries``, ``_train_batch``,
-  ``_step_batch``, ``_on_epoch_start``, ``is_chief``, ``test_mode``, ``state``, ``start_from_batch``,
+- ``_PyTorchTrialController.run``, ``_run``, ``_load``, ``_save``, ``_checkpoint``, ``_train_with_boundaries``,
+  ``_train_batch``, ``_step_batch``, ``_on_epoch_start``, ``is_chief``, ``test_mode``, ``state``, ``start_from_batch``,
   ``training_iterator``, ``training_enumerator``, ``local_training``, the periods, ``max_length``: the loop itself. It
   is repaired for our trials only; see :func:`repair_controller`.
 - ``_DistributedBackend``: how ``determined.launch`` has said what synchronises the processes.
@@ -66,6 +66,7 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
     - Off-cluster, what has been written of a checkpoint stays on the disk if an error comes in between. It is removed,
       and an error of the disk says which checkpoint is complete.
     - Off-cluster the loop counts batches from zero after it has loaded a checkpoint, so that it trains too long.
+    - It has no way to end before the first batch, when a hook has asked to stop.
     - For each batch it asks every period whether it has ended, and measures times that it tells nobody; that costs as
       much as a fifth of a small model's step. It looks at the periods when one may have ended.
 
@@ -89,6 +90,10 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
 def _run(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     controller.trial.controller.connect(controller)
     return wrapped(*args, **kwargs)
+
+
+def _run_unless_skipped(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+    return None if controller.trial.controller.skips_training else wrapped(*args, **kwargs)
 
 
 def _train_with_boundaries(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
@@ -194,6 +199,7 @@ def _checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs:
 
 _REPAIRS: Final[dict[str, Wrapper]] = {
     "run": _run,
+    "_run": _run_unless_skipped,
     "_train_with_boundaries": _train_with_boundaries,
     "_load": _load,
     "_save": _save,
@@ -245,6 +251,7 @@ class Controller:
 
     Attributes:
         pauses: Whether the loop is asked to fetch no further batch before it has looked at its periods.
+        skips_training: Whether the loop ends before its first batch.
         checkpoint_folder: The folder that a checkpoint is loaded from, while it is.
     """
 
@@ -254,6 +261,7 @@ class Controller:
         # Determined's ``_TrainBoundary`` objects, which say what is done before the next batch.
         self._boundaries: list[Any] = []
         self.pauses = False
+        self.skips_training = False
         self.checkpoint_folder: pathlib.Path | None = None
 
     def connect(self, controller: Any) -> None:

@@ -68,8 +68,8 @@ __all__ = [
 class Lightning:
     """The parts of one Lightning namespace that a trial uses; each is what Lightning calls by the same name.
 
-    Only ``NoOptimizer`` is Lightning's private ``_MockOptimizer``: an optimizer over nothing, whose step does nothing;
-    and the last four are called by the same names with an underscore.
+    The ``accelerators`` are by the type of device. Only ``NoOptimizer`` is Lightning's private ``_MockOptimizer``: an
+    optimizer over nothing, whose step does nothing; and the last four are called by the same names with an underscore.
     """
 
     version: str
@@ -92,6 +92,7 @@ class Lightning:
     TrainerStatus: Any
     RunningStage: Any
     GradClipAlgorithmType: Any
+    accelerators: dict[str, type]
     extract_batch_size: Callable[[Any], int]
     move_data_to_device: Callable[[Any, torch.device], Any]
     prepare_for_backward: Callable[[torch.nn.parallel.DistributedDataParallel, Any], None]
@@ -106,6 +107,7 @@ class Lightning:
 def _parts(namespace: Namespace) -> Lightning:
     states = namespace.module("trainer.states")
     callbacks = namespace.module("callbacks")
+    accelerators = namespace.module("accelerators")
     optimizer = namespace.module("core.optimizer")
     data = namespace.module("utilities.data")
     data_connector = namespace.module("trainer.connectors.data_connector")
@@ -130,6 +132,11 @@ def _parts(namespace: Namespace) -> Lightning:
         TrainerStatus=states.TrainerStatus,
         RunningStage=states.RunningStage,
         GradClipAlgorithmType=namespace.module("utilities").GradClipAlgorithmType,
+        accelerators={
+            "cpu": accelerators.CPUAccelerator,
+            "cuda": accelerators.CUDAAccelerator,
+            "mps": accelerators.MPSAccelerator,
+        },
         extract_batch_size=data.extract_batch_size,
         move_data_to_device=namespace.module("utilities").move_data_to_device,
         prepare_for_backward=namespace.module("overrides.distributed").prepare_for_backward,

@@ -77,6 +77,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._ckpt_path: Final = ckpt_path
         self._reports: Final = reports
         self._processes: Final = processes
+        self._has_started_training = False
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
         """Keeps where the trial continues."""
@@ -100,12 +101,23 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._controller.continue_at(*self._training_loop.batches_and_epochs())
         self._hooks.start_fit_of_stateful_callbacks()
         self._training_loop.start()
+        if self._ends_at_once():
+            return
         if self._training_loop.goes_on or self._controller.may_validate_in(self._trainer.current_epoch):
             self._evaluation_loop.set_up()
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")
         self._hooks.call("on_train_start")
-        self._training_loop.resume()
+        self._has_started_training = True
+        if not self._ends_at_once():
+            self._training_loop.resume()
+
+    def _ends_at_once(self) -> bool:
+        """Has no batch trained if a hook has asked to stop before the first one, as Lightning does."""
+        self._agree_to_stop()
+        if self._trainer.should_stop:
+            self._controller.skips_training = True
+        return self._trainer.should_stop
 
     def on_validation_start(self) -> None:
         """Starts a validation."""
@@ -208,8 +220,10 @@ class LightningCallback(pytorch.PyTorchCallback):
             return
         with torch.enable_grad():
             if self._controller.is_complete or self._context.get_stop_requested():
-                self._training_loop.finish_epoch()
-                self._hooks.call("on_train_end")
+                if not self._controller.skips_training:
+                    self._training_loop.finish_epoch()
+                if self._has_started_training:
+                    self._hooks.call("on_train_end")
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)
         self._trainer.finish()

@@ -368,6 +368,7 @@ logger                        >=0.9       it is a stand-in with the members list
 loggers                       >=1.6       it is a list of that one logger.
 log_dir                       >=1.2       it is the directory that TensorBoard's files go to.
 default_root_dir              >=0.9       it is the directory that Determined runs the script in.
+accelerator                   >=1.2       it is Lightning's for the device of this process.
 strategy                      >=1.6       it has reduce, barrier, broadcast, all_gather and root_device.
 precision                     >=0.9       it is the precision that the trial was given, such as "16-mixed".
 precision_plugin              >=1.2       it is what converts and scales in the trial's precision.
@@ -491,7 +492,6 @@ checkpoint_connector          >=1.0,<1.6  "
 data_connector                >=1.0,<1.5  "
 logger_connector              >=1.0,<1.6  "
 [property: refused]
-accelerator                   >=1.2       Determined chooses the devices; read self.device.
 distributed_sampler_kwargs    >=1.2       the trial shards the data; read world_size and global_rank.
 accelerator_backend           >=0.9,<1.4  it raises AttributeError, as in Lightning 2; read strategy.
 training_type_plugin          >=1.2,<1.8  "
@@ -597,13 +597,13 @@ on_keyboard_interrupt         >=0.9,<1.7  Determined handles interruptions; use 
 """,
     "callbacks": """
 [class: refused]
-DeviceStatsMonitor            >=1.5       it is not run yet.
 StochasticWeightAveraging     >=1.2       it is not run yet.
-ModelPruning                  >=1.2       "
-LearningRateFinder            >=1.9       Determined searches hyperparameters.
+ModelPruning                  >=1.2       its checkpoints lack the masks, so that a trial could not go on after a pause.
+LearningRateFinder            >=1.9       it trains by itself; Determined searches hyperparameters.
 BatchSizeFinder               >=1.9       "
-SpikeDetection                >=2.5       it is not run yet.
-ThroughputMonitor             >=2.2       "
+SpikeDetection                >=2.5       Lightning cannot load its state, which a trial needs after a pause.
+ThroughputMonitor             >=2.2       it reads Lightning's own loops and precision; Determined's profiler measures
+                                          a trial.
 [class: ignored]
 ProgressBar                   >=0.9       fit shows a progress bar of its own.
 TQDMProgressBar               >=1.5       "
@@ -622,6 +622,7 @@ LambdaCallback                >=0.9       "
 ModelCheckpoint               >=0.9       it writes its files as in Lightning; Determined's checkpoints hold copies.
 OnExceptionCheckpoint         >=1.8       it writes its file as in Lightning, on the machine of rank 0.
 LearningRateMonitor           >=0.9       it logs to the group "logger" of Determined's metrics and to TensorBoard.
+DeviceStatsMonitor            >=1.5       "
 ModelSummary                  >=1.5       it prints its summary.
 RichModelSummary              >=1.5       "
 Timer                         >=1.3       it stops the trial through Determined.

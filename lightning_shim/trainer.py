@@ -470,6 +470,11 @@ class TrainerFacade(Attached):
         return self.precision_plugin.scaler
 
     @property
+    def accelerator(self) -> Any:
+        """Lightning's accelerator for the device of this process, which knows the device's statistics."""
+        return self._lightning.accelerators[self.strategy.root_device.type]()
+
+    @property
     def world_size(self) -> int:
         """The number of processes that train together."""
         return self.strategy.world_size

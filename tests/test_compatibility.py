@@ -266,27 +266,27 @@ class Written(pl.LightningModule):
         accelerator = (
             self.trainer
             # A chain over several lines.
-            .accelerator  # here: accelerator
+            .distributed_sampler_kwargs  # here: accelerator
         )
         trainer = batch
         return accelerator, trainer.no_such_thing, trainer.validate_loop
 
     def inner_functions(self) -> Any:
         def closure() -> Any:
-            return self.trainer.accelerator  # here: closure
+            return self.trainer.distributed_sampler_kwargs  # here: closure
 
         def other(self: Any) -> Any:
-            return self.trainer.accelerator
+            return self.trainer.distributed_sampler_kwargs
 
         class Inner:
             def method(self) -> Any:
-                return self.trainer.accelerator
+                return self.trainer.distributed_sampler_kwargs
 
-        return closure, other, Inner, lambda self: self.trainer.accelerator
+        return closure, other, Inner, lambda self: self.trainer.distributed_sampler_kwargs
 
     @staticmethod
     def static(self: Any) -> Any:
-        return self.trainer.accelerator
+        return self.trainer.distributed_sampler_kwargs
 
     @property
     def fraction(self) -> Any:
@@ -349,8 +349,8 @@ class TestUsersCode:
                 "experiment": ["Logger.experiment"],
                 "validate_loop": ["Trainer.validate_loop"],
                 "log_image": ["Logger.log_image"],
-                "accelerator": ["Trainer.accelerator"],
-                "closure": ["Trainer.accelerator"],
+                "accelerator": ["Trainer.distributed_sampler_kwargs"],
+                "closure": ["Trainer.distributed_sampler_kwargs"],
                 "property": ["Trainer.distributed_sampler_kwargs"],
                 "loop": ["Logger.close"],
                 "strategy": ["Trainer.strategy"],
@@ -378,7 +378,7 @@ class Guarding(pl.LightningModule):
         try:
             loop = trainer.predict_loop  # here: except AttributeError
         except (AttributeError, KeyError):
-            loop = trainer.accelerator  # here: in the handler
+            loop = trainer.distributed_sampler_kwargs  # here: in the handler
         with contextlib.suppress(AttributeError):
             loop = trainer.test_loop  # here: suppress
         try:
@@ -386,7 +386,7 @@ class Guarding(pl.LightningModule):
         except Exception:
             pass
         else:
-            loop = trainer.accelerator  # here: else
+            loop = trainer.distributed_sampler_kwargs  # here: else
         try:
             loop = trainer.init_module  # here: except ValueError
         except ValueError:
@@ -426,7 +426,7 @@ class Unreached(pl.LightningModule):
         return self.shared(batch)
 
     def shared(self, batch: Any) -> Any:
-        return self.trainer.accelerator  # here: shared
+        return self.trainer.distributed_sampler_kwargs  # here: shared
 
     def test_step(self, batch: Any) -> Any:  # here: test_step
         self.log("loss", 1.0, sync_dist_op="sum")  # here: log in test_step
@@ -473,7 +473,7 @@ class TestUnreached:
     def test_mixed_in_after_lightnings_class_does_not_count(self) -> None:
         class Mixin:
             def on_train_end(self) -> None:
-                raise AssertionError(self.trainer.accelerator)  # type: ignore[attr-defined]
+                raise AssertionError(self.trainer.distributed_sampler_kwargs)  # type: ignore[attr-defined]
 
         class Behind(pl.LightningModule, Mixin):  # type: ignore[misc]
             pass
@@ -484,13 +484,13 @@ class TestUnreached:
         assert inspect_members(Behind).findings == ()
         assert [finding.member for finding in inspect_members(InFront).findings] == [
             "LightningModule.on_train_end",
-            "Trainer.accelerator",
+            "Trainer.distributed_sampler_kwargs",
         ]
 
     def test_overridden_method_counts_if_super_leads_to_it(self) -> None:
         class Base(pl.LightningModule):
             def on_train_end(self) -> None:
-                self.trainer.accelerator.clear()  # here: overridden
+                self.trainer.distributed_sampler_kwargs.clear()  # here: overridden
 
         class Replacing(Base):
             def on_train_end(self) -> None:
@@ -507,7 +507,7 @@ class TestUnreached:
         assert inspect_members(Replacing).is_supported
         for cls in (Base, Extending, Naming):
             assert located(inspect_members(cls).refused) == [
-                (place("overridden"), "Trainer.accelerator", Support.REFUSED)
+                (place("overridden"), "Trainer.distributed_sampler_kwargs", Support.REFUSED)
             ]
 
 
@@ -808,7 +808,7 @@ class TestSource:
 
     def test_class_that_a_function_makes(self) -> None:
         def hook(self: Any, *args: Any) -> Any:  # here: put into a class
-            return self.trainer.accelerator  # here: in what was put into a class
+            return self.trainer.distributed_sampler_kwargs  # here: in what was put into a class
 
         made = type("Written", (pl.LightningModule,), {"on_test_end": hook})
 
@@ -919,7 +919,7 @@ def test_modules_that_train_are_not_refused(cls: type) -> None:
 
 class Reported(pl.LightningModule):
     def training_step(self, batch: Any) -> Any:  # here: reported training_step
-        return self.trainer.accelerator, self.trainer.max_epochs  # here: reported uses
+        return self.trainer.distributed_sampler_kwargs, self.trainer.max_epochs  # here: reported uses
 
     def test_step(self, batch: Any) -> None:  # here: reported test_step
         ...
@@ -958,7 +958,7 @@ class TestReport:
         assert set(lines[1]) == {"-", " "}
         rows = [
             ("reported training_step", member("LightningModule", "training_step")),
-            ("reported uses", member("Trainer", "accelerator")),
+            ("reported uses", member("Trainer", "distributed_sampler_kwargs")),
             ("reported uses", member("Trainer", "max_epochs")),
             ("reported test_step", member("LightningModule", "test_step")),
         ]
@@ -1002,11 +1002,11 @@ class TestReport:
             "counts": {"native": 0, "backed": 1, "called": 1, "ignored": 1, "refused": 1},
             "unread": [],
         }
-        row = member("Trainer", "accelerator")
+        row = member("Trainer", "distributed_sampler_kwargs")
         assert findings[1] == {
             "file": os.path.relpath(__file__, ROOT),
             "line": int(place("reported uses").rpartition(":")[2]),
-            "member": "Trainer.accelerator",
+            "member": "Trainer.distributed_sampler_kwargs",
             "support": row.support.value,
             "sentence": row.sentence,
             "role": "use",
@@ -1016,13 +1016,18 @@ class TestReport:
     def test_a_member_stands_once_for_a_line(self) -> None:
         class Twice(pl.LightningModule):
             def training_step(self, batch: Any) -> Any:
-                return self.trainer.accelerator, self.trainer.accelerator, getattr(self.trainer, "accelerator", None)
+                own = self.trainer
+                return own.distributed_sampler_kwargs, getattr(own, "distributed_sampler_kwargs", None)
 
             def on_train_start(self) -> Any:
-                return getattr(self.trainer, "accelerator", None), self.trainer.accelerator
+                own = self.trainer
+                return getattr(own, "distributed_sampler_kwargs", None), own.distributed_sampler_kwargs
 
         report = inspect_members(Twice)
-        assert [finding.member for finding in report.refused] == ["Trainer.accelerator", "Trainer.accelerator"]
+        assert [finding.member for finding in report.refused] == [
+            "Trainer.distributed_sampler_kwargs",
+            "Trainer.distributed_sampler_kwargs",
+        ]
         assert [finding.support for finding in report.findings].count(Support.NATIVE) == 0
 
 
