@@ -1,4 +1,4 @@
-"""The user's loaders: where they come from, how they are combined and limited, and where they are continued."""
+"""The user's loaders: how they are combined and limited, and where they are continued."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from lightning_shim._lightning import (
     Lightning,
-    is_overridden,
     pl_worker_init_function,
     visits_loaders_in_turn,
 )
@@ -21,65 +20,16 @@ from lightning_shim._warnings import (
     ConfigurationError,
     LightningShimWarning,
     caller_location,
-    definition_location,
     warn_at_caller,
     warn_at_definition,
 )
 from lightning_shim.batches import Batches, length_of
 from lightning_shim.determined_loader import as_torch_loader
-from lightning_shim.options import TrainerOptions
 from lightning_shim.progress import Progress
 from lightning_shim.random_state import RandomState
 from lightning_shim.resuming import TooFewBatchesError, TrackedLoader
 from lightning_shim.sampling import SampleSharing, UnsharableError
 from lightning_shim.strategy import StrategyFacade
-
-
-def find_source(
-    stage: str,
-    given: Any,
-    lightning: Lightning,
-    module: Any,
-    datamodule: Any,
-    strategy: StrategyFacade,
-    options: TrainerOptions,
-    progress: Progress,
-) -> DataSource:
-    """Finds where a stage's loaders come from: the arguments, else the data module, else the module.
-
-    Args:
-        stage: ``"train"`` or ``"val"``.
-        given: The loaders that were passed, or None.
-        lightning: The module's Lightning.
-        module: The LightningModule.
-        datamodule: The LightningDataModule, if there is one.
-        strategy: Tells how many processes share the data.
-        options: Has ``limit_train_batches``, ``limit_val_batches``, ``reload_dataloaders_every_n_epochs`` and
-            ``use_distributed_sampler``.
-        progress: Where training stands.
-
-    Returns:
-        The source; it may turn out to be undefined.
-    """
-    hook = f"{stage}_dataloader"
-    owner, base = (
-        (module, lightning.LightningModule) if datamodule is None else (datamodule, lightning.LightningDataModule)
-    )
-    request: Callable[[], Any] | None = None
-    origin = None
-    if given is not None:
-        request = functools.partial(_identity, given)
-    elif is_overridden(hook, owner, base):
-        request = getattr(owner, hook)
-        origin = f"{definition_location(request)}: {hook}"
-    limit = getattr(options, f"limit_{stage}_batches")
-    sharing = SampleSharing(lightning, strategy, options.use_distributed_sampler)
-    reload_period = options.reload_dataloaders_every_n_epochs
-    return DataSource(stage, request, origin, limit, lightning, strategy, sharing, progress, reload_period)
-
-
-def _identity(loaders: Any) -> Any:
-    return loaders
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from lightning_shim._warnings import CheckpointError, ConfigurationError, caller
 from lightning_shim.callbacks import CALLBACK_NAME, LightningCallback
 from lightning_shim.checkpoint import CheckpointState
 from lightning_shim.checkpoint_files import CheckpointFiles
-from lightning_shim.dataloading import find_source
+from lightning_shim.data_origin import find_source
 from lightning_shim.epoch_outputs import TrainingOutputs
 from lightning_shim.evaluation_loop import EvaluationLoop, Validation, ValidationLoader
 from lightning_shim.former_arguments import Values
