@@ -104,10 +104,10 @@ DIFFERENCES: Final = (
     (
         "continuing on another number of processes",
         "Weights, optimizers, schedulers, steps and epochs are those of the checkpoint. The running epoch goes on "
-        "after the same part of its batches, rounded down, in another order of the samples; what it has logged is "
-        "lost. Determined's count of batches becomes what it would be on this number of processes, which "
-        "`max_length` and periods in batches follow. All processes go on from rank 0's random numbers. A warning "
-        "says so.",
+        "after the same part of its batches, rounded down, in another order of the samples; what it has logged, and "
+        "gradients that were being accumulated, are lost. Determined's count of batches becomes what it would be on "
+        "this number of processes, which `max_length` and periods in batches follow; of loaders without a length it "
+        "stays. All processes go on from rank 0's random numbers. A warning says so.",
         "The samples are shared out anew, and other processes have no state of their own.",
     ),
     (

@@ -129,7 +129,9 @@ class TrainingLoop:
                 # and one of another number of processes had others.
                 self.source.set_epoch(self._progress.current_epoch)
                 for _ in range(self._progress.batch_idx + 1):
-                    next(self._batches)
+                    taken = next(self._batches, None)
+                    # Another number of processes may have had more batches each.
+                    self._progress.is_last_batch = taken is None or taken[-1]
 
     def batches_and_epochs(self) -> tuple[int, int]:
         """Returns how many batches and epochs have been trained, as Determined counts them."""
@@ -353,8 +355,8 @@ class TrainingLoop:
             f"The checkpoint was written with {size_before} processes or slots, and is continued with {size}: epoch "
             f"{progress.current_epoch} goes on after {trained} of {'unknown' if length is None else length} batches of "
             "each process, in another order of the samples. Weights, optimizers, schedulers and steps are those of the "
-            "checkpoint; random numbers go on from rank 0's on all processes; what the running epoch has logged is "
-            "lost.",
+            "checkpoint; random numbers go on from rank 0's on all processes; what the running epoch has logged, and "
+            "gradients that were being accumulated, are lost.",
             DifferenceWarning,
         )
 

@@ -1,6 +1,6 @@
-"""Trains from every checkpoint of another number of processes: ``other_size.py FOLDER FILE``; rank by rank into FILE.
+"""Trains from every checkpoint of another number of processes: ``other_size.py KIND FOLDER FILE``; by ranks into FILE.
 
-Without checkpoints in FOLDER it writes them there, one after each batch.
+Without checkpoints in FOLDER it writes them there, one after each batch. KIND is of ``KINDS``.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from determined import pytorch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import lightning_shim
 from tests.parity.modules import Regression, dataset
 from tests.resume.conftest import checkpoints
 
 SAMPLES, BATCH_SIZE, EPOCHS = 20, 4, 3
+KINDS = {
+    "epochs": {"max_length": pytorch.Epoch(EPOCHS)},
+    "stream": {"max_length": pytorch.Batch(13), "validation_period": pytorch.Batch(5)},
+}
+"""How long which loader trains."""
 
 
 class Indexed(Regression):
@@ -35,6 +40,24 @@ class Indexed(Regression):
         return [optimizer], [
             {"scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9), "interval": "step"},
         ]
+
+
+class Stream(IterableDataset[Any]):
+    """The samples of one process, of which nobody knows the number."""
+
+    def __init__(self, data: TensorDataset) -> None:
+        self.data = data
+
+    def __iter__(self) -> Any:
+        rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        return (self.data[index] for index in range(rank, SAMPLES, size))
+
+
+def loader(kind: str) -> DataLoader[Any]:
+    data = TensorDataset(*dataset(SAMPLES).tensors, torch.arange(SAMPLES))
+    if kind == "stream":
+        return DataLoader(Stream(data), batch_size=BATCH_SIZE)
+    return DataLoader(data, batch_size=BATCH_SIZE, shuffle=True)
 
 
 class Seen(pl.Callback):
@@ -57,16 +80,15 @@ class Seen(pl.Callback):
         self.batches.append((trainer.current_epoch, batch_idx, batch[2].tolist()))
 
 
-def train(length: pytorch.TrainUnit, **options: Any) -> dict[str, Any]:
+def train(kind: str, **options: Any) -> dict[str, Any]:
     seen = Seen()
-    data = TensorDataset(*dataset(SAMPLES).tensors, torch.arange(SAMPLES))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trial = lightning_shim.fit(
             Indexed,
-            DataLoader(data, batch_size=BATCH_SIZE, shuffle=True),
+            loader(kind),
             DataLoader(dataset(8, seed=4), batch_size=BATCH_SIZE),
-            max_length=length,
+            **KINDS[kind],
             callbacks=[seen],
             seed=0,
             **options,
@@ -85,16 +107,16 @@ def train(length: pytorch.TrainUnit, **options: Any) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
+    kind, folder, file = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     os.environ["XDG_DATA_HOME"] = str(folder)
     written = checkpoints(folder)
     with lightning_shim.patched():
         if not written:
-            train(pytorch.Epoch(EPOCHS), checkpoint_period=pytorch.Batch(1))
+            train(kind, checkpoint_period=pytorch.Batch(1))
         else:
             os.environ["XDG_DATA_HOME"] = str(folder / "continued")
             ended = {
-                batches: train(pytorch.Epoch(EPOCHS), latest_checkpoint=checkpoint, checkpoint_policy="none")
+                batches: train(kind, latest_checkpoint=checkpoint, checkpoint_policy="none")
                 for batches, checkpoint in written.items()
             }
-            torch.save(ended, f"{sys.argv[2]}.{os.environ.get('RANK', 0)}")
+            torch.save(ended, f"{file}.{os.environ.get('RANK', 0)}")

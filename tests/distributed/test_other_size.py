@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed.other_size import BATCH_SIZE, EPOCHS, SAMPLES
+from tests.distributed.other_size import BATCH_SIZE, EPOCHS, KINDS, SAMPLES
 from tests.distributed.torchrun import run
 from tests.parity.oracle import assert_same
 from tests.resume.conftest import checkpoints
@@ -24,14 +24,19 @@ def sizes(request: pytest.FixtureRequest) -> tuple[int, int]:
     return before, after
 
 
+@pytest.fixture(scope="module", params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def folder(sizes: tuple[int, int], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(kind: str, sizes: tuple[int, int], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What both trainings have written."""
     folder = tmp_path_factory.mktemp("other_size")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         for processes in sizes:
-            finished = run(SCRIPT, str(folder), str(folder / "ended"), processes=processes)
+            finished = run(SCRIPT, kind, str(folder), str(folder / "ended"), processes=processes)
             assert finished.returncode == 0, finished.stderr
     return folder
 
@@ -42,9 +47,30 @@ def ended(folder: Path, sizes: tuple[int, int]) -> list[dict[int, dict[str, Any]
     return [torch.load(folder / f"ended.{rank}", weights_only=False) for rank in range(sizes[1])]
 
 
-def test_every_checkpoint_was_continued(ended: list[dict[int, dict[str, Any]]], sizes: tuple[int, int]) -> None:
+def trained_when_written(kind: str, size: int) -> int:
+    """Returns how many batches the training that writes the checkpoints has."""
+    return EPOCHS * LENGTHS[size] if kind == "epochs" else KINDS[kind]["max_length"].value
+
+
+def batches_to_come(kind: str, batches: int, before: int, after: int) -> list[tuple[int, int]]:
+    """Returns epoch and index of each batch that follows a checkpoint, by the batches of an epoch before and after."""
+    epoch, done = divmod(batches, before)
+    if kind == "epochs":
+        # The same part of the epoch.
+        done = done * after // before
+        end = EPOCHS * after
+    else:
+        # As many batches, if the epoch has so many.
+        done = min(done, after)
+        end = epoch * after + done + KINDS[kind]["max_length"].value - batches
+    return [divmod(index, after) for index in range(epoch * after + done, end)]
+
+
+def test_every_checkpoint_was_continued(
+    ended: list[dict[int, dict[str, Any]]], kind: str, sizes: tuple[int, int]
+) -> None:
     for of_rank in ended:
-        assert sorted(of_rank) == list(range(1, EPOCHS * LENGTHS[sizes[0]] + 1))
+        assert sorted(of_rank) == list(range(1, trained_when_written(kind, sizes[0]) + 1))
 
 
 def test_state_is_that_of_the_checkpoint(folder: Path, ended: list[dict[int, dict[str, Any]]]) -> None:
@@ -57,18 +83,19 @@ def test_state_is_that_of_the_checkpoint(folder: Path, ended: list[dict[int, dic
                 assert saved["global_step"] == batches
 
 
-def test_epoch_goes_on_after_the_same_part(ended: list[dict[int, dict[str, Any]]], sizes: tuple[int, int]) -> None:
+def test_training_goes_on_where_it_was(
+    ended: list[dict[int, dict[str, Any]]], kind: str, sizes: tuple[int, int]
+) -> None:
     before, after = (LENGTHS[size] for size in sizes)
     for of_rank in ended:
         for batches, run_on in of_rank.items():
-            epoch, done = divmod(batches, before)
-            done = done * after // before
-            expected = [(index // after, index % after) for index in range(epoch * after + done, EPOCHS * after)]
+            expected = batches_to_come(kind, batches, before, after)
             assert [entry[:2] for entry in run_on["batches"]] == expected, batches
             assert run_on["global_step"] == batches + len(expected)
-            assert run_on["epoch"] == EPOCHS
-            assert run_on["batches_trained"] == EPOCHS * after
-            assert expected == [] or run_on["metrics"]["val_loss"] > 0
+            assert run_on["batches_trained"] == trained_when_written(kind, sizes[1])
+            if kind == "epochs":
+                assert run_on["epoch"] == EPOCHS
+                assert expected == [] or run_on["metrics"]["val_loss"] > 0
 
 
 def test_order_is_that_of_the_epoch(ended: list[dict[int, dict[str, Any]]], sizes: tuple[int, int]) -> None:
@@ -94,12 +121,12 @@ def test_processes_agree(ended: list[dict[int, dict[str, Any]]]) -> None:
             assert_same(of_rank[batches]["weights"], run_on["weights"])
 
 
-def test_a_warning_says_so(ended: list[dict[int, dict[str, Any]]], sizes: tuple[int, int]) -> None:
+def test_a_warning_says_so(ended: list[dict[int, dict[str, Any]]], kind: str, sizes: tuple[int, int]) -> None:
     before, after = sizes
     for rank, of_rank in enumerate(ended):
         for batches, run_on in of_rank.items():
             assert len(run_on["warnings"]) == (rank == 0), batches
     said = ended[0][2]["warnings"][0]
     assert f"was written with {before} processes or slots, and is continued with {after}" in said
-    done = 2 * LENGTHS[after] // LENGTHS[before]
-    assert f"epoch 0 goes on after {done} of {LENGTHS[after]} batches of each process" in said
+    done, length = (2 * LENGTHS[after] // LENGTHS[before], LENGTHS[after]) if kind == "epochs" else (2, "unknown")
+    assert f"epoch 0 goes on after {done} of {length} batches of each process" in said
