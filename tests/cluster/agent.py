@@ -31,7 +31,7 @@ class Outcome:
     Attributes:
         exit_code: The entrypoint's.
         log: What the processes have printed, which a cluster shows as the trial's log.
-        folder: The working directory of the run.
+        folder: What the run has left in its working directory.
     """
 
     exit_code: int
@@ -39,29 +39,32 @@ class Outcome:
     folder: Path
 
 
-def run(master: Master, context: dict[str, str], folder: Path) -> Outcome:
+def run(master: Master, context: dict[str, str], disk: Path, afterwards: Path) -> Outcome:
     """Runs the present run of a trial to its end.
 
     Args:
         master: The master, which has started a run.
         context: The files of the context directory, by name.
-        folder: An empty folder, for all that the container writes.
+        disk: Where to make the container's disk. All runs of a trial see theirs under the same path.
+        afterwards: Where the disk is moved when the run has ended: the next run finds nothing that is not in a
+            checkpoint.
     """
-    workdir, run_determined = folder / "workdir", folder / "run_determined"
+    workdir, run_determined = disk / "workdir", disk / "run_determined"
     for copy in (workdir, run_determined / "train" / "model"):
         copy.mkdir(parents=True)
         for name, text in context.items():
             (copy / name).write_text(text)
     (run_determined / "info").mkdir()
     environment = _environment(master, run_determined)
-    log = folder / "log.txt"
+    log = disk / "log.txt"
     with _cleaned_up(environment["DET_ALLOCATION_ID"]), log.open("wb") as stream:
         for program in (["prep_container", "--resources", "--rendezvous", "--proxy"], ["launch"]):
             command = ["python3", "-m", f"determined.exec.{program[0]}", *program[1:]]
             exit_code = _call(command, workdir, environment, stream)
             if exit_code:
                 break
-    return Outcome(exit_code, log.read_text(), workdir)
+    disk.rename(afterwards)
+    return Outcome(exit_code, (afterwards / log.name).read_text(), afterwards / workdir.name)
 
 
 def _environment(master: Master, run_determined: Path) -> dict[str, str]:

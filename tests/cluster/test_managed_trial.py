@@ -47,6 +47,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from determined import pytorch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 
@@ -117,6 +118,19 @@ class MyTrial(lightning_shim.LightningTrial):
         return LitData
 
 
+# What a user has of ModelCheckpoint when the training has ended; paths as seen from the working directory.
+def models(callback):
+    return {{
+        "best": os.path.relpath(callback.best_model_path),
+        "best_score": callback.best_model_score.item(),
+        "scores": {{os.path.relpath(path): score.item() for path, score in callback.best_k_models.items()}},
+        "weights": {{
+            os.path.relpath(path): LitModel.load_from_checkpoint(path).state_dict() for path in callback.best_k_models
+        }},
+        "files": sorted(os.listdir(callback.dirpath)),
+    }}
+
+
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format=det.LOG_FORMAT)
     data = LitData()
@@ -130,6 +144,7 @@ if __name__ == "__main__":
         max_length=pytorch.Epoch({MAX_LENGTH // EPOCH_LENGTH}),
         validation_period=pytorch.Batch({VALIDATION_PERIOD}),
         reporting_period=pytorch.Batch(1),
+        callbacks=ModelCheckpoint(monitor="val_loss", mode="max", save_top_k=2),
         **(info.user_data if info is not None else {{}}),
     )
     results = {{
@@ -142,6 +157,7 @@ if __name__ == "__main__":
             "np_rng_state": np.random.get_state(),
             "random_rng_state": random.getstate(),
         }},
+        "models": models(trial.trainer.checkpoint_callback),
     }}
     torch.save(results, f"results-{{os.environ.get('RANK', 0)}}.pt")
 """
@@ -230,6 +246,11 @@ def assert_same_random_state(actual: dict[str, Any], expected: dict[str, Any]) -
             np.testing.assert_equal(actual[name], state)
         else:
             assert_same(actual[name], state, name)
+
+
+def steps_of(path: str) -> int:
+    """Returns the number in the name of a file of ModelCheckpoint's."""
+    return int(path.rpartition("step=")[2].removesuffix(".ckpt"))
 
 
 class TestTraining:
@@ -353,8 +374,37 @@ class TestPause:
             assert_same(ours[name], theirs[name], name)
         assert_same_random_state(ours["rng_state"], theirs["rng_state"])
 
+    def test_model_checkpoint_is_that_of_an_uninterrupted_trial(self, paused: Trial, uninterrupted: Trial) -> None:
+        ours, theirs = (trial.results()["models"] for trial in (paused, uninterrupted))
+        assert_same(ours, theirs, "models")
+        # One file is from before a pause in the middle of an epoch, another from before the last pause: there was
+        # nothing left of them but what Determined's checkpoints hold.
+        steps = {steps_of(path) for path in ours["scores"]}
+        assert min(steps) < PAUSES[1] < PAUSES[2]
+        assert max(steps) <= PAUSES[2]
+        assert ours["files"] == sorted(Path(path).name for path in ours["scores"])
+
     def test_best_checkpoints_are_those_of_an_uninterrupted_trial(self, paused: Trial, uninterrupted: Trial) -> None:
         assert set(paused.master.checkpoints) == {*uninterrupted.master.checkpoints, *PAUSES}
+
+
+class TestModelCheckpoint:
+    @pytest.mark.parametrize("name", ["uninterrupted", "paused", "distributed", "paused_distributed"])
+    def test_best_model_is_the_one_with_the_best_metric(self, request: pytest.FixtureRequest, name: str) -> None:
+        trial: Trial = request.getfixturevalue(name)
+        models, validations = trial.results()["models"], trial.master.metrics("validation")
+        worst_first = sorted((values["val_loss"] for values in validations.values()), reverse=True)
+        assert models["best_score"] == worst_first[0]
+        assert sorted(models["scores"].values(), reverse=True) == worst_first[:2]
+        assert models["scores"][models["best"]] == models["best_score"]
+
+    @pytest.mark.parametrize("name", ["uninterrupted", "paused"])
+    def test_last_checkpoint_has_copies(self, request: pytest.FixtureRequest, name: str) -> None:
+        trial: Trial = request.getfixturevalue(name)
+        folder = trial.storage / trial.master.checkpoints[MAX_LENGTH] / "model_checkpoints"
+        copies = {file.name: torch.load(file, weights_only=True)["state_dict"] for file in folder.iterdir()}
+        weights = trial.results()["models"]["weights"]
+        assert_same(copies, {Path(path).name: weights[path] for path in weights})
 
 
 class TestBest:
@@ -471,6 +521,7 @@ class TestTwoProcesses:
         for rank in (0, 1):
             actual, expected = (trial.results(rank) for trial in (paused_distributed, distributed))
             assert_same(actual["weights"], expected["weights"], f"weights of {rank}")
+            assert_same(actual["models"], expected["models"], f"models of {rank}")
             assert_same_random_state(actual["random"], expected["random"])
 
     def test_error_on_one_ends_both(self, run_trial: RunTrial) -> None:

@@ -78,7 +78,7 @@ def run_trial(
         trial = Trial(master, storage)
         for pause in (*pauses, None):
             run = master.start_run(pause)
-            trial.outcomes.append(agent.run(master, context, folder / str(run.run_id)))
+            trial.outcomes.append(agent.run(master, context, folder / "disk", folder / str(run.run_id)))
     return trial
 
 
