@@ -32,15 +32,19 @@ class Sized(Sizes):
         self.batch_size = batch_size
 
 
-LOADERS: dict[str, Callable[[], DataLoader[Any]]] = {
+LOADERS: dict[str, Callable[[], DataLoader[Any] | pytorch.DataLoader]] = {
     "shuffle": lambda: noisy(shuffle=True),
     "workers": lambda: noisy(shuffle=True, num_workers=1, persistent_workers=True),
     "own sampler": lambda: noisy(sampler=ByItself(SAMPLES)),
     "batch sampler": lambda: DataLoader(Noisy(12), batch_sampler=Sized(range(12), batch_size=2)),
+    "Determined's": lambda: pytorch.DataLoader(Noisy(), batch_size=3, shuffle=True),
+    "Determined's with workers": lambda: pytorch.DataLoader(
+        Noisy(), batch_size=3, sampler=ByItself(SAMPLES), num_workers=1, persistent_workers=True
+    ),
 }
 
 
-def train(make: Callable[[], DataLoader[Any]], folder: Path, seed: int, **options: Any) -> dict[str, Any]:
+def train(make: Callable[[], Any], folder: Path, seed: int, **options: Any) -> dict[str, Any]:
     os.environ["XDG_DATA_HOME"] = str(folder)
     seen = Seen()
     trial = lightning_shim.fit(
@@ -53,7 +57,7 @@ def train(make: Callable[[], DataLoader[Any]], folder: Path, seed: int, **option
     }
 
 
-def train_from_everywhere(name: str, make: Callable[[], DataLoader[Any]]) -> dict[int, dict[str, Any]]:
+def train_from_everywhere(name: str, make: Callable[[], Any]) -> dict[int, dict[str, Any]]:
     folder = Path.cwd() / name
     ended = {0: train(make, folder, 0, checkpoint_period=pytorch.Batch(1))}
     torch.distributed.barrier()

@@ -266,6 +266,11 @@ def giving(make: Callable[[], DataLoader[Any]]) -> type[Any]:
     return type("Brings", (Shares,), {"train_dataloader": lambda self: make()})
 
 
+class BringsBatchesOfFour(Synchronised):
+    def train_dataloader(self) -> Any:  # here: train_dataloader
+        return DataLoader(dataset(), batch_size=4)
+
+
 class StopsOnOneProcess(Synchronised):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.global_rank == 0 and self.global_step == 2:

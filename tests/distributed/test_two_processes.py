@@ -11,6 +11,7 @@ import torch
 from tests.distributed.scenarios import SCENARIOS, UsesOneOfTwoHeads
 from tests.distributed.torchrun import run
 from tests.parity.oracle import assert_same
+from tests.places import place_in
 
 SIDES = ("determined", "lightning")
 Results = dict[str, list[dict[str, Any]]]
@@ -104,6 +105,17 @@ def test_gradients_are_synchronised_when_the_optimizer_steps(results: Results) -
 def test_one_process_stops_both(results: Results) -> None:
     # After the report that follows the step at which it was asked for.
     assert [results["determined"][rank]["stopped"] for rank in range(2)] == [2, 2]
+
+
+def test_global_batch_size_is_that_of_all_processes(results: Results) -> None:
+    """``global_batch_size`` is the sum of what the slots train on; a loader's is that of one."""
+    said = [results["determined"][rank]["global_batch_size"] for rank in range(2)]
+    assert [of_rank[8] for of_rank in said] == [[], []]
+    (warning,) = said[0][4]
+    place = place_in(Path(__file__).with_name("scenarios.py"), "train_dataloader")
+    assert warning.startswith(f"{place}: HyperparameterWarning: The hyperparameter global_batch_size is 4, ")
+    assert "has batches of 4 on 2 slots, 8 in all." in warning
+    assert said[1][4] == []
 
 
 def test_unused_parameters_are_an_error(results: Results) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,14 @@ from determined import pytorch
 from pytorch_lightning.utilities import rank_zero_only
 
 import lightning_shim
-from tests.distributed.scenarios import REFUSED, SCENARIOS, Scenario, StopsOnOneProcess
+from tests.distributed.scenarios import (
+    REFUSED,
+    SCENARIOS,
+    BringsBatchesOfFour,
+    Scenario,
+    StopsOnOneProcess,
+    no_train_loaders,
+)
 from tests.parity.modules import loaders
 
 
@@ -82,6 +90,21 @@ def stop_one_process() -> int:
     return int(lightning_shim.fit(StopsOnOneProcess, **loaders(), seed=0, **length).trainer.global_step)
 
 
+def warnings_about_the_batch_size(global_batch_size: int) -> list[str]:
+    """What a process says if the hyperparameters have a ``global_batch_size``; the loader has batches of four."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        lightning_shim.fit(
+            BringsBatchesOfFour,
+            **no_train_loaders(),
+            hparams={"global_batch_size": global_batch_size},
+            max_length=pytorch.Batch(1),
+            checkpoint_policy="none",
+        )
+    ours = [warning for warning in caught if issubclass(warning.category, lightning_shim.LightningShimWarning)]
+    return [f"{warning.filename}:{warning.lineno}: {warning.category.__name__}: {warning.message}" for warning in ours]
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     side, file = sys.argv[1:]
@@ -90,5 +113,6 @@ if __name__ == "__main__":
         saved: dict[str, Any] = {name: train(scenario) for name, scenario in SCENARIOS.items()}
         if side == "determined":
             saved["stopped"] = stop_one_process()
+            saved["global_batch_size"] = {size: warnings_about_the_batch_size(size) for size in (4, 8)}
         saved["refused"] = {name: error_of(train, scenario) for name, scenario in REFUSED.items()}
     torch.save(saved, f"{file}.{os.environ['RANK']}")
