@@ -93,7 +93,14 @@ def _run(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -
 
 
 def _run_unless_skipped(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
-    return None if controller.trial.controller.skips_training else wrapped(*args, **kwargs)
+    controlled: Controller = controller.trial.controller
+    if controlled.skips_training:
+        return None
+    controlled.is_running = True
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        controlled.is_running = False
 
 
 def _train_with_boundaries(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
@@ -252,16 +259,19 @@ class Controller:
     Attributes:
         pauses: Whether the loop is asked to fetch no further batch before it has looked at its periods.
         skips_training: Whether the loop ends before its first batch.
+        is_running: Whether the loop trains; its length is then fixed.
         checkpoint_folder: The folder that a checkpoint is loaded from, while it is.
     """
 
     def __init__(self) -> None:
         self._controller: Any = None
         self._outer_error: BaseException | None = None
+        self._max_epochs: int | None = None
         # Determined's ``_TrainBoundary`` objects, which say what is done before the next batch.
         self._boundaries: list[Any] = []
         self.pauses = False
         self.skips_training = False
+        self.is_running = False
         self.checkpoint_folder: pathlib.Path | None = None
 
     def connect(self, controller: Any) -> None:
@@ -275,6 +285,8 @@ class Controller:
         """
         self._controller = controller
         self._outer_error = sys.exc_info()[1]
+        if self._max_epochs is not None:
+            self.max_epochs = self._max_epochs
         if controller.local_training and controller.latest_checkpoint is not None:
             _verify_checkpoint_is_there(controller)
 
@@ -314,6 +326,17 @@ class Controller:
         """How long the loop trains, or None before it is known."""
         length: pytorch.TrainUnit | None = getattr(self._controller, "max_length", None)
         return length
+
+    @property
+    def max_epochs(self) -> int | None:
+        """The length in epochs that was asked for in place of the loop's own, if one was."""
+        return self._max_epochs
+
+    @max_epochs.setter
+    def max_epochs(self, epochs: int) -> None:
+        self._max_epochs = epochs
+        if self._controller is not None:
+            self._controller.max_length = pytorch.Epoch(epochs)
 
     @property
     def validation_period(self) -> pytorch.TrainUnit | None:

@@ -1,6 +1,7 @@
 """All that is needed of Lightning, public or private, in one place and for either namespace.
 
-The private names that this package relies on are named here, and in :mod:`lightning_shim._attachment`:
+The private names that this package relies on are named here, in :mod:`lightning_shim._attachment` and in
+:mod:`lightning_shim._weight_averaging`:
 
 - ``HyperparametersMixin._hparams_name``: what ``load_from_checkpoint`` looks for in a checkpoint.
 - ``_DeviceDtypeModuleMixin._device``: what ``self.device`` answers before the module is moved.
@@ -79,6 +80,7 @@ class Lightning:
     Checkpoint: type
     ModelCheckpoint: type
     EarlyStopping: type
+    StochasticWeightAveraging: type
     ProgressBar: type
     TensorBoardLogger: type
     migrate_checkpoint: Callable[[dict[str, Any]], tuple[dict[str, Any], Any]]
@@ -119,6 +121,7 @@ def _parts(namespace: Namespace) -> Lightning:
         Checkpoint=callbacks.Checkpoint,
         ModelCheckpoint=callbacks.ModelCheckpoint,
         EarlyStopping=callbacks.EarlyStopping,
+        StochasticWeightAveraging=callbacks.StochasticWeightAveraging,
         ProgressBar=callbacks.ProgressBar,
         migrate_checkpoint=namespace.module("utilities.migration").migrate_checkpoint,
         TensorBoardLogger=namespace.module("loggers").TensorBoardLogger,

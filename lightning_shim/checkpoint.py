@@ -11,6 +11,7 @@ from typing import Any, Final
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_shim._weight_averaging import WeightAveragingState
 from lightning_shim.lightning_checkpoint import without_arrays
 from lightning_shim.metrics import MetricCollector, MetricViews
 from lightning_shim.progress import Progress
@@ -19,8 +20,8 @@ from lightning_shim.training_loop import TrainingLoop
 STATE_KEY: Final = "lightning_shim"
 """Where it stands in the checkpoint."""
 
-_FLAGS_OF_MODULES: Final = ("training", "track_running_stats")
-"""What freezing and unfreezing changes of submodules, torch.nn's batch normalisation among them."""
+_FLAGS_OF_MODULES: Final = ("training", "track_running_stats", "momentum")
+"""What hooks change of submodules, torch.nn's batch normalisation among them: freezing, unfreezing, averaging."""
 
 
 class CheckpointState:
@@ -32,6 +33,7 @@ class CheckpointState:
         training_loop: Knows the loaders' positions.
         collector: Keeps what the running epoch has logged.
         views: What the trainer shows of the metrics.
+        averaging: Knows what a callback that averages weights needs.
     """
 
     def __init__(
@@ -41,15 +43,17 @@ class CheckpointState:
         training_loop: TrainingLoop,
         collector: MetricCollector,
         views: MetricViews,
+        averaging: WeightAveragingState,
     ) -> None:
         self._module: Final = module
         self._progress: Final = progress
         self._training_loop: Final = training_loop
         self._collector: Final = collector
         self._views: Final = views
+        self._averaging: Final = averaging
         self._processes: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] | None = None
-        self._initial_flags: dict[str, bool] = {}
+        self._initial_flags: dict[str, Any] = {}
 
     def start(self) -> None:
         """Looks at what hooks may change later, and a module that is built anew does not know."""
@@ -96,6 +100,7 @@ class CheckpointState:
         if state is None:
             return False
         self._progress.load_state_dict(state["progress"])
+        self._averaging.apply()
         self._restore_flags(state["flags"])
         processes = state["processes"]
         if len(processes) != size:
@@ -116,17 +121,17 @@ class CheckpointState:
                     setattr(metrics[name], attribute, value)
         return True
 
-    def _flags(self) -> dict[str, bool]:
-        """Returns which parameters are trained, in which mode submodules are, and which layers keep statistics."""
+    def _flags(self) -> dict[str, Any]:
+        """Returns which parameters are trained, in which mode submodules are, and how layers keep statistics."""
         trained = {f"requires_grad {name}": entry.requires_grad for name, entry in self._module.named_parameters()}
         return trained | {
             f"{flag} {name}": getattr(submodule, flag)
             for name, submodule in self._module.named_modules()
             for flag in _FLAGS_OF_MODULES
-            if hasattr(submodule, flag)
+            if flag in vars(submodule)
         }
 
-    def _restore_flags(self, flags: dict[str, bool]) -> None:
+    def _restore_flags(self, flags: dict[str, Any]) -> None:
         parameters, submodules = dict(self._module.named_parameters()), dict(self._module.named_modules())
         for entry, value in flags.items():
             flag, _, name = entry.partition(" ")
@@ -150,7 +155,10 @@ class CheckpointState:
     def _gradients(self) -> dict[str, Tensor]:
         """Returns the gradients that a step to come will use, and those that no optimizer releases; often none."""
         released = set()
-        if self._module.automatic_optimization and not self._training_loop.accumulates_gradients:
+        is_needed = self._training_loop.accumulates_gradients or self._averaging.needs_gradients(
+            self._progress.current_epoch
+        )
+        if self._module.automatic_optimization and not is_needed:
             groups = (group for optimizer in self._module.trainer.optimizers for group in optimizer.param_groups)
             released = {id(parameter) for group in groups for parameter in group["params"]}
         return {

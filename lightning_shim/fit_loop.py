@@ -8,6 +8,7 @@ from lightning_shim._warnings import RefusedMemberError, caller_location
 from lightning_shim.dataloading import DataSource
 from lightning_shim.evaluation_loop import EvaluationLoop
 from lightning_shim.progress import Progress
+from lightning_shim.schedule import Schedule
 from lightning_shim.training_loop import TrainingLoop
 
 
@@ -109,6 +110,7 @@ class FitLoopFacade(Refusing):
     Args:
         trainer: The stand-in for the trainer.
         progress: Where training stands.
+        schedule: How long Determined trains.
         training_loop: The loop in its place.
         evaluation_loop: The loop for validation.
     """
@@ -116,9 +118,15 @@ class FitLoopFacade(Refusing):
     _name = "trainer.fit_loop"
 
     def __init__(
-        self, trainer: Any, progress: Progress, training_loop: TrainingLoop, evaluation_loop: EvaluationLoop
+        self,
+        trainer: Any,
+        progress: Progress,
+        schedule: Schedule,
+        training_loop: TrainingLoop,
+        evaluation_loop: EvaluationLoop,
     ) -> None:
         self._trainer: Final = trainer
+        self._schedule: Final = schedule
         self._training_loop: Final = training_loop
         self.epoch_loop: Final = _EpochLoopFacade(trainer, progress, evaluation_loop)
         self._data_source: Final = _DataSourceFacade(training_loop.source)
@@ -128,6 +136,10 @@ class FitLoopFacade(Refusing):
         """``trainer.max_epochs``."""
         return int(self._trainer.max_epochs)
 
+    @max_epochs.setter
+    def max_epochs(self, epochs: int) -> None:
+        self._schedule.set_max_epochs(epochs)
+
     @property
     def max_steps(self) -> int:
         """``trainer.max_steps``."""
@@ -136,8 +148,20 @@ class FitLoopFacade(Refusing):
     @property
     def max_batches(self) -> int | float:
         """``trainer.num_training_batches``."""
-        batches: int | float = self._trainer.num_training_batches
-        return batches
+        return self._training_loop.max_batches
+
+    @max_batches.setter
+    def max_batches(self, batches: int | float) -> None:
+        self._training_loop.max_batches = batches
+
+    @property
+    def _skip_backward(self) -> bool:
+        """Whether automatic optimization leaves gradients as they are, by the private name that callbacks set."""
+        return self._training_loop.optimization.skips_backward
+
+    @_skip_backward.setter
+    def _skip_backward(self, value: bool) -> None:
+        self._training_loop.optimization.skips_backward = value
 
     def setup_data(self) -> None:
         """Asks for the training loaders, unless they are there."""

@@ -20,6 +20,7 @@ from lightning_shim._lightning import (
     progress_of_loops,
 )
 from lightning_shim._warnings import CheckpointError
+from lightning_shim._weight_averaging import WeightAveragingState
 from lightning_shim.hooks import Hooks
 from lightning_shim.progress import Progress
 from lightning_shim.strategy import StrategyFacade
@@ -39,6 +40,7 @@ class LightningCheckpoint:
         hooks: Their hooks and the module's.
         progress: Where training stands.
         strategy: Has optimizers, schedulers and the scaler.
+        averaging: Knows whether a callback's scheduler has taken the place of the module's.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class LightningCheckpoint:
         hooks: Hooks,
         progress: Progress,
         strategy: StrategyFacade,
+        averaging: WeightAveragingState,
     ) -> None:
         self._lightning: Final = lightning
         self._module: Final = module
@@ -58,6 +61,7 @@ class LightningCheckpoint:
         self._hooks: Final = hooks
         self._progress: Final = progress
         self._strategy: Final = strategy
+        self._averaging: Final = averaging
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Makes Determined's checkpoint one of Lightning's, and calls the ``on_save_checkpoint`` hooks on it.
@@ -69,12 +73,13 @@ class LightningCheckpoint:
             {
                 **self._weights(),
                 "optimizer_states": checkpoint["optimizers_state_dict"],
-                "lr_schedulers": checkpoint["lr_schedulers_state_dict"],
+                "lr_schedulers": self._scheduler_states(),
                 "rng_state": without_arrays(checkpoint["rng_state"]),
             }
         )
         # Determined's own callbacks are there already; none of either asks for the other's.
         checkpoint["callbacks"].update(self._callback_states())
+        self._averaging.save(checkpoint)
         self._add_scaler(checkpoint)
         self._add_owners(checkpoint)
         self._hooks.call("on_save_checkpoint", checkpoint)
@@ -92,10 +97,9 @@ class LightningCheckpoint:
         """
         checkpoint = self._weights()
         if not weights_only:
-            configs = self._strategy.lr_scheduler_configs
             checkpoint["callbacks"] = self._callback_states()
             checkpoint["optimizer_states"] = [optimizer.state_dict() for optimizer in self._strategy.optimizers]
-            checkpoint["lr_schedulers"] = [config.scheduler.state_dict() for config in configs]
+            checkpoint["lr_schedulers"] = self._scheduler_states()
             self._add_scaler(checkpoint)
         self._add_owners(checkpoint)
         if not weights_only:
@@ -111,6 +115,9 @@ class LightningCheckpoint:
             "state_dict": self._module.state_dict(),
             "loops": loops_state(self._progress, vars(self._module)[CURRENT_FX_ATTRIBUTE]),
         }
+
+    def _scheduler_states(self) -> list[dict[str, Any]]:
+        return [config.scheduler.state_dict() for config in self._strategy.lr_scheduler_configs]
 
     def _callback_states(self) -> dict[str, Any]:
         return {callback.state_key: state for callback in self._callbacks if (state := callback.state_dict())}
@@ -152,6 +159,7 @@ class LightningCheckpoint:
             if callback.state_key in states:
                 callback.load_state_dict(copy.deepcopy(states[callback.state_key]))
         self._hooks.start_fit_of_stateful_callbacks()
+        self._averaging.load(checkpoint)
 
     def start_from(self, path: str | os.PathLike[str]) -> None:
         """Takes over a checkpoint that Lightning has written.
@@ -166,8 +174,9 @@ class LightningCheckpoint:
         try:
             self.load(checkpoint)
             self._restore("optimizer", self._strategy.optimizers, checkpoint.get("optimizer_states"))
-            schedulers = [config.scheduler for config in self._strategy.lr_scheduler_configs]
-            self._restore("scheduler", schedulers, checkpoint.get("lr_schedulers"))
+            if not self._averaging.brings_scheduler:
+                schedulers = [config.scheduler for config in self._strategy.lr_scheduler_configs]
+                self._restore("scheduler", schedulers, checkpoint.get("lr_schedulers"))
             scaler = self._strategy.precision_plugin.scaler
             if scaler is not None and SCALER_KEY in checkpoint:
                 scaler.load_state_dict(checkpoint[SCALER_KEY])
@@ -216,6 +225,8 @@ def without_arrays(state: Any) -> Any:
 def _prefer_lightning_keys(checkpoint: dict[str, Any]) -> None:
     if "state_dict" in checkpoint:
         checkpoint["models_state_dict"] = [checkpoint["state_dict"]]
-    for ours, theirs in (("optimizer_states", "optimizers_state_dict"), ("lr_schedulers", "lr_schedulers_state_dict")):
-        if ours in checkpoint:
-            checkpoint[theirs] = checkpoint[ours]
+    if "optimizer_states" in checkpoint:
+        checkpoint["optimizers_state_dict"] = checkpoint["optimizer_states"]
+    # Otherwise Determined keeps those of the module's own schedulers, which are the ones that it restores.
+    if "lr_schedulers" in checkpoint and not WeightAveragingState.has_swapped_schedulers(checkpoint):
+        checkpoint["lr_schedulers_state_dict"] = checkpoint["lr_schedulers"]

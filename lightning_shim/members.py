@@ -436,8 +436,8 @@ fast_dev_run                  >=0.9       it is False, since a trial has no such
 overfit_batches               >=0.9       it is 0.0, since a trial has no such mode.
 barebones                     >=2.0       it is False, since a trial has no such mode.
 profiler                      >=0.9       it does nothing; Determined profiles trials by itself.
-fit_loop                      >=1.4       it has max_epochs, max_steps, setup_data and the counts of its
-                                          epoch_loop, no more.
+fit_loop                      >=1.4       it has max_epochs, which can be set before training starts, max_steps,
+                                          max_batches, setup_data and the counts of its epoch_loop, no more.
 [property: ignored]
 test_dataloaders              >=0.9       it is None, since Determined trials have no test loop.
 num_test_batches              >=0.9       "
@@ -597,7 +597,6 @@ on_keyboard_interrupt         >=0.9,<1.7  Determined handles interruptions; use 
 """,
     "callbacks": """
 [class: refused]
-StochasticWeightAveraging     >=1.2       it is not run yet.
 ModelPruning                  >=1.2       its checkpoints lack the masks, so that a trial could not go on after a pause.
 LearningRateFinder            >=1.9       it trains by itself; Determined searches hyperparameters.
 BatchSizeFinder               >=1.9       "
@@ -615,6 +614,7 @@ EarlyStopping                 >=0.9       it stops the trial through Determined.
 GradientAccumulationScheduler >=0.9       it works as in Lightning.
 BaseFinetuning                >=1.1       "
 BackboneFinetuning            >=1.1       "
+StochasticWeightAveraging     >=1.2       "
 WeightAveraging               >=2.5       "
 EMAWeightAveraging            >=2.5       "
 Checkpoint                    >=1.5       the trial calls its hooks.

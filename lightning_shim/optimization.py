@@ -52,6 +52,7 @@ class Optimization:
 
     Attributes:
         accumulate_grad_batches: The same at this moment; callbacks may change it before an epoch.
+        skips_backward: Whether gradients are left as they are, by automatic optimization; callbacks may say so.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Optimization:
         self._hooks: Final = hooks
         self._progress: Final = progress
         self.accumulate_grad_batches = accumulate_grad_batches
+        self.skips_backward = False
 
     def should_accumulate(self) -> bool:
         """Tells whether the present batch only adds to the gradients; the last batch of an epoch always steps."""
@@ -166,6 +168,8 @@ class Optimization:
             if loss.is_leaf or loss._is_view() or not _SEE_THE_LOSS.isdisjoint(names):
                 # A hook could see it after it has been changed in place.
                 without_graph = without_graph.clone()
+        if self.skips_backward:
+            return without_graph, extra
         if progress.batch_idx % self.accumulate_grad_batches == 0:
             optimizer = strategy.optimizer
             if "on_before_zero_grad" in names:

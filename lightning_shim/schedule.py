@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from determined import pytorch
 
@@ -48,6 +48,8 @@ class Schedule:
         Raises:
             ConfigurationError: If it is not known yet.
         """
+        if self._controller.max_epochs is not None:
+            return None, self._controller.max_epochs
         length = self._controller.max_length or self._max_length
         if length is None or not isinstance(length.value, int):
             raise ConfigurationError(
@@ -55,6 +57,28 @@ class Schedule:
                 "LightningTrial(context, module, max_length=determined.pytorch.Epoch(n)) as well."
             )
         return (None, length.value) if isinstance(length, pytorch.Epoch) else (length.value, None)
+
+    def set_max_epochs(self, epochs: Any) -> None:
+        """Changes the length, as ``trainer.fit_loop.max_epochs = ...`` does; Determined's loop then has it as well.
+
+        Args:
+            epochs: How many epochs to train for.
+
+        Raises:
+            ConfigurationError: If the length is given in batches, is no length, or Determined is training already.
+        """
+        where = f"{caller_location()}: trainer.fit_loop.max_epochs = {epochs!r}"
+        if self.batches_and_epochs[1] is None:
+            raise ConfigurationError(
+                f"{where}: the length of this trial is in batches. Give it in epochs to change it."
+            )
+        if self._controller.is_running:
+            raise ConfigurationError(
+                f"{where}: Determined is training already, and its length is fixed. Set it in on_fit_start or "
+                "on_train_start, or set trainer.should_stop = True to end earlier."
+            )
+        verify_train_unit("trainer.fit_loop.max_epochs", pytorch.Epoch(epochs))
+        self._controller.max_epochs = epochs
 
     @property
     def validation_period(self) -> pytorch.TrainUnit:

@@ -189,7 +189,7 @@ class TrainerFacade(Attached):
         """Takes the loops, which know the loaders, and what makes a checkpoint of Lightning's."""
         self._lightning_checkpoint = lightning_checkpoint
         self._loops = (training_loop, evaluation_loop)
-        self._fit_loop = FitLoopFacade(self, self._progress, training_loop, evaluation_loop)
+        self._fit_loop = FitLoopFacade(self, self._progress, self._schedule, training_loop, evaluation_loop)
         self._logging = LoggerConnectorFacade(self, self._progress, evaluation_loop)
 
     def enter_stage(self, training: bool) -> None:
@@ -351,9 +351,7 @@ class TrainerFacade(Attached):
     def num_training_batches(self) -> int | float:
         """The number of batches of an epoch; infinite if the loaders have no length, or before they are asked for."""
         assert self._loops is not None
-        source = self._loops[0].source
-        length = source.length if source.is_set_up else None
-        return float("inf") if length is None else length
+        return self._loops[0].max_batches
 
     @property
     def num_val_batches(self) -> list[int | float]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 from lightning_shim._determined import Controller
-from lightning_shim._warnings import DifferenceWarning, warn_at_caller
+from lightning_shim._warnings import ConfigurationError, DifferenceWarning, caller_location, warn_at_caller
 from lightning_shim.batches import Batches
 from lightning_shim.dataloading import DataSource
 from lightning_shim.epoch_outputs import StepOutputs, TrainingOutputs
@@ -77,6 +77,7 @@ class TrainingLoop:
         self._report_epoch: Final = report_epoch
         self._outputs: Final = outputs
         self._length: int | None = None
+        self._more_batches = 0
         self._batches: Batches | None = None
         self._loaded: dict[str, Any] | None = None
 
@@ -103,6 +104,22 @@ class TrainingLoop:
         if not self.source.is_set_up:
             self.source.set_up()
             self._length = self.source.length
+
+    @property
+    def max_batches(self) -> int | float:
+        """The number of batches of the present loaders, as callbacks may have set it; infinite if it is not known."""
+        length = self.source.length if self.source.is_set_up else None
+        return float("inf") if length is None else length + self._more_batches
+
+    @max_batches.setter
+    def max_batches(self, batches: int | float) -> None:
+        more = 0 if batches == self.max_batches == float("inf") else batches - (self.max_batches - self._more_batches)
+        if not 0 <= more < float("inf"):
+            raise ConfigurationError(
+                f"{caller_location()}: trainer.fit_loop.max_batches = {batches!r}, and an epoch has {self.max_batches} "
+                "batches. To train on fewer, pass limit_train_batches, or return -1 in on_train_batch_start."
+            )
+        self._more_batches = int(more)
 
     def _verify_length(self) -> None:
         length, other = self._length, self.source.length
@@ -150,10 +167,16 @@ class TrainingLoop:
         now = RandomState(**loaded["random_state"])
         if self._validation_source.is_set_up and loaded["validation_source"]["positions"]:
             self._validation_source.resume(loaded["validation_source"], progress.current_epoch, now, continues=False)
-        self.optimization.accumulate_grad_batches = loaded["accumulate_grad_batches"]
+        self._take_settings(loaded)
         continues = progress.epoch_is_running and not progress.is_last_batch
         self._batches = self.source.resume(loaded["source"], progress.current_epoch, now, continues)
         now.restore()
+
+    def _take_settings(self, state: dict[str, Any]) -> None:
+        """Takes over what callbacks have set for the running epoch."""
+        self._more_batches = state["more_batches"]
+        self.optimization.accumulate_grad_batches = state["accumulate_grad_batches"]
+        self.optimization.skips_backward = state["skips_backward"]
 
     def batches(self) -> Iterator[Any]:
         """Yields batches for ever, epoch after epoch, and does what lies between them."""
@@ -186,6 +209,7 @@ class TrainingLoop:
         are_others = self.source.set_up()
         if are_others:
             self._verify_length()
+            self._more_batches = 0
             # Lightning makes the iterators of other loaders twice, and they draw random numbers.
             self.source.batches()
         self.source.set_epoch(progress.current_epoch)
@@ -317,6 +341,8 @@ class TrainingLoop:
             "random_state": RandomState.capture().state_dict(),
             "outputs": self._outputs.state_dict(),
             "accumulate_grad_batches": self.optimization.accumulate_grad_batches,
+            "skips_backward": self.optimization.skips_backward,
+            "more_batches": self._more_batches,
             "length": self._length,
         }
 
@@ -341,7 +367,7 @@ class TrainingLoop:
             size: How many there are now.
         """
         progress, length, length_before = self._progress, self.length, state["length"]
-        self.optimization.accumulate_grad_batches = state["accumulate_grad_batches"]
+        self._take_settings(state)
         if length is not None and length_before is not None:
             if progress.epoch_is_running and progress.is_last_batch:
                 progress.batch_idx = length - 1

@@ -12,6 +12,7 @@ from torch import nn
 from lightning_shim import _determined
 from lightning_shim._lightning import lightning_of, unwrapped
 from lightning_shim._warnings import CheckpointError, ConfigurationError, caller_location, definition_location
+from lightning_shim._weight_averaging import WeightAveragingState
 from lightning_shim.callbacks import CALLBACK_NAME, LightningCallback
 from lightning_shim.checkpoint import CheckpointState
 from lightning_shim.checkpoint_files import CheckpointFiles
@@ -327,11 +328,14 @@ class LightningTrial(pytorch.PyTorchTrial):
             takes_batch_idx(module.validation_step),
             is_enabled=validates,
         )
+        averaging = WeightAveragingState(lightning, module, trainer.callbacks, strategy)
         lightning_checkpoint = LightningCheckpoint(
-            lightning, module, datamodule, trainer.callbacks, hooks, progress, strategy
+            lightning, module, datamodule, trainer.callbacks, hooks, progress, strategy, averaging
         )
         trainer.connect(self._training_loop, self._evaluation_loop, lightning_checkpoint)
-        checkpoint_state = CheckpointState(module, progress, self._training_loop, training_collector, trainer.views)
+        checkpoint_state = CheckpointState(
+            module, progress, self._training_loop, training_collector, trainer.views, averaging
+        )
         self._callback = LightningCallback(
             context,
             self.controller,
