@@ -9,7 +9,7 @@ import linecache
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any, Final
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -226,6 +226,43 @@ class ClassSource:
             if lines:
                 return self._source.name, lines[-1]
         return self._files.definition(codes[0]) if codes else self.location
+
+
+def classes_called(method: Method) -> Iterator[tuple[type, int]]:
+    """Finds the classes that a method calls by a name that its module has, or that it imports by itself.
+
+    Args:
+        method: The method. Neither it nor anything that it names is called.
+
+    Yields:
+        Each class, with the line of the call.
+    """
+    names = _names_of(method.module)
+    for node in ast.walk(method.node):
+        if isinstance(node, ast.ImportFrom):
+            imported = _names_of(node.module or "")
+            names.update({alias.asname or alias.name: imported.get(alias.name) for alias in node.names})
+    for node in ast.walk(method.node):
+        if isinstance(node, ast.Call):
+            called = _named(node.func, names)
+            if isinstance(called, type):
+                yield called, node.lineno
+
+
+def _names_of(module_name: str) -> dict[str, Any]:
+    module = sys.modules.get(module_name)
+    return {} if module is None else dict(vars(module))
+
+
+def _named(node: ast.expr, names: dict[str, Any]) -> Any:
+    """Returns what an expression such as ``callbacks.Timer`` stands for; None if that is not known."""
+    match node:
+        case ast.Name(id=name):
+            return names.get(name)
+        case ast.Attribute(value=value, attr=name):
+            owner = _named(value, names)
+            return vars(owner).get(name) if isinstance(owner, (ModuleType, type)) else None
+    return None
 
 
 def code_of(function: Any) -> CodeType | None:

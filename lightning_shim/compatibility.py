@@ -22,7 +22,7 @@ from lightning_shim.log_calls import LOG_METHODS, log_problem
 from lightning_shim.log_settings import LOG_LEVELS
 from lightning_shim.member_uses import Origin, Use
 from lightning_shim.members import MEMBERS, Kind, Member, Support, member, members
-from lightning_shim.user_code import Function, Place, UserCode, is_removed
+from lightning_shim.user_code import Function, Place, UserCode, is_removed, is_users
 
 _OWNERS: Final = ("LightningModule", "LightningDataModule", "Callback")
 _ROWS: Final = {(row.owner, row.name): row for row in MEMBERS}
@@ -124,6 +124,7 @@ class _Inspection:
         self._owner: Final = owner
         self._lightning: Final = lightning
         self._base: Final[type] = getattr(lightning, owner)
+        self._files: Final = files
         self._code: Final = UserCode(subject, owner, self._base, files)
         self._parameters: Final = {
             name: list(inspect.signature(getattr(lightning.LightningModule, name)).parameters)[1:]
@@ -138,7 +139,7 @@ class _Inspection:
 
     def report(self) -> CompatibilityReport:
         found: dict[tuple[str, int, str], Finding] = {}
-        for finding in (*self._overrides(), *self._lightnings_callback(), *self._uses()):
+        for finding in (*self._overrides(), *self._lightnings_callback(), *self._configured_callbacks(), *self._uses()):
             key = (finding.file, finding.line, finding.member)
             # A line may have a member twice, once guarded and once not.
             if key not in found or finding.support is Support.REFUSED:
@@ -171,6 +172,23 @@ class _Inspection:
             row = lightnings_callback(self._lightning, self._code.cls)
             if row.name != "Callback":
                 yield self._override(row, self._code.place)
+
+    def _configured_callbacks(self) -> Iterator[Finding]:
+        """Says what becomes of the callbacks that ``configure_callbacks`` makes, as far as its source tells."""
+        if self._owner != "LightningModule":
+            return
+        for cls, place in self._code.made_by("configure_callbacks"):
+            if not issubclass(cls, self._lightning.Callback):
+                continue
+            row = lightnings_callback(self._lightning, cls)
+            name = f"callbacks.{row.name}"
+            if row.name != "Callback":
+                yield _finding(place, name, row.support, row.sentence, Role.MADE, cls.__qualname__)
+            if is_users(cls.__module__):
+                report = _Inspection(cls, "Callback", self._lightning, self._files).report()
+                for finding in (*report.refused, *report.ignored):
+                    if finding.member != name:
+                        yield dataclasses.replace(finding, role=Role.MADE)
 
     def _uses(self) -> Iterator[Finding]:
         reached = self._code.reached()

@@ -26,6 +26,7 @@ class Role(enum.Enum):
 
     OVERRIDE = "override"  # the line defines it
     USE = "use"  # the line reads, calls or sets it
+    MADE = "made"  # the line makes a callback, which is looked at when it is there
     UNREACHED = "unreached"  # it would use it, but a trial never gets there
 
 

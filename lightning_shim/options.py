@@ -51,9 +51,8 @@ class TrainerOptions:
             ConfigurationError: If one of them makes no sense.
         """
         algorithms = lightning.GradClipAlgorithmType
-        for name, (is_valid, meaning) in _RULES.items():
-            if not is_valid(options[name]):
-                raise _error(name, options[name], meaning)
+        for name in _RULES:
+            verify_option(name, options[name])
         for name in ("limit_train_batches", "limit_val_batches"):
             options[name] = 1.0 if options[name] is None else options[name]
         algorithm = options["gradient_clip_algorithm"]
@@ -62,6 +61,21 @@ class TrainerOptions:
                 raise _error("gradient_clip_algorithm", algorithm, "'norm' or 'value'")
             options["gradient_clip_algorithm"] = algorithms(str(algorithm).lower())
         return cls(**options)
+
+
+def verify_option(name: str, value: Any) -> None:
+    """Refuses a value that makes no sense.
+
+    Args:
+        name: The option's name.
+        value: What it is to be.
+
+    Raises:
+        ConfigurationError: If it makes no sense.
+    """
+    is_valid, meaning = _RULES[name]
+    if not is_valid(value):
+        raise _error(name, value, meaning)
 
 
 def _error(name: str, value: Any, meaning: str) -> ConfigurationError:

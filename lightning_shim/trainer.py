@@ -30,7 +30,7 @@ from lightning_shim.logger import LoggerFacade
 from lightning_shim.logger_connector import LoggerConnectorFacade
 from lightning_shim.members import Support, member
 from lightning_shim.metrics import MetricCollector, MetricViews
-from lightning_shim.options import TrainerOptions
+from lightning_shim.options import TrainerOptions, verify_option
 from lightning_shim.precision import Precision
 from lightning_shim.progress import Progress
 from lightning_shim.progress_bar import ProgressBar
@@ -38,6 +38,7 @@ from lightning_shim.schedule import Schedule
 from lightning_shim.strategy import StrategyFacade
 from lightning_shim.training_loop import TrainingLoop
 from lightning_shim.transfer import hook_owner
+from lightning_shim.verification import no_accumulation
 
 
 class _NoProfiler:
@@ -303,14 +304,12 @@ class TrainerFacade(Attached):
         return epochs * self._steps_of_an_epoch(accumulate) + rest // accumulate
 
     @property
-    def estimated_stepping_batches(self) -> int | float:
+    def estimated_stepping_batches(self) -> int:
         """The number of optimizer steps of the whole training, from the length and the loaders."""
         assert self._loops is not None
         self._loops[0].set_up()
-        if self.max_epochs == -1:
+        if self.max_epochs == -1 or self.num_training_batches == float("inf"):
             return self.max_steps
-        if self.num_training_batches == float("inf"):
-            return float("inf")
         return self._steps_of_an_epoch(self.accumulate_grad_batches) * self.max_epochs
 
     def _steps_of_an_epoch(self, accumulate_grad_batches: int) -> int:
@@ -395,7 +394,12 @@ class TrainerFacade(Attached):
     @accumulate_grad_batches.setter
     def accumulate_grad_batches(self, batches: int) -> None:
         assert self._loops is not None
-        self._loops[0].optimization.accumulate_grad_batches = batches
+        verify_option("accumulate_grad_batches", batches)
+        optimization, module = self._loops[0].optimization, self.lightning_module
+        # Whoever skips backward, as StochasticWeightAveraging does for an epoch, has nothing to accumulate.
+        if batches > 1 and not (module.automatic_optimization or optimization.skips_backward):
+            raise no_accumulation(module, batches)
+        optimization.accumulate_grad_batches = batches
 
     @property
     def gradient_clip_val(self) -> float | None:

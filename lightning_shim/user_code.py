@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
 
-from lightning_shim._source import ClassSource, Method, SourceFiles, code_of, functions_in
+from lightning_shim._source import ClassSource, Method, SourceFiles, classes_called, code_of, functions_in
 from lightning_shim._versions import NAMESPACES
 from lightning_shim._warnings import FRAMEWORK_PACKAGES
 from lightning_shim.member_uses import FunctionUses, Origin, Value, arguments_of, read_uses
@@ -207,6 +207,24 @@ class UserCode:
         return Place(*source.location, self.cls.__module__)
 
     # What a trial reaches.
+
+    def made_by(self, name: str) -> Iterator[tuple[type, Place]]:
+        """Finds the classes that a method calls, and those that the methods call which it leads to.
+
+        Args:
+            name: The method's name.
+
+        Yields:
+            Each class, if it is the value of a name of the module's, with the line.
+        """
+        new = {function for function in self._by_name.get(name, []) if not self.is_hidden(function)}
+        leading: set[Function] = set()
+        while new:
+            leading |= new
+            new = {target for function in new for target in self._called_by(function)} - leading
+        for function in leading:
+            for cls, line in classes_called(function.method):
+                yield cls, function.place(line)
 
     def is_hidden(self, function: Function) -> bool:
         """Tells whether the method of another class has taken a method's place."""

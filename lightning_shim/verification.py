@@ -93,15 +93,31 @@ def verify_manual_optimization(module: Any, options: TrainerOptions) -> None:
     """
     if module.automatic_optimization:
         return
-    for name, is_set, instead in (
-        ("gradient_clip_val", (options.gradient_clip_val or 0) > 0, "clip in training_step (self.clip_gradients)"),
-        ("accumulate_grad_batches", options.accumulate_grad_batches > 1, "step in every few calls of training_step"),
-    ):
-        if is_set:
-            raise ConfigurationError(
-                f"{caller_location()}: {name}={getattr(options, name)} has no effect on {type(module).__qualname__}, "
-                f"which sets automatic_optimization = False: leave it out, and {instead}."
-            )
+    if (options.gradient_clip_val or 0) > 0:
+        instead = "clip in training_step (self.clip_gradients)"
+        raise _no_effect(module, "gradient_clip_val", options.gradient_clip_val, instead)
+    if options.accumulate_grad_batches > 1:
+        raise no_accumulation(module, options.accumulate_grad_batches)
+
+
+def no_accumulation(module: Any, batches: int) -> ConfigurationError:
+    """Says that manual optimization accumulates by itself.
+
+    Args:
+        module: The user's module.
+        batches: The value of ``accumulate_grad_batches``.
+
+    Returns:
+        The error to raise.
+    """
+    return _no_effect(module, "accumulate_grad_batches", batches, "step in every few calls of training_step")
+
+
+def _no_effect(module: Any, name: str, value: Any, instead: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{caller_location()}: {name}={value} has no effect on {type(module).__qualname__}, which sets "
+        f"automatic_optimization = False: leave it out, and {instead}."
+    )
 
 
 def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: Any, val_dataloaders: Any) -> None:
@@ -159,7 +175,7 @@ def verify_members(module: Any, datamodule: Any, callbacks: list[Any]) -> None:
             )
         )
     for finding in findings:
-        if finding.role is not Role.UNREACHED and finding.support in _WARNINGS:
+        if finding.role not in (Role.UNREACHED, Role.MADE) and finding.support in _WARNINGS:
             words, category = _WARNINGS[finding.support]
             message = f"{finding.spelling} is {words}: {finding.sentence}"
             warn_at_place(finding.file, finding.line, finding.module, message, category)

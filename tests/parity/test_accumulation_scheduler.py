@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from pytest_mock import MockerFixture
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
 import lightning_shim
-from tests.parity.modules import Regression, loaders
+from tests.parity.modules import Regression, StepsByHand, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
+from tests.places import place_in
 
 
 class Scheduled(Regression):
@@ -31,12 +33,28 @@ class SetsByItself(pl.Callback):
         trainer.accumulate_grad_batches = trainer.current_epoch + 1
 
 
+class SetsWithinEpochs(pl.Callback):
+    """Sets it before a batch, after one, and between validation and the next batch."""
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 2:
+            trainer.accumulate_grad_batches = 3
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 3:
+            trainer.accumulate_grad_batches = 2
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        trainer.accumulate_grad_batches = 1 + trainer.current_epoch
+
+
 @pytest.mark.parametrize(
     "callback",
     [
         lambda: GradientAccumulationScheduler({0: 2, 1: 1, 3: 4}),
         lambda: GradientAccumulationScheduler({1: 5}),
         SetsByItself,
+        SetsWithinEpochs,
     ],
 )
 def test_accumulation(mocker: MockerFixture, callback: Any) -> None:
@@ -58,3 +76,30 @@ def test_conflict() -> None:
             accumulate_grad_batches=2,
             callbacks=GradientAccumulationScheduler({0: 2}),
         )
+
+
+class Sets(pl.Callback):
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+
+    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        trainer.accumulate_grad_batches = self.batches  # here: sets
+
+
+class ManualRegression(StepsByHand, Regression):
+    pass
+
+
+@pytest.mark.usefixtures("patched")
+@pytest.mark.parametrize(
+    ("module", "batches", "problem"),
+    [
+        (Regression, 0, "accumulate_grad_batches=0 makes no sense; it is a number of batches, at least 1."),
+        (Regression, 2.0, "accumulate_grad_batches=2.0 makes no sense; it is a number of batches, at least 1."),
+        (ManualRegression, 2, "accumulate_grad_batches=2 has no effect on ManualRegression, which sets"),
+    ],
+)
+def test_what_cannot_be_set(module: type, batches: Any, problem: str) -> None:
+    with pytest.raises(lightning_shim.ConfigurationError) as caught:
+        lightning_shim.fit(module(), **loaders(), max_length=pytorch.Epoch(1), callbacks=Sets(batches))
+    assert str(caught.value).startswith(f"{place_in(Path(__file__), 'sets')}: {problem}")

@@ -310,6 +310,27 @@ def test_limit_of_a_loader_without_a_length(mocker: MockerFixture, accumulate: i
     assert_equal(lightning, determined)
 
 
+class EstimatesFirst(Regression):
+    validation_step = pl.LightningModule.validation_step
+
+    def configure_optimizers(self) -> Any:
+        steps = self.trainer.estimated_stepping_batches
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps + 1)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_estimate_of_a_loader_without_a_length(mocker: MockerFixture, accumulate: int) -> None:
+    options = {"accumulate_grad_batches": accumulate}
+    data = lambda: {"train_dataloaders": DataLoader(Stream(), batch_size=2)}  # noqa: E731
+    case = Case(EstimatesFirst, data, options=options, every_hook=False)
+    lightning = run_lightning_by_steps(case, 8 // accumulate)
+    determined = run_determined_by(case, mocker, pytorch.Batch(8))
+    lightning.logged, determined.logged = {}, {}
+    assert_equal(lightning, determined)
+
+
 class AsksAtTheStartOfAnEpoch(Regression):
     def on_train_epoch_start(self) -> None:
         self.log("is_last_batch", float(self.trainer.is_last_batch))
