@@ -203,7 +203,11 @@ class LightningCallback(pytorch.PyTorchCallback):
     def on_trial_shutdown(self) -> None:
         """Ends the training if it is complete; a trial that is paused goes on in another process."""
         try:
-            self._shut_down(self._controller.error)
+            error = self._controller.error
+            if error is None:
+                self._end()
+            else:
+                self._fail(error)
         finally:
             self._trainer.release()
             self._training_loop.source.release()
@@ -211,14 +215,13 @@ class LightningCallback(pytorch.PyTorchCallback):
             close_tensorboard(self._context, self._trainer.is_global_zero)
             self._processes.stop_watching()
 
-    def _shut_down(self, error: BaseException | None) -> None:
-        if error is not None:
-            self._hooks.callbacks("on_exception", error)
-            self._hooks.datamodule("on_exception", error)
-            if isinstance(error, SystemExit) and not error.code:
-                self._verify_that_all_give_up(error)
-            return
-        with torch.enable_grad():
+    def _fail(self, error: BaseException) -> None:
+        self._hooks.on_exception(error)
+        if isinstance(error, SystemExit) and not error.code:
+            self._verify_that_all_give_up(error)
+
+    def _end(self) -> None:
+        with torch.enable_grad(), self._hooks.telling_of_errors():
             if self._controller.is_complete or self._context.get_stop_requested():
                 if not self._controller.skips_training:
                     self._training_loop.finish_epoch()

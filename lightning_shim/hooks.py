@@ -5,8 +5,9 @@ Which hooks there are to call is found out once. A hook that nobody overrides co
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from torch import nn
@@ -256,6 +257,24 @@ class Hooks:
         self.datamodule(name, stage=stage)
         self.callbacks(name, stage=stage)
         self.module(name, stage=stage)
+
+    def on_exception(self, error: BaseException) -> None:
+        """Tells the callbacks and the data module of an error that ends the trial.
+
+        Args:
+            error: The error.
+        """
+        self.callbacks("on_exception", error)
+        self.datamodule("on_exception", error)
+
+    @contextlib.contextmanager
+    def telling_of_errors(self) -> Iterator[None]:
+        """Calls :meth:`on_exception` if what is done in the context fails; in Determined's loop the loop says so."""
+        try:
+            yield
+        except BaseException as error:
+            self.on_exception(error)
+            raise
 
     def datamodule(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Calls a hook of the data module, if there is a data module.

@@ -171,7 +171,10 @@ class LightningTrial(pytorch.PyTorchTrial):
             )
             context.experimental.disable_dataset_reproducibility_checks()
             context.experimental.disable_auto_to_device()
-            prepare_module(self._lightning, context, self.module, self.datamodule, self._hooks, self._strategy, options)
+            with self._hooks.telling_of_errors():
+                prepare_module(
+                    self._lightning, context, self.module, self.datamodule, self._hooks, self._strategy, options
+                )
 
     def build_module(self) -> Any:
         """Gives the LightningModule; override it in a subclass.
@@ -411,7 +414,8 @@ class LightningTrial(pytorch.PyTorchTrial):
     @property
     def epoch_length(self) -> int | None:
         """The number of batches of a training epoch, or None if the loaders have no length."""
-        return self._training_loop.length
+        with self._hooks.telling_of_errors():
+            return self._training_loop.length
 
     def show_progress(self) -> None:
         """Shows a progress bar until :meth:`hide_progress` is called."""
