@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torchmetrics
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -287,7 +295,7 @@ def no_val_loaders() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A training of two epochs.
+    """A training of a few epochs.
 
     Attributes:
         module: What Determined trains.
@@ -295,6 +303,8 @@ class Scenario:
         options: The options of both.
         find_unused_parameters: Whether it is said to DistributedDataParallel.
         data: Makes the loaders.
+        callbacks: Makes the callbacks, which may write into a folder.
+        epochs: How many there are.
     """
 
     module: type[Any]
@@ -302,7 +312,51 @@ class Scenario:
     options: dict[str, Any] = field(default_factory=dict)
     find_unused_parameters: bool = False
     data: Callable[[], dict[str, Any]] = loaders
+    callbacks: Callable[[Path], list[Any]] = lambda folder: []
+    epochs: int = 2
 
+
+class Collects(pl.Callback):
+    """A user's own: it has a state, logs, and asks for what the processes have in common."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.seen: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.losses.append(float(outputs["loss"]))
+        self.log("callback_loss", outputs["loss"], on_step=True, on_epoch=True, sync_dist=True)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self.seen.append(float(trainer.callback_metrics["val_loss"]))
+        least = trainer.strategy.reduce(torch.tensor(self.losses[-1]), reduce_op="sum")
+        self.seen.append(float(least))
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == 2:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": self.losses, "seen": self.seen}
+
+
+class Validated(Synchronised):
+    """Has one value of a validation on all processes, under Lightning too."""
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        self.log_dict({"val_loss": self.loss(batch), "val_batch": float(batch_idx)}, sync_dist=True)
+
+
+CALLBACKS: dict[str, Callable[[Path], list[Any]]] = {
+    "EarlyStopping": lambda folder: [EarlyStopping("val_loss", patience=1, min_delta=100.0)],
+    "ModelCheckpoint": lambda folder: [
+        ModelCheckpoint(folder, "{epoch}-{val_loss:.6f}", monitor="val_loss", save_top_k=2, save_last=True)
+    ],
+    "WeightAveraging": lambda folder: [WeightAveraging()],
+    "EMAWeightAveraging": lambda folder: [EMAWeightAveraging(decay=0.5)],
+    "StochasticWeightAveraging": lambda folder: [StochasticWeightAveraging(0.04, 2)],
+    "own callback": lambda folder: [Collects()],
+}
 
 SCENARIOS = {
     "automatic": Scenario(Synchronised, options={"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}),
@@ -323,6 +377,7 @@ SCENARIOS = {
     "loader of Determined's": Scenario(
         giving(sampling.determineds_loader), giving(HOOKS["weights of a hook"]), data=no_train_loaders
     ),
+    **{name: Scenario(Validated, callbacks=make, epochs=4) for name, make in CALLBACKS.items()},
     "nothing shared": Scenario(Shares, options={"use_distributed_sampler": False}),
 }
 

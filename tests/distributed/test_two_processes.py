@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed.scenarios import SCENARIOS, UsesOneOfTwoHeads
+from tests.distributed.scenarios import CALLBACKS, SCENARIOS, UsesOneOfTwoHeads
 from tests.distributed.torchrun import run
 from tests.parity.oracle import assert_same
 from tests.places import place_in
@@ -31,7 +31,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 def test_training_is_lightnings(results: Results, name: str) -> None:
     for rank in range(2):
         ours, theirs = (results[side][rank][name] for side in SIDES)
-        for part in ("weights", "optimizers", "global_step", "facts"):
+        for part in ("weights", "optimizers", "global_step", "facts", "callbacks", "files"):
             assert_same(ours[part], theirs[part], f"{part} of rank {rank}")
 
 
@@ -49,6 +49,14 @@ def test_metrics_of_training_are_lightnings(results: Results, name: str) -> None
         ours, theirs = (results[side][rank][name][kind] for side in SIDES)
         names = {metric for metric in theirs if not metric.startswith("val_") and metric != "samples"}
         assert_same({metric: ours[metric] for metric in names}, {metric: theirs[metric] for metric in names})
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_callbacks_do_something(results: Results, name: str) -> None:
+    ours = results["determined"][0][name]
+    assert (ours["files"] != []) is (name == "ModelCheckpoint")
+    # Of 12 steps: it stops early, or has an epoch added.
+    assert ours["global_step"] == {"EarlyStopping": 6, "own callback": 9, "StochasticWeightAveraging": 13}.get(name, 12)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
