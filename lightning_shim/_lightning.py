@@ -25,7 +25,7 @@ import dis
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import CodeType
@@ -213,6 +213,14 @@ class NamesInCode:
     read: frozenset[str]
     written: frozenset[str]
 
+    @staticmethod
+    def union(parts: Iterable[NamesInCode]) -> NamesInCode:
+        """Puts together what was found in several pieces of code."""
+        parts = list(parts)
+        return NamesInCode(
+            frozenset().union(*(part.read for part in parts)), frozenset().union(*(part.written for part in parts))
+        )
+
 
 @functools.lru_cache
 def names_in_code(user_class: type, without: str = "") -> NamesInCode:
@@ -222,8 +230,6 @@ def names_in_code(user_class: type, without: str = "") -> NamesInCode:
         user_class: The user's class.
         without: A method to leave out.
     """
-    read: set[str] = set()
-    written: set[str] = set()
     functions = [
         function
         for base in user_class.__mro__
@@ -231,17 +237,22 @@ def names_in_code(user_class: type, without: str = "") -> NamesInCode:
         for name, entry in vars(base).items()
         if name != without and inspect.isfunction(function := inspect.unwrap(getattr(entry, "__func__", entry)))
     ]
-    codes = [function.__code__ for function in functions]
-    while codes:
-        code = codes.pop()
-        for instruction in dis.get_instructions(code):
-            if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
-                read.add(instruction.argval)
-            elif instruction.opname == "STORE_ATTR":
-                written.add(instruction.argval)
-        written.update(constant for constant in code.co_consts if isinstance(constant, str))
-        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    return NamesInCode(frozenset(read), frozenset(written))
+    return NamesInCode.union(_names_in(function.__code__) for function in functions)
+
+
+# Whoever asks about a class does so for one method after another, and each time of the same code.
+@functools.lru_cache(maxsize=4096)
+def _names_in(code: CodeType) -> NamesInCode:
+    read: set[str] = set()
+    written: set[str] = set()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
+            read.add(instruction.argval)
+        elif instruction.opname == "STORE_ATTR":
+            written.add(instruction.argval)
+    written.update(constant for constant in code.co_consts if isinstance(constant, str))
+    inner = [_names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    return NamesInCode.union([NamesInCode(frozenset(read), frozenset(written)), *inner])
 
 
 def _is_library(base: type) -> bool:

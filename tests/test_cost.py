@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from determined import pytorch
+from pytest_mock import MockerFixture
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
@@ -173,3 +175,18 @@ class TestGrowth:
         many_tensors, many_objects = self.retained(pl, 20_000)
         assert many_tensors == few_tensors
         assert abs(many_objects - few_objects) < 100
+
+
+class TestBuilding:
+    def test_code_is_read_once(self, pl: ModuleType, patched: None, mocker: MockerFixture) -> None:
+        """There are some thirty questions about it, and each has the same code read."""
+
+        class Lit(logging_module(pl)):  # type: ignore[misc]
+            def unlike_any_other(self) -> None:
+                self.what_is_read = self.what_is_not_written
+
+        spy = mocker.spy(dis, "get_instructions")
+        with pytorch.init() as context:
+            lightning_shim.LightningTrial(context, Lit(), train_dataloaders=data(1), max_length=pytorch.Batch(1))
+        read = [call.args[0].co_name for call in spy.call_args_list]
+        assert read.count("unlike_any_other") == 1
