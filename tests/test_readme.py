@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("readme")
+
 ROOT = Path(__file__).parents[1]
 
 Run = Callable[[str], str]

@@ -466,6 +466,8 @@ def test_classic_entrypoint(classic: Trial, uninterrupted: Trial) -> None:
 LOAD = """
 import sys, torch
 from determined import pytorch
+
+pytestmark = pytest.mark.xdist_group("managed trial")
 trial = pytorch.load_trial_from_checkpoint_path(sys.argv[1])
 assert type(trial).__name__ == "MyTrial"
 torch.save({"weights": trial.module.state_dict(), "hparams": dict(trial.module.hparams)}, sys.argv[2])

@@ -13,6 +13,8 @@ from tests.distributed.torchrun import run
 from tests.parity.oracle import assert_same
 from tests.resume.conftest import checkpoints
 
+pytestmark = pytest.mark.xdist_group("other number of processes")
+
 SCRIPT = Path(__file__).with_name("other_size.py")
 LENGTHS = {1: 5, 2: 3}
 """The batches of an epoch, by the number of processes."""

@@ -12,6 +12,8 @@ from tests.distributed.resume import LOADERS
 from tests.distributed.torchrun import run
 from tests.parity.oracle import assert_same
 
+pytestmark = pytest.mark.xdist_group("resume on two processes")
+
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[int, dict[str, Any]]]]:

@@ -13,6 +13,8 @@ from tests.distributed.torchrun import run
 from tests.parity.oracle import assert_same
 from tests.places import place_in
 
+pytestmark = pytest.mark.xdist_group("two processes")
+
 SIDES = ("determined", "lightning")
 Results = dict[str, list[dict[str, Any]]]
 

@@ -14,6 +14,8 @@ from tests.lightning1.modules import MODULES
 from tests.lightning1.recording import Recording, recorded
 from tests.parity.oracle import assert_same, reports_recorded
 
+pytestmark = pytest.mark.xdist_group("Lightning 1.9")
+
 
 def run(module_class: Any, mocker: MockerFixture, seed: int = 7, **fit_options: Any) -> Recording:
     """Trains a module as ``lightning_1.py`` does, unless the options of ``fit`` say otherwise."""

@@ -57,6 +57,8 @@ ORPHANS = """
 import os, signal, time
 from lightning_shim._torch import iterate_with_workers
 from tests.resume.test_loaders import noisy
+
+pytestmark = pytest.mark.xdist_group("killed")
 iterator = iterate_with_workers(noisy(num_workers=2, prefetch_factor=8, batch_size=1), {})
 next(iterator)
 time.sleep(2)  # Until the pipe is full.
