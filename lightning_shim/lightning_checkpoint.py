@@ -219,6 +219,13 @@ def without_arrays(state: Any) -> Any:
     Returns:
         The same with lists for arrays.
     """
+    # Python's random state is some six hundred numbers, in every checkpoint and for each of several generators.
+    if isinstance(state, (int, float, str, bytes)):
+        return state
+    if type(state) in (tuple, list):
+        return type(state)(map(without_arrays, state))
+    if type(state) is dict:
+        return {key: without_arrays(entry) for key, entry in state.items()}
     return apply_to_collection(state, np.ndarray, np.ndarray.tolist)
 
 

@@ -649,6 +649,16 @@ MEMBERS: Final = tuple(row for owner, text in _TABLE.items() for row in _rows(ow
 _BY_NAME: Final = {(row.owner, row.name): row for row in MEMBERS}
 
 
+def is_member(owner: str, name: str) -> bool:
+    """Tells whether there is a row for a member.
+
+    Args:
+        owner: The class that may have the member.
+        name: The member's name.
+    """
+    return (owner, name) in _BY_NAME
+
+
 def member(owner: str, name: str) -> Member:
     """Returns the row of one member.
 
