@@ -32,7 +32,7 @@ from determined import pytorch, tensorboard
 
 from lightning_shim._registry import PatchRegistry
 from lightning_shim._warnings import CheckpointError, ConfigurationError
-from lightning_shim.checkpoint_errors import STATE_FILE, reading_errors, writing_errors
+from lightning_shim.checkpoint_errors import STATE_FILE, is_complete, reading_errors, writing_errors
 
 Wrapper = Callable[[Callable[..., Any], Any, Any, Any], Any]
 
@@ -188,20 +188,23 @@ def _go_on_counting(controller: Any) -> None:
 def _save(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     if not controller.local_training:
         return wrapped(*args, **kwargs)
-    path = args[0] if args else kwargs["path"]
-    try:
-        with _no_copy_of_the_working_directory():
-            return wrapped(*args, **kwargs)
-    except BaseException:
-        # The rest of a checkpoint, on a disk that may be full.
-        shutil.rmtree(path, ignore_errors=True)
-        raise
+    controller.trial.controller.written_folder = args[0] if args else kwargs["path"]
+    with _no_copy_of_the_working_directory():
+        return wrapped(*args, **kwargs)
 
 
 def _checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     controller.trial.gather_checkpoint()
-    with writing_errors(controller.state.batches_trained, controller.trial.checkpoint_path):
-        return wrapped(*args, **kwargs)
+    controller.trial.controller.written_folder = None
+    try:
+        with writing_errors(controller.state.batches_trained, controller.trial.checkpoint_path):
+            return wrapped(*args, **kwargs)
+    except BaseException:
+        folder = controller.trial.controller.written_folder
+        if folder is not None and not is_complete(folder):
+            # The disk may be full; or a signal has come, such as PyTorch's for a data worker that has died.
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 _REPAIRS: Final[dict[str, Wrapper]] = {
@@ -261,6 +264,7 @@ class Controller:
         skips_training: Whether the loop ends before its first batch.
         is_running: Whether the loop trains; its length is then fixed.
         checkpoint_folder: The folder that a checkpoint is loaded from, while it is.
+        written_folder: The folder that a checkpoint is written to, off-cluster, or was at last.
     """
 
     def __init__(self) -> None:
@@ -273,6 +277,7 @@ class Controller:
         self.skips_training = False
         self.is_running = False
         self.checkpoint_folder: pathlib.Path | None = None
+        self.written_folder: pathlib.Path | None = None
 
     def connect(self, controller: Any) -> None:
         """Takes the ``_PyTorchTrialController``.

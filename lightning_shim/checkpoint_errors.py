@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import pathlib
 import pickle
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from lightning_shim._warnings import CheckpointError, LightningShimError
 
 STATE_FILE: Final = "state_dict.pth"
 TRIAL_STATE_FILE: Final = "trial_state.pkl"
+METADATA_FILE: Final = "metadata.json"
 
 _OF_THE_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 """What the system says if a disk takes no more."""
@@ -59,6 +61,19 @@ def _is_readable(file: pathlib.Path) -> bool:
             with file.open("rb") as stream:
                 pickle.load(stream)
     except Exception:
+        return False
+    return True
+
+
+def is_complete(path: pathlib.Path) -> bool:
+    """Tells whether Determined has written a checkpoint to its end: the last file is ``metadata.json``.
+
+    Args:
+        path: The checkpoint's folder.
+    """
+    try:
+        json.loads((path / METADATA_FILE).read_text())
+    except (OSError, ValueError):
         return False
     return True
 

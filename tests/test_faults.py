@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import json
 import os
 import pickle
 import resource
@@ -26,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import lightning_shim
 from lightning_shim import CheckpointError
+from lightning_shim.callbacks import LightningCallback
 from tests.parity.modules import Regression, dataset
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
 from tests.places import place_in
@@ -295,6 +297,38 @@ class TestDisk:
         with pytest.raises(FileNotFoundError):
             train(Misses)
         assert not list((folder() / "determined").iterdir())
+
+
+class TestInterruption:
+    """By a signal's handler, which may raise at any time: Ctrl+C, or PyTorch's for a data worker that has died."""
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("DataLoader worker (pid 1) is killed")])
+    def test_while_the_last_file_is_written(
+        self, whole: dict[str, Tensor], mocker: MockerFixture, error: BaseException
+    ) -> None:
+        dump = json.dump
+
+        def interrupted(contents: Any, stream: Any, **options: Any) -> None:
+            if contents.get("steps_completed") == 4:
+                stream.write('{"steps_completed": ')
+                raise error
+            dump(contents, stream, **options)
+
+        mocker.patch.object(json, "dump", interrupted)
+        with bounded(), pytest.raises(type(error)) as caught:
+            train()
+        mocker.stopall()
+        assert caught.value is error
+        written = checkpoints(folder())
+        assert list((folder() / "determined").iterdir()) == list(written.values())
+        assert_last_is_good(2, whole)
+
+    def test_after_the_last_file_leaves_the_checkpoint(self, whole: dict[str, Tensor], mocker: MockerFixture) -> None:
+        mocker.patch.object(LightningCallback, "on_checkpoint_upload_end", side_effect=KeyboardInterrupt)
+        with bounded(), pytest.raises(KeyboardInterrupt):
+            train()
+        mocker.stopall()
+        assert_last_is_good(2, whole)
 
 
 class TestCheckpointOfAnother:
