@@ -1,4 +1,4 @@
-"""The command line: ``python -m lightning_shim check``."""
+"""The command line: ``python -m lightning_shim check`` and ``run``."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_check(commands)
+    _add_run(commands)
     options = parser.parse_args(arguments)
     try:
         return int(options.function(options))
@@ -62,6 +63,28 @@ def _add_check(commands: Any) -> None:
     parser.add_argument("--strict", action="store_true", help=f"exit with {REFUSED} if something is ignored as well")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     parser.set_defaults(function=_check)
+
+
+def _add_run(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="run a script for Lightning's Trainer on Determined",
+        description="Runs an unchanged script as python does, and trains what it gives to Trainer.fit as a trial on "
+        "Determined: off-cluster, or as the entrypoint of an experiment.",
+    )
+    parser.add_argument("-m", dest="is_module", action="store_true", help="run a module, as python -m does")
+    parser.add_argument("script", help="the script, or the module's name")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
+    parser.set_defaults(function=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from lightning_shim.script_run import run_script
+
+    if not options.is_module and not pathlib.Path(options.script).exists():
+        raise _TargetError(f"there is no file {options.script}.")
+    run_script(options.script, options.arguments, options.is_module)
+    return SUPPORTED
 
 
 def _check(options: argparse.Namespace) -> int:

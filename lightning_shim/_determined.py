@@ -565,3 +565,13 @@ def experiment_length(context: Any) -> pytorch.TrainUnit | None:
     if lengths.get("batches"):
         return pytorch.Batch(int(lengths["batches"]))
     return None
+
+
+def accelerator() -> str:
+    """Returns Lightning's name of what Determined trains on."""
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def devices() -> list[int] | int:
+    """Returns the device of this process as Lightning's Trainer takes it: Determined's is that of the local rank."""
+    return [int(os.environ.get("LOCAL_RANK", "0"))] if torch.cuda.is_available() else 1

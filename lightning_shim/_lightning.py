@@ -83,6 +83,10 @@ class Lightning:
     StochasticWeightAveraging: type
     ProgressBar: type
     TensorBoardLogger: type
+    CSVLogger: type
+    WandbLogger: type
+    log_hyperparams: Callable[[Any], None]
+    isolate_rng: Callable[[], AbstractContextManager[None]]
     migrate_checkpoint: Callable[[dict[str, Any]], tuple[dict[str, Any], Any]]
     LightningOptimizer: type
     NoOptimizer: type
@@ -110,6 +114,7 @@ def _parts(namespace: Namespace) -> Lightning:
     states = namespace.module("trainer.states")
     callbacks = namespace.module("callbacks")
     accelerators = namespace.module("accelerators")
+    loggers = namespace.module("loggers")
     optimizer = namespace.module("core.optimizer")
     data = namespace.module("utilities.data")
     data_connector = namespace.module("trainer.connectors.data_connector")
@@ -124,7 +129,11 @@ def _parts(namespace: Namespace) -> Lightning:
         StochasticWeightAveraging=callbacks.StochasticWeightAveraging,
         ProgressBar=callbacks.ProgressBar,
         migrate_checkpoint=namespace.module("utilities.migration").migrate_checkpoint,
-        TensorBoardLogger=namespace.module("loggers").TensorBoardLogger,
+        TensorBoardLogger=loggers.TensorBoardLogger,
+        CSVLogger=loggers.CSVLogger,
+        WandbLogger=loggers.WandbLogger,
+        log_hyperparams=namespace.module("loggers.utilities")._log_hyperparams,
+        isolate_rng=namespace.module("utilities.seed").isolate_rng,
         LightningOptimizer=optimizer.LightningOptimizer,
         NoOptimizer=optimizer._MockOptimizer,
         LRSchedulerConfig=namespace.module("utilities.types").LRSchedulerConfig,
@@ -451,3 +460,49 @@ def call_after_step(optimizers: list[Any], function: Callable[[], None]) -> None
     """Has a function called after each ``step()`` of Lightning's wrapped optimizers."""
     for optimizer in optimizers:
         optimizer._on_after_step = function
+
+
+def resolved_checkpoint(trainer: Any, ckpt_path: Any) -> Any:
+    """Returns the file that ``Trainer.fit(ckpt_path=...)`` means, which may be ``"last"`` or ``"hpc"``.
+
+    The Trainer's private ``_checkpoint_connector`` knows.
+    """
+    connector = trainer._checkpoint_connector
+    fitting = _parts(namespace_of(trainer)).TrainerFn.FITTING
+    return connector._select_ckpt_path(fitting, ckpt_path, model_provided=True, model_connected=True)
+
+
+def uses_time_interval(trainer: Any) -> bool:
+    """Tells whether a Trainer validates by the clock; its private ``_val_check_time_interval`` knows."""
+    return trainer._val_check_time_interval is not None
+
+
+def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any) -> None:
+    """Gives a Trainer what it would have after ``fit``.
+
+    Its loops, its strategy and the private connectors of data and loggers keep what its attributes tell.
+
+    Args:
+        trainer: The user's Trainer.
+        stand_in: What the module had as its trainer.
+        module: The module that was trained.
+        datamodule: The LightningDataModule, if there is one.
+    """
+    trainer.state.fn = stand_in.state.fn
+    trainer.state.status, trainer.state.stage = stand_in.state.status, stand_in.state.stage
+    trainer.should_stop = stand_in.should_stop
+    bars = [callback for callback in trainer.callbacks if callback not in stand_in.callbacks]
+    trainer.callbacks = trainer._callback_connector._reorder_callbacks([*bars, *stand_in.callbacks])
+    trainer._data_connector.attach_data(module, datamodule=datamodule)
+    trainer.fit_loop.load_state_dict(stand_in.loops_state()["fit_loop"])
+    trainer.fit_loop.max_epochs = stand_in.max_epochs
+    trainer.fit_loop.restarting = False
+    trainer.strategy.connect(module)
+    trainer.strategy.optimizers = stand_in.optimizers
+    trainer.strategy.lr_scheduler_configs = stand_in.lr_scheduler_configs
+    connector, views = trainer._logger_connector, stand_in.current_views()
+    connector._callback_metrics = dict(views.callback)
+    connector._logged_metrics = dict(views.logged)
+    connector._progress_bar_metrics = dict(views.progress_bar)
+    connector.teardown()
+    trainer.strategy.teardown()

@@ -100,6 +100,8 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._lightning_checkpoint.start_from(self._ckpt_path)
             self._controller.continue_at(*self._training_loop.batches_and_epochs())
         self._hooks.start_fit_of_stateful_callbacks()
+        if self._controller.batches_trained == 0:
+            self._sanity_check()
         self._training_loop.start()
         if self._ends_at_once():
             return
@@ -118,6 +120,22 @@ class LightningCallback(pytorch.PyTorchCallback):
         if self._trainer.should_stop:
             self._controller.skips_training = True
         return self._trainer.should_stop
+
+    def _sanity_check(self) -> None:
+        """Tries batches of the validation as Lightning does, and forgets what came of it."""
+        limit = self._trainer.num_sanity_val_steps
+        if not limit or not self._evaluation_loop.is_enabled:
+            return
+        with self._trainer.isolated_random_numbers(), torch.no_grad():
+            self._trainer.enter_sanity_check()
+            self._hooks.callbacks("on_sanity_check_start")
+            self._evaluation_loop.start(releases_gradients=True, limit=limit)
+            self._evaluation_loop.start_epoch()
+            self._evaluation_loop.run(only_one=False)
+            self._evaluation_loop.end_epoch()
+            self._evaluation_loop.end()
+            self._hooks.callbacks("on_sanity_check_end")
+            self._trainer.forget_sanity_check()
 
     def on_validation_start(self) -> None:
         """Starts a validation."""
@@ -149,7 +167,7 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def _agree_to_stop(self) -> None:
         """Stops the trial if any process wants to; Determined looks at it next."""
-        if any(self._context.distributed.allgather(self._trainer.should_stop)):
+        if any(self._context.distributed.allgather(self._trainer.stops_early)):
             self._trainer.should_stop = True
             if not self._context.get_stop_requested():
                 self._context.set_stop_requested(True)
@@ -229,5 +247,6 @@ class LightningCallback(pytorch.PyTorchCallback):
                     self._hooks.call("on_train_end")
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)
+        self._trainer.lightning_loggers.finalize("success")
         self._trainer.finish()
         self._processes.part()

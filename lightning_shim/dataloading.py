@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -268,12 +269,17 @@ class DataSource:
             self._batches = None
         self._combined_tracked.reset()
 
-    def batches(self) -> Batches:
-        """Starts to iterate; the loaders' own iterators are made now, the first batch is fetched later."""
+    def batches(self, limit: int | float = math.inf) -> Batches:
+        """Starts to iterate; the loaders' own iterators are made now, the first batch is fetched later.
+
+        Args:
+            limit: How many batches of each loader to take at most.
+        """
         # The workers of the pass before end now, not when its last exception is collected.
         self._end_pass()
         for loader in self._tracked:
             loader.start_epoch()
+        self._combined_tracked.limits = [min(limit, batches) for batches in self.num_batches]
         self._batches = Batches(self._combined_tracked)
         return self._batches
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -111,11 +112,12 @@ class EvaluationLoop:
         if self._is_enabled and self.source.set_up():
             self._is_enabled = sum(self.source.num_batches) > 0
 
-    def start(self, releases_gradients: bool) -> None:
+    def start(self, releases_gradients: bool, limit: int | float = math.inf) -> None:
         """Starts a validation.
 
         Args:
             releases_gradients: Whether no gradients are being accumulated at this moment.
+            limit: How many batches of each loader to evaluate at most.
         """
         if not self._is_enabled:
             return
@@ -125,7 +127,7 @@ class EvaluationLoop:
         self._progress.has_validated = True
         self.batches_started = 0
         self.source.set_epoch(self._progress.current_epoch)
-        self._batches = self.source.batches()
+        self._batches = self.source.batches(limit)
         self._has_several = self.source.has_several
         self._outputs = [[] for _ in self.source.num_batches]
         self._modes = {name: submodule.training for name, submodule in self._module.named_modules()}

@@ -57,7 +57,8 @@ OF_MODULE: Final[dict[str, Answer]] = {
 OF_TRAINER: Final[dict[str, Answer]] = {
     **_OF_BOTH,
     **dict.fromkeys(("gpus", "num_gpus"), _number_of_gpus),
-    **dict.fromkeys(("on_tpu", "use_horovod", "running_sanity_check", "tuning", "terminate_on_nan"), _no),
+    **dict.fromkeys(("on_tpu", "use_horovod", "tuning", "terminate_on_nan"), _no),
+    "running_sanity_check": lambda trainer: trainer.sanity_checking,
     **dict.fromkeys(("tpu_cores", "ipus", "slurm_job_id"), _nothing),
     "resume_from_checkpoint": lambda trainer: trainer.ckpt_path,
     "on_gpu": lambda trainer: trainer.strategy.root_device.type == "cuda",

@@ -259,13 +259,14 @@ class Hooks:
         self.module(name, stage=stage)
 
     def on_exception(self, error: BaseException) -> None:
-        """Tells the callbacks and the data module of an error that ends the trial.
+        """Tells the callbacks, the data module and Lightning's own loggers of an error that ends the trial.
 
         Args:
             error: The error.
         """
         self.callbacks("on_exception", error)
         self.datamodule("on_exception", error)
+        self._trainer.lightning_loggers.finalize("failed")
 
     @contextlib.contextmanager
     def telling_of_errors(self) -> Iterator[None]:

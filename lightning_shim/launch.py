@@ -7,13 +7,11 @@ import contextlib
 import inspect
 import os
 import pathlib
-import random
 import socket
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 import determined as det
-import numpy as np
 import torch
 import torch.distributed
 from determined import core, pytorch
@@ -21,6 +19,7 @@ from determined import core, pytorch
 from lightning_shim import _determined
 from lightning_shim._warnings import CheckpointError, ConfigurationError, caller_location
 from lightning_shim.progress_bar import ProgressBar
+from lightning_shim.random_state import seed_generators
 from lightning_shim.trial import LightningTrial
 from lightning_shim.verification import verify_train_unit
 
@@ -37,7 +36,7 @@ _INSTEAD_OF: Final = {
     "strategy": 'Several processes train as with "ddp"; pass find_unused_parameters=True for '
     '"ddp_find_unused_parameters_true".',
     "detect_anomaly": "Call torch.autograd.set_detect_anomaly(True) in the script.",
-    **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), "Determined logs, saves and reports."),
+    **dict.fromkeys(("enable_checkpointing", "enable_progress_bar"), "Determined saves, and shows progress."),
 }
 """What takes the place of Lightning's arguments of ``Trainer``."""
 
@@ -103,17 +102,11 @@ def fit(
     verify_train_unit("checkpoint_period", checkpoint_period)
     verify_train_unit("reporting_period", reporting_period, required=True)
     _verify_choices(checkpoint_policy, seed, hparams)
-    info = det.get_cluster_info() if _determined.is_on_cluster() else None
-    if info is not None:
-        hparams = {**(hparams or {}), **info.trial.hparams}
-        latest_checkpoint = latest_checkpoint or info.latest_checkpoint
-    elif checkpoint_policy == "best":
-        checkpoint_policy = "all"
-    storage_id = None if latest_checkpoint is None else _storage_id(latest_checkpoint, info is not None)
-    with pytorch.init(hparams=dict(hparams or {}), distributed=_join_processes()) as context:
+
+    def make_trial(context: pytorch.PyTorchTrialContext) -> LightningTrial:
         if seed is not None:
             _seed(seed)
-        trial = LightningTrial(
+        return LightningTrial(
             context,
             module,
             train_dataloaders=train_dataloaders,
@@ -124,18 +117,69 @@ def fit(
             reporting_period=reporting_period,
             **trial_options,
         )
-        if validation_period is None and trial.epoch_length is not None:
-            validation_period = pytorch.Epoch(1)
-        with _reporting(trial, off_cluster=info is None):
+
+    def periods(trial: LightningTrial) -> dict[str, Any]:
+        by_default = None if trial.epoch_length is None else pytorch.Epoch(1)
+        return {
+            "max_length": max_length,
+            "validation_period": validation_period or by_default,
+            "checkpoint_period": checkpoint_period,
+            "reporting_period": reporting_period,
+        }
+
+    return run_trial(
+        make_trial,
+        periods,
+        hparams=hparams,
+        latest_checkpoint=latest_checkpoint,
+        checkpoint_policy=checkpoint_policy,
+        step_zero_validation=step_zero_validation,
+        test_mode=test_mode,
+    )
+
+
+_Trial = TypeVar("_Trial", bound=LightningTrial)
+
+
+def run_trial(
+    make_trial: Callable[[pytorch.PyTorchTrialContext], _Trial],
+    periods: Callable[[_Trial], Mapping[str, Any]],
+    *,
+    checkpoint_policy: str,
+    hparams: Mapping[str, Any] | None = None,
+    latest_checkpoint: str | os.PathLike[str] | None = None,
+    shows_progress: bool = True,
+    **fit_options: Any,
+) -> _Trial:
+    """Runs a trial, off-cluster or as the cluster says.
+
+    Args:
+        make_trial: Makes the trial, when the processes have come together.
+        periods: Gives the length and the periods of the training, by the names of Determined's ``Trainer.fit``.
+        checkpoint_policy: As for :func:`fit`.
+        hparams: As for :func:`fit`.
+        latest_checkpoint: As for :func:`fit`.
+        shows_progress: Whether there is a progress bar, off-cluster in a terminal.
+        **fit_options: Further arguments of Determined's ``Trainer.fit``.
+
+    Returns:
+        The trial.
+    """
+    info = det.get_cluster_info() if _determined.is_on_cluster() else None
+    if info is not None:
+        hparams = {**(hparams or {}), **info.trial.hparams}
+        latest_checkpoint = latest_checkpoint or info.latest_checkpoint
+    elif checkpoint_policy == "best":
+        checkpoint_policy = "all"
+    storage_id = None if latest_checkpoint is None else _storage_id(latest_checkpoint, info is not None)
+    with pytorch.init(hparams=dict(hparams or {}), distributed=_join_processes()) as context:
+        trial = make_trial(context)
+        with _reporting(trial, info is None, shows_progress):
             pytorch.Trainer(trial, context).fit(
-                checkpoint_period=checkpoint_period,
-                validation_period=validation_period,
-                max_length=max_length,
-                reporting_period=reporting_period,
                 checkpoint_policy=checkpoint_policy,
                 latest_checkpoint=storage_id,
-                step_zero_validation=step_zero_validation,
-                test_mode=test_mode,
+                **periods(trial),
+                **fit_options,
             )
     return trial
 
@@ -178,9 +222,7 @@ def _storage_id(checkpoint: str | os.PathLike[str], on_cluster: bool) -> str:
 def _seed(seed: int) -> None:
     # Lightning's samplers for several processes take their seed from this variable.
     os.environ["PL_GLOBAL_SEED"] = str(seed)
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    seed_generators(seed)
 
 
 def _join_processes() -> core.DistributedContext | None:
@@ -226,12 +268,12 @@ def _leave_processes() -> None:
 
 
 @contextlib.contextmanager
-def _reporting(trial: LightningTrial, off_cluster: bool) -> Iterator[None]:
+def _reporting(trial: LightningTrial, off_cluster: bool, shows_progress: bool) -> Iterator[None]:
     """Shows progress while the trial runs, and says where its files are when it has ended."""
     if not (off_cluster and trial.trainer.is_global_zero):
         yield
         return
-    if ProgressBar.has_terminal():
+    if shows_progress and ProgressBar.has_terminal():
         trial.show_progress()
     try:
         yield

@@ -133,7 +133,7 @@ all_gather                    >=1.1       it gathers from all processes of the t
 [property: backed]
 trainer                       >=0.9       it is a stand-in with the members listed under Trainer.
 logger                        >=0.9       it is a stand-in with the members listed under Logger.
-loggers                       >=1.6       it is a list of that one logger.
+loggers                       >=1.6       it is a list of the trial's own loggers and of that stand-in.
 current_epoch                 >=0.9       it counts the trial's epochs from 0, through pauses.
 global_step                   >=0.9       it counts the trial's optimizer steps from 0, through pauses.
 global_rank                   >=1.1       it is the rank of this process in the trial.
@@ -329,12 +329,12 @@ global_step                   >=0.9       it counts the trial's optimizer steps 
 max_epochs                    >=0.9       it is the trial's length in epochs, or -1 if that is in batches.
 max_steps                     >=0.9       it is the trial's length in optimizer steps, or -1 if that is in
                                           epochs.
-min_epochs                    >=0.9       it is 0, since a trial has no minimal length.
-min_steps                     >=0.9       it is None, since a trial has no minimal length.
+min_epochs                    >=0.9       it is what the trial was given.
+min_steps                     >=0.9       "
 estimated_stepping_batches    >=1.6       it is the number of optimizer steps of the whole trial.
 num_training_batches          >=0.9       it is the number of training batches of an epoch on this process.
 num_val_batches               >=0.9       it is a list of the numbers of batches of the validation loaders.
-num_sanity_val_batches        >=1.0       it is a list of zeros, since a trial has no sanity check.
+num_sanity_val_batches        >=1.0       it is a list of the numbers of batches that are tried first.
 is_last_batch                 >=1.3       it says whether the batch is the last one of its epoch.
 train_dataloader              >=0.9       it is the loader that the trial trains on.
 val_dataloaders               >=0.9       it is the loader, or the loaders, that the trial validates on.
@@ -350,7 +350,7 @@ is_global_zero                >=0.9       it says whether this process has rank 
 training                      >=1.2       it says whether the trial is training now.
 validating                    >=1.3       it says whether the trial is validating now.
 evaluating                    >=1.2       "
-sanity_checking               >=1.3       it is False, since a trial has no sanity check.
+sanity_checking               >=1.3       it says whether validation is tried before training.
 testing                       >=0.9       it is False, since Determined trials have no test loop.
 predicting                    >=1.2       it is False, since Determined trials have no predict loop.
 interrupted                   >=0.9       it is False, since Determined handles interruptions.
@@ -365,9 +365,9 @@ logged_metrics                >=0.9       "
 progress_bar_metrics          >=0.9       it holds the values that were last logged with prog_bar=True, by
                                           name.
 logger                        >=0.9       it is a stand-in with the members listed under Logger.
-loggers                       >=1.6       it is a list of that one logger.
+loggers                       >=1.6       it is a list of the trial's own loggers and of that stand-in.
 log_dir                       >=1.2       it is the directory that TensorBoard's files go to.
-default_root_dir              >=0.9       it is the directory that Determined runs the script in.
+default_root_dir              >=0.9       it is what the trial was given, or the working directory.
 accelerator                   >=1.2       it is Lightning's for the device of this process.
 strategy                      >=1.6       it has reduce, barrier, broadcast, all_gather and root_device.
 precision                     >=0.9       it is the precision that the trial was given, such as "16-mixed".
@@ -401,7 +401,7 @@ distributed_backend           >=0.9,<1.5  it is "ddp" if the trial has several p
 lr_schedulers                 >=0.9,<1.8  it is a list of the trial's schedulers, as dictionaries.
 lightning_optimizers          >=1.2,<1.8  it holds the wrapped optimizers by their index.
 optimizer_frequencies         >=0.9,<2.0  it is what configure_optimizers returned.
-running_sanity_check          >=0.9,<1.5  it is False, since a trial has no sanity check.
+running_sanity_check          >=0.9,<1.5  it says whether validation is tried before training.
 disable_validation            >=0.9,<1.6  it says whether the trial has nothing to validate.
 progress_bar_dict             >=0.9,<1.7  it holds the values that were last logged with prog_bar=True, by
                                           name.
@@ -431,7 +431,7 @@ limit_train_batches           >=0.9       "
 limit_val_batches             >=0.9       "
 reload_dataloaders_every_n_epochs  >=1.4  "
 log_every_n_steps             >=0.10      it is the number of batches between two reports to Determined.
-num_sanity_val_steps          >=0.9       it is 0, since a trial has no sanity check.
+num_sanity_val_steps          >=0.9       it is what the trial was given.
 fast_dev_run                  >=0.9       it is False, since a trial has no such mode.
 overfit_batches               >=0.9       it is 0.0, since a trial has no such mode.
 barebones                     >=2.0       it is False, since a trial has no such mode.
@@ -540,6 +540,8 @@ close                         >=0.9,<1.7  it raises AttributeError, as in Lightn
 """,
     "Callback": """
 [hook: called]
+on_sanity_check_start         >=0.9       the trial calls it if num_sanity_val_steps is given.
+on_sanity_check_end           >=0.9       "
 setup                         >=0.9       the trial calls it on every process with the stage "fit".
 teardown                      >=0.9       the trial calls it with the stage "fit" when training ends.
 on_fit_start                  >=0.9       the trial calls it when training starts, and again after a pause; on a
@@ -575,8 +577,6 @@ on_pretrain_routine_end       >=0.9,<1.8  "
 [property: native]
 state_key                     >=1.5       it names the callback's state in the checkpoint, as in Lightning.
 [hook: ignored]
-on_sanity_check_start         >=0.9       a trial has no sanity check before it trains.
-on_sanity_check_end           >=0.9       "
 on_test_start                 >=0.9       Determined trials have no test loop.
 on_test_end                   >=0.9       "
 on_test_epoch_start           >=0.9       "

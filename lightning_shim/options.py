@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,6 +25,10 @@ class TrainerOptions:
         use_distributed_sampler: Whether several processes share out the samples of each loader.
         sync_batchnorm: Whether several processes normalise batches together.
         find_unused_parameters: Whether several processes expect parameters that have no part in a loss.
+        num_sanity_val_steps: Batches of each validation loader that are tried before training.
+        min_epochs: Epochs before which nobody stops the training early.
+        min_steps: Optimizer steps before which nobody stops the training early.
+        default_root_dir: Where callbacks write files by default; None for the working directory.
     """
 
     accumulate_grad_batches: int = 1
@@ -35,6 +40,10 @@ class TrainerOptions:
     use_distributed_sampler: bool = True
     sync_batchnorm: bool = False
     find_unused_parameters: bool = False
+    num_sanity_val_steps: int | float = 0
+    min_epochs: int | None = None
+    min_steps: int | None = None
+    default_root_dir: str | os.PathLike[str] | None = None
 
     @classmethod
     def checked(cls, lightning: Lightning, **options: Any) -> TrainerOptions:
@@ -90,11 +99,22 @@ def _is_limit(value: Any) -> bool:
     return value is None or (isinstance(value, int) and value >= 0) or (isinstance(value, float) and 0 <= value <= 1)
 
 
+def _is_minimum(value: Any) -> bool:
+    return value is None or _is_count(value, 0)
+
+
 _RULES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "accumulate_grad_batches": (lambda value: _is_count(value, 1), "a number of batches, at least 1"),
     "limit_train_batches": (_is_limit, "a number of batches, or a fraction of them as a float up to 1.0"),
     "limit_val_batches": (_is_limit, "a number of batches, or a fraction of them as a float up to 1.0"),
     "reload_dataloaders_every_n_epochs": (lambda value: _is_count(value, 0), "a number of epochs, or 0 for never"),
+    "num_sanity_val_steps": (
+        lambda value: value == float("inf") or _is_count(value, -1),
+        "a number of batches, or -1 for all of them",
+    ),
+    "min_epochs": (_is_minimum, "a number of epochs"),
+    "min_steps": (_is_minimum, "a number of optimizer steps"),
+    "default_root_dir": (lambda value: value is None or isinstance(value, (str, os.PathLike)), "a folder"),
     "gradient_clip_val": (lambda value: value is None or isinstance(value, (int, float)), "a number"),
     **dict.fromkeys(
         ("use_distributed_sampler", "sync_batchnorm", "find_unused_parameters"),

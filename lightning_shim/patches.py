@@ -18,11 +18,13 @@ from lightning_shim._attachment import CURRENT_FX_ATTRIBUTE, attached_trainer
 from lightning_shim._registry import PatchRegistry
 from lightning_shim._versions import NAMESPACES, Namespace
 from lightning_shim.former_arguments import PASSED_ON, without_former_arguments
+from lightning_shim.script import TRAINER_METHODS
 
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 
 _CLASS_MODULE: Final = "core.module"
 _CLASS_NAME: Final = "LightningModule"
+_TRAINER_MODULE: Final = "trainer.trainer"
 
 
 def _log(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -69,6 +71,7 @@ registry: Final = PatchRegistry()
 """Everything that this package has patched, Determined's loop included."""
 
 _active = False
+_trains_scripts = False
 
 
 class _BoundMethod(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]  # not at run time
@@ -129,9 +132,25 @@ def _patch_namespace(module: Any) -> None:
                     registry.wrap(owner, name, _patched_property(name, answer))
 
 
+def _patch_trainer(module: Any) -> None:
+    """Patches one namespace's Trainer, if scripts are to be trained; called when its module has been imported."""
+    with registry.lock:
+        owner = getattr(module, "Trainer", None)
+        if _trains_scripts and owner is not None:
+            with registry.transaction():
+                for name, wrapper in TRAINER_METHODS.items():
+                    registry.wrap(owner, name, _patched_method(wrapper))
+
+
+_PATCHED_MODULES: Final[dict[str, Callable[[Any], None]]] = {
+    _CLASS_MODULE: _patch_namespace,
+    _TRAINER_MODULE: _patch_trainer,
+}
+
 for _name in NAMESPACES:
     # Before the import of Lightning nothing is there to patch, and importing it here would cost seconds.
-    wrapt.register_post_import_hook(_patch_namespace, f"{_name}.{_CLASS_MODULE}")
+    for _path, _patch_module in _PATCHED_MODULES.items():
+        wrapt.register_post_import_hook(_patch_module, f"{_name}.{_path}")
 
 
 def unpatched(method: Any) -> Any:
@@ -146,28 +165,31 @@ def unpatched(method: Any) -> Any:
     return method.__wrapped__ if isinstance(method, _BoundMethod) else method
 
 
-def patch(*, strict: bool = False) -> None:
+def patch(*, strict: bool = False, trainer: bool = False) -> None:
     """Patches LightningModule, in ``pytorch_lightning`` and in ``lightning.pytorch``.
 
     It may be called before or after either is imported, and again. Modules that no trial has attached behave as before.
 
     Args:
         strict: Whether what would be warned about raises :class:`StrictModeError` instead.
+        trainer: Whether ``Trainer.fit`` of a script is a trial on Determined, until :func:`unpatch` is called.
 
     Raises:
         PatchError: If a member cannot be patched; nothing is patched then.
     """
-    global _active
+    global _active, _trains_scripts
     with registry.lock:
-        was_active, _active = _active, True
+        before = _active, _trains_scripts
+        _active, _trains_scripts = True, trainer or _trains_scripts
         try:
             with registry.transaction():
                 for name in NAMESPACES:
-                    module = Namespace(name).imported(_CLASS_MODULE)
-                    if module is not None:
-                        _patch_namespace(module)
+                    for path, patch_module in _PATCHED_MODULES.items():
+                        module = Namespace(name).imported(path)
+                        if module is not None:
+                            patch_module(module)
         except BaseException:
-            _active = was_active
+            _active, _trains_scripts = before
             raise
         _warnings.set_strict(strict)
 
@@ -177,9 +199,9 @@ def unpatch() -> None:
 
     An entry that somebody else has patched since is reported with a :class:`PatchWarning` and left in place.
     """
-    global _active
+    global _active, _trains_scripts
     with registry.lock:
-        _active = False
+        _active = _trains_scripts = False
         _warnings.set_strict(False)
         registry.revert()
 
@@ -190,18 +212,19 @@ def is_patched() -> bool:
 
 
 @contextlib.contextmanager
-def patched(*, strict: bool = False) -> Iterator[None]:
+def patched(*, strict: bool = False, trainer: bool = False) -> Iterator[None]:
     """Patches for a ``with`` block; what was in force before is in force after it.
 
     Args:
         strict: As in :func:`patch`.
+        trainer: As in :func:`patch`.
     """
-    was_patched, was_strict = is_patched(), _warnings.is_strict()
-    patch(strict=strict)
+    was_patched, was_strict, trained_scripts = is_patched(), _warnings.is_strict(), _trains_scripts
+    patch(strict=strict, trainer=trainer)
     try:
         yield
     finally:
-        if was_patched:
-            _warnings.set_strict(was_strict)
-        else:
+        if not was_patched or _trains_scripts is not trained_scripts:
             unpatch()
+        if was_patched:
+            patch(strict=was_strict, trainer=trained_scripts)

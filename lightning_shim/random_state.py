@@ -51,3 +51,14 @@ class RandomState:
             "numpy": bool(self.numpy[2] == other.numpy[2] and np.array_equal(self.numpy[1], other.numpy[1])),
             "torch": torch.equal(self.torch_cpu, other.torch_cpu),
         }
+
+
+def seed_generators(seed: int) -> None:
+    """Seeds all generators.
+
+    Args:
+        seed: An integer from 0 to 2**32 - 1.
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from determined import pytorch
@@ -29,6 +29,7 @@ class Reports:
         progress: Where training stands.
         training_collector: Keeps what is logged in training.
         returned_metrics: Knows what is reported of a validation.
+        accumulates: Whether the batch that was trained last has only added to the gradients.
 
     Attributes:
         metrics: The newest value of everything that was reported, by name.
@@ -42,12 +43,15 @@ class Reports:
         progress: Progress,
         training_collector: MetricCollector,
         returned_metrics: ReturnedMetrics,
+        accumulates: Callable[[], bool],
     ) -> None:
         self.metrics: Final[dict[str, float]] = {}
         self._context: Final = context
         self._controller: Final = controller
         self._trainer: Final = trainer
         self._progress: Final = progress
+        self._loggers: Final = trainer.lightning_loggers
+        self._accumulates: Final = accumulates
         self._is_alone: Final = trainer.world_size == 1
         self._training_collector: Final = training_collector
         self._returned_metrics: Final = returned_metrics
@@ -80,7 +84,17 @@ class Reports:
         """
         if self._progress_bar is not None:
             self._progress_bar.advance()
+        if self._loggers.loggers and self._progress.batch_end_is_due and self._is_logging_time():
+            self._loggers.log_metrics(self._training_collector.collect(on_step=True).logged)
         return {} if self._is_alone else {"batches": self._controller.batches_trained + 1}
+
+    def _is_logging_time(self) -> bool:
+        """Tells whether Lightning would give its loggers the values of the step that has been trained last."""
+        optimization = self._trainer.lightning_module.automatic_optimization
+        if optimization and self._accumulates():
+            return False
+        every, steps = self._trainer.log_every_n_steps, self._progress.batches_that_stepped + 1
+        return every > 0 and (steps % every == 0 or self._trainer.should_stop)
 
     def remember(self, metrics: Mapping[str, Any]) -> None:
         """Keeps and shows what has been reported.
@@ -104,6 +118,8 @@ class Reports:
             collector.merge_epoch_values(self._context.distributed.allgather(collector.partial_epoch_values()))
         views = collector.collect(on_step=False)
         self._trainer.views.update(views)
+        # The step has been counted, and Lightning logs an epoch's values under its last one.
+        self._loggers.log_metrics(views.logged, steps_back=1)
         values = {name: float(value) for name, value in views.logged.items()}
         if self._trainer.is_global_zero:
             report_training_metrics(self._context, self._controller.batches_trained, values, self._reported)
@@ -160,6 +176,7 @@ class Reports:
         views = collector.collect(on_step=False, every_dataloader=True)
         if collector is self._trainer.collector:
             self._trainer.views.update(views)
+            self._loggers.log_metrics(views.logged)
         return {name: float(value) for name, value in views.logged.items()}
 
 

@@ -15,7 +15,7 @@ import torch
 from determined import pytorch
 
 from lightning_shim._attachment import FIXED, FIXED_SENTENCE, Attached
-from lightning_shim._lightning import Lightning
+from lightning_shim._lightning import Lightning, loops_state
 from lightning_shim._warnings import (
     IgnoredMemberWarning,
     RefusedMemberError,
@@ -28,6 +28,7 @@ from lightning_shim.former_attributes import OF_TRAINER, FormerAttributes
 from lightning_shim.lightning_checkpoint import LightningCheckpoint
 from lightning_shim.logger import LoggerFacade
 from lightning_shim.logger_connector import LoggerConnectorFacade
+from lightning_shim.loggers import Loggers
 from lightning_shim.members import Support, is_member, member
 from lightning_shim.metrics import MetricCollector, MetricViews
 from lightning_shim.options import TrainerOptions, verify_option
@@ -63,6 +64,7 @@ class TrainerFacade(Attached):
         strategy: Devices, processes and optimizers.
         progress: Where training stands.
         logger: The logger facade.
+        loggers: Lightning's own loggers that run beside it.
         training_collector: Keeps what is logged in training.
         validation_collector: Keeps what is logged in validation.
         schedule: How long Determined trains, and how often it validates and reports.
@@ -78,15 +80,11 @@ class TrainerFacade(Attached):
     """
 
     # What Lightning's Trainer answers when these options are left alone, as they are on Determined.
-    sanity_checking: Final = False
     testing: Final = False
     predicting: Final = False
     barebones: Final = False
     fast_dev_run: Final = False
     overfit_batches: Final = 0.0
-    num_sanity_val_steps: Final = 0
-    min_epochs: Final = 0
-    min_steps: Final = None
     progress_bar_callback: Final = None
     received_sigterm: Final = False
     interrupted: Final = False
@@ -98,6 +96,7 @@ class TrainerFacade(Attached):
         strategy: StrategyFacade,
         progress: Progress,
         logger: LoggerFacade,
+        loggers: Loggers,
         training_collector: MetricCollector,
         validation_collector: MetricCollector,
         schedule: Schedule,
@@ -117,7 +116,9 @@ class TrainerFacade(Attached):
         self._loops: tuple[TrainingLoop, EvaluationLoop] | None = None
         self.views: Final = MetricViews()
         self.strategy: Final = strategy
-        self.logger: LoggerFacade | None = logger
+        self.lightning_loggers: Final = loggers
+        self._loggers: Final = [*loggers.loggers, logger]
+        self.logger: Any = self._loggers[0]
         self.profiler: Final = _NoProfiler()
         self._former_attributes: Final = FormerAttributes()
         self.datamodule: Any = None
@@ -203,6 +204,26 @@ class TrainerFacade(Attached):
         self.state.stage = stages.TRAINING if training else stages.VALIDATING
         self.collector = self._collectors[training]
 
+    def enter_sanity_check(self) -> None:
+        """Says that batches of the validation are tried."""
+        self.state.stage = self._lightning.RunningStage.SANITY_CHECKING
+        self._collector = self._collectors[False]
+
+    def loops_state(self) -> dict[str, Any]:
+        """Says how far the training is, as Lightning's loops do."""
+        return loops_state(self._progress)
+
+    def isolated_random_numbers(self) -> AbstractContextManager[None]:
+        """Gives back the random state after a block, as Lightning does after the sanity check."""
+        return self._lightning.isolate_rng()
+
+    def forget_sanity_check(self) -> None:
+        """Goes on with the training as if nothing had been validated."""
+        self._progress.has_validated = False
+        for view in MetricViews.__slots__:
+            getattr(self.views, view).clear()
+        self.enter_stage(training=True)
+
     def finish(self) -> None:
         """Says that the trial has ended."""
         self.state.status = self._lightning.TrainerStatus.FINISHED
@@ -271,14 +292,25 @@ class TrainerFacade(Attached):
         return bool(self.state.stage == self._lightning.RunningStage.TRAINING)
 
     @property
+    def sanity_checking(self) -> bool:
+        """Whether batches of the validation are tried before training."""
+        return bool(self.state.stage == self._lightning.RunningStage.SANITY_CHECKING)
+
+    @property
+    def num_sanity_val_steps(self) -> int | float:
+        """Batches of each validation loader that are tried before training."""
+        steps = self._options.num_sanity_val_steps
+        return float("inf") if steps == -1 else steps
+
+    @property
     def validating(self) -> bool:
         """Whether validation runs."""
         return bool(self.state.stage == self._lightning.RunningStage.VALIDATING)
 
     @property
     def evaluating(self) -> bool:
-        """Whether validation runs."""
-        return self.validating
+        """Whether validation runs, or is tried."""
+        return self.validating or self.sanity_checking
 
     # The length.
 
@@ -327,6 +359,26 @@ class TrainerFacade(Attached):
         period = self._schedule.validation_period
         return period.value if isinstance(period, pytorch.Epoch) else None
 
+    @property
+    def min_epochs(self) -> int | None:
+        """Epochs before which nobody stops the training early."""
+        return self._options.min_epochs
+
+    @property
+    def min_steps(self) -> int | None:
+        """Optimizer steps before which nobody stops the training early."""
+        return self._options.min_steps
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether somebody has asked to stop, and the training has been as long as it has to be."""
+        if not self.should_stop:
+            return False
+        progress = self._progress
+        # As in Lightning, an epoch counts when its last batch has been trained.
+        epochs = progress.current_epoch + (progress.epoch_is_running and progress.is_last_batch)
+        return epochs >= (self.min_epochs or 0) and self.global_step >= (self.min_steps or 0)
+
     # Data.
 
     @property
@@ -361,8 +413,8 @@ class TrainerFacade(Attached):
 
     @property
     def num_sanity_val_batches(self) -> list[int | float]:
-        """Zeros: there is no sanity check."""
-        return [0 for _ in self.num_val_batches]
+        """The number of batches of each validation loader that are tried before training."""
+        return [min(self.num_sanity_val_steps, batches) for batches in self.num_val_batches]
 
     @property
     def train_dataloader(self) -> Any:
@@ -534,19 +586,27 @@ class TrainerFacade(Attached):
         return {name: float(value) for name, value in self.current_views().progress_bar.items()}
 
     @property
-    def loggers(self) -> list[LoggerFacade]:
-        """The logger, in a list."""
+    def loggers(self) -> list[Any]:
+        """Lightning's own loggers, if there are some, and the stand-in; what was set as the logger instead of them."""
+        if self.logger is self._loggers[0]:
+            return list(self._loggers)
         return [] if self.logger is None else [self.logger]
 
     @property
     def log_dir(self) -> str | None:
         """The folder of the TensorBoard files, the same on all processes."""
-        return self.strategy.broadcast(None if self.logger is None else self.logger.log_dir)
+        logger: Any = self.logger
+        if logger is None:
+            return str(self.strategy.broadcast(self.default_root_dir))
+        is_folder_of_a_run = isinstance(logger, (self._lightning.TensorBoardLogger, self._lightning.CSVLogger))
+        folder: str | None = self.strategy.broadcast(logger.log_dir if is_folder_of_a_run else logger.save_dir)
+        return folder
 
     @property
     def default_root_dir(self) -> str:
-        """The working directory, as in Lightning when nothing else is said."""
-        return os.getcwd()
+        """The folder that was given, or the working directory, as in Lightning."""
+        given = self._options.default_root_dir
+        return os.getcwd() if given is None else os.path.normpath(os.path.expanduser(given))
 
     @property
     def checkpoint_callback(self) -> Any:

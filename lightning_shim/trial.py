@@ -25,6 +25,7 @@ from lightning_shim.hooks import Hooks
 from lightning_shim.hyperparameters import HyperparameterBuilder, warn_about_global_batch_size
 from lightning_shim.lightning_checkpoint import LightningCheckpoint
 from lightning_shim.logger import LoggerFacade
+from lightning_shim.loggers import Loggers
 from lightning_shim.metrics import MetricCollector
 from lightning_shim.optimization import Optimization
 from lightning_shim.options import TrainerOptions
@@ -84,6 +85,11 @@ class LightningTrial(pytorch.PyTorchTrial):
         sync_batchnorm: Whether several processes take mean and variance of a batch over all of them.
         find_unused_parameters: Whether several processes look for parameters that have no part in a loss, as
             ``strategy="ddp_find_unused_parameters_true"`` of Lightning's Trainer. Optimizers that are toggled need it.
+        logger: A logger of Lightning's that runs beside Determined's, or a list of them.
+        num_sanity_val_steps: Batches of each validation loader that are tried before training; -1 for all of them.
+        min_epochs: Epochs before which nobody stops the training early.
+        min_steps: Optimizer steps before which nobody stops the training early.
+        default_root_dir: Where callbacks write files by default; the working directory if nothing is said.
         ckpt_path: A checkpoint of Lightning's to start from. A trial that continues after a pause goes on from its own.
 
     Attributes:
@@ -98,6 +104,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         RefusedMemberError: If the module relies on a hook that Determined has no counterpart for.
     """
 
+    trainer: TrainerFacade
     _hooks: Hooks
     _strategy: StrategyFacade
     _reports: Reports
@@ -127,6 +134,11 @@ class LightningTrial(pytorch.PyTorchTrial):
         use_distributed_sampler: bool = True,
         sync_batchnorm: bool = False,
         find_unused_parameters: bool = False,
+        logger: Any = None,
+        num_sanity_val_steps: int = 0,
+        min_epochs: int | None = None,
+        min_steps: int | None = None,
+        default_root_dir: str | os.PathLike[str] | None = None,
         ckpt_path: str | os.PathLike[str] | None = None,
     ) -> None:
         if not is_patched():
@@ -164,17 +176,28 @@ class LightningTrial(pytorch.PyTorchTrial):
                 use_distributed_sampler=use_distributed_sampler,
                 sync_batchnorm=sync_batchnorm,
                 find_unused_parameters=find_unused_parameters,
+                num_sanity_val_steps=num_sanity_val_steps,
+                min_epochs=min_epochs,
+                min_steps=min_steps,
+                default_root_dir=default_root_dir,
             )
             verify_manual_optimization(self.module, options)
             self._make_parts(
-                options, Precision(precision, context.device), callbacks or [], train_dataloaders, val_dataloaders
+                options,
+                Precision(precision, context.device),
+                _as_list(logger),
+                _as_list(callbacks),
+                train_dataloaders,
+                val_dataloaders,
             )
             context.experimental.disable_dataset_reproducibility_checks()
             context.experimental.disable_auto_to_device()
             with self._hooks.telling_of_errors():
+                self.trainer.lightning_loggers.start()
                 prepare_module(
                     self._lightning, context, self.module, self.datamodule, self._hooks, self._strategy, options
                 )
+                self.trainer.lightning_loggers.log_hyperparams(self.module, self.datamodule)
 
     def build_module(self) -> Any:
         """Gives the LightningModule; override it in a subclass.
@@ -230,11 +253,15 @@ class LightningTrial(pytorch.PyTorchTrial):
             builder.warn_about_unused()
         return unwrapped(built[0]), built[1]
 
+    def _make_trainer(self, *parts: Any) -> TrainerFacade:
+        return TrainerFacade(*parts)
+
     def _make_parts(
         self,
         options: TrainerOptions,
         precision: Precision,
-        callbacks: Any,
+        loggers: list[Any],
+        callbacks: list[Any],
         train_dataloaders: Any,
         val_dataloaders: Any,
     ) -> None:
@@ -252,18 +279,19 @@ class LightningTrial(pytorch.PyTorchTrial):
             for training in (True, False, False)
         )
         returned_metrics = ReturnedMetrics(validation_collector, returned_collector)
-        trainer = self.trainer = TrainerFacade(
+        trainer = self.trainer = self._make_trainer(
             lightning,
             options,
             strategy,
             progress,
             LoggerFacade(lightning, context, strategy.is_global_zero),
+            Loggers(lightning, loggers, progress),
             training_collector,
             validation_collector,
             self._schedule,
             self._ckpt_path,
         )
-        trainer.attach(module, datamodule, list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks])
+        trainer.attach(module, datamodule, callbacks)
         trainer.callbacks = usable_callbacks(lightning, trainer.callbacks)
         for callback in trainer.callbacks:
             # As Lightning's Trainer, so that callbacks log as the module does.
@@ -301,6 +329,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             progress,
             training_collector,
             returned_metrics,
+            lambda: self._training_loop.accumulates_gradients,
         )
         optimization = FormerOptimization if needs_former_optimization(module) else Optimization
         self._training_loop = TrainingLoop(
@@ -356,7 +385,7 @@ class LightningTrial(pytorch.PyTorchTrial):
 
     def _stops_at_once(self) -> bool:
         # Several processes agree first, when Determined reports: one that stopped alone would leave the others waiting.
-        return self.trainer.should_stop and self.trainer.world_size == 1
+        return self.trainer.stops_early and self.trainer.world_size == 1
 
     def _names_of_submodules(self) -> dict[int, str]:
         return {id(submodule): name for name, submodule in self.module.named_modules()}
@@ -402,6 +431,11 @@ class LightningTrial(pytorch.PyTorchTrial):
     # What the user may ask.
 
     @property
+    def is_complete(self) -> bool:
+        """Whether the training has ended; otherwise it is paused, and goes on in another process."""
+        return self.controller.is_complete or self.context.get_stop_requested()
+
+    @property
     def metrics(self) -> dict[str, float]:
         """The newest value of everything that was reported, by name."""
         return dict(self._reports.metrics)
@@ -427,6 +461,12 @@ class LightningTrial(pytorch.PyTorchTrial):
     def hide_progress(self) -> None:
         """Closes the progress bar if there is one."""
         self._reports.hide_progress()
+
+
+def _as_list(given: Any) -> list[Any]:
+    if given is None:
+        return []
+    return list(given) if isinstance(given, (list, tuple)) else [given]
 
 
 # Where users find it. Determined's load_trial_from_checkpoint_path drops the module that a trial's class names and

@@ -1,0 +1,66 @@
+"""The patches of Lightning's ``Trainer``, by which a script's own ``fit`` is a trial on Determined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from lightning_shim._warnings import ConfigurationError, DifferenceWarning, caller_location, warn_at_caller
+from lightning_shim.members import Support
+from lightning_shim.trainer_arguments import ARGUMENTS
+
+Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
+
+_GIVEN: Final = "_lightning_shim_arguments"
+
+_OF_ONE_PROCESS: Final[dict[str, Any]] = {"strategy": "auto", "num_nodes": 1, "sync_batchnorm": False}
+"""What the script's own Trainer is built with, since it validates and tests in the trial's own process."""
+
+_STRATEGIES: Final = ("auto", "ddp", "single_device")
+"""Names, or beginnings of names, of what trains as one process per slot."""
+
+
+def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from lightning_shim import _determined
+
+    given = dict(kwargs)
+    _verify(given)
+    vars(instance)[_GIVEN] = given
+    logger = given.get("logger")
+    own = {
+        **given,
+        **_OF_ONE_PROCESS,
+        "accelerator": _determined.accelerator(),
+        "devices": _determined.devices(),
+        # Determined takes the place of the default one.
+        "logger": False if logger is None or logger is True else logger,
+    }
+    return wrapped(*args, **own)
+
+
+def _verify(given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        row = ARGUMENTS.get(name)
+        # Lightning itself says what is no argument.
+        if row is None or value in (None, False, "auto", 0) or (isinstance(value, list) and not value):
+            continue
+        if row.support is Support.REFUSED:
+            raise ConfigurationError(f"{caller_location()}: Trainer({name}={value!r}) is refused: {row.sentence}")
+        if name == "strategy" and not _trains_alike(value):
+            raise ConfigurationError(f"{caller_location()}: Trainer(strategy={value!r}) is refused: {row.sentence}")
+        if row.support is Support.IGNORED and not (name in ("devices", "num_nodes") and value == 1):
+            warn_at_caller(f"Trainer({name}={value!r}) is ignored: {row.sentence}", DifferenceWarning)
+
+
+def _trains_alike(strategy: Any) -> bool:
+    return isinstance(strategy, str) and strategy.startswith(_STRATEGIES)
+
+
+def _fit(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from lightning_shim.script_fit import arguments_of, fit_script
+
+    return fit_script(instance, **arguments_of(wrapped, args, kwargs))
+
+
+TRAINER_METHODS: Final[dict[str, Wrapper]] = {"__init__": _init, "fit": _fit}
+"""By the name of the method of Trainer."""

@@ -1,0 +1,90 @@
+"""Scripts as users of Lightning write them have the same results by ``python`` and by ``run``."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.parity.oracle import assert_same
+
+SCRIPTS = Path(__file__).parent / "scripts"
+RUN = ("-m", "lightning_shim", "run")
+
+
+def execute(folder: Path, *command: str, exit_code: int = 0) -> str:
+    """Runs Python in a folder of its own, and returns what it has printed."""
+    folder.mkdir()
+    environment = {**os.environ, "XDG_DATA_HOME": str(folder / "data"), "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert process.returncode == exit_code, process.stdout + process.stderr
+    return process.stdout + process.stderr
+
+
+def results(folder: Path, script: str, *arguments: str) -> tuple[Any, Any]:
+    """Runs a script both ways, and returns what it has saved."""
+    execute(folder / "lightning", str(SCRIPTS / script), *arguments)
+    execute(folder / "determined", *RUN, str(SCRIPTS / script), *arguments)
+    expected, actual = (
+        torch.load(folder / side / "results.pt", weights_only=False) for side in ("lightning", "determined")
+    )
+    return actual, expected
+
+
+def logged(folder: Path) -> list[dict[str, str]]:
+    with (folder / "logs" / "csv" / "version_0" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_plain(tmp_path: Path) -> None:
+    assert_same(*results(tmp_path, "plain.py"))
+    ours, theirs = (
+        torch.load(tmp_path / side / "final.ckpt", weights_only=False) for side in ("determined", "lightning")
+    )
+    for name in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "hyper_parameters"):
+        assert_same(ours[name], theirs[name], name)
+    assert not (tmp_path / "determined" / "lightning_logs").exists()
+
+
+def test_callbacks_and_loggers(tmp_path: Path) -> None:
+    actual, expected = results(tmp_path, "loggers.py", "5")
+    assert_same(actual, expected)
+    assert 2 <= expected["epoch"] < 6
+    assert logged(tmp_path / "determined") == logged(tmp_path / "lightning")
+    assert list((tmp_path / "determined" / "logs" / "board" / "version_0").glob("events.*"))
+
+
+def test_gan(tmp_path: Path) -> None:
+    actual, expected = results(tmp_path, "gan.py")
+    assert_same(actual, expected)
+    assert expected["step"] == 22
+
+
+@pytest.mark.parametrize("ending", ["raise ValueError('mine')", "import sys; sys.exit(3)"])
+def test_script_ends_as_its_own(tmp_path: Path, ending: str) -> None:
+    script = tmp_path / "ends.py"
+    script.write_text(f"import sys\nprint(sys.argv, sys.path[0], __name__)\n{ending}\n")
+    exit_code = 1 if "mine" in ending else 3
+    plain = execute(tmp_path / "plain", str(script), "-x", "--help", exit_code=exit_code)
+    assert execute(tmp_path / "run", *RUN, str(script), "-x", "--help", exit_code=exit_code) == plain
+
+
+def test_script_that_is_not_there(tmp_path: Path) -> None:
+    assert "there is no file no.py" in execute(tmp_path / "run", *RUN, "no.py", exit_code=2)
+
+
+@pytest.mark.parametrize("argument", ["strategy='fsdp'", "overfit_batches=2", "barebones=True"])
+def test_refused(tmp_path: Path, argument: str) -> None:
+    script = tmp_path / "refused.py"
+    script.write_text(f"import pytorch_lightning as pl\n\npl.Trainer({argument})\n")
+    output = execute(tmp_path / "run", *RUN, str(script), exit_code=1)
+    assert f"{script}:3: Trainer({argument}" in output
+    assert "is refused: " in output
