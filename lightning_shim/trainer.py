@@ -207,7 +207,7 @@ class TrainerFacade(Attached):
     def enter_sanity_check(self) -> None:
         """Says that batches of the validation are tried."""
         self.state.stage = self._lightning.RunningStage.SANITY_CHECKING
-        self._collector = self._collectors[False]
+        self.collector = self._collectors[False]
 
     def loops_state(self) -> dict[str, Any]:
         """Says how far the training is, as Lightning's loops do."""
