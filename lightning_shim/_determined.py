@@ -6,9 +6,9 @@
 - ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` calls with the model alone.
 - ``PyTorchTrialContext._tbd_writer``, ``_current_batch_idx`` and ``_epoch_len``.
 - ``_PyTorchTrialController.run``, ``_run``, ``_load``, ``_save``, ``_checkpoint``, ``_train_with_boundaries``,
-  ``_train_batch``, ``_step_batch``, ``_on_epoch_start``, ``is_chief``, ``test_mode``, ``state``, ``start_from_batch``,
-  ``training_iterator``, ``training_enumerator``, ``local_training``, the periods, ``max_length``: the loop itself. It
-  is repaired for our trials only; see :func:`repair_controller`.
+  ``_train_batch``, ``_step_batch``, ``_on_epoch_start``, ``_validation_is_current``, ``is_chief``, ``test_mode``,
+  ``state``, ``start_from_batch``, ``training_iterator``, ``training_enumerator``, ``local_training``, the periods,
+  ``max_length``: the loop itself. It is repaired for our trials only; see :func:`repair_controller`.
 - ``_DistributedBackend``: how ``determined.launch`` has said what synchronises the processes.
 - ``_core.checkpoint._storage_manager``: where checkpoints lie off-cluster.
 """
@@ -66,6 +66,7 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
     - Off-cluster, what has been written of a checkpoint stays on the disk if an error comes in between. It is removed,
       and an error of the disk says which checkpoint is complete.
     - Off-cluster the loop counts batches from zero after it has loaded a checkpoint, so that it trains too long.
+    - It validates once more at the end of the training, also where the script of a user has no validation.
     - It has no way to end before the first batch, when a hook has asked to stop.
     - For each batch it asks every period whether it has ended, and measures times that it tells nobody; that costs as
       much as a fifth of a small model's step. It looks at the periods when one may have ended.
@@ -207,6 +208,11 @@ def _checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs:
         raise
 
 
+def _validation_is_current(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+    controlled: Controller = controller.trial.controller
+    return wrapped(*args, **kwargs) or not (controlled.validates_at_the_end or controlled.validation_is_reached)
+
+
 _REPAIRS: Final[dict[str, Wrapper]] = {
     "run": _run,
     "_run": _run_unless_skipped,
@@ -214,6 +220,7 @@ _REPAIRS: Final[dict[str, Wrapper]] = {
     "_load": _load,
     "_save": _save,
     "_checkpoint": _checkpoint,
+    "_validation_is_current": _validation_is_current,
 }
 """By the name of the method of ``_PyTorchTrialController``, what is called in its place."""
 
@@ -263,6 +270,7 @@ class Controller:
         pauses: Whether the loop is asked to fetch no further batch before it has looked at its periods.
         skips_training: Whether the loop ends before its first batch.
         is_running: Whether the loop trains; its length is then fixed.
+        validates_at_the_end: Whether the loop validates what was trained last, if no period ends with it.
         checkpoint_folder: The folder that a checkpoint is loaded from, while it is.
         written_folder: The folder that a checkpoint is written to, off-cluster, or was at last.
     """
@@ -276,6 +284,7 @@ class Controller:
         self.pauses = False
         self.skips_training = False
         self.is_running = False
+        self.validates_at_the_end = True
         self.checkpoint_folder: pathlib.Path | None = None
         self.written_folder: pathlib.Path | None = None
 
@@ -397,15 +406,21 @@ class Controller:
         return bool(period.should_stop(state.batches_trained))
 
     @property
+    def validation_is_reached(self) -> bool:
+        """Whether the loop has found that the validation period ends with the batch that was trained last."""
+        kind = pytorch._TrainBoundaryType.VALIDATE
+        return any(boundary.limit_reached and boundary.step_type is kind for boundary in self._boundaries)
+
+    @property
     def will_validate(self) -> bool:
         """Whether the validation period ends with the batch that was trained last, and the validation is to come.
 
         Determined's additional validation at the end of the training does not count: Lightning has none there.
         """
         loop, state = self._controller, self._controller.state
-        if loop._validation_is_current():
+        if state.last_val == state.batches_trained:
             return False
-        if any(b.limit_reached and b.step_type is pytorch._TrainBoundaryType.VALIDATE for b in self._boundaries):
+        if self.validation_is_reached:
             return True
         period = loop.validation_period
         if isinstance(period, pytorch.Batch):

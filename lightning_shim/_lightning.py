@@ -16,6 +16,7 @@ The private names that this package relies on are named here, in :mod:`lightning
 - ``trainer.connectors.data_connector._replace_dunder_methods``, ``_get_distributed_sampler``, and
   ``utilities.data._update_dataloader``, ``_is_dataloader_shuffled``: how loaders are shared by several processes.
 - ``DistributedSamplerWrapper.dataset``, and the ``_sampler`` of that: the sampler whose indices it shares out.
+- ``core.mixins.hparams_mixin._given_hyperparameters``: what LightningCLI has ``save_hyperparameters`` save.
 - ``core.optimizer._MockOptimizer``: what hooks and ``self.optimizers()`` get if ``configure_optimizers`` returns None.
 """
 
@@ -46,6 +47,7 @@ __all__ = [
     "apply_to_collection",
     "batches_of",
     "call_after_step",
+    "given_hyperparameters",
     "hyperparameters_name",
     "is_overridden",
     "lightning_of",
@@ -178,6 +180,23 @@ def lightning_of(instance: Any) -> Lightning:
 def original(module: Any) -> Any:
     """Returns the module that ``torch.compile`` was given, as it is; anything else is returned itself."""
     return getattr(module, "_orig_mod", module)
+
+
+@contextmanager
+def given_hyperparameters(owner: Any, overriding: dict[str, Any]) -> Iterator[None]:
+    """Has ``save_hyperparameters`` save other values, where LightningCLI says which; otherwise they are in the call.
+
+    Args:
+        owner: The module or data module that is being made.
+        overriding: The values by name.
+    """
+    variable = namespace_of(owner).module("core.mixins.hparams_mixin")._given_hyperparameters
+    given = variable.get()
+    token = variable.set(None if given is None else {**given, **overriding})
+    try:
+        yield
+    finally:
+        variable.reset(token)
 
 
 def unwrapped(module: Any) -> Any:

@@ -87,6 +87,8 @@ FRAMEWORK_PACKAGES = frozenset(
         "wrapt",
         "contextlib",
         "functools",
+        # Calls the classes that a LightningCLI script names.
+        "jsonargparse",
     }
 )
 _RANK_VARIABLES = ("RANK", "HOROVOD_RANK", "OMPI_COMM_WORLD_RANK")

@@ -19,12 +19,14 @@ from lightning_shim._registry import PatchRegistry
 from lightning_shim._versions import NAMESPACES, Namespace
 from lightning_shim.former_arguments import PASSED_ON, without_former_arguments
 from lightning_shim.script import TRAINER_METHODS
+from lightning_shim.script_hyperparameters import Constructor, is_users_constructor
 
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 
 _CLASS_MODULE: Final = "core.module"
 _CLASS_NAME: Final = "LightningModule"
 _TRAINER_MODULE: Final = "trainer.trainer"
+_DATA_MODULE: Final = "core.datamodule"
 
 
 def _log(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -142,14 +144,50 @@ def _patch_trainer(module: Any) -> None:
                     registry.wrap(owner, name, _patched_method(wrapper))
 
 
-_PATCHED_MODULES: Final[dict[str, Callable[[Any], None]]] = {
-    _CLASS_MODULE: _patch_namespace,
-    _TRAINER_MODULE: _patch_trainer,
-}
+def _patch_constructors(class_name: str) -> Callable[[Any], None]:
+    """Patches the constructors of the user's classes, those to come included, if scripts are to be trained."""
+
+    def patch_module(module: Any) -> None:
+        with registry.lock:
+            owner = getattr(module, class_name, None)
+            if _trains_scripts and owner is not None:
+                with registry.transaction():
+                    registry.wrap(owner, "__init_subclass__", lambda present: _init_subclass_of(owner))
+                    for subclass in _subclasses(owner):
+                        _patch_constructor(subclass)
+
+    return patch_module
+
+
+def _init_subclass_of(owner: type[Any]) -> classmethod[Any, Any, None]:
+    def init_subclass(cls: type[Any], /, **kwargs: Any) -> None:
+        super(owner, cls).__init_subclass__(**kwargs)
+        _patch_constructor(cls)
+
+    return classmethod(init_subclass)
+
+
+def _subclasses(owner: type[Any]) -> Iterator[type[Any]]:
+    for subclass in owner.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def _patch_constructor(owner: type[Any]) -> None:
+    if is_users_constructor(owner):
+        registry.wrap(owner, "__init__", Constructor)
+
+
+_PATCHED_MODULES: Final[tuple[tuple[str, Callable[[Any], None]], ...]] = (
+    (_CLASS_MODULE, _patch_namespace),
+    (_CLASS_MODULE, _patch_constructors(_CLASS_NAME)),
+    (_DATA_MODULE, _patch_constructors("LightningDataModule")),
+    (_TRAINER_MODULE, _patch_trainer),
+)
 
 for _name in NAMESPACES:
     # Before the import of Lightning nothing is there to patch, and importing it here would cost seconds.
-    for _path, _patch_module in _PATCHED_MODULES.items():
+    for _path, _patch_module in _PATCHED_MODULES:
         wrapt.register_post_import_hook(_patch_module, f"{_name}.{_path}")
 
 
@@ -184,7 +222,7 @@ def patch(*, strict: bool = False, trainer: bool = False) -> None:
         try:
             with registry.transaction():
                 for name in NAMESPACES:
-                    for path, patch_module in _PATCHED_MODULES.items():
+                    for path, patch_module in _PATCHED_MODULES:
                         module = Namespace(name).imported(path)
                         if module is not None:
                             patch_module(module)

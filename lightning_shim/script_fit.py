@@ -11,9 +11,11 @@ from determined import pytorch
 
 from lightning_shim import _determined
 from lightning_shim._lightning import fitted, lightning_of, resolved_checkpoint, uses_time_interval
-from lightning_shim._warnings import ConfigurationError, caller_location
+from lightning_shim._warnings import ConfigurationError, HyperparameterWarning, caller_location, warn_at_caller
+from lightning_shim.hyperparameters import DETERMINED_HYPERPARAMETERS
 from lightning_shim.launch import run_trial
 from lightning_shim.random_state import RandomState
+from lightning_shim.script_hyperparameters import untaken_hyperparameters
 from lightning_shim.script_trial import ScriptTrial
 
 GIVEN: Final = "_lightning_shim_arguments"
@@ -58,6 +60,7 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     global _has_run_on_cluster
     given = vars(trainer)[GIVEN]
     _verify(trainer)
+    _warn_about_hyperparameters()
     lightning = lightning_of(model)
     options: dict[str, Any] = {name: getattr(trainer, name) for name in _SAME_NAMES}
     options |= {name: given[name] for name in _AS_GIVEN if name in given}
@@ -98,6 +101,16 @@ def _verify(trainer: Any) -> None:
         problem = "Trainer(val_check_interval=...) is refused as a time: give batches, or a fraction of an epoch."
     if problem is not None:
         raise ConfigurationError(f"{caller_location()}: {problem}")
+
+
+def _warn_about_hyperparameters() -> None:
+    untaken = [name for name in untaken_hyperparameters() if name not in DETERMINED_HYPERPARAMETERS]
+    if untaken:
+        warn_at_caller(
+            f"The hyperparameters {', '.join(untaken)} have no effect, unless the script reads them by itself: no "
+            "LightningModule or LightningDataModule that it has made has a parameter of that name.",
+            HyperparameterWarning,
+        )
 
 
 def arguments_of(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -121,6 +121,7 @@ class ScriptTrial(LightningTrial):
         random_state.restore()
         self._users_trainer: Final = users_trainer
         super().__init__(context, module, **options)
+        self.controller.validates_at_the_end = False
 
     def _make_trainer(self, *parts: Any) -> ScriptTrainer:
         trainer = ScriptTrainer(*parts)
