@@ -336,7 +336,7 @@ class TrainerFacade(Attached):
         return epochs * self._steps_of_an_epoch(accumulate) + rest // accumulate
 
     @property
-    def estimated_stepping_batches(self) -> int:
+    def estimated_stepping_batches(self) -> int | float:
         """The number of optimizer steps of the whole training, from the length and the loaders."""
         assert self._loops is not None
         self._loops[0].set_up()
@@ -360,9 +360,10 @@ class TrainerFacade(Attached):
         return period.value if isinstance(period, pytorch.Epoch) else None
 
     @property
-    def min_epochs(self) -> int | None:
-        """Epochs before which nobody stops the training early."""
-        return self._options.min_epochs
+    def min_epochs(self) -> int:
+        """Epochs before which nobody stops the training early; as in Lightning one if there is a least of steps."""
+        epochs, steps = self._options.min_epochs, self._options.min_steps
+        return epochs if epochs is not None else 0 if steps is None else 1
 
     @property
     def min_steps(self) -> int | None:
@@ -377,7 +378,7 @@ class TrainerFacade(Attached):
         progress = self._progress
         # As in Lightning, an epoch counts when its last batch has been trained.
         epochs = progress.current_epoch + (progress.epoch_is_running and progress.is_last_batch)
-        return epochs >= (self.min_epochs or 0) and self.global_step >= (self.min_steps or 0)
+        return epochs >= self.min_epochs and self.global_step >= (self.min_steps or 0)
 
     # Data.
 
