@@ -6,9 +6,10 @@
 - ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` calls with the model alone.
 - ``PyTorchTrialContext._tbd_writer``, ``_current_batch_idx`` and ``_epoch_len``.
 - ``_PyTorchTrialController.run``, ``_run``, ``_load``, ``_save``, ``_checkpoint``, ``_train_with_boundaries``,
-  ``_train_batch``, ``_step_batch``, ``_on_epoch_start``, ``_validation_is_current``, ``is_chief``, ``test_mode``,
-  ``state``, ``start_from_batch``, ``training_iterator``, ``training_enumerator``, ``local_training``, the periods,
-  ``max_length``: the loop itself. It is repaired for our trials only; see :func:`repair_controller`.
+  ``_train_batch``, ``_step_batch``, ``_on_epoch_start``, ``_validation_is_current``, ``_steps_until_complete``,
+  ``is_chief``, ``test_mode``, ``state``, ``start_from_batch``, ``training_iterator``, ``training_enumerator``,
+  ``local_training``, the periods, ``max_length``: the loop itself. It is repaired for our trials only; see
+  :func:`repair_controller`.
 - ``_DistributedBackend``: how ``determined.launch`` has said what synchronises the processes.
 - ``_core.checkpoint._storage_manager``: where checkpoints lie off-cluster.
 """
@@ -51,6 +52,10 @@ class ControlledTrial(Protocol):
     def checkpoint_path(self) -> pathlib.Path | str | None:
         """The newest checkpoint."""
 
+    @property
+    def has_taken_all_steps(self) -> bool:
+        """Whether the training ends before its length has been trained."""
+
     def gather_checkpoint(self) -> None:
         """Called on all processes before the chief writes a checkpoint."""
 
@@ -67,6 +72,7 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
       and an error of the disk says which checkpoint is complete.
     - Off-cluster the loop counts batches from zero after it has loaded a checkpoint, so that it trains too long.
     - It validates once more at the end of the training, also where the script of a user has no validation.
+    - It counts batches, where the script of a user may say how many optimizer steps there are.
     - It has no way to end before the first batch, when a hook has asked to stop.
     - For each batch it asks every period whether it has ended, and measures times that it tells nobody; that costs as
       much as a fifth of a small model's step. It looks at the periods when one may have ended.
@@ -213,6 +219,10 @@ def _validation_is_current(wrapped: Callable[..., Any], controller: Any, args: A
     return wrapped(*args, **kwargs) or not (controlled.validates_at_the_end or controlled.validation_is_reached)
 
 
+def _steps_until_complete(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+    return 0 if controller.trial.has_taken_all_steps else wrapped(*args, **kwargs)
+
+
 _REPAIRS: Final[dict[str, Wrapper]] = {
     "run": _run,
     "_run": _run_unless_skipped,
@@ -221,6 +231,7 @@ _REPAIRS: Final[dict[str, Wrapper]] = {
     "_save": _save,
     "_checkpoint": _checkpoint,
     "_validation_is_current": _validation_is_current,
+    "_steps_until_complete": _steps_until_complete,
 }
 """By the name of the method of ``_PyTorchTrialController``, what is called in its place."""
 

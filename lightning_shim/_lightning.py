@@ -47,6 +47,7 @@ __all__ = [
     "apply_to_collection",
     "batches_of",
     "call_after_step",
+    "fitted",
     "given_hyperparameters",
     "hyperparameters_name",
     "is_overridden",
@@ -59,9 +60,12 @@ __all__ = [
     "progress_of_loops",
     "request_loaders",
     "reset_seed",
+    "resolved_checkpoint",
+    "set_loop_limits",
     "shared_sampler",
     "transferred_example",
     "unwrapped",
+    "uses_time_interval",
     "visits_loaders_in_turn",
     "with_distributed_sampler",
 ]
@@ -83,6 +87,7 @@ class Lightning:
     ModelCheckpoint: type
     EarlyStopping: type
     StochasticWeightAveraging: type
+    GradientAccumulationScheduler: type
     ProgressBar: type
     TensorBoardLogger: type
     CSVLogger: type
@@ -129,6 +134,7 @@ def _parts(namespace: Namespace) -> Lightning:
         ModelCheckpoint=callbacks.ModelCheckpoint,
         EarlyStopping=callbacks.EarlyStopping,
         StochasticWeightAveraging=callbacks.StochasticWeightAveraging,
+        GradientAccumulationScheduler=callbacks.GradientAccumulationScheduler,
         ProgressBar=callbacks.ProgressBar,
         migrate_checkpoint=namespace.module("utilities.migration").migrate_checkpoint,
         TensorBoardLogger=loggers.TensorBoardLogger,
@@ -496,7 +502,16 @@ def uses_time_interval(trainer: Any) -> bool:
     return trainer._val_check_time_interval is not None
 
 
-def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any) -> None:
+def set_loop_limits(trainer: Any) -> None:
+    """Gives a Trainer the limits of its training where the user has said nothing, as its private ``_run`` does."""
+    parse = namespace_of(trainer).module("loops.utilities")._parse_loop_limits
+    loop = trainer.fit_loop
+    loop.min_epochs, loop.max_epochs = parse(
+        trainer.min_steps, trainer.max_steps, trainer.min_epochs, trainer.max_epochs, trainer
+    )
+
+
+def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any, loaders: tuple[Any, Any]) -> None:
     """Gives a Trainer what it would have after ``fit``.
 
     Its loops, its strategy and the private connectors of data and loggers keep what its attributes tell.
@@ -506,22 +521,38 @@ def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any) -> None:
         stand_in: What the module had as its trainer.
         module: The module that was trained.
         datamodule: The LightningDataModule, if there is one.
+        loaders: The CombinedLoaders of training and of validation, None where nobody has asked for loaders.
     """
     trainer.state.fn = stand_in.state.fn
     trainer.state.status, trainer.state.stage = stand_in.state.status, stand_in.state.stage
     trainer.should_stop = stand_in.should_stop
-    bars = [callback for callback in trainer.callbacks if callback not in stand_in.callbacks]
-    trainer.callbacks = trainer._callback_connector._reorder_callbacks([*bars, *stand_in.callbacks])
+    bar_class: Any = _parts(namespace_of(trainer)).ProgressBar
+    kept = [each for each in trainer.callbacks if each in stand_in.callbacks or isinstance(each, bar_class)]
+    added = [each for each in stand_in.callbacks if each not in kept]
+    trainer.callbacks = trainer._callback_connector._reorder_callbacks([*kept, *added])
     trainer._data_connector.attach_data(module, datamodule=datamodule)
-    trainer.fit_loop.load_state_dict(stand_in.loops_state()["fit_loop"])
-    trainer.fit_loop.max_epochs = stand_in.max_epochs
-    trainer.fit_loop.restarting = False
+    _fitted_loops(trainer, stand_in, *loaders)
     trainer.strategy.connect(module)
     trainer.strategy.optimizers = stand_in.optimizers
     trainer.strategy.lr_scheduler_configs = stand_in.lr_scheduler_configs
     connector, views = trainer._logger_connector, stand_in.current_views()
     connector._callback_metrics = dict(views.callback)
     connector._logged_metrics = dict(views.logged)
-    connector._progress_bar_metrics = dict(views.progress_bar)
+    connector._progress_bar_metrics = stand_in.progress_bar_metrics
     connector.teardown()
     trainer.strategy.teardown()
+
+
+def _fitted_loops(trainer: Any, stand_in: Any, training_loader: Any, validation_loader: Any) -> None:
+    fit_loop = trainer.fit_loop
+    fit_loop.load_state_dict(stand_in.loops_state()["fit_loop"])
+    fit_loop.restarting = False
+    if training_loader is not None:
+        fit_loop._combined_loader = training_loader
+        fit_loop.max_batches = stand_in.num_training_batches
+        fit_loop._last_train_dl_reload_epoch = stand_in.current_epoch
+        trainer.val_check_batch = stand_in.val_check_batch
+    if validation_loader is not None:
+        validation_loop = fit_loop.epoch_loop.val_loop
+        validation_loop._combined_loader = validation_loader
+        validation_loop._max_batches = stand_in.num_val_batches

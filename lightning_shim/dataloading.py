@@ -103,6 +103,11 @@ class DataSource:
         return self._combined is not None
 
     @property
+    def combined(self) -> Any:
+        """Lightning's CombinedLoader of them; None before they have been asked for."""
+        return self._combined
+
+    @property
     def loaders(self) -> Any:
         """The user's loader or loaders, or None before they have been asked for."""
         return None if self._combined is None else self._combined.iterables

@@ -66,9 +66,11 @@ class TrainerOptions:
             options[name] = 1.0 if options[name] is None else options[name]
         algorithm = options["gradient_clip_algorithm"]
         if algorithm is not None:
-            if not algorithms.supported_type(str(algorithm).lower()):
+            # It may be a member of the enumeration already, which is a string as well.
+            name = algorithm.lower() if isinstance(algorithm, str) else ""
+            if not algorithms.supported_type(name):
                 raise _error("gradient_clip_algorithm", algorithm, "'norm' or 'value'")
-            options["gradient_clip_algorithm"] = algorithms(str(algorithm).lower())
+            options["gradient_clip_algorithm"] = algorithms(name)
         return cls(**options)
 
 

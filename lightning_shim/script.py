@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -20,6 +21,20 @@ _STRATEGIES: Final = ("auto", "ddp", "single_device")
 """Names, or beginnings of names, of what trains as one process per slot."""
 
 
+def _accelerator() -> str:
+    from lightning_shim import _determined
+
+    return _determined.accelerator()
+
+
+_AS_DETERMINED: Final[dict[str, Callable[[], Any]]] = {
+    "accelerator": _accelerator,
+    "devices": lambda: 1,
+    "num_nodes": lambda: 1,
+}
+"""Values of arguments that nobody need be told of, since Determined does the same."""
+
+
 def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     from lightning_shim import _determined
 
@@ -30,7 +45,7 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
     own = {
         **given,
         **_OF_ONE_PROCESS,
-        "accelerator": _determined.accelerator(),
+        "accelerator": _accelerator(),
         "devices": _determined.devices(),
         # Determined takes the place of the default one.
         "logger": False if logger is None or logger is True else logger,
@@ -48,7 +63,13 @@ def _verify(given: dict[str, Any]) -> None:
             raise ConfigurationError(f"{caller_location()}: Trainer({name}={value!r}) is refused: {row.sentence}")
         if name == "strategy" and not _trains_alike(value):
             raise ConfigurationError(f"{caller_location()}: Trainer(strategy={value!r}) is refused: {row.sentence}")
-        if row.support is Support.IGNORED and not (name in ("devices", "num_nodes") and value == 1):
+        if name == "strategy" and value.startswith("ddp") and os.environ.get("WORLD_SIZE", "1") == "1":
+            warn_at_caller(
+                f"Trainer(strategy={value!r}) has no effect, since one process trains: each loader keeps its own "
+                "sampler, where Lightning would give it a DistributedSampler, with another order of the samples.",
+                DifferenceWarning,
+            )
+        if row.support is Support.IGNORED and not (name in _AS_DETERMINED and value == _AS_DETERMINED[name]()):
             warn_at_caller(f"Trainer({name}={value!r}) is ignored: {row.sentence}", DifferenceWarning)
 
 

@@ -10,7 +10,7 @@ import torch
 from determined import pytorch
 
 from lightning_shim import _determined
-from lightning_shim._lightning import fitted, lightning_of, resolved_checkpoint, uses_time_interval
+from lightning_shim._lightning import fitted, lightning_of, resolved_checkpoint, set_loop_limits, uses_time_interval
 from lightning_shim._warnings import ConfigurationError, HyperparameterWarning, caller_location, warn_at_caller
 from lightning_shim.hyperparameters import DETERMINED_HYPERPARAMETERS
 from lightning_shim.launch import run_trial
@@ -62,6 +62,7 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     _verify(trainer)
     _warn_about_hyperparameters()
     lightning = lightning_of(model)
+    set_loop_limits(trainer)
     options: dict[str, Any] = {name: getattr(trainer, name) for name in _SAME_NAMES}
     options |= {name: given[name] for name in _AS_GIVEN if name in given}
     options |= {
@@ -88,7 +89,7 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     if not trial.is_complete:
         print("lightning_shim: the trial is paused. The script ends here, and runs again when the trial goes on.")
         sys.exit(0)
-    fitted(trainer, trial.trainer, trial.module, trial.datamodule)
+    fitted(trainer, trial.trainer, trial.module, trial.datamodule, trial.loaders)
 
 
 def _verify(trainer: Any) -> None:

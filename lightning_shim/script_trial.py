@@ -36,9 +36,8 @@ class ScriptTrainer(TrainerFacade):
 
     @property
     def max_epochs(self) -> int:
-        """Epochs to train for; -1 if nothing limits them, 1000 if nothing was said at all."""
-        epochs = self.users.fit_loop.max_epochs
-        return int(epochs) if epochs is not None else 1000 if self.max_steps == -1 else -1
+        """Epochs to train for; -1 if nothing limits them."""
+        return int(self.users.max_epochs)
 
     @property
     def max_steps(self) -> int:
@@ -72,9 +71,13 @@ class ScriptTrainer(TrainerFacade):
         return steps if self.max_steps == -1 else min(steps, self.max_steps)
 
     @property
-    def stops_early(self) -> bool:
-        """Whether somebody has asked to stop and may, or all steps are taken."""
-        return super().stops_early or (self.max_steps != -1 and self.global_step >= self.max_steps)
+    def val_check_batch(self) -> Any:
+        """Batches between two validations, of an epoch or, if ``check_val_every_n_epoch`` is None, of all epochs."""
+        interval = self.val_check_interval
+        if isinstance(interval, int):
+            return interval
+        batches = self.num_training_batches
+        return math.inf if batches == math.inf else max(1, int(batches * interval))
 
 
 class ValidationBatches(Container[int]):
@@ -123,6 +126,24 @@ class ScriptTrial(LightningTrial):
         super().__init__(context, module, **options)
         self.controller.validates_at_the_end = False
 
+    @property
+    def has_taken_all_steps(self) -> bool:
+        """Whether the training ends by ``max_steps``, however many batches a step has."""
+        limit = self.trainer.max_steps
+        return limit != -1 and self.trainer.global_step >= limit
+
+    @property
+    def loaders(self) -> tuple[Any, Any]:
+        """Lightning's CombinedLoaders of training and of validation; None where nobody has asked for loaders."""
+        return self._training_loop.source.combined, self._evaluation_loop.source.combined
+
+    def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
+        """Trains on a batch, and has Determined look whether it was the last one."""
+        metrics = super().train_batch(batch, epoch_idx, batch_idx)
+        if self.has_taken_all_steps:
+            self.controller.pause_after_this_batch(validates=False)
+        return metrics
+
     def _make_trainer(self, *parts: Any) -> ScriptTrainer:
         trainer = ScriptTrainer(*parts)
         trainer.adopt(self._users_trainer)
@@ -147,7 +168,9 @@ class ScriptTrial(LightningTrial):
     def _batches_of_steps(self) -> int:
         """Returns after how many batches all steps are taken, if that is known beforehand."""
         trainer = self.trainer
-        if trainer.max_steps == -1 or not self.module.automatic_optimization:
+        scheduler_class = self._lightning.GradientAccumulationScheduler
+        changes = any(isinstance(callback, scheduler_class) for callback in trainer.callbacks)
+        if trainer.max_steps == -1 or changes or not self.module.automatic_optimization:
             return ENDLESS
         accumulate = trainer.accumulate_grad_batches
         if self.epoch_length is None:

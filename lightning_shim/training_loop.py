@@ -306,6 +306,9 @@ class TrainingLoop:
         if not progress.epoch_is_running:
             return
         with torch.enable_grad():
+            if progress.batch_end_is_due and not progress.is_last_batch:
+                # The epoch ends within, and no validation has shown what the batch has logged.
+                self._views()
             self.finish_batch()
             self._collector.end_batches()
             outputs = self._outputs.of_epoch()

@@ -428,6 +428,11 @@ class LightningTrial(pytorch.PyTorchTrial):
         """Collects the state of all processes, before the chief writes a checkpoint."""
         self._callback.on_checkpoint_gather()
 
+    @property
+    def has_taken_all_steps(self) -> bool:
+        """Whether the training ends before its length has been trained."""
+        return False
+
     # What the user may ask.
 
     @property

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tests.cluster.master import Master
+from tests.distributed.torchrun import REPOSITORY
 from tests.ports import free_ports
 
 # In seconds; a run takes about six, one with several processes about fifteen.
@@ -78,7 +79,8 @@ def _environment(master: Master, run_determined: Path) -> dict[str, str]:
         **dict(zip(port_names, map(str, free_ports(len(port_names))), strict=True)),
         "CONTAINER_RUN_DETERMINED": str(run_determined),
         "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]),
-        "PYTHONPATH": str(Path(__file__).parent / "container"),
+        # What is tested is this package, wherever another one may be installed from.
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "container"), str(REPOSITORY)]),
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "1",
         "XDG_CONFIG_HOME": str(run_determined),

@@ -79,12 +79,3 @@ def test_script_ends_as_its_own(tmp_path: Path, ending: str) -> None:
 
 def test_script_that_is_not_there(tmp_path: Path) -> None:
     assert "there is no file no.py" in execute(tmp_path / "run", *RUN, "no.py", exit_code=2)
-
-
-@pytest.mark.parametrize("argument", ["strategy='fsdp'", "overfit_batches=2", "barebones=True"])
-def test_refused(tmp_path: Path, argument: str) -> None:
-    script = tmp_path / "refused.py"
-    script.write_text(f"import pytorch_lightning as pl\n\npl.Trainer({argument})\n")
-    output = execute(tmp_path / "run", *RUN, str(script), exit_code=1)
-    assert f"{script}:3: Trainer({argument}" in output
-    assert "is refused: " in output

@@ -23,7 +23,7 @@ class LitModel(pl.LightningModule):
         return loss
 
     def validation_step(self, batch, batch_idx):
-        self.log("val_loss", self.loss(batch))
+        self.log("val_loss", self.loss(batch), prog_bar=True)
 
     def test_step(self, batch, batch_idx):
         self.log("test_loss", self.loss(batch))
@@ -40,8 +40,10 @@ class LitModel(pl.LightningModule):
 
 
 class LitData(pl.LightningDataModule):
+    dtype = torch.float32
+
     def setup(self, stage):
-        inputs = torch.randn(40, 5)
+        inputs = torch.randn(40, 5, dtype=self.dtype)
         self.dataset = TensorDataset(inputs, inputs.sum(dim=1, keepdim=True))
 
     def train_dataloader(self):
@@ -61,7 +63,14 @@ def main():
     pl.seed_everything(42)
     model = LitModel()
     datamodule = LitData()
-    trainer = pl.Trainer(max_epochs=3, accelerator="cpu", log_every_n_steps=5, gradient_clip_val=0.5)
+    trainer = pl.Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        log_every_n_steps=5,
+        gradient_clip_val=0.5,
+        limit_test_batches=3,
+        limit_predict_batches=2,
+    )
     trainer.fit(model, datamodule=datamodule)
     torch.save(
         {

@@ -76,7 +76,7 @@ class LitData(pl.LightningDataModule):
 
 if __name__ == "__main__":
     pl.seed_everything(7)
-    several = {"devices": 2, "strategy": "ddp"} if "several" in sys.argv else {}
+    several = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": True} if "several" in sys.argv else {}
     searched = {"hidden": 8, "learning_rate": 0.1, "batch_size": 4} if "searched" in sys.argv else {}
     data = LitData(**{name: searched.pop(name) for name in ["batch_size"] if name in searched})
     model = LitModel(**{"hidden": 6, "learning_rate": 0.5, **searched})
