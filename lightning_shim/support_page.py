@@ -111,6 +111,14 @@ DIFFERENCES: Final = (
         "The samples are shared out anew, and other processes have no state of their own.",
     ),
     (
+        "weights that `on_train_end` changes",
+        "They are in `trial.module`, not in the last checkpoint. `StochasticWeightAveraging` takes over its averages "
+        "there if the module has no batch normalisation, or the length is in batches; the checkpoint holds them as "
+        '`["callbacks"]["StochasticWeightAveraging"]["average_model_state"]`. With batch normalisation they are the '
+        "weights of the epoch that it adds, and in its checkpoints.",
+        "Determined writes its last checkpoint before the training ends.",
+    ),
+    (
         "checkpoints off-cluster",
         "There is one after each validation, and nothing deletes them; the working directory is not copied into them.",
         "Only a cluster knows which validation was the best, and collects garbage.",

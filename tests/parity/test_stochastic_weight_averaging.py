@@ -11,6 +11,7 @@ from pytest_mock import MockerFixture
 from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, StochasticWeightAveraging
 from torch import Tensor, nn
 
+import lightning_shim
 from tests.parity.modules import Regression, StepsByHand, loaders
 from tests.parity.oracle import WAYS_TO_RECORD, Case, Recording, assert_equal, run_determined, run_lightning
 from tests.parity.runs import run_determined_by, run_lightning_by_steps
@@ -136,3 +137,18 @@ def test_learning_rates_are_logged(mocker: MockerFixture) -> None:
     callbacks = lambda: [StochasticWeightAveraging(0.04, 2), LearningRateMonitor("epoch")]  # noqa: E731
     case = Case(MODULES["LambdaLR"], loaders, EPOCHS, callbacks=callbacks)
     compare(case, mocker)
+
+
+@pytest.mark.usefixtures("patched")
+@pytest.mark.parametrize("module", ["batch norm", "no batch norm"])
+def test_where_a_checkpoint_has_the_averages(module: str) -> None:
+    averaging = StochasticWeightAveraging(0.04, 1)
+    options: dict[str, Any] = {"limit_val_batches": 0} if module == "no batch norm" else {}
+    trial = lightning_shim.fit(
+        MODULES[module](), **loaders(), max_length=pytorch.Epoch(3), callbacks=averaging, **options
+    )
+    checkpoint = torch.load(trial.checkpoint_path / "state_dict.pth", weights_only=False)
+    averages = checkpoint["callbacks"]["StochasticWeightAveraging"]["average_model_state"]
+    for name, parameter in trial.module.named_parameters():
+        assert torch.equal(averages[name], parameter)
+        assert torch.equal(checkpoint["state_dict"][name], parameter) is (module == "batch norm")
