@@ -39,7 +39,8 @@ from lightning_shim.returned_metrics import ReturnedMetrics
 from lightning_shim.schedule import Schedule
 from lightning_shim.strategy import StrategyFacade
 from lightning_shim.trainer import TrainerFacade
-from lightning_shim.training_loop import SKIPPED, TrainingBatches, TrainingLoop
+from lightning_shim.training_batches import TrainingBatches
+from lightning_shim.training_loop import SKIPPED, TrainingLoop
 from lightning_shim.transfer import BatchTransfer
 from lightning_shim.verification import (
     is_datamodule,
