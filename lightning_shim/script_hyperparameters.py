@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
 
+import wrapt
+
 from lightning_shim._warnings import FRAMEWORK_PACKAGES, caller_location, is_rank_zero
 
 _is_making: ContextVar[bool] = ContextVar("lightning_shim_is_making", default=False)
@@ -16,18 +18,13 @@ _is_making: ContextVar[bool] = ContextVar("lightning_shim_is_making", default=Fa
 _taken: Final[set[str]] = set()
 
 
-class Constructor:
+class Constructor(wrapt.CallableObjectProxy):  # type: ignore[type-arg]  # not at run time
     """Stands for ``__init__`` in a class, and has the script's call get the hyperparameters of the trial by name.
 
     Whoever asks the class gets the user's own function, and so does a subclass that calls ``super().__init__``:
     Lightning finds what ``save_hyperparameters`` saves in the frames of the constructors, which follow each other.
-
-    Args:
-        constructor: The user's own.
+    Whoever looks into the class, as LightningCLI does, sees a function as well.
     """
-
-    def __init__(self, constructor: Callable[..., None]) -> None:
-        self.__wrapped__: Final = constructor
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         own = self.__wrapped__.__get__(instance, owner)
