@@ -23,6 +23,8 @@ from tests.cluster.trial import Trial, assert_ended_well
 from tests.distributed.torchrun import REPOSITORY
 from tests.parity.oracle import assert_same
 
+pytestmark = pytest.mark.xdist_group("managed trial")
+
 EPOCH_LENGTH = 6
 MAX_LENGTH = 3 * EPOCH_LENGTH
 VALIDATION_PERIOD = 4
@@ -467,7 +469,6 @@ LOAD = """
 import sys, torch
 from determined import pytorch
 
-pytestmark = pytest.mark.xdist_group("managed trial")
 trial = pytorch.load_trial_from_checkpoint_path(sys.argv[1])
 assert type(trial).__name__ == "MyTrial"
 torch.save({"weights": trial.module.state_dict(), "hparams": dict(trial.module.hparams)}, sys.argv[2])

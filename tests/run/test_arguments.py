@@ -19,6 +19,8 @@ from tests.parity.oracle import assert_same
 from tests.run.scripts.cases import CASES
 from tests.run.test_scripts import results
 
+pytestmark = pytest.mark.xdist_group("a script's arguments")
+
 REFUSED: dict[str, Any] = {
     "strategy": "fsdp",
     "overfit_batches": 2,

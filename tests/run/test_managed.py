@@ -14,6 +14,8 @@ from tests.cluster.trial import Trial, assert_ended_well
 from tests.parity.oracle import assert_same
 from tests.run.test_scripts import RUN, SCRIPTS, execute
 
+pytestmark = pytest.mark.xdist_group("managed script")
+
 ENTRYPOINT = f"python3 {' '.join(RUN)} searched.py"
 SEARCHED = {"hidden": 8, "learning_rate": 0.1, "batch_size": 4}
 # In the middle of an epoch, and after the validation in the middle of another one.
