@@ -17,6 +17,8 @@ from tests.distributed import torchrun
 from tests.parity.oracle import assert_same
 from tests.resume.conftest import checkpoints
 
+pytestmark = pytest.mark.xdist_group("killed")
+
 
 def run(folder: Path, processes: int, after: int = 0, number: int = 0) -> subprocess.CompletedProcess[str]:
     """Trains in ``folder``, and has each process send itself a signal after some batches."""
@@ -58,7 +60,6 @@ import os, signal, time
 from lightning_shim._torch import iterate_with_workers
 from tests.resume.test_loaders import noisy
 
-pytestmark = pytest.mark.xdist_group("killed")
 iterator = iterate_with_workers(noisy(num_workers=2, prefetch_factor=8, batch_size=1), {})
 next(iterator)
 time.sleep(2)  # Until the pipe is full.
