@@ -12,7 +12,8 @@ from lightning_shim.trainer_arguments import ARGUMENTS
 
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 
-_GIVEN: Final = "_lightning_shim_arguments"
+GIVEN: Final = "_lightning_shim_arguments"
+"""Where a Trainer keeps the arguments that the user has given."""
 
 _OF_ONE_PROCESS: Final[dict[str, Any]] = {"strategy": "auto", "num_nodes": 1, "sync_batchnorm": False}
 """What the script's own Trainer is built with, since it validates and tests in the trial's own process."""
@@ -40,7 +41,7 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
 
     given = dict(kwargs)
     _verify(given)
-    vars(instance)[_GIVEN] = given
+    vars(instance)[GIVEN] = given
     logger = given.get("logger")
     own = {
         **given,

@@ -15,11 +15,9 @@ from lightning_shim._warnings import ConfigurationError, HyperparameterWarning, 
 from lightning_shim.hyperparameters import DETERMINED_HYPERPARAMETERS
 from lightning_shim.launch import run_trial
 from lightning_shim.random_state import RandomState
+from lightning_shim.script import GIVEN
 from lightning_shim.script_hyperparameters import untaken_hyperparameters
 from lightning_shim.script_trial import ScriptTrial
-
-GIVEN: Final = "_lightning_shim_arguments"
-"""Where a Trainer keeps the arguments that the user has given; see :mod:`lightning_shim.script`."""
 
 HAS_FITTED: Final = "_lightning_shim_has_fitted"
 
