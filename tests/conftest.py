@@ -14,6 +14,7 @@ import pytorch_lightning
 import torch
 
 import lightning_shim
+from tests.given_warnings import forget_given_warnings
 
 # The tensors of the tests are tiny: several threads would only wait for each other.
 torch.set_num_threads(1)
@@ -52,6 +53,12 @@ def leaves_no_patch_behind() -> Iterator[None]:
         assert after.keys() == entries.keys()
         changed = [name for name, entry in entries.items() if after[name] is not entry]
         assert not changed, f"the test left {patched_class.__module__}.{patched_class.__name__} with other {changed}"
+
+
+@pytest.fixture(autouse=True)
+def is_given_every_warning() -> None:
+    """Keeps a test's warnings from depending on the tests that ran before it in the process."""
+    forget_given_warnings()
 
 
 @pytest.fixture(autouse=True)

@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader
 import lightning_shim
 from lightning_shim import DifferenceWarning, PatchError, PatchWarning, StrictModeError, _warnings, patches
 from lightning_shim._attachment import Attached
+from tests.given_warnings import forget_given_warnings
 
 METHODS = (
     "log",
@@ -948,14 +949,6 @@ def collate(samples: list[torch.Tensor]) -> dict[str, torch.Tensor]:
 def loader(shuffle: bool) -> DataLoader[torch.Tensor]:
     samples = torch.arange(24.0).reshape(8, 3) / 24
     return DataLoader(list(samples), batch_size=3, shuffle=shuffle, collate_fn=collate)
-
-
-def forget_given_warnings() -> None:
-    """Lets Lightning give those warnings again that it gives once in a process."""
-    for imported in list(sys.modules.values()):
-        cache = vars(imported).get("warning_cache")
-        if isinstance(cache, set):
-            cache.clear()
 
 
 def fit(pl: ModuleType, **options: Any) -> tuple[Any, Any]:
