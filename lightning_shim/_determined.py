@@ -31,11 +31,9 @@ import torch
 import wrapt
 from determined import pytorch, tensorboard
 
-from lightning_shim._registry import PatchRegistry
+from lightning_shim._registry import PatchRegistry, Wrapper
 from lightning_shim._warnings import CheckpointError, ConfigurationError
 from lightning_shim.checkpoint_errors import STATE_FILE, is_complete, reading_errors, writing_errors
-
-Wrapper = Callable[[Callable[..., Any], Any, Any, Any], Any]
 
 DEFAULT_REPORTING_PERIOD: Final = pytorch.Batch(100)
 """What Determined's ``Trainer.fit`` has."""

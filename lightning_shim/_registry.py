@@ -10,6 +10,9 @@ from typing import Any, Final
 
 from lightning_shim._warnings import PatchError, PatchWarning, warn_at_caller
 
+Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
+"""What wrapt calls in the place of a method: with the method, its object, and the arguments."""
+
 _MISSING: Final = object()
 
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from lightning_shim._attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim._lightning import Lightning, is_overridden, names_in_code
+from lightning_shim._wrappers import unpatched
 from lightning_shim.former_arguments import Values, with_former_arguments
 from lightning_shim.members import Kind, Member, members
-from lightning_shim.patches import unpatched
 
 Hook = Callable[..., Any]
 

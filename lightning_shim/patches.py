@@ -7,26 +7,19 @@ module's ``trainer``, without a patch.
 from __future__ import annotations
 
 import contextlib
-import copy
+import functools
+import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
-
-import wrapt
 
 from lightning_shim import _warnings
 from lightning_shim._attachment import CURRENT_FX_ATTRIBUTE, attached_trainer
-from lightning_shim._registry import PatchRegistry
+from lightning_shim._registry import PatchRegistry, Wrapper
 from lightning_shim._versions import NAMESPACES, Namespace
+from lightning_shim._warnings import PatchError
 from lightning_shim.former_arguments import PASSED_ON, without_former_arguments
 from lightning_shim.script import TRAINER_METHODS
-from lightning_shim.script_hyperparameters import Constructor, is_users_constructor
-
-Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
-
-_CLASS_MODULE: Final = "core.module"
-_CLASS_NAME: Final = "LightningModule"
-_TRAINER_MODULE: Final = "trainer.trainer"
-_DATA_MODULE: Final = "core.datamodule"
 
 
 def _log(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -76,87 +69,27 @@ _active = False
 _trains_scripts = False
 
 
-class _BoundMethod(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]  # not at run time
-    """A patched method of a module, which can be copied and pickled as any method can."""
+def _patch_module(owner: type[Any]) -> None:
+    from lightning_shim._wrappers import patched_method, patched_property
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        owner = self._self_owner if self._self_instance is None else self._self_instance
-        return getattr, (owner, self.__wrapped__.__name__)
-
-    def __copy__(self) -> Any:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        if self._self_instance is None:
-            return self
-        return getattr(copy.deepcopy(self._self_instance, memo), self.__wrapped__.__name__)
+    for name, wrapper in METHODS.items():
+        registry.wrap(owner, name, patched_method(wrapper))
+    for name, answer in PROPERTIES.items():
+        registry.wrap(owner, name, patched_property(name, answer))
 
 
-class _Method(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # not at run time
-    __bound_function_wrapper__ = _BoundMethod
+def _patch_trainer(owner: type[Any]) -> None:
+    from lightning_shim._wrappers import patched_method
+
+    for name, wrapper in TRAINER_METHODS.items():
+        registry.wrap(owner, name, patched_method(wrapper))
 
 
-def _patched_method(wrapper: Wrapper) -> Callable[[Any], object]:
-    return lambda present: _Method(present, wrapper)
-
-
-def _patched_property(name: str, answer: Callable[[Any], Any]) -> Callable[[Any], object]:
-    def getter(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # A property calls its getter as a plain function, so that the module is the first argument.
-        trainer = attached_trainer(args[0])
-        return wrapped(*args, **kwargs) if trainer is None else answer(trainer)
-
-    def make(present: property) -> property:
-        assert present.fget is not None
-        # A FunctionWrapper around the property itself would lose its setter.
-        wrapped = wrapt.FunctionWrapper(present.fget, getter)
-        replacement = property(wrapped, present.fset, present.fdel, present.__doc__)
-        if hasattr(replacement, "__set_name__"):
-            # Since Python 3.11 a property names itself in its errors.
-            replacement.__set_name__(type(present), name)
-        return replacement
-
-    return make
-
-
-def _patch_namespace(module: Any) -> None:
-    """Patches one namespace's LightningModule; called when its module has been imported."""
-    with registry.lock:
-        if _active:
-            with registry.transaction():
-                owner = getattr(module, _CLASS_NAME, None)
-                if owner is None:
-                    # Its import goes on, perhaps in another thread; the hook is called when it has ended.
-                    return
-                for name, wrapper in METHODS.items():
-                    registry.wrap(owner, name, _patched_method(wrapper))
-                for name, answer in PROPERTIES.items():
-                    registry.wrap(owner, name, _patched_property(name, answer))
-
-
-def _patch_trainer(module: Any) -> None:
-    """Patches one namespace's Trainer, if scripts are to be trained; called when its module has been imported."""
-    with registry.lock:
-        owner = getattr(module, "Trainer", None)
-        if _trains_scripts and owner is not None:
-            with registry.transaction():
-                for name, wrapper in TRAINER_METHODS.items():
-                    registry.wrap(owner, name, _patched_method(wrapper))
-
-
-def _patch_constructors(class_name: str) -> Callable[[Any], None]:
-    """Patches the constructors of the user's classes, those to come included, if scripts are to be trained."""
-
-    def patch_module(module: Any) -> None:
-        with registry.lock:
-            owner = getattr(module, class_name, None)
-            if _trains_scripts and owner is not None:
-                with registry.transaction():
-                    registry.wrap(owner, "__init_subclass__", lambda present: _init_subclass_of(owner))
-                    for subclass in _subclasses(owner):
-                        _patch_constructor(subclass)
-
-    return patch_module
+def _patch_constructors(owner: type[Any]) -> None:
+    """Patches the constructors of the user's subclasses, those to come included."""
+    registry.wrap(owner, "__init_subclass__", lambda present: _init_subclass_of(owner))
+    for subclass in _subclasses(owner):
+        _patch_constructor(subclass)
 
 
 def _init_subclass_of(owner: type[Any]) -> classmethod[Any, Any, None]:
@@ -174,33 +107,59 @@ def _subclasses(owner: type[Any]) -> Iterator[type[Any]]:
 
 
 def _patch_constructor(owner: type[Any]) -> None:
+    from lightning_shim.script_hyperparameters import Constructor, is_users_constructor
+
     if is_users_constructor(owner):
         registry.wrap(owner, "__init__", Constructor)
 
 
-_PATCHED_MODULES: Final[tuple[tuple[str, Callable[[Any], None]], ...]] = (
-    (_CLASS_MODULE, _patch_namespace),
-    (_CLASS_MODULE, _patch_constructors(_CLASS_NAME)),
-    (_DATA_MODULE, _patch_constructors("LightningDataModule")),
-    (_TRAINER_MODULE, _patch_trainer),
+@dataclass(frozen=True)
+class _Target:
+    path: str
+    """The module below the namespace."""
+    class_name: str
+    patch: Callable[[type[Any]], None]
+    is_for_scripts: bool = True
+    """Whether it is patched only if scripts are to be trained."""
+
+    def patch_in(self, module: Any) -> None:
+        """Patches the class, if that is in force; called when the module has been imported."""
+        with registry.lock:
+            # While another thread imports it there may be no class yet; the hook is called when that has ended.
+            owner = getattr(module, self.class_name, None)
+            if owner is not None and (_trains_scripts if self.is_for_scripts else _active):
+                with registry.transaction():
+                    self.patch(owner)
+
+
+_TARGETS: Final = (
+    _Target("core.module", "LightningModule", _patch_module, is_for_scripts=False),
+    _Target("core.module", "LightningModule", _patch_constructors),
+    _Target("core.datamodule", "LightningDataModule", _patch_constructors),
+    _Target("trainer.trainer", "Trainer", _patch_trainer),
 )
 
-for _name in NAMESPACES:
-    # Before the import of Lightning nothing is there to patch, and importing it here would cost seconds.
-    for _path, _patch_module in _PATCHED_MODULES:
-        wrapt.register_post_import_hook(_patch_module, f"{_name}.{_path}")
 
+@functools.cache
+def _await_imports() -> None:
+    """Has the classes patched when Lightning is imported, since importing it here would cost seconds.
 
-def unpatched(method: Any) -> Any:
-    """Returns what a patched method calls where no trial is concerned.
+    It is called with the registry's lock free: an import that it waits for may be one that patches.
 
-    Args:
-        method: A bound method.
-
-    Returns:
-        Lightning's own method, bound; the method itself if it is not patched.
+    Raises:
+        PatchError: If it is called by the import of one of the modules.
     """
-    return method.__wrapped__ if isinstance(method, _BoundMethod) else method
+    import wrapt
+
+    for name, target in itertools.product(NAMESPACES, _TARGETS):
+        namespace = Namespace(name)
+        if namespace.imported(target.path) and not hasattr(namespace.module(target.path), target.class_name):
+            # Another thread's import has been waited for, so it is this one's.
+            raise PatchError(
+                f"{_warnings.caller_location()}: patch() is called while {name}.{target.path} is being imported, and "
+                f"before {target.class_name} is there. Call it before or after that import."
+            )
+        wrapt.register_post_import_hook(target.patch_in, f"{name}.{target.path}")
 
 
 def patch(*, strict: bool = False, trainer: bool = False) -> None:
@@ -213,19 +172,20 @@ def patch(*, strict: bool = False, trainer: bool = False) -> None:
         trainer: Whether ``Trainer.fit`` of a script is a trial on Determined, until :func:`unpatch` is called.
 
     Raises:
-        PatchError: If a member cannot be patched; nothing is patched then.
+        PatchError: If a member cannot be patched, or it is called by the import of a class that it patches; nothing is
+            patched then.
     """
     global _active, _trains_scripts
+    _await_imports()
     with registry.lock:
         before = _active, _trains_scripts
         _active, _trains_scripts = True, trainer or _trains_scripts
         try:
             with registry.transaction():
-                for name in NAMESPACES:
-                    for path, patch_module in _PATCHED_MODULES:
-                        module = Namespace(name).imported(path)
-                        if module is not None:
-                            patch_module(module)
+                for name, target in itertools.product(NAMESPACES, _TARGETS):
+                    module = Namespace(name).imported(target.path)
+                    if module is not None:
+                        target.patch_in(module)
         except BaseException:
             _active, _trains_scripts = before
             raise

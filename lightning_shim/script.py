@@ -6,11 +6,10 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
+from lightning_shim._registry import Wrapper
 from lightning_shim._warnings import ConfigurationError, DifferenceWarning, caller_location, warn_at_caller
 from lightning_shim.members import Support
 from lightning_shim.trainer_arguments import ARGUMENTS
-
-Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 
 GIVEN: Final = "_lightning_shim_arguments"
 """Where a Trainer keeps the arguments that the user has given."""

@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -112,16 +113,45 @@ def scenario_not_patched(first: str, second: str) -> None:
 def scenario_patched_while_importing(first: str, _: str) -> None:
     originals = Originals()
     shim = importlib.import_module("lightning_shim")
-    states = []
+    errors = []
 
     def patch_now(_: ModuleType) -> None:
-        states.append(hasattr(sys.modules[f"{first}.core.module"], "LightningModule"))
-        shim.patch()
+        assert not hasattr(sys.modules[f"{first}.core.module"], "LightningModule")
+        with pytest.raises(shim.PatchError) as raised:
+            shim.patch()
+        errors.append(str(raised.value))
 
     # It is imported by the module that defines LightningModule, before that class is there.
     wrapt.register_post_import_hook(patch_now, f"{first}.core.optimizer")
     importlib.import_module(first)
-    assert states == [False]
+    (error,) = errors
+    assert (
+        f"test_import.py:{patch_now.__code__.co_firstlineno + 3}: patch() is called while {first}.core.module" in error
+    )
+    assert not shim.is_patched()
+    assert originals.changed(first) == set()
+    shim.patch()
+    assert originals.changed(first) == PATCHED_ENTRIES
+
+
+def scenario_patched_while_another_thread_imports(first: str, _: str) -> None:
+    originals = Originals()
+    shim = importlib.import_module("lightning_shim")
+    patching = threading.Event()
+
+    def wait(_: ModuleType) -> None:
+        assert not hasattr(sys.modules[f"{first}.core.module"], "LightningModule")
+        thread.start()
+        assert patching.wait(timeout=60)
+
+    def patch_now() -> None:
+        patching.set()
+        shim.patch()
+
+    thread = threading.Thread(target=patch_now)
+    wrapt.register_post_import_hook(wait, f"{first}.core.optimizer")
+    importlib.import_module(first)
+    thread.join()
     assert originals.changed(first) == PATCHED_ENTRIES
 
 
@@ -139,6 +169,7 @@ SCENARIOS: dict[str, Callable[..., None]] = {
     "patched_after": scenario_patched_after,
     "not_patched": scenario_not_patched,
     "patched_while_importing": scenario_patched_while_importing,
+    "patched_while_another_thread_imports": scenario_patched_while_another_thread_imports,
 }
 
 
@@ -188,8 +219,9 @@ def test_import_alone_patches_nothing() -> None:
     run_scenario("not_patched", *NAMESPACES)
 
 
-def test_patched_while_lightning_is_being_imported() -> None:
-    run_scenario("patched_while_importing", *NAMESPACES)
+@pytest.mark.parametrize("scenario", ["patched_while_importing", "patched_while_another_thread_imports"])
+def test_patched_while_lightning_is_being_imported(scenario: str) -> None:
+    run_scenario(scenario, *NAMESPACES)
 
 
 if __name__ == "__main__":
