@@ -387,6 +387,7 @@ def test_options_of_the_loader(mocker: MockerFixture, options: dict[str, Any]) -
     assert_parity(mocker, Lenient, data, max_epochs=2)
 
 
+@pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size` from an ambiguous collection:UserWarning")
 def test_generator_of_its_own(mocker: MockerFixture) -> None:
     generators: list[torch.Generator] = []
 
