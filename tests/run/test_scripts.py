@@ -68,6 +68,20 @@ def test_gan(tmp_path: Path) -> None:
     assert expected["step"] == 22
 
 
+@pytest.mark.parametrize("has_file", [False, True])
+def test_lightning_cli(tmp_path: Path, has_file: bool) -> None:
+    arguments = ["fit", "--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--model.hidden=6"]
+    if has_file:
+        file = tmp_path / "config.yaml"
+        file.write_text("trainer: {max_epochs: 2, accelerator: cpu}\nmodel: {hidden: 6}\nstopping: {patience: 1}\n")
+        arguments = ["fit", "--config", str(file), "--seed_everything=4"]
+    actual, expected = results(tmp_path, "cli.py", *arguments)
+    assert_same(actual, expected)
+    assert (expected["hparams"]["hidden"], expected["epoch"]) == (6, 2)
+    [saved] = (tmp_path / "determined").glob("runs/*/config.yaml")
+    assert saved.read_text() == (tmp_path / "lightning" / "lightning_logs" / "version_0" / "config.yaml").read_text()
+
+
 @pytest.mark.parametrize("ending", ["raise ValueError('mine')", "import sys; sys.exit(3)"])
 def test_script_ends_as_its_own(tmp_path: Path, ending: str) -> None:
     script = tmp_path / "ends.py"
