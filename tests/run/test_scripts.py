@@ -68,6 +68,34 @@ def test_gan(tmp_path: Path) -> None:
     assert expected["step"] == 22
 
 
+@pytest.mark.parametrize("last_epochs", [1, 2])
+def test_several_trainers(tmp_path: Path, last_epochs: int) -> None:
+    actual, expected = results(tmp_path, "several.py", str(last_epochs))
+    assert_same(actual, expected)
+    assert [expected[name]["epoch"] for name in ("first", "second", "third", "fourth")] == [2, 4, 5, 1]
+    assert expected["fifth"]["epoch"] == last_epochs
+
+
+@pytest.mark.parametrize("before", ["import ", "pl.seed_everything"])
+@pytest.mark.parametrize("script", ["plain.py", "gan.py"])
+def test_patch_within_a_script(tmp_path: Path, script: str, before: str) -> None:
+    """Before Lightning is imported, and after the modules are defined."""
+    text = (SCRIPTS / script).read_text()
+    lines = text.splitlines()
+    [at, *_] = [number for number, line in enumerate(lines) if line.strip().startswith(before)]
+    indent = " " * (len(lines[at]) - len(lines[at].lstrip()))
+    lines[at:at] = [f"{indent}import lightning_shim", f"{indent}lightning_shim.patch(trainer=True)"]
+    patched = tmp_path / f"patched_{script}"
+    patched.write_text("\n".join(lines))
+    execute(tmp_path / "lightning", str(SCRIPTS / script))
+    printed = execute(tmp_path / "determined", str(patched))
+    actual, expected = (
+        torch.load(tmp_path / side / "results.pt", weights_only=False) for side in ("determined", "lightning")
+    )
+    assert_same(actual, expected)
+    assert "Checkpoint: " in printed
+
+
 @pytest.mark.parametrize("has_file", [False, True])
 def test_lightning_cli(tmp_path: Path, has_file: bool) -> None:
     arguments = ["fit", "--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--model.hidden=6"]
