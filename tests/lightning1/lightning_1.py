@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,26 +13,8 @@ from pytorch_lightning.loggers import Logger
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from tests.lightning1.modules import MODULES
-from tests.lightning1.recording import Recording, recorded
-
-
-class RecordingLogger(Logger):
-    """Records what the Trainer logs."""
-
-    name = "recording"
-    version = "0"
-    experiment = None
-
-    def __init__(self, recording: Recording) -> None:
-        super().__init__()
-        self._recording = recording
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        assert step is not None
-        self._recording.log(step, metrics)
+from tests.lightning1.recorded import recorded
+from tests.recording import Recording, recording_logger
 
 
 def run(module_class: Any) -> Recording:
@@ -45,7 +26,7 @@ def run(module_class: Any) -> Recording:
         max_epochs=3,
         accelerator="cpu",
         devices=1,
-        logger=RecordingLogger(recording),
+        logger=recording_logger(Logger, recording),
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -6,7 +6,6 @@ that neither side knows of it.
 
 from __future__ import annotations
 
-import copy
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +21,7 @@ from torch import Tensor, nn
 import lightning_shim
 from lightning_shim.logger import METRIC_GROUP
 from lightning_shim.members import Kind, Support, members
-
-Event = tuple[Any, ...]
+from tests.recording import Recording, recording_logger
 
 # They are asked for by each side in its own time, or take part in no training.
 NOT_COMPARED = frozenset({"configure_callbacks", "configure_sharded_model", "state_dict", "load_state_dict"})
@@ -32,48 +30,6 @@ NOT_COMPARED = frozenset({"configure_callbacks", "configure_sharded_model", "sta
 CHANGES_IF_OVERRIDDEN = frozenset(
     {"validation_step", "on_validation_model_train", "configure_model", "train_dataloader", "val_dataloader"}
 )
-
-
-@dataclass
-class Recording:
-    """What was seen of a run."""
-
-    events: list[Event] = field(default_factory=list)
-    logged: dict[int, list[tuple[str, float]]] = field(default_factory=dict)
-    learning_rates: list[list[float]] = field(default_factory=list)
-    callback_metrics: dict[str, float] = field(default_factory=dict)
-    logged_metrics: dict[str, float] = field(default_factory=dict)
-    progress_bar_metrics: dict[str, float] = field(default_factory=dict)
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    optimizers: list[Any] = field(default_factory=list)
-    schedulers: list[Any] = field(default_factory=list)
-    global_step: int = -1
-    current_epoch: int = -1
-    random_state: Tensor | None = None
-    callback_states: dict[str, Any] = field(default_factory=dict)
-
-    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Adds metrics that a logger, or Determined, was given."""
-        for name, value in metrics.items():
-            if name not in ("epoch", "epochs", "batches"):
-                self.logged.setdefault(step, []).append((name, float(value)))
-
-    def finish(self, module: Any) -> None:
-        """Records what is left at the end."""
-        trainer = module.trainer
-        for name in ("callback_metrics", "logged_metrics", "progress_bar_metrics"):
-            setattr(self, name, {key: float(value) for key, value in getattr(trainer, name).items()})
-        self.weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
-        self.optimizers = [optimizer.state_dict() for optimizer in trainer.optimizers]
-        self.schedulers = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
-        self.global_step, self.current_epoch = trainer.global_step, trainer.current_epoch
-        self.random_state = torch.get_rng_state()
-        # A timer's is the time.
-        self.callback_states = {
-            callback.state_key: copy.deepcopy(callback.state_dict())
-            for callback in trainer.callbacks
-            if type(callback).__name__ != "Timer"
-        }
 
 
 def summary(value: Any) -> Any:
@@ -108,8 +64,7 @@ def _recorded(hook: str, original: Callable[..., Any], recording: Recording, is_
         described = () if "checkpoint" in hook else (summary(shown), summary(kwargs))
         recording.events.append(("callback" if is_callback else "module", hook, state, described))
         if hook == "on_train_batch_end":
-            trainer = module.trainer
-            recording.learning_rates.append([group["lr"] for opt in trainer.optimizers for group in opt.param_groups])
+            recording.add_learning_rates(module.trainer)
         return original(self, *args, **kwargs)
 
     return method
@@ -149,23 +104,6 @@ def recording_callback(namespace: str, recording: Recording) -> Any:
         if hasattr(base, hook)
     }
     return type("RecordingCallback", (base,), hooks)()
-
-
-def _recording_logger(namespace: str, recording: Recording) -> Any:
-    loggers = importlib.import_module(f"{namespace}.loggers")
-
-    class RecordingLogger(loggers.Logger):  # type: ignore[misc,name-defined]
-        name = "recording"
-        version = "0"
-
-        def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-            pass
-
-        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-            assert step is not None
-            recording.log(step, metrics)
-
-    return RecordingLogger()
 
 
 @dataclass
@@ -231,7 +169,7 @@ def run_lightning(case: Case, **trainer_options: Any) -> Recording:
         max_epochs=case.max_epochs,
         accelerator="cpu",
         devices=1,
-        logger=_recording_logger(case.namespace, recording),
+        logger=recording_logger(importlib.import_module(f"{case.namespace}.loggers").Logger, recording),
         log_every_n_steps=case.log_every_n_steps,
         callbacks=case.make_callbacks(recording),
         enable_progress_bar=False,
@@ -292,6 +230,11 @@ def assert_equal(lightning: Recording, determined: Recording) -> None:
         for recording in (determined, lightning)
     )
     assert_same(ours, theirs)
+    assert_equal_ends(lightning, determined)
+
+
+def assert_equal_ends(lightning: Recording, determined: Recording) -> None:
+    """Compares what two recordings have of the end of their runs, to the last bit."""
     for name in ("callback_metrics", "logged_metrics", "progress_bar_metrics"):
         assert_same(getattr(determined, name), getattr(lightning, name))
     assert (determined.global_step, determined.current_epoch) == (lightning.global_step, lightning.current_epoch)

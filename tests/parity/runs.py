@@ -8,13 +8,8 @@ from typing import Any
 from determined import pytorch
 from pytest_mock import MockerFixture
 
-from tests.parity.oracle import (
-    Case,
-    Event,
-    Recording,
-    run_determined,
-    run_lightning,
-)
+from tests.parity.oracle import Case, run_determined, run_lightning
+from tests.recording import Recording
 
 
 def run_lightning_by_steps(case: Case, steps: int) -> Recording:
@@ -40,7 +35,7 @@ def forget_last_validation(lightning: Recording, determined: Recording) -> None:
     hooks = [hook for _, hook, _, _ in determined.events]
     start = len(hooks) - 1 - hooks[::-1].index("on_validation_model_zero_grad")
     end = len(hooks) - 1 - hooks[::-1].index("on_validation_end")
-    validation: list[Event] = determined.events[start : end + 1]
+    validation = determined.events[start : end + 1]
     assert all("validation" in hook or "transfer" in hook for _, hook, _, _ in validation)
     del determined.events[start : end + 1]
     last = max(determined.logged)

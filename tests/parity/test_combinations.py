@@ -20,7 +20,8 @@ from determined import pytorch
 from pytest_mock import MockerFixture
 
 from tests.parity.combined import BATCHES, DIMENSIONS, EPOCHS, STOPS_AFTER, Combination, data, module_class
-from tests.parity.oracle import WAYS_TO_RECORD, Case, Recording, assert_equal, run_determined, run_lightning
+from tests.parity.oracle import WAYS_TO_RECORD, Case, assert_equal, run_determined, run_lightning
+from tests.recording import Recording
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`training_step` returned `None`"),

@@ -14,8 +14,9 @@ from pytorch_lightning.callbacks import DeviceStatsMonitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.parity.modules import Regression, loaders
-from tests.parity.oracle import Case, Recording, run_determined, run_lightning
+from tests.parity.oracle import Case, run_determined, run_lightning
 from tests.parity.oracle import assert_equal as assert_all_equal
+from tests.recording import Recording
 
 Scalars = dict[str, list[tuple[int, float]]]
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from lightning_shim import ConfigurationError, precision
 from tests.parity.modules import Regression, loaders
-from tests.parity.oracle import Case, Recording, assert_equal, run_determined, run_lightning
+from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
 from tests.places import place_in
+from tests.recording import Recording
 
 
 @pytest.fixture(autouse=True)

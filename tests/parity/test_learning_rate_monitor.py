@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from tests.parity.modules import Regression, loaders
-from tests.parity.oracle import Case, Recording, assert_equal, run_determined, run_lightning
+from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
+from tests.recording import Recording
 
 
 class SeveralGroups(Regression):

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import lightning_shim
 from tests.parity.modules import Regression, StepsByHand, loaders
-from tests.parity.oracle import WAYS_TO_RECORD, Case, Recording, assert_equal, run_determined, run_lightning
+from tests.parity.oracle import WAYS_TO_RECORD, Case, assert_equal, run_determined, run_lightning
 from tests.parity.runs import run_determined_by, run_lightning_by_steps
+from tests.recording import Recording
 
 EPOCHS = 4
 

@@ -16,7 +16,8 @@ import pytorch_lightning as pl
 from determined import pytorch
 from pytest_mock import MockerFixture
 
-from tests.parity.oracle import Case, Recording, assert_same, run_determined
+from tests.parity.oracle import Case, assert_same, run_determined
+from tests.recording import Recording
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:

@@ -1,46 +1,17 @@
-"""What is recorded of a run, alike in both versions. It imports nothing of Lightning."""
+"""Records the hooks of a module, alike in both versions. It imports nothing of Lightning."""
 
 from __future__ import annotations
 
 import functools
 import numbers
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from tests.recording import Recording
+
 NO_HOOKS = frozenset({"__init__", "loss", "optimizers_of_parts", "train_dataloader", "val_dataloader"})
-
-
-@dataclass
-class Recording:
-    """What was seen of a run."""
-
-    events: list[Any] = field(default_factory=list)
-    logged: dict[int, list[tuple[str, float]]] = field(default_factory=dict)
-    learning_rates: list[list[float]] = field(default_factory=list)
-    callback_metrics: dict[str, float] = field(default_factory=dict)
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    optimizers: list[Any] = field(default_factory=list)
-    global_step: int = -1
-    random_state: Tensor | None = None
-
-    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Adds metrics that a logger, or Determined, was given."""
-        for name, value in metrics.items():
-            if name not in ("epoch", "epochs", "batches"):
-                self.logged.setdefault(step, []).append((name, float(value)))
-
-    def finish(self, module: Any) -> None:
-        """Records what is left at the end."""
-        trainer = module.trainer
-        self.callback_metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
-        self.optimizers = [optimizer.state_dict() for optimizer in trainer.optimizers]
-        self.global_step = trainer.global_step
-        self.random_state = torch.get_rng_state()
 
 
 def summary(value: Any) -> Any:
@@ -66,9 +37,7 @@ def recorded(module_class: type, recording: Recording) -> type:
             result = original(self, *args, **kwargs)
             recording.events.append((name, state, summary(args), summary(kwargs), summary(result)))
             if name == "training_step":
-                recording.learning_rates.append(
-                    [group["lr"] for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
-                )
+                recording.add_learning_rates(self.trainer)
             return result
 
         return method
