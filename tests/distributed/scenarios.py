@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from tests.distributed import sampling
 from tests.distributed.sampling import HOOKS
-from tests.parity.modules import Regression, dataset, loaders
+from tests.parity.modules import Regression, StepsWithClosure, dataset, loaders
 
 
 @rank_zero_only
@@ -160,17 +160,8 @@ class AccumulatesByHand(Manual):
             optimizer.zero_grad()
 
 
-class Closures(Manual):
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
-        optimizer = self.optimizers()
-
-        def closure() -> Tensor:
-            loss = self.loss(batch)
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-            return loss
-
-        optimizer.step(closure=closure)
+class Closures(StepsWithClosure, Synchronised):
+    """Synchronises the gradients of what an optimizer calls."""
 
 
 class Switches(Synchronised):

@@ -33,11 +33,27 @@ class StepsByHand:
         super().__init__()
         self.automatic_optimization = False
 
-    def training_step(self: Any, batch: list[Tensor], batch_idx: int) -> None:
+    def training_step(self: Any, batch: list[Tensor], batch_idx: int) -> Any:
         optimizer = self.optimizers()
         optimizer.zero_grad()
         self.manual_backward(self.loss(batch))
         optimizer.step()
+
+
+class StepsWithClosure(StepsByHand):
+    """Does it in a closure that the optimizer calls."""
+
+    def training_step(self: Any, batch: list[Tensor], batch_idx: int) -> Any:
+        optimizer = self.optimizers()
+
+        def closure() -> Tensor:
+            loss = self.loss(batch)
+            self.log("loss", loss)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            return loss
+
+        return optimizer.step(closure=closure)
 
 
 class Regression(pl.LightningModule):

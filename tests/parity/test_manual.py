@@ -9,7 +9,7 @@ import torch
 from pytest_mock import MockerFixture
 from torch import Tensor, nn
 
-from tests.parity.modules import Regression, loaders
+from tests.parity.modules import Regression, StepsWithClosure, loaders
 from tests.parity.oracle import WAYS_TO_RECORD, Case, assert_equal, run_determined, run_lightning
 
 
@@ -29,34 +29,16 @@ class Manual(Regression):
         return loss
 
 
-class ManualWithClosure(Manual):
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
-        optimizer = self.optimizers()
-
-        def closure() -> Tensor:
-            loss = self.loss(batch)
-            self.log("loss", loss)
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-            return loss
-
-        optimizer.step(closure=closure)
+class ManualWithClosure(StepsWithClosure, Regression):
+    pass
 
 
-class ClosureWithoutGradients(Manual):
+class ClosureWithoutGradients(ManualWithClosure):
     """An optimizer turns gradients on around its closure."""
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
-        optimizer = self.optimizers()
-
-        def closure() -> Tensor:
-            loss = self.loss(batch)
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-            return loss
-
         with torch.no_grad():
-            self.log("loss", optimizer.step(closure=closure))
+            self.log("returned", super().training_step(batch, batch_idx))
 
 
 class ManualAccumulation(Manual):
