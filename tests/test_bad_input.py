@@ -36,6 +36,7 @@ from lightning_shim import (
 )
 from lightning_shim._attachment import FIXED, FIXED_SENTENCE
 from lightning_shim.members import Kind, Support, members
+from tests.lightning_trainer import fit_by_lightning
 from tests.places import place_in
 
 pytestmark = pytest.mark.usefixtures("patched")
@@ -626,15 +627,7 @@ class TestOptions:
     def test_refusal_leaves_the_module_to_lightning(self, lightning: ModuleType) -> None:
         module = tiny(lightning)()
         refuse(ConfigurationError, module, loader(0))
-        trainer = lightning.Trainer(
-            max_epochs=1,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(module, loader())
+        trainer = fit_by_lightning(lightning, module, loader(), max_epochs=1)
         assert module.steps == 4
         assert module.trainer is trainer
 

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import lightning_shim
 from lightning_shim import LightningShimWarning
+from tests.lightning_trainer import fit_by_lightning
 
 pytestmark = pytest.mark.usefixtures("patched")
 
@@ -103,20 +104,6 @@ def trial_context(**options: Any) -> Iterator[pytorch.PyTorchTrialContext]:
         finally:
             # Its thread writes to a relative path, which the next test is no longer in.
             context.get_tensorboard_writer().close()
-
-
-def fit_by_lightning(lightning: ModuleType, module: Any, *args: Any, **options: Any) -> Any:
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        **options,
-    )
-    trainer.fit(module, *args)
-    return trainer
 
 
 class TestResult:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_shim
 from lightning_shim import CheckpointError
+from tests.lightning_trainer import QUIET, fit_by_lightning
 from tests.parity.modules import StepsByHand
 from tests.parity.oracle import assert_same
 
@@ -85,18 +86,6 @@ def callback(lightning: ModuleType) -> Any:
     return type("Counts", (Counts, lightning.Callback), {})()
 
 
-def lightning_trainer(lightning: ModuleType, epochs: int, **options: Any) -> Any:
-    return lightning.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        **{"enable_checkpointing": False, **options},
-    )
-
-
 def determined_trial(module: Any, length: pytorch.TrainUnit, **options: Any) -> Any:
     with lightning_shim.patched():
         return lightning_shim.fit(module, **loaders(), max_length=length, **options)
@@ -116,8 +105,7 @@ def outcome(module: Any, trainer: Any) -> dict[str, Any]:
 def whole(lightning: ModuleType, module_class: Any) -> dict[str, Any]:
     """What four epochs without a break end in, under Lightning's own Trainer."""
     module = module_class()
-    trainer = lightning_trainer(lightning, 4, callbacks=[callback(lightning)])
-    trainer.fit(module, **loaders())
+    trainer = fit_by_lightning(lightning, module, **loaders(), max_epochs=4, callbacks=[callback(lightning)])
     return outcome(module, trainer)
 
 
@@ -125,8 +113,8 @@ class TestFromDetermined:
     def test_lightning_continues(self, lightning: ModuleType, module_class: Any, whole: dict[str, Any]) -> None:
         trial = determined_trial(module_class(), pytorch.Epoch(2), callbacks=[callback(lightning)])
         module = module_class()
-        trainer = lightning_trainer(lightning, 4, callbacks=[callback(lightning)])
-        trainer.fit(module, **loaders(), ckpt_path=trial.checkpoint_path / "state_dict.pth")
+        options = {"ckpt_path": trial.checkpoint_path / "state_dict.pth", "callbacks": [callback(lightning)]}
+        trainer = fit_by_lightning(lightning, module, **loaders(), max_epochs=4, **options)
         assert_same(outcome(module, trainer), whole)
 
     # What saved Lightning's own checkpoint is not there to continue from it.
@@ -136,15 +124,14 @@ class TestFromDetermined:
     def test_lightning_continues_within_an_epoch(self, lightning: ModuleType, module_class: Any) -> None:
         """It does what it would do with its own checkpoint of that moment: the epoch's loader starts anew."""
         saving = lightning.callbacks.ModelCheckpoint(every_n_train_steps=7, save_top_k=-1, dirpath="own")
-        before = lightning_trainer(lightning, 4, callbacks=[saving], enable_checkpointing=True)
-        before.fit(module_class(), **loaders())
+        options = {"callbacks": [saving], "enable_checkpointing": True}
+        fit_by_lightning(lightning, module_class(), **loaders(), max_epochs=4, **options)
         (own, *_) = sorted(Path("own").glob("*step=7.ckpt"))
         trial = determined_trial(module_class(), pytorch.Batch(7))
         results = []
         for path in (own, trial.checkpoint_path / "state_dict.pth"):
             module = module_class()
-            trainer = lightning_trainer(lightning, 4)
-            trainer.fit(module, **loaders(), ckpt_path=path)
+            trainer = fit_by_lightning(lightning, module, **loaders(), max_epochs=4, ckpt_path=path)
             results.append(outcome(module, trainer))
         assert_same(results[1], results[0])
 
@@ -166,11 +153,11 @@ class TestFromDetermined:
                 determined_trial(module_class(), pytorch.Epoch(4), callbacks=[callback(lightning), saving])
             else:
                 options = {"callbacks": [callback(lightning), saving], "enable_checkpointing": True}
-                lightning_trainer(lightning, 4, **options).fit(module_class(), **loaders())
+                fit_by_lightning(lightning, module_class(), **loaders(), max_epochs=4, **options)
             path = f"{folder}/step={batches}.ckpt"
             module = module_class()
-            trainer = lightning_trainer(lightning, 4, callbacks=[callback(lightning)])
-            trainer.fit(module, **loaders(), ckpt_path=path)
+            options = {"ckpt_path": path, "callbacks": [callback(lightning)]}
+            trainer = fit_by_lightning(lightning, module, **loaders(), max_epochs=4, **options)
             results.append(outcome(module, trainer))
             module = module_class()
             trial = determined_trial(module, pytorch.Epoch(4), ckpt_path=path, callbacks=[callback(lightning)])
@@ -183,7 +170,7 @@ class TestFromDetermined:
     def test_lightning_validates_and_tests(self, lightning: ModuleType, module_class: Any) -> None:
         trial = determined_trial(module_class(), pytorch.Epoch(1))
         path = trial.checkpoint_path / "state_dict.pth"
-        (metrics,) = lightning_trainer(lightning, 1).validate(
+        (metrics,) = lightning.Trainer(**QUIET).validate(
             module_class(), loaders()["val_dataloaders"], ckpt_path=path, verbose=False
         )
         assert metrics["val_loss"] == trial.metrics["val_loss"]
@@ -210,8 +197,9 @@ class TestFromDetermined:
 
 class TestFromLightning:
     def test_determined_continues(self, lightning: ModuleType, module_class: Any, whole: dict[str, Any]) -> None:
-        trainer = lightning_trainer(lightning, 2, callbacks=[callback(lightning)])
-        trainer.fit(module_class(), **loaders())
+        trainer = fit_by_lightning(
+            lightning, module_class(), **loaders(), max_epochs=2, callbacks=[callback(lightning)]
+        )
         trainer.save_checkpoint("after.ckpt")
         module = module_class()
         trial = determined_trial(module, pytorch.Epoch(4), ckpt_path="after.ckpt", callbacks=[callback(lightning)])
@@ -226,7 +214,7 @@ class TestFromLightning:
             every_n_train_steps=batches, save_top_k=-1, dirpath="kept", filename="{step}"
         )
         options = {"callbacks": [callback(lightning), saving], "enable_checkpointing": True}
-        lightning_trainer(lightning, 4, **options).fit(module_class(), **loaders())
+        fit_by_lightning(lightning, module_class(), **loaders(), max_epochs=4, **options)
         module = module_class()
         trial = determined_trial(
             module, pytorch.Epoch(4), ckpt_path=f"kept/step={batches}.ckpt", callbacks=[callback(lightning)]
@@ -239,8 +227,9 @@ class TestFromLightning:
             assert_same(outcome(module, trial.trainer)["counts"], whole["counts"])
 
     def test_pause_after_it(self, lightning: ModuleType, module_class: Any, whole: dict[str, Any]) -> None:
-        trainer = lightning_trainer(lightning, 2, callbacks=[callback(lightning)])
-        trainer.fit(module_class(), **loaders())
+        trainer = fit_by_lightning(
+            lightning, module_class(), **loaders(), max_epochs=2, callbacks=[callback(lightning)]
+        )
         trainer.save_checkpoint("after.ckpt")
         options: dict[str, Any] = {"ckpt_path": "after.ckpt", "callbacks": [callback(lightning)]}
         paused = determined_trial(module_class(), pytorch.Batch(12), **options)
@@ -250,9 +239,7 @@ class TestFromLightning:
         assert_same(outcome(module, trial.trainer), whole)
 
     def test_weights_alone(self, lightning: ModuleType, module_class: Any) -> None:
-        trainer = lightning_trainer(lightning, 1)
-        trained = module_class()
-        trainer.fit(trained, **loaders())
+        trainer = fit_by_lightning(lightning, module_class(), **loaders(), max_epochs=1)
         trainer.save_checkpoint("weights.ckpt", weights_only=True)
         module = module_class()
         trial = determined_trial(module, pytorch.Epoch(2), ckpt_path="weights.ckpt")
@@ -278,8 +265,7 @@ class TestMistakes:
 
     def test_another_module(self, lightning: ModuleType) -> None:
         module_class: Any = modules(lightning)["automatic"]
-        trainer = lightning_trainer(lightning, 1)
-        trainer.fit(module_class(width=7), **loaders())
+        trainer = fit_by_lightning(lightning, module_class(width=7), **loaders(), max_epochs=1)
         trainer.save_checkpoint("wide.ckpt")
         message = self.refuse(module_class(), "wide.ckpt")
         assert "the checkpoint wide.ckpt does not fit this module" in message
@@ -287,8 +273,7 @@ class TestMistakes:
 
     def test_other_optimizers(self, lightning: ModuleType) -> None:
         module_class: Any = modules(lightning)["automatic"]
-        trainer = lightning_trainer(lightning, 1)
-        trainer.fit(module_class(), **loaders())
+        trainer = fit_by_lightning(lightning, module_class(), **loaders(), max_epochs=1)
         trainer.save_checkpoint("one.ckpt")
         del (saved := torch.load("one.ckpt", weights_only=False))["lr_schedulers"][1]
         torch.save(saved, "one.ckpt")

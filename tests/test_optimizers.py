@@ -21,6 +21,7 @@ import lightning_shim
 from lightning_shim import ConfigurationError, DifferenceWarning, LightningShimWarning
 from lightning_shim._lightning import lightning_of
 from lightning_shim.optimizers import ConfiguredOptimizers, read_optimizers
+from tests.lightning_trainer import fit_by_lightning
 from tests.places import place_in
 
 pytestmark = pytest.mark.usefixtures("patched")
@@ -466,15 +467,7 @@ class TestTraining:
             module, loader(), max_length=pytorch.Epoch(4), accumulate_grad_batches=accumulate_grad_batches
         )
         module, theirs = trained()
-        lightning.Trainer(
-            max_epochs=4,
-            accumulate_grad_batches=accumulate_grad_batches,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        ).fit(module, loader())
+        fit_by_lightning(lightning, module, loader(), max_epochs=4, accumulate_grad_batches=accumulate_grad_batches)
         assert len(ours) == 16
         assert ours == theirs
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import lightning_shim
 from lightning_shim.logger import METRIC_GROUP
 from lightning_shim.members import Kind, Support, members
+from tests.lightning_trainer import fit_by_lightning
 from tests.recording import Recording, recording_logger
 
 # They are asked for by each side in its own time, or take part in no training.
@@ -165,20 +166,17 @@ def run_lightning(case: Case, **trainer_options: Any) -> Recording:
     options = dict(case.options)
     if case.validation is not None:
         options.update(val_check_interval=case.validation, check_val_every_n_epoch=None)
-    trainer = lightning.Trainer(
+    fit_by_lightning(
+        lightning,
+        module,
+        **case.data(),
         max_epochs=case.max_epochs,
-        accelerator="cpu",
-        devices=1,
         logger=recording_logger(importlib.import_module(f"{case.namespace}.loggers").Logger, recording),
         log_every_n_steps=case.log_every_n_steps,
         callbacks=case.make_callbacks(recording),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
         **options,
-        **{"enable_checkpointing": False, **trainer_options},
+        **trainer_options,
     )
-    trainer.fit(module, **case.data())
     recording.finish(module)
     return recording
 

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from determined import pytorch
 
 import lightning_shim
+from tests.lightning_trainer import fit_by_lightning
 from tests.parity.modules import Regression, loaders
 from tests.parity.test_stopping import RecordsErrors
 
@@ -56,17 +57,7 @@ class Data(pl.LightningDataModule):
 
 
 def fit_lightning(module: Any, callback: Any, **data: Any) -> None:
-    trainer = pl.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        callbacks=[callback],
-    )
-    trainer.fit(module, **data)
+    fit_by_lightning(pl, module, **data, max_epochs=1, callbacks=[callback])
 
 
 def fit_determined(module: Any, callback: Any, **data: Any) -> None:

@@ -19,6 +19,7 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from torch import Tensor
 
 import lightning_shim
+from tests.lightning_trainer import fit_by_lightning
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, assert_same, run_determined, run_lightning
 from tests.parity.runs import keeping
@@ -123,17 +124,10 @@ def test_graph_for_tensorboard(tmp_path: Path) -> None:
     """It is traced by a forward pass, which draws random numbers and moves the statistics of BatchNorm."""
     pl.seed_everything(7, verbose=False)
     theirs = LogsGraph()
-    pl.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=TensorBoardLogger(tmp_path / "lightning"),
-        callbacks=AllowsGraphs(),
-        log_every_n_steps=1,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    ).fit(theirs, **loaders())
+    logger = TensorBoardLogger(tmp_path / "lightning")
+    fit_by_lightning(
+        pl, theirs, **loaders(), max_epochs=1, logger=logger, callbacks=AllowsGraphs(), log_every_n_steps=1
+    )
     pl.seed_everything(7, verbose=False)
     with lightning_shim.patched():
         ours = LogsGraph()

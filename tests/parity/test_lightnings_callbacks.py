@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.model_summary import summarize
 
 import lightning_shim
 from lightning_shim.members import Support, member
+from tests.lightning_trainer import fit_by_lightning
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
 
@@ -108,16 +109,8 @@ def test_why_spike_detection_is_refused() -> None:
 
 
 def test_why_model_pruning_is_refused(tmp_path: Any) -> None:
-    module = Regression()
-    trainer = pl.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        callbacks=callbacks.ModelPruning("l1_unstructured", amount=0.5),
-    )
-    trainer.fit(module, **loaders())
+    pruning = callbacks.ModelPruning("l1_unstructured", amount=0.5)
+    trainer = fit_by_lightning(pl, Regression(), **loaders(), max_epochs=1, callbacks=pruning)
     trainer.save_checkpoint(tmp_path / "pruned.ckpt")
     state = torch.load(tmp_path / "pruned.ckpt", weights_only=False)["state_dict"]
     assert not any("mask" in name for name in state)

@@ -18,6 +18,7 @@ from pytest_mock import MockerFixture
 from torch import Tensor, nn
 
 import lightning_shim
+from tests.lightning_trainer import fit_by_lightning
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
 
@@ -137,15 +138,7 @@ def test_trained_by_both_in_turn() -> None:
         module.on_validation_epoch_end = lambda: None  # type: ignore[method-assign]
         for trainer in order.split():
             if trainer == "lightning":
-                lightning.pytorch.Trainer(
-                    accelerator="cpu",
-                    max_epochs=2,
-                    num_sanity_val_steps=0,
-                    logger=False,
-                    enable_checkpointing=False,
-                    enable_progress_bar=False,
-                    enable_model_summary=False,
-                ).fit(module, **loaders())
+                fit_by_lightning(lightning.pytorch, module, **loaders(), max_epochs=2)
             else:
                 lightning_shim.fit(module, **loaders(), max_length=pytorch.Epoch(2), checkpoint_policy="none")
         weights.append({name: value.clone() for name, value in module.state_dict().items()})

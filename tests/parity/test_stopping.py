@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from torch.utils.data import DataLoader, IterableDataset
 
 import lightning_shim
+from tests.lightning_trainer import fit_by_lightning
 from tests.parity.modules import Regression, dataset, loaders
 from tests.parity.oracle import Case, assert_equal, assert_same, run_determined, run_lightning
 
@@ -70,16 +71,7 @@ def stream() -> dict[str, Any]:
 def test_loader_without_a_length(mocker: MockerFixture, callbacks: Any) -> None:
     pl.seed_everything(7, verbose=False)
     theirs = Regression()
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = pl.Trainer(
-        max_steps=18,
-        accelerator="cpu",
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        callbacks=callbacks(),
-        **options,
-    )
-    trainer.fit(theirs, **stream())
+    trainer = fit_by_lightning(pl, theirs, **stream(), max_steps=18, callbacks=callbacks())
     with lightning_shim.patched():
         pl.seed_everything(7, verbose=False)
         ours = Regression()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import lightning_shim
+from tests.lightning_trainer import fit_by_lightning
 from tests.parity.modules import Regression, dataset, loaders
 from tests.parity.oracle import Case, assert_equal, assert_same, run_determined, run_lightning
 from tests.parity.runs import keeping
@@ -301,16 +302,8 @@ def test_compiled_as_a_whole_by_lightning() -> None:
     for compiles in (False, True):
         pl.seed_everything(7, verbose=False)
         module = Quiet()
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            max_epochs=1,
-            num_sanity_val_steps=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(torch.compile(module, backend="eager") if compiles else module, **loaders())
+        trained = torch.compile(module, backend="eager") if compiles else module
+        fit_by_lightning(pl, trained, **loaders(), max_epochs=1)
         states.append(module.state_dict())
     assert_same(states[1], states[0])
 

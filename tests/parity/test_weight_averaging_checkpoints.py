@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import lightning_shim
+from tests.lightning_trainer import fit_by_lightning
 from tests.parity.modules import dataset
 from tests.parity.oracle import assert_same
 from tests.parity.test_stochastic_weight_averaging import MODULES
@@ -54,19 +56,10 @@ def outcome(module: Any, callback: Any) -> dict[str, Any]:
     }
 
 
-def train_with_lightning(name: str, ckpt_path: Path | None = None, saving: Any = None) -> dict[str, Any]:
+def train_with_lightning(name: str, ckpt_path: Path | None = None, saving: Sequence[Any] = ()) -> dict[str, Any]:
     module, callback = make(name), averaging()
-    trainer = pl.Trainer(
-        max_epochs=EPOCHS,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=saving is not None,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        callbacks=[callback, *([] if saving is None else [saving])],
-    )
-    trainer.fit(module, **loaders(), ckpt_path=ckpt_path)
+    options = {"max_epochs": EPOCHS, "callbacks": [callback, *saving], "enable_checkpointing": bool(saving)}
+    fit_by_lightning(pl, module, **loaders(), ckpt_path=ckpt_path, **options)
     return outcome(module, callback)
 
 
@@ -82,7 +75,7 @@ def train_with_determined(name: str, **options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["batch norm", "no batch norm", "LambdaLR"])
 def test_both_continue(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saving = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
-    whole = train_with_lightning(name, saving=saving)
+    whole = train_with_lightning(name, saving=[saving])
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     assert_same(train_with_determined(name), whole)
     written = checkpoints(tmp_path / "data")
