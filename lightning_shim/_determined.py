@@ -448,10 +448,15 @@ class Controller:
         return not isinstance(period, pytorch.Epoch) or bool(period.should_stop(epoch + 1))
 
     @property
+    def has_trained_its_length(self) -> bool:
+        """Whether no batch is left to train; never in test mode, which has a length of its own."""
+        loop = self._controller
+        return bool(not loop.test_mode and loop._steps_until_complete(loop.max_length) <= 0)
+
+    @property
     def is_complete(self) -> bool:
         """Whether the trial has trained as long as it should."""
-        loop = self._controller
-        return bool(loop.test_mode or loop._steps_until_complete(loop.max_length) <= 0)
+        return self.test_mode or self.has_trained_its_length
 
 
 def wrap_model(context: Any, model: torch.nn.Module, **options: Any) -> torch.nn.Module:

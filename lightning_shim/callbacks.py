@@ -97,8 +97,7 @@ class LightningCallback(pytorch.PyTorchCallback):
                 )
         # Otherwise the checkpoint, if there was one, is another trial's: Determined takes its weights and starts anew.
         elif self._ckpt_path is not None:
-            self._lightning_checkpoint.start_from(self._ckpt_path)
-            self._controller.continue_at(*self._training_loop.batches_and_epochs())
+            self._start_from(self._ckpt_path)
         self._hooks.start_fit_of_stateful_callbacks()
         if self._controller.batches_trained == 0:
             self._sanity_check()
@@ -114,12 +113,25 @@ class LightningCallback(pytorch.PyTorchCallback):
         if not self._ends_at_once():
             self._training_loop.resume()
 
+    def _start_from(self, path: str | os.PathLike[str]) -> None:
+        """Takes over a checkpoint of Lightning's, after which there may be nothing left to train."""
+        self._lightning_checkpoint.start_from(path)
+        batches, epochs = self._training_loop.batches_and_epochs()
+        max_epochs = self._trainer.max_epochs
+        if max_epochs != -1 and epochs > max_epochs:
+            raise CheckpointError(
+                f"ckpt_path: {path} was written after {epochs} epochs, and the training has {max_epochs}. Train for "
+                "more, or load the weights alone when you build the module."
+            )
+        self._controller.continue_at(batches, epochs)
+        self._controller.skips_training = self._controller.has_trained_its_length
+
     def _ends_at_once(self) -> bool:
-        """Has no batch trained if a hook has asked to stop before the first one, as Lightning does."""
+        """Has no batch trained if there is none left, or if a hook has asked to stop before the first one."""
         self._agree_to_stop()
         if self._trainer.should_stop:
             self._controller.skips_training = True
-        return self._trainer.should_stop
+        return self._controller.skips_training
 
     def _sanity_check(self) -> None:
         """Tries batches of the validation as Lightning does, and forgets what came of it."""
