@@ -29,7 +29,7 @@ from typing import Any, Final, Protocol
 import determined as det
 import torch
 import wrapt
-from determined import pytorch, tensorboard
+from determined import core, pytorch, tensorboard
 
 from lightning_shim._registry import PatchRegistry, Wrapper
 from lightning_shim._warnings import CheckpointError, ConfigurationError
@@ -516,6 +516,20 @@ def report_metrics(context: Any, group: str, metrics: dict[str, Any], step: int)
         step: The batches trained.
     """
     context._core.train.report_metrics(group=group, steps_completed=step, metrics=metrics)
+
+
+def report_after_training(group: str, metrics: dict[str, Any], step: int) -> None:
+    """Reports metrics when the context of the training has been closed; one process does it, on a cluster.
+
+    Args:
+        group: The group's name.
+        metrics: Numbers by name; none of a name that has been reported for this step.
+        step: The batches trained.
+    """
+    # The other processes have nothing to do with it.
+    distributed = core.DummyDistributedContext()
+    with core.init(distributed=distributed, tensorboard_mode=core.TensorboardMode.MANUAL) as context:
+        context.train.report_metrics(group=group, steps_completed=step, metrics=metrics)
 
 
 def tensorboard_writer(context: Any) -> Any:

@@ -83,5 +83,20 @@ def _fit(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwar
     return fit_script(instance, **arguments_of(wrapped, args, kwargs))
 
 
-TRAINER_METHODS: Final[dict[str, Wrapper]] = {"__init__": _init, "fit": _fit}
+def _recorded(verb: str) -> Wrapper:
+    def evaluate(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        from lightning_shim.script_evaluation import record_evaluation
+
+        results = wrapped(*args, **kwargs)
+        record_evaluation(verb, results)
+        return results
+
+    return evaluate
+
+
+TRAINER_METHODS: Final[dict[str, Wrapper]] = {
+    "__init__": _init,
+    "fit": _fit,
+    **{verb: _recorded(verb) for verb in ("validate", "test")},
+}
 """By the name of the method of Trainer."""

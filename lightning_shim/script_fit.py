@@ -16,6 +16,7 @@ from lightning_shim.hyperparameters import DETERMINED_HYPERPARAMETERS
 from lightning_shim.launch import run_trial
 from lightning_shim.random_state import RandomState
 from lightning_shim.script import GIVEN
+from lightning_shim.script_evaluation import remember_training
 from lightning_shim.script_hyperparameters import untaken_hyperparameters
 from lightning_shim.script_trial import ScriptTrial
 
@@ -87,6 +88,7 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     if not trial.is_complete:
         print("lightning_shim: the trial is paused. The script ends here, and runs again when the trial goes on.")
         sys.exit(0)
+    remember_training(trial.controller.batches_trained)
     fitted(trainer, trial.trainer, trial.module, trial.datamodule, trial.loaders)
 
 

@@ -57,6 +57,11 @@ DIFFERENCES: Final = (
         "A module need not be rewritten to move to Determined.",
     ),
     (
+        "`ckpt_path` of a checkpoint that Lightning wrote within an epoch",
+        "The trial goes on with the batches that were left; Lightning takes as many from the beginning of the loader.",
+        "They are what the epoch had not trained on.",
+    ),
+    (
         "`ckpt_path` of a checkpoint that Lightning wrote in an epoch's last batch, or in the validation after it",
         "The trial goes on with the next epoch; Lightning ends the former one first.",
         "Lightning's checkpoint does not hold the metrics that the end of the epoch needs.",

@@ -120,3 +120,13 @@ def test_metrics_are_reported(ran: Ran) -> None:
 def test_loggers_get_before_and_after_the_pause_what_they_would_get(ran: Ran) -> None:
     ours = [row for outcome in ran.trial.outcomes for row in logged(outcome.folder)]
     assert ours == logged(ran.lightning)
+
+
+@pytest.mark.parametrize("ran", ["plain"], indirect=True)
+def test_what_is_evaluated_after_fit_is_recorded(ran: Ran) -> None:
+    _, results = ran.results()
+    master, steps = ran.trial.master, results["step"]
+    for group, name in {"test": "test", "test_2": "best", "validate": "validate"}.items():
+        [expected] = results[name]
+        assert master.metrics(group) == {steps: expected}
+        assert master.runs[0].metrics.get(group) is None
