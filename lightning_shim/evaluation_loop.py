@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from torch import nn
 from torch.utils.data import DataLoader
 
+from lightning_shim._attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.batches import Batches
 from lightning_shim.dataloading import DataSource
 from lightning_shim.hooks import Hooks
@@ -72,7 +72,7 @@ class EvaluationLoop:
     def __init__(
         self,
         source: DataSource,
-        module: nn.Module,
+        module: Any,
         hooks: Hooks,
         progress: Progress,
         strategy: StrategyFacade,
@@ -84,7 +84,7 @@ class EvaluationLoop:
         is_enabled: bool,
     ) -> None:
         self.source: Final = source
-        self._module: Final = module
+        self._module: Final[Any] = module
         self._hooks: Final = hooks
         self._progress: Final = progress
         self._strategy: Final = strategy
@@ -165,6 +165,7 @@ class EvaluationLoop:
         """Evaluates a batch and returns the number of its samples."""
         self.batches_started += 1
         hooks, collector = self._hooks, self._collector
+        names = hooks.names
         batch = self._transfer(batch, dataloader_idx)
         if self._has_several:
             collector.start_batch(batch, dataloader_idx)
@@ -172,11 +173,12 @@ class EvaluationLoop:
         else:
             collector.start_batch(batch)
             args = (batch, batch_idx)
-        hooks.call("on_validation_batch_start", *args)
-        step_args = args if self._takes_batch_idx else (args[0], *args[2:])
-        output = hooks.run("validation_step", self._strategy.validation_step, *step_args)
-        output = hooks.end_of_step("validation_step_end", output)
-        hooks.call("on_validation_batch_end", output, *args)
+        # Each call that nobody has asked for costs a small layer something.
+        if "on_validation_batch_start" in names:
+            hooks.call("on_validation_batch_start", *args)
+        output = self._validation_step(args if self._takes_batch_idx else (args[0], *args[2:]))
+        if "on_validation_batch_end" in names:
+            hooks.call("on_validation_batch_end", output, *args)
         if output is not None:
             if self._keeps_outputs:
                 self._outputs[dataloader_idx].append(output)
@@ -184,6 +186,15 @@ class EvaluationLoop:
         samples = collector.number_of_samples()
         collector.end_batch()
         return samples
+
+    def _validation_step(self, args: tuple[Any, ...]) -> Any:
+        strategy, hooks = self._strategy, self._hooks
+        state = hooks.state
+        previous = state[CURRENT_FX_ATTRIBUTE]
+        state[CURRENT_FX_ATTRIBUTE] = "validation_step"
+        output = (self._module if strategy.calls_directly else strategy).validation_step(*args)
+        state[CURRENT_FX_ATTRIBUTE] = previous
+        return hooks.end_of_step("validation_step_end", output) if "validation_step_end" in hooks.names else output
 
     def _end_dataloader(self) -> None:
         """Shows what the last batch of a loader has logged, then what all its batches have."""

@@ -230,8 +230,6 @@ class StrategyFacade:
 
     def validation_step(self, *args: Any) -> Any:
         """Runs the user's ``validation_step`` where buffers are synchronised."""
-        if self.calls_directly:
-            return self.lightning_module.validation_step(*args)
         with self.precision_plugin.forward_context():
             if self.model is self.lightning_module:
                 return self.lightning_module.validation_step(*args)
