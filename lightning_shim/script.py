@@ -14,7 +14,7 @@ from lightning_shim.trainer_arguments import ARGUMENTS
 GIVEN: Final = "_lightning_shim_arguments"
 """Where a Trainer keeps the arguments that the user has given."""
 
-_OF_ONE_PROCESS: Final[dict[str, Any]] = {"strategy": "auto", "num_nodes": 1, "sync_batchnorm": False}
+_OF_ONE_PROCESS: Final[dict[str, Any]] = {"num_nodes": 1, "sync_batchnorm": False}
 """What the script's own Trainer is built with, since it validates and tests in the trial's own process."""
 
 _STRATEGIES: Final = ("auto", "ddp", "single_device")
@@ -37,6 +37,7 @@ _AS_DETERMINED: Final[dict[str, Callable[[], Any]]] = {
 
 def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     from lightning_shim import _determined
+    from lightning_shim.script_strategy import strategy_of
 
     given = dict(kwargs)
     _verify(given)
@@ -45,6 +46,7 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
     own = {
         **given,
         **_OF_ONE_PROCESS,
+        "strategy": strategy_of(instance, given),
         "accelerator": _accelerator(),
         "devices": _determined.devices(),
         # Determined takes the place of the default one.

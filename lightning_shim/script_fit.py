@@ -18,6 +18,7 @@ from lightning_shim.random_state import RandomState
 from lightning_shim.script import GIVEN
 from lightning_shim.script_evaluation import remember_training
 from lightning_shim.script_hyperparameters import untaken_hyperparameters
+from lightning_shim.script_strategy import join_processes
 from lightning_shim.script_trial import ScriptTrial
 
 HAS_FITTED: Final = "_lightning_shim_has_fitted"
@@ -89,6 +90,7 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
         print("lightning_shim: the trial is paused. The script ends here, and runs again when the trial goes on.")
         sys.exit(0)
     remember_training(trial.controller.batches_trained)
+    join_processes(trainer)
     fitted(trainer, trial.trainer, trial.module, trial.datamodule, trial.loaders)
 
 

@@ -97,3 +97,4 @@ def test_two_processes(tmp_path: Path) -> None:
     for rank in (0, 1):
         expected = torch.load(lightning / f"results-{rank}.pt", weights_only=False)
         assert_same(trial.results(rank), expected, f"rank {rank}")
+        assert [each["is_global_zero"] for each in expected["processes"]] == [rank == 0] * 2

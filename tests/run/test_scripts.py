@@ -68,6 +68,20 @@ def test_gan(tmp_path: Path) -> None:
     assert expected["step"] == 22
 
 
+def test_two_processes(tmp_path: Path) -> None:
+    command = (str(SCRIPTS / "searched.py"), "several", "searched")
+    execute(tmp_path / "lightning", *command)
+    execute(
+        tmp_path / "determined", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *RUN, *command
+    )
+    for rank in (0, 1):
+        actual, expected = (
+            torch.load(tmp_path / side / f"results-{rank}.pt", weights_only=False)
+            for side in ("determined", "lightning")
+        )
+        assert_same(actual, expected, f"rank {rank}")
+
+
 @pytest.mark.parametrize("last_epochs", [1, 2])
 def test_several_trainers(tmp_path: Path, last_epochs: int) -> None:
     actual, expected = results(tmp_path, "several.py", str(last_epochs))

@@ -74,6 +74,11 @@ class LitData(pl.LightningDataModule):
         return DataLoader(self.dataset, batch_size=10)
 
 
+def processes(trainer):
+    names = ("is_global_zero", "global_rank", "local_rank", "node_rank", "world_size", "num_nodes")
+    return {name: getattr(trainer, name) for name in names}
+
+
 if __name__ == "__main__":
     pl.seed_everything(7)
     several = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": True} if "several" in sys.argv else {}
@@ -89,8 +94,10 @@ if __name__ == "__main__":
         logger=CSVLogger("logs"),
         **several,
     )
+    before = processes(trainer)
     trainer.fit(model, data)
     results = {
+        "processes": (before, processes(trainer)),
         "weights": copy.deepcopy(model.state_dict()),
         "hparams": dict(model.hparams),
         "data": dict(data.hparams),
@@ -105,4 +112,12 @@ if __name__ == "__main__":
         results["test"] = trainer.test(datamodule=data, ckpt_path="best")
         best = LitModel.load_from_checkpoint(trainer.checkpoint_callback.best_model_path)
         results["best_weights"] = best.state_dict()
+    else:
+        # The first process writes it, and all find it.
+        trainer.save_checkpoint("own.ckpt")
+        results["own"] = LitModel.load_from_checkpoint("own.ckpt").state_dict()
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            os.rename("own.ckpt", "renamed.ckpt")
+        results["one device"] = processes(pl.Trainer(devices=1, accelerator="cpu", logger=False))
     torch.save(results, f"results-{os.environ.get('LOCAL_RANK', 0)}.pt")
