@@ -6,6 +6,7 @@ own; ``torch.save`` writes a shared storage once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from torch import Tensor
@@ -34,6 +35,7 @@ class CheckpointState:
         collector: Keeps what the running epoch has logged.
         views: What the trainer shows of the metrics.
         averaging: Knows what a callback that averages weights needs.
+        accumulation_may_change: Tells whether somebody may set ``trainer.accumulate_grad_batches`` within an epoch.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class CheckpointState:
         collector: MetricCollector,
         views: MetricViews,
         averaging: WeightAveragingState,
+        accumulation_may_change: Callable[[], bool],
     ) -> None:
         self._module: Final = module
         self._progress: Final = progress
@@ -51,6 +54,7 @@ class CheckpointState:
         self._collector: Final = collector
         self._views: Final = views
         self._averaging: Final = averaging
+        self._accumulation_may_change: Final = accumulation_may_change
         self._processes: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] | None = None
         self._initial_flags: dict[str, Any] = {}
@@ -155,10 +159,7 @@ class CheckpointState:
     def _gradients(self) -> dict[str, Tensor]:
         """Returns the gradients that a step to come will use, and those that no optimizer releases; often none."""
         released = set()
-        is_needed = self._training_loop.accumulates_gradients or self._averaging.needs_gradients(
-            self._progress.current_epoch
-        )
-        if self._module.automatic_optimization and not is_needed:
+        if self._module.automatic_optimization and not self._may_use_gradients():
             groups = (group for optimizer in self._module.trainer.optimizers for group in optimizer.param_groups)
             released = {id(parameter) for group in groups for parameter in group["params"]}
         return {
@@ -166,6 +167,15 @@ class CheckpointState:
             for name, parameter in self._module.named_parameters()
             if parameter.grad is not None and id(parameter) not in released
         }
+
+    def _may_use_gradients(self) -> bool:
+        """Tells whether a step to come may use the gradients that automatic optimization has left."""
+        progress = self._progress
+        if self._training_loop.accumulates_gradients or self._averaging.needs_gradients(progress.current_epoch):
+            return True
+        # They are released at an epoch's first batch, and within it where an accumulation begins. Whoever has more
+        # batches accumulated before the next one starts has it add to what a step has used already.
+        return progress.epoch_is_running and not progress.is_last_batch and self._accumulation_may_change()
 
     def _torchmetrics(self) -> dict[str, Metric]:
         return {name: module for name, module in self._module.named_modules() if isinstance(module, Metric)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from lightning_shim._attachment import FIXED, FIXED_SENTENCE
@@ -89,6 +89,24 @@ def inspect_members(module_or_class: Any, files: SourceFiles | None = None) -> C
             f"Callback of {' or '.join(NAMESPACES)}."
         )
     return _Inspection(subject, *found, files or SourceFiles()).report()
+
+
+def may_set(subjects: Iterable[Any], name: str) -> bool:
+    """Tells whether code of the user's may set an attribute of this name, on whatever object.
+
+    Args:
+        subjects: Modules, datamodules and callbacks, and what is none of these.
+        name: The attribute's name; it counts as set by classes of which there is no source.
+    """
+    files = SourceFiles()
+    for subject in map(original, subjects):
+        found = _owner_of(subject)
+        if found is not None:
+            owner, lightning = found
+            code = UserCode(subject, owner, getattr(lightning, owner), files)
+            if code.unread or code.sets_somewhere(name):
+                return True
+    return False
 
 
 def lightnings_callback(lightning: Lightning, callback_class: type) -> Member:

@@ -51,7 +51,7 @@ class Optimization:
         accumulate_grad_batches: Batches whose gradients are added up before a step.
 
     Attributes:
-        accumulate_grad_batches: The same at this moment; callbacks may change it before an epoch.
+        accumulate_grad_batches: The same at this moment; callbacks may change it.
         skips_backward: Whether gradients are left as they are, by automatic optimization; callbacks may say so.
     """
 

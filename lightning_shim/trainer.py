@@ -439,7 +439,7 @@ class TrainerFacade(Attached):
 
     @property
     def accumulate_grad_batches(self) -> int:
-        """Batches whose gradients are added up before a step; callbacks may set it before an epoch."""
+        """Batches whose gradients are added up before a step; callbacks may set it for those to come."""
         if self._loops is None:
             return self._options.accumulate_grad_batches
         return self._loops[0].optimization.accumulate_grad_batches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 from typing import Any, Final
@@ -16,6 +17,7 @@ from lightning_shim._weight_averaging import WeightAveragingState
 from lightning_shim.callbacks import CALLBACK_NAME, LightningCallback
 from lightning_shim.checkpoint import CheckpointState
 from lightning_shim.checkpoint_files import CheckpointFiles
+from lightning_shim.compatibility import may_set
 from lightning_shim.data_origin import find_source
 from lightning_shim.epoch_outputs import TrainingOutputs
 from lightning_shim.evaluation_loop import EvaluationLoop, Validation, ValidationLoader
@@ -367,7 +369,13 @@ class LightningTrial(pytorch.PyTorchTrial):
         )
         trainer.connect(self._training_loop, self._evaluation_loop, lightning_checkpoint)
         checkpoint_state = CheckpointState(
-            module, progress, self._training_loop, training_collector, trainer.views, averaging
+            module,
+            progress,
+            self._training_loop,
+            training_collector,
+            trainer.views,
+            averaging,
+            functools.cache(lambda: may_set([module, datamodule, *trainer.callbacks], "accumulate_grad_batches")),
         )
         self._callback = LightningCallback(
             context,

@@ -15,6 +15,7 @@ import lightning_shim
 from tests.parity.modules import Regression, StepsByHand, loaders
 from tests.parity.oracle import WAYS_TO_RECORD, Case, assert_equal, run_determined, run_lightning
 from tests.parity.runs import run_determined_by, run_lightning_by_steps
+from tests.parity.test_accumulation_scheduler import SetsWithinEpochs
 from tests.recording import Recording
 
 EPOCHS = 4
@@ -116,6 +117,13 @@ BESIDE: dict[str, dict[str, Any]] = {
 def test_beside_other_options(mocker: MockerFixture, beside: str, way: str) -> None:
     settings = {"module": Regression, "data": loaders, **BESIDE[beside], **WAYS_TO_RECORD[way]}
     compare(Case(**settings, max_epochs=3, callbacks=lambda: [StochasticWeightAveraging(0.04, 1)]), mocker)
+
+
+@pytest.mark.parametrize("module", ["batch norm", "no batch norm"])
+def test_accumulation_that_is_set_within_epochs(mocker: MockerFixture, module: str) -> None:
+    """The added epoch then steps in between, with no gradients or those of the last batch that had some."""
+    callbacks = lambda: [StochasticWeightAveraging(0.04, 1), SetsWithinEpochs()]  # noqa: E731
+    compare(Case(MODULES[module], loaders, 3, callbacks=callbacks, every_hook=False), mocker)
 
 
 @pytest.mark.parametrize("module", ["batch norm", "no batch norm"])
