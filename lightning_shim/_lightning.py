@@ -452,7 +452,7 @@ def request_loaders(lightning: Lightning, hook: Callable[[], Any]) -> Any:
 
 
 def with_distributed_sampler(
-    lightning: Lightning, loader: DataLoader[Any], is_training: bool, *, num_replicas: int, rank: int
+    lightning: Lightning, loader: DataLoader[Any], *, is_training: bool, overfits: bool, num_replicas: int, rank: int
 ) -> DataLoader[Any]:
     """Makes a loader anew for one of several processes, as Lightning's ``use_distributed_sampler``.
 
@@ -460,6 +460,7 @@ def with_distributed_sampler(
         lightning: Which Lightning.
         loader: The user's loader.
         is_training: Whether it is a training loader.
+        overfits: Whether each epoch is to have the same samples.
         num_replicas: The number of processes.
         rank: The index of the process.
 
@@ -469,7 +470,7 @@ def with_distributed_sampler(
     sampler = lightning.get_distributed_sampler(
         loader,
         shuffle=is_training or lightning.is_dataloader_shuffled(loader),
-        overfit_batches=0,
+        overfit_batches=int(overfits),
         num_replicas=num_replicas,
         rank=rank,
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 
 from lightning_shim._lightning import (
     Lightning,
@@ -19,6 +19,7 @@ from lightning_shim._lightning import (
 )
 from lightning_shim._warnings import (
     ConfigurationError,
+    DifferenceWarning,
     LightningShimWarning,
     caller_location,
     warn_at_caller,
@@ -29,7 +30,7 @@ from lightning_shim.determined_loader import as_torch_loader
 from lightning_shim.progress import Progress
 from lightning_shim.random_state import RandomState
 from lightning_shim.resuming import TooFewBatchesError, TrackedLoader
-from lightning_shim.sampling import SampleSharing, UnsharableError
+from lightning_shim.sampling import SamplerError, SampleSharing
 from lightning_shim.strategy import StrategyFacade
 
 
@@ -160,7 +161,8 @@ class DataSource:
             Whether they were asked for.
 
         Raises:
-            ConfigurationError: If they are no loaders, are empty, or cannot be shared by several processes.
+            ConfigurationError: If they are no loaders, are empty, or cannot be made anew with the samplers they are to
+                have.
         """
         epoch = self._progress.current_epoch
         if self._asked is not None and not 0 < self._reload_period <= epoch - self._asked.epoch:
@@ -191,7 +193,8 @@ class DataSource:
                 'gave a CombinedLoader with mode="sequential", which Lightning does not train on either; use '
                 '"max_size_cycle", "max_size" or "min_size".'
             )
-        combined.flattened = [self._prepared(loader) for loader in combined.flattened]
+        loaders = [as_torch_loader(loader) for loader in combined.flattened]
+        combined.flattened = [self._prepared(loader) for loader in self._in_order(loaders)]
         combined.limits = [self._limited(loader) for loader in combined.flattened]
         self._combined = combined
         self.length = length_of(combined)
@@ -203,7 +206,6 @@ class DataSource:
         self._combined_tracked.flattened = self._tracked
 
     def _prepared(self, loader: Any) -> Any:
-        loader = as_torch_loader(loader)
         if not isinstance(loader, DataLoader):
             try:
                 # Lightning tries each, and random numbers may be drawn by it.
@@ -220,10 +222,28 @@ class DataSource:
     def _shared(self, loader: DataLoader[Any]) -> DataLoader[Any]:
         try:
             return self._sharing.share(loader, is_training=self._stage == "train")
-        except UnsharableError as error:
+        except SamplerError as error:
             raise self.error(
                 f"gave a {type(loader).__name__} that cannot be shared by several processes: {error} Make it so, give "
                 "it a torch.utils.data.distributed.DistributedSampler, or pass use_distributed_sampler=False."
+            ) from error
+
+    def _in_order(self, loaders: list[Any]) -> list[Any]:
+        """Returns loaders that give the same samples in each epoch if the trial is to overfit on them."""
+        samplers = [loader.sampler for loader in loaders if hasattr(loader, "sampler")]
+        if not self._sharing.overfits or all(isinstance(sampler, SequentialSampler) for sampler in samplers):
+            return loaders
+        self.warn(
+            f"With overfit_batches the {self._stage} loaders go through their datasets in order, whatever samplers "
+            "they have.",
+            DifferenceWarning,
+        )
+        try:
+            return [self._sharing.in_order(loader) for loader in loaders]
+        except SamplerError as error:
+            raise self.error(
+                f"gave a loader that cannot go through its dataset in order, as overfit_batches wants it: {error} "
+                "Give it a SequentialSampler, or leave overfit_batches out."
             ) from error
 
     def _limited(self, loader: Any) -> int | float:

@@ -21,6 +21,7 @@ class TrainerOptions:
         gradient_clip_algorithm: ``"norm"`` or ``"value"``.
         limit_train_batches: Batches of a training epoch, or the fraction of them.
         limit_val_batches: Batches of each validation loader, or the fraction of them.
+        overfit_batches: Batches, or the fraction of them, that stand for both limits, always the same; 0 for all.
         reload_dataloaders_every_n_epochs: Epochs after which the loaders are asked for anew; 0 for never.
         use_distributed_sampler: Whether several processes share out the samples of each loader.
         sync_batchnorm: Whether several processes normalise batches together.
@@ -36,6 +37,7 @@ class TrainerOptions:
     gradient_clip_algorithm: Any = None
     limit_train_batches: int | float = 1.0
     limit_val_batches: int | float = 1.0
+    overfit_batches: int | float = 0.0
     reload_dataloaders_every_n_epochs: int = 0
     use_distributed_sampler: bool = True
     sync_batchnorm: bool = False
@@ -63,7 +65,7 @@ class TrainerOptions:
         for name in _RULES:
             verify_option(name, options[name])
         for name in ("limit_train_batches", "limit_val_batches"):
-            options[name] = 1.0 if options[name] is None else options[name]
+            options[name] = options["overfit_batches"] or (1.0 if options[name] is None else options[name])
         algorithm = options["gradient_clip_algorithm"]
         if algorithm is not None:
             # It may be a member of the enumeration already, which is a string as well.
@@ -98,7 +100,11 @@ def _is_count(value: Any, least: int) -> bool:
 
 
 def _is_limit(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and value >= 0) or (isinstance(value, float) and 0 <= value <= 1)
+    return value is None or _is_part(value)
+
+
+def _is_part(value: Any) -> bool:
+    return (isinstance(value, int) and value >= 0) or (isinstance(value, float) and 0 <= value <= 1)
 
 
 def _is_minimum(value: Any) -> bool:
@@ -109,6 +115,7 @@ _RULES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "accumulate_grad_batches": (lambda value: _is_count(value, 1), "a number of batches, at least 1"),
     "limit_train_batches": (_is_limit, "a number of batches, or a fraction of them as a float up to 1.0"),
     "limit_val_batches": (_is_limit, "a number of batches, or a fraction of them as a float up to 1.0"),
+    "overfit_batches": (_is_part, "a number of batches, or a fraction of them as a float up to 1.0"),
     "reload_dataloaders_every_n_epochs": (lambda value: _is_count(value, 0), "a number of epochs, or 0 for never"),
     "num_sanity_val_steps": (
         lambda value: value == float("inf") or _is_count(value, -1),

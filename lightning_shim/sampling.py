@@ -1,19 +1,19 @@
-"""How several processes share a loader's samples, as Lightning's ``use_distributed_sampler`` has them do it."""
+"""Which samples a loader gives, as Lightning's ``use_distributed_sampler`` and ``overfit_batches`` have it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Final
 
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_shim._lightning import Lightning, request_loaders, with_distributed_sampler
 from lightning_shim.strategy import StrategyFacade
 
 
-class UnsharableError(Exception):
-    """A loader cannot be made anew with the samples of one process."""
+class SamplerError(Exception):
+    """A loader cannot be made anew with another sampler."""
 
 
 class SampleSharing:
@@ -26,12 +26,19 @@ class SampleSharing:
         lightning: The module's Lightning.
         strategy: Tells how many processes share the data.
         use_distributed_sampler: Whether to do so; otherwise loaders stay as the user made them.
+        overfits: Whether each epoch is to have the same samples.
+
+    Attributes:
+        overfits: The same.
     """
 
-    def __init__(self, lightning: Lightning, strategy: StrategyFacade, use_distributed_sampler: bool) -> None:
+    def __init__(
+        self, lightning: Lightning, strategy: StrategyFacade, use_distributed_sampler: bool, overfits: bool
+    ) -> None:
         self._lightning: Final = lightning
         self._strategy: Final = strategy
         self._is_needed: Final = use_distributed_sampler and strategy.world_size > 1
+        self.overfits: Final = overfits
 
     def request(self, hook: Callable[[], Any]) -> Any:
         """Asks the user for loaders, and keeps with each what is needed to make it anew.
@@ -42,7 +49,26 @@ class SampleSharing:
         Returns:
             What it gave.
         """
-        return request_loaders(self._lightning, hook) if self._is_needed else hook()
+        return request_loaders(self._lightning, hook) if self._is_needed or self.overfits else hook()
+
+    def in_order(self, loader: Any) -> Any:
+        """Makes a loader that goes through its dataset from the beginning.
+
+        Args:
+            loader: The user's loader.
+
+        Returns:
+            The loader to iterate; the user's own if it has no dataset.
+
+        Raises:
+            SamplerError: If it cannot be made anew.
+        """
+        if not hasattr(loader, "dataset"):
+            return loader
+        try:
+            return self._lightning.update_dataloader(loader, SequentialSampler(loader.dataset))
+        except (TypeError, ValueError, self._lightning.MisconfigurationException) as error:
+            raise SamplerError(str(error).strip()) from error
 
     def share(self, loader: DataLoader[Any], is_training: bool) -> DataLoader[Any]:
         """Makes a loader of this process's part.
@@ -55,7 +81,7 @@ class SampleSharing:
             The loader to iterate; the user's own if there is nothing to share, or it is shared already.
 
         Raises:
-            UnsharableError: If it cannot be made anew.
+            SamplerError: If it cannot be made anew.
         """
         is_stream = isinstance(loader.dataset, IterableDataset)
         if not self._is_needed or is_stream or isinstance(loader.sampler, DistributedSampler):
@@ -64,9 +90,10 @@ class SampleSharing:
             return with_distributed_sampler(
                 self._lightning,
                 loader,
-                is_training,
+                is_training=is_training,
+                overfits=self.overfits,
                 num_replicas=self._strategy.world_size,
                 rank=self._strategy.global_rank,
             )
         except (TypeError, self._lightning.MisconfigurationException) as error:
-            raise UnsharableError(str(error).strip()) from error
+            raise SamplerError(str(error).strip()) from error

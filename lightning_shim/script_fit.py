@@ -30,6 +30,7 @@ _SAME_NAMES: Final = (
     "gradient_clip_algorithm",
     "limit_train_batches",
     "limit_val_batches",
+    "overfit_batches",
     "reload_dataloaders_every_n_epochs",
     "default_root_dir",
     "min_steps",

@@ -32,7 +32,7 @@ class ScriptTrainer(TrainerFacade):
         Args:
             users: The Trainer.
         """
-        vars(self).update(users=users, fast_dev_run=users.fast_dev_run, overfit_batches=users.overfit_batches)
+        vars(self).update(users=users, fast_dev_run=users.fast_dev_run)
 
     @property
     def max_epochs(self) -> int:

@@ -84,7 +84,6 @@ class TrainerFacade(Attached):
     predicting: Final = False
     barebones: Final = False
     fast_dev_run: Final = False
-    overfit_batches: Final = 0.0
     progress_bar_callback: Final = None
     received_sigterm: Final = False
     interrupted: Final = False
@@ -478,6 +477,11 @@ class TrainerFacade(Attached):
     def limit_val_batches(self) -> int | float:
         """Batches of each validation loader, or the fraction of them."""
         return self._options.limit_val_batches
+
+    @property
+    def overfit_batches(self) -> int | float:
+        """Batches, or the fraction of them, that are trained and validated on in each epoch; 0 for all."""
+        return self._options.overfit_batches
 
     @property
     def log_every_n_steps(self) -> int:

@@ -46,7 +46,7 @@ limit_train_batches     backed  it is the length of the trial's epochs.
 limit_val_batches       backed  it is the length of the trial's validations.
 limit_test_batches      native  it counts in trainer.test.
 limit_predict_batches   native  it counts in trainer.predict.
-overfit_batches         refused the trial does not replace the samplers; pass a loader over a few samples.
+overfit_batches         backed  it is the length of epochs and validations, and samplers are replaced as in Lightning.
 val_check_interval      backed  it is the period of the trial's validations; one in time is refused.
 check_val_every_n_epoch backed  it is the period of the trial's validations.
 num_sanity_val_steps    backed  the trial tries so many batches before it trains, not again after a pause.

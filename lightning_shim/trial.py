@@ -81,6 +81,8 @@ class LightningTrial(pytorch.PyTorchTrial):
         callbacks: A Lightning callback, or a list of them.
         limit_train_batches: Batches of a training epoch, or the fraction of them.
         limit_val_batches: Batches of each validation loader, or the fraction of them.
+        overfit_batches: Batches, or the fraction of them, that are trained and validated on, the same in each epoch:
+            the loaders' own samplers do not count then; 0 for all, by the limits.
         reload_dataloaders_every_n_epochs: Epochs after which the hooks are asked for other loaders; 0 for never.
             Determined's epochs stay as long as the first one: another may have fewer batches, not more.
         use_distributed_sampler: Whether several processes share out the samples of each map-style loader, unless it has
@@ -133,6 +135,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         callbacks: Any = None,
         limit_train_batches: int | float = 1.0,
         limit_val_batches: int | float = 1.0,
+        overfit_batches: int | float = 0.0,
         reload_dataloaders_every_n_epochs: int = 0,
         use_distributed_sampler: bool = True,
         sync_batchnorm: bool = False,
@@ -175,6 +178,7 @@ class LightningTrial(pytorch.PyTorchTrial):
                 gradient_clip_algorithm=gradient_clip_algorithm,
                 limit_train_batches=limit_train_batches,
                 limit_val_batches=limit_val_batches,
+                overfit_batches=overfit_batches,
                 reload_dataloaders_every_n_epochs=reload_dataloaders_every_n_epochs,
                 use_distributed_sampler=use_distributed_sampler,
                 sync_batchnorm=sync_batchnorm,

@@ -369,6 +369,7 @@ SCENARIOS = {
         giving(sampling.determineds_loader), giving(HOOKS["weights of a hook"]), data=no_train_loaders
     ),
     **{name: Scenario(Validated, callbacks=make, epochs=4) for name, make in CALLBACKS.items()},
+    "the same samples": Scenario(Shares, options={"overfit_batches": 2}),
     "nothing shared": Scenario(Shares, options={"use_distributed_sampler": False}),
 }
 

@@ -28,7 +28,7 @@ def batches(mocker: MockerFixture, stage: str, loader: DataLoader, rank: int) ->
     with pytorch.init() as context:
         mocker.patch.multiple(StrategyFacade, world_size=2, global_rank=rank)
         strategy = StrategyFacade(lightning, context, Precision("32-true", context.device))
-        sharing = SampleSharing(lightning, strategy, use_distributed_sampler=True)
+        sharing = SampleSharing(lightning, strategy, use_distributed_sampler=True, overfits=False)
         source = DataSource(stage, lambda: loader, None, 1.0, lightning, strategy, sharing, Progress())
         source.set_up()
         return [batch[0].tolist() for batch, *_ in source.batches()]
@@ -64,7 +64,7 @@ def test_hook_that_raises_leaves_nothing_behind(mocker: MockerFixture) -> None:
         mocker.patch.multiple(StrategyFacade, world_size=2)
         lightning = lightning_of(pl.LightningModule)
         strategy = StrategyFacade(lightning, context, Precision("32-true", context.device))
-        sharing = SampleSharing(lightning, strategy, use_distributed_sampler=True)
+        sharing = SampleSharing(lightning, strategy, use_distributed_sampler=True, overfits=False)
     with pytest.raises(KeyError, match="of the user's"):
         sharing.request(hook)
     after = dict(vars(DataLoader))

@@ -165,6 +165,11 @@ class SeveralAtOnce(Regression):
         return sum(losses.values())
 
 
+class TrainsAndValidatesOnSeveral(SeveralAtOnce):
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
+        self.log("val_loss", self.loss(batch))
+
+
 def two_loaders() -> dict[str, DataLoader[Any]]:
     return {
         "a": DataLoader(dataset(12), batch_size=4, shuffle=True),
@@ -190,6 +195,65 @@ def test_several_training_loaders(mocker: MockerFixture, together: Callable[[], 
         return {"train_dataloaders": together(), "val_dataloaders": validation()}
 
     assert_parity(mocker, SeveralAtOnce, data, options={"limit_train_batches": limit})
+
+
+OVERFITTED: dict[str, Callable[[], Any]] = {
+    "shuffled": lambda: DataLoader(dataset(), batch_size=4, shuffle=True),
+    "sampler": lambda: DataLoader(dataset(), batch_size=4, sampler=range(7, 20)),
+    "one of two": lambda: [validation(), DataLoader(dataset(15), batch_size=4, sampler=range(3, 15))],
+}
+IN_ORDER: dict[str, Callable[[], Any]] = {
+    "as they are": validation,
+    # Lightning looks at the sampler that the loader has beside it.
+    "by a batch sampler": lambda: DataLoader(dataset(), batch_sampler=BatchSampler(RandomSampler(dataset()), 5, True)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size` from an ambiguous collection:UserWarning")
+@pytest.mark.filterwarnings("ignore:You requested to overfit but enabled (train|val) dataloader shuffling:UserWarning")
+@pytest.mark.parametrize("batches", [2, 0.4])
+@pytest.mark.parametrize("overfitted", OVERFITTED)
+def test_overfit_batches(mocker: MockerFixture, overfitted: str, batches: float) -> None:
+    def data() -> Data:
+        both = OVERFITTED[overfitted]
+        return {"train_dataloaders": both(), "val_dataloaders": both()}
+
+    module = TrainsAndValidatesOnSeveral if overfitted == "one of two" else Regression
+    case = Case(module, data, options={"overfit_batches": batches}, max_epochs=3)
+    with pytest.warns(lightning_shim.DifferenceWarning) as warned:
+        ours = run_determined(case, mocker)
+    said = {str(warning.message) for warning in warned if warning.category is lightning_shim.DifferenceWarning}
+    assert [message[:41] for message in sorted(said)] == [
+        "With overfit_batches the train loaders go",
+        "With overfit_batches the val loaders go t",
+    ]
+    assert_equal(run_lightning(case), ours)
+
+
+@pytest.mark.filterwarnings("ignore:Your `val_dataloader`'s sampler has shuffling enabled:UserWarning")
+@pytest.mark.parametrize("in_order", IN_ORDER)
+def test_overfit_batches_that_go_in_order(mocker: MockerFixture, in_order: str) -> None:
+    def data() -> Data:
+        return {"train_dataloaders": IN_ORDER[in_order](), "val_dataloaders": IN_ORDER[in_order]()}
+
+    assert_parity(mocker, Regression, data, options={"overfit_batches": 2})
+
+
+class Opaque(DataLoader[Any]):
+    """Does not say how it was made."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(dataset(), batch_size=size, shuffle=True)
+
+
+@pytest.mark.usefixtures("patched")
+def test_loader_that_cannot_be_overfitted() -> None:
+    message = r"test_data.py:\d+: train_dataloaders gave a loader that cannot go through its dataset in order"
+    with (
+        pytest.warns(lightning_shim.DifferenceWarning, match="With overfit_batches the train loaders"),
+        pytest.raises(lightning_shim.ConfigurationError, match=message),
+    ):
+        lightning_shim.fit(WithoutValidation(), Opaque(4), overfit_batches=2, max_length=pytorch.Epoch(1))
 
 
 class ByEpoch(Sampler[int]):

@@ -23,7 +23,6 @@ pytestmark = pytest.mark.xdist_group("a script's arguments")
 
 REFUSED: dict[str, Any] = {
     "strategy": "fsdp",
-    "overfit_batches": 2,
     "barebones": True,
     "plugins": [MixedPrecision("bf16-mixed", "cpu")],
 }

@@ -8,6 +8,8 @@ CASES = {
     "default": {},
     "limits": {"limit_train_batches": 3, "limit_val_batches": 2},
     "fractions": {"limit_train_batches": 0.5, "limit_val_batches": 0.5},
+    "overfit_batches": {"overfit_batches": 2, "limit_train_batches": 5},
+    "overfit_batches of a few": {"overfit_batches": 0.3, "fast_dev_run": False},
     "no validation": {"limit_val_batches": 0},
     "fast_dev_run": {"fast_dev_run": True},
     "fast_dev_run of three": {"fast_dev_run": 3},
