@@ -175,11 +175,15 @@ def _may_be_reached(boundary: Any, batches: int, epoch_length: int) -> int:
 
 def _load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     path = pathlib.Path(args[0] if args else kwargs["load_path"])
-    controller.trial.controller.checkpoint_folder = path
-    with reading_errors(path), _full_unpickling():
-        result = wrapped(*args, **kwargs)
-        if controller.state is None:
-            raise CheckpointError(f"{path / STATE_FILE} holds no checkpoint of a PyTorchTrial.")
+    controlled: Controller = controller.trial.controller
+    controlled.checkpoint_folder = path
+    try:
+        with reading_errors(path), _full_unpickling():
+            result = wrapped(*args, **kwargs)
+            if controller.state is None:
+                raise CheckpointError(f"{path / STATE_FILE} holds no checkpoint of a PyTorchTrial.")
+    finally:
+        controlled.checkpoint_folder = None
     if controller.local_training:
         _go_on_counting(controller)
     return result

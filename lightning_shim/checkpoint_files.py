@@ -32,6 +32,7 @@ class CheckpointFiles:
         for callback in self._callbacks:
             if callback.dirpath is None:
                 callback.dirpath = os.path.join(default_root_dir, "checkpoints")
+        self._saved: dict[str, str] = {}
 
     def _by_name(self) -> dict[str, str]:
         """Returns the paths of the files by names that differ."""
@@ -53,15 +54,15 @@ class CheckpointFiles:
         Args:
             checkpoint: What Determined is about to save; changed in place.
         """
-        checkpoint[FILES_KEY] = self._by_name()
+        checkpoint[FILES_KEY] = self._saved = self._by_name()
 
     def write(self, folder: str) -> None:
-        """Copies the files into a checkpoint.
+        """Copies the files into the checkpoint that was saved last.
 
         Args:
             folder: The checkpoint's folder.
         """
-        for name, path in self._by_name().items():
+        for name, path in self._saved.items():
             _copy(path, os.path.join(folder, FOLDER, name))
 
     def restore(self, checkpoint: dict[str, Any], folder: str | os.PathLike[str] | None) -> None:
