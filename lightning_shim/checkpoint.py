@@ -35,7 +35,7 @@ class CheckpointState:
         collector: Keeps what the running epoch has logged.
         views: What the trainer shows of the metrics.
         averaging: Knows what a callback that averages weights needs.
-        accumulation_may_change: Tells whether somebody may set ``trainer.accumulate_grad_batches`` within an epoch.
+        optimization_may_change: Tells whether code of the user's may change what becomes of gradients within an epoch.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class CheckpointState:
         collector: MetricCollector,
         views: MetricViews,
         averaging: WeightAveragingState,
-        accumulation_may_change: Callable[[], bool],
+        optimization_may_change: Callable[[], bool],
     ) -> None:
         self._module: Final = module
         self._progress: Final = progress
@@ -54,7 +54,7 @@ class CheckpointState:
         self._collector: Final = collector
         self._views: Final = views
         self._averaging: Final = averaging
-        self._accumulation_may_change: Final = accumulation_may_change
+        self._optimization_may_change: Final = optimization_may_change
         self._processes: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] | None = None
         self._initial_flags: dict[str, Any] = {}
@@ -173,9 +173,9 @@ class CheckpointState:
         progress = self._progress
         if self._training_loop.accumulates_gradients or self._averaging.needs_gradients(progress.current_epoch):
             return True
-        # They are released at an epoch's first batch, and within it where an accumulation begins. Whoever has more
-        # batches accumulated before the next one starts has it add to what a step has used already.
-        return progress.epoch_is_running and not progress.is_last_batch and self._accumulation_may_change()
+        # They are released at an epoch's first batch, and within it where an accumulation begins. If more batches are
+        # accumulated from the next one on, or it is optimized by hand, it may add to what a step has used already.
+        return progress.epoch_is_running and not progress.is_last_batch and self._optimization_may_change()
 
     def _torchmetrics(self) -> dict[str, Metric]:
         return {name: module for name, module in self._module.named_modules() if isinstance(module, Metric)}

@@ -91,12 +91,14 @@ def inspect_members(module_or_class: Any, files: SourceFiles | None = None) -> C
     return _Inspection(subject, *found, files or SourceFiles()).report()
 
 
-def may_set(subjects: Iterable[Any], name: str) -> bool:
-    """Tells whether code of the user's may set an attribute of this name, on whatever object.
+def may_change_optimization(subjects: Iterable[Any]) -> bool:
+    """Tells whether code of the user's may change what becomes of gradients, once training has started.
+
+    That is to set how many batches are accumulated, or whether optimization is automatic; classes of which there is no
+    source may do it.
 
     Args:
         subjects: Modules, datamodules and callbacks, and what is none of these.
-        name: The attribute's name; it counts as set by classes of which there is no source.
     """
     files = SourceFiles()
     for subject in map(original, subjects):
@@ -104,7 +106,11 @@ def may_set(subjects: Iterable[Any], name: str) -> bool:
         if found is not None:
             owner, lightning = found
             code = UserCode(subject, owner, getattr(lightning, owner), files)
-            if code.unread or code.sets_somewhere(name):
+            if (
+                code.unread
+                or code.sets_somewhere("accumulate_grad_batches")
+                or code.sets_later("automatic_optimization")
+            ):
                 return True
     return False
 

@@ -17,7 +17,7 @@ from lightning_shim._weight_averaging import WeightAveragingState
 from lightning_shim.callbacks import CALLBACK_NAME, LightningCallback
 from lightning_shim.checkpoint import CheckpointState
 from lightning_shim.checkpoint_files import CheckpointFiles
-from lightning_shim.compatibility import may_set
+from lightning_shim.compatibility import may_change_optimization
 from lightning_shim.data_origin import find_source
 from lightning_shim.epoch_outputs import TrainingOutputs
 from lightning_shim.evaluation_loop import EvaluationLoop, Validation, ValidationLoader
@@ -379,7 +379,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             training_collector,
             trainer.views,
             averaging,
-            functools.cache(lambda: may_set([module, datamodule, *trainer.callbacks], "accumulate_grad_batches")),
+            functools.cache(lambda: may_change_optimization([module, datamodule, *trainer.callbacks])),
         )
         self._callback = LightningCallback(
             context,

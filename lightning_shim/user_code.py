@@ -177,6 +177,11 @@ class UserCode:
         sources = (self._files.file(file) for file in files if name in "".join(linecache.getlines(file)))
         return any(source is not None and name in source.stored_attributes for source in sources)
 
+    def sets_later(self, name: str) -> bool:
+        """Tells whether a method other than the constructor sets an attribute of this name."""
+        methods = (function for function in self.functions if function.name != "__init__")
+        return any(use.is_stored and use.name == name for method in methods for use in method.found.uses)
+
     def definition(self, name: str) -> Place | None:
         """Finds where the user defines a member that is overridden: the ``def`` or the assignment.
 

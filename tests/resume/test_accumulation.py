@@ -64,6 +64,7 @@ USERS_MODEL = """
     class Lit(LightningModule):
         def __init__(self):
             super().__init__()
+            self.automatic_optimization = True
             self.layer = torch.nn.Linear(5, 1)
 
         def training_step(self, batch, batch_idx):
@@ -72,15 +73,22 @@ USERS_MODEL = """
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=0.01)
 """
-SETTING = """
+ACCUMULATES = """
         def on_train_batch_start(self, batch, batch_idx):
             if batch_idx == 4:
                 self.trainer.accumulate_grad_batches = 2
 """
+SWITCHES = """
+        def on_train_batch_start(self, batch, batch_idx):
+            self.automatic_optimization = batch_idx != 4
+"""
 
 
 @pytest.mark.usefixtures("patched")
-@pytest.mark.parametrize(("setting", "batches", "is_kept"), [("", 3, False), (SETTING, 3, True), (SETTING, 6, False)])
+@pytest.mark.parametrize(
+    ("setting", "batches", "is_kept"),
+    [("", 3, False), (ACCUMULATES, 3, True), (ACCUMULATES, 6, False), (SWITCHES, 3, True), (SWITCHES, 6, False)],
+)
 def test_gradients_are_kept_where_they_may_be_used(tmp_path: Path, setting: str, batches: int, is_kept: bool) -> None:
     module = load(tmp_path / "users_model.py", USERS_MODEL + setting).Lit()
     train_dataloaders = loaders()["train_dataloaders"]

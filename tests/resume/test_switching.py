@@ -1,0 +1,32 @@
+"""Modules that turn automatic optimization on and off within an epoch, in trials that are continued anywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from tests.parity.modules import loaders
+from tests.parity.oracle import Case
+from tests.parity.test_manual import SwitchesEachBatch
+from tests.resume.conftest import Resumes
+
+
+class ReleasesAfterwards(SwitchesEachBatch):
+    """Steps by hand with what automatic optimization has left of the batch before."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        if not self.automatic_optimization:
+            optimizer = self.optimizers()
+            self.manual_backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss
+
+
+@pytest.mark.parametrize("module", [SwitchesEachBatch, ReleasesAfterwards])
+def test_every_checkpoint(resumes: Resumes, module: type) -> None:
+    case = Case(module, loaders, 2, options={"limit_val_batches": 0}, every_hook=False)
+    assert resumes.everywhere(case) == list(range(1, 13))
