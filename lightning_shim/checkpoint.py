@@ -35,7 +35,7 @@ class CheckpointState:
         collector: Keeps what the running epoch has logged.
         views: What the trainer shows of the metrics.
         averaging: Knows what a callback that averages weights needs.
-        optimization_may_change: Tells whether code of the user's may change what becomes of gradients within an epoch.
+        optimization_may_change: Tells whether code of the user's may change what becomes of gradients.
     """
 
     def __init__(
@@ -126,20 +126,26 @@ class CheckpointState:
         return True
 
     def _flags(self) -> dict[str, Any]:
-        """Returns which parameters are trained, in which mode submodules are, and how layers keep statistics."""
+        """Returns which parameters are trained, and how; in which mode submodules are; how layers keep statistics."""
         trained = {f"requires_grad {name}": entry.requires_grad for name, entry in self._module.named_parameters()}
-        return trained | {
-            f"{flag} {name}": getattr(submodule, flag)
-            for name, submodule in self._module.named_modules()
-            for flag in _FLAGS_OF_MODULES
-            if flag in vars(submodule)
-        }
+        # The name of the module among its submodules is empty.
+        optimized = {"automatic_optimization ": self._module.automatic_optimization}
+        return (
+            trained
+            | optimized
+            | {
+                f"{flag} {name}": getattr(submodule, flag)
+                for name, submodule in self._module.named_modules()
+                for flag in _FLAGS_OF_MODULES
+                if flag in vars(submodule)
+            }
+        )
 
     def _restore_flags(self, flags: dict[str, Any]) -> None:
         parameters, submodules = dict(self._module.named_parameters()), dict(self._module.named_modules())
         for entry, value in flags.items():
             flag, _, name = entry.partition(" ")
-            owner = (submodules if flag in _FLAGS_OF_MODULES else parameters).get(name)
+            owner = (parameters if flag == "requires_grad" else submodules).get(name)
             if owner is not None:
                 setattr(owner, flag, value)
 
@@ -170,12 +176,13 @@ class CheckpointState:
 
     def _may_use_gradients(self) -> bool:
         """Tells whether a step to come may use the gradients that automatic optimization has left."""
-        progress = self._progress
-        if self._training_loop.accumulates_gradients or self._averaging.needs_gradients(progress.current_epoch):
-            return True
         # They are released at an epoch's first batch, and within it where an accumulation begins. If more batches are
         # accumulated from the next one on, or it is optimized by hand, it may add to what a step has used already.
-        return progress.epoch_is_running and not progress.is_last_batch and self._optimization_may_change()
+        return (
+            self._training_loop.accumulates_gradients
+            or self._averaging.needs_gradients(self._progress.current_epoch)
+            or self._optimization_may_change()
+        )
 
     def _torchmetrics(self) -> dict[str, Metric]:
         return {name: module for name, module in self._module.named_modules() if isinstance(module, Metric)}

@@ -106,11 +106,8 @@ def may_change_optimization(subjects: Iterable[Any]) -> bool:
         if found is not None:
             owner, lightning = found
             code = UserCode(subject, owner, getattr(lightning, owner), files)
-            if (
-                code.unread
-                or code.sets_somewhere("accumulate_grad_batches")
-                or code.sets_later("automatic_optimization")
-            ):
+            sets = code.sets_somewhere("accumulate_grad_batches") or code.sets_later("automatic_optimization")
+            if code.unread or sets:
                 return True
     return False
 
