@@ -248,3 +248,28 @@ def test_script_trains_with_a_configurations_hyperparameters(name: str, tmp_path
             checkpoint_policy="none",
         )
     assert_same(checkpoint["state_dict"], dict(trial.module.state_dict()))
+
+
+def test_script_for_lightnings_trainer_stays_as_it_is(tmp_path: Path) -> None:
+    script = EXAMPLES / "mnist" / "train.py"
+    assert not re.search("lightning.shim|monkey_patch|determined", script.read_text().lower())
+    weights = []
+    for side, command in {"lightning": [], "determined": ["-m", "lightning_shim", "run"]}.items():
+        folder = tmp_path / side
+        folder.mkdir()
+        subprocess.run(
+            [sys.executable, *command, str(script)],
+            cwd=folder,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(EXAMPLES.parent),
+                "OMP_NUM_THREADS": "1",
+                "XDG_DATA_HOME": str(tmp_path / "data"),
+            },
+            capture_output=True,
+            check=True,
+            timeout=300,
+        )
+        [best] = folder.glob("**/*.ckpt")
+        weights.append(torch.load(best, weights_only=False)["state_dict"])
+    assert_same(weights[1], weights[0])

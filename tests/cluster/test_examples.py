@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import yaml
 from determined import pytorch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -24,7 +25,7 @@ def run(folder: Path, configuration: str) -> Trial:
     """Runs an example with a small network and large batches."""
     contents = yaml.safe_load((EXAMPLES / configuration).read_text())
     contents["hyperparameters"] |= {"channels": 2, "batch_size": BATCH_SIZE}
-    files = [(EXAMPLES / configuration).with_name(name) for name in ("model.py", "model_def.py")]
+    files = (EXAMPLES / configuration).parent.glob("*.py")
     trial = run_trial(folder, contents, {file.name: file.read_text() for file in files}, seed=0)
     assert_ended_well(trial)
     return trial
@@ -52,6 +53,23 @@ def test_classic_entrypoint(tmp_path: Path) -> None:
     weights = trial.checkpoint(BATCHES)["state_dict"]
     assert_same(weights, fit(trial, model.LitMNIST, model.MNISTDataModule))
     assert trial.master.metrics("validation")[BATCHES]["val_accuracy"] > 0.3
+
+
+def test_script(tmp_path: Path) -> None:
+    """Which trains what Lightning trains with the trial's hyperparameters."""
+    model = MODELS["mnist"]
+    trial = run(tmp_path, "mnist/script.yaml")
+    hyperparameters = dict(trial.master.config["hyperparameters"])
+    pl.seed_everything(0)
+    datamodule = model.MNISTDataModule(hyperparameters.pop("batch_size"))
+    module = model.LitMNIST(**hyperparameters)
+    trainer = pl.Trainer(max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer.fit(module, datamodule=datamodule)
+    assert_same(trial.checkpoint(BATCHES)["state_dict"], module.state_dict())
+    validations = trial.master.metrics("validation")
+    assert sorted(validations) == list(range(8, BATCHES + 1, 8))
+    [validated] = trial.master.metrics("validate").values()
+    assert validated["val_accuracy"] == max(each["val_accuracy"] for each in validations.values())
 
 
 def test_gan_on_two_slots(tmp_path: Path) -> None:
