@@ -89,6 +89,7 @@ class Lightning:
     StochasticWeightAveraging: type
     GradientAccumulationScheduler: type
     ProgressBar: type
+    BasePredictionWriter: type
     TensorBoardLogger: type
     CSVLogger: type
     WandbLogger: type
@@ -136,6 +137,7 @@ def _parts(namespace: Namespace) -> Lightning:
         StochasticWeightAveraging=callbacks.StochasticWeightAveraging,
         GradientAccumulationScheduler=callbacks.GradientAccumulationScheduler,
         ProgressBar=callbacks.ProgressBar,
+        BasePredictionWriter=callbacks.BasePredictionWriter,
         migrate_checkpoint=namespace.module("utilities.migration").migrate_checkpoint,
         TensorBoardLogger=loggers.TensorBoardLogger,
         CSVLogger=loggers.CSVLogger,

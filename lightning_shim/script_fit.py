@@ -69,7 +69,12 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     options |= {
         "min_epochs": trainer.fit_loop.min_epochs,
         "find_unused_parameters": "find_unused_parameters_true" in str(given.get("strategy", "")),
-        "callbacks": [each for each in trainer.callbacks if not isinstance(each, lightning.ProgressBar)],
+        # Determined shows the progress; what writes predictions does so when the user's Trainer predicts.
+        "callbacks": [
+            callback
+            for callback in trainer.callbacks
+            if not isinstance(callback, (lightning.ProgressBar, lightning.BasePredictionWriter))
+        ],
         "logger": trainer.loggers,
         "ckpt_path": resolved_checkpoint(trainer, ckpt_path),
     }

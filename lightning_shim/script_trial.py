@@ -112,6 +112,7 @@ class ScriptTrial(LightningTrial):
     """
 
     trainer: ScriptTrainer
+    _tests_afterwards = True
 
     def __init__(
         self,

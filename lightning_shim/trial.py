@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from determined import pytorch
 from torch import nn
@@ -110,6 +110,7 @@ class LightningTrial(pytorch.PyTorchTrial):
     """
 
     trainer: TrainerFacade
+    _tests_afterwards: ClassVar[bool] = False
     _hooks: Hooks
     _strategy: StrategyFacade
     _reports: Reports
@@ -303,7 +304,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         for callback in trainer.callbacks:
             # As Lightning's Trainer, so that callbacks log as the module does.
             callback.log, callback.log_dict = module.log, module.log_dict
-        verify_members(module, datamodule, trainer.callbacks)
+        verify_members(module, datamodule, trainer.callbacks, self._tests_afterwards)
         outputs = TrainingOutputs()
         former_values: Values = {
             **strategy.former_values,

@@ -147,7 +147,7 @@ def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: 
         )
 
 
-def verify_members(module: Any, datamodule: Any, callbacks: list[Any]) -> None:
+def verify_members(module: Any, datamodule: Any, callbacks: list[Any], tests_afterwards: bool) -> None:
     """Refuses hooks that would be missed, and warns of what has no effect and of what will be an error later.
 
     The warnings stand where a hook is defined that will not be called, and where a member is used that is ignored or
@@ -157,6 +157,7 @@ def verify_members(module: Any, datamodule: Any, callbacks: list[Any]) -> None:
         module: The user's module.
         datamodule: The user's data module, or None.
         callbacks: The Lightning callbacks.
+        tests_afterwards: Whether Lightning's own Trainer tests and predicts after the training, with their hooks.
 
     Raises:
         RefusedMemberError: If somebody overrides hooks that have no counterpart and would be missed; it names them all.
@@ -175,10 +176,17 @@ def verify_members(module: Any, datamodule: Any, callbacks: list[Any]) -> None:
             )
         )
     for finding in findings:
+        if tests_afterwards and finding.role is Role.OVERRIDE and _is_of_another_loop(finding.member):
+            continue
         if finding.role not in (Role.UNREACHED, Role.MADE) and finding.support in _WARNINGS:
             words, category = _WARNINGS[finding.support]
             message = f"{finding.spelling} is {words}: {finding.sentence}"
             warn_at_place(finding.file, finding.line, finding.module, message, category)
+
+
+def _is_of_another_loop(member: str) -> bool:
+    """Tells whether a member, such as ``LightningModule.on_test_start``, is of Lightning's test or predict loop."""
+    return not {"test", "predict"}.isdisjoint(member.rpartition(".")[2].split("_"))
 
 
 def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
