@@ -514,6 +514,15 @@ def set_loop_limits(trainer: Any) -> None:
     )
 
 
+def has_nothing_to_fit(trainer: Any, callback: Any) -> bool:
+    """Tells whether a callback is not for a trial but for what a Trainer does after ``fit``.
+
+    Determined shows the progress of a trial, and a trial predicts nothing that could be written.
+    """
+    lightning = _parts(namespace_of(trainer))
+    return isinstance(callback, (lightning.ProgressBar, lightning.BasePredictionWriter))
+
+
 def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any, loaders: tuple[Any, Any]) -> None:
     """Gives a Trainer what it would have after ``fit``.
 
@@ -529,8 +538,7 @@ def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any, loaders: t
     trainer.state.fn = stand_in.state.fn
     trainer.state.status, trainer.state.stage = stand_in.state.status, stand_in.state.stage
     trainer.should_stop = stand_in.should_stop
-    bar_class: Any = _parts(namespace_of(trainer)).ProgressBar
-    kept = [each for each in trainer.callbacks if each in stand_in.callbacks or isinstance(each, bar_class)]
+    kept = [each for each in trainer.callbacks if each in stand_in.callbacks or has_nothing_to_fit(trainer, each)]
     added = [each for each in stand_in.callbacks if each not in kept]
     trainer.callbacks = trainer._callback_connector._reorder_callbacks([*kept, *added])
     trainer._data_connector.attach_data(module, datamodule=datamodule)

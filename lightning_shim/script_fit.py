@@ -10,7 +10,13 @@ import torch
 from determined import pytorch
 
 from lightning_shim import _determined
-from lightning_shim._lightning import fitted, lightning_of, resolved_checkpoint, set_loop_limits, uses_time_interval
+from lightning_shim._lightning import (
+    fitted,
+    has_nothing_to_fit,
+    resolved_checkpoint,
+    set_loop_limits,
+    uses_time_interval,
+)
 from lightning_shim._warnings import ConfigurationError, HyperparameterWarning, caller_location, warn_at_caller
 from lightning_shim.hyperparameters import DETERMINED_HYPERPARAMETERS
 from lightning_shim.launch import run_trial
@@ -62,19 +68,13 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     given = vars(trainer)[GIVEN]
     _verify(trainer)
     _warn_about_hyperparameters()
-    lightning = lightning_of(model)
     set_loop_limits(trainer)
     options: dict[str, Any] = {name: getattr(trainer, name) for name in _SAME_NAMES}
     options |= {name: given[name] for name in _AS_GIVEN if name in given}
     options |= {
         "min_epochs": trainer.fit_loop.min_epochs,
         "find_unused_parameters": "find_unused_parameters_true" in str(given.get("strategy", "")),
-        # Determined shows the progress; what writes predictions does so when the user's Trainer predicts.
-        "callbacks": [
-            callback
-            for callback in trainer.callbacks
-            if not isinstance(callback, (lightning.ProgressBar, lightning.BasePredictionWriter))
-        ],
+        "callbacks": [callback for callback in trainer.callbacks if not has_nothing_to_fit(trainer, callback)],
         "logger": trainer.loggers,
         "ckpt_path": resolved_checkpoint(trainer, ckpt_path),
     }
