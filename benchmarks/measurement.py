@@ -39,20 +39,36 @@ class Result:
         stage: ``"training"`` or ``"validation"``.
         logs: Values that are logged in a step.
         contestant: Who.
-        microseconds: The median over rounds of the round's median step.
-        mean_microseconds: The median over rounds of the round's mean step, reports included.
+        rounds: Microseconds of each round's median step.
+        mean_rounds: Microseconds of each round's mean step, reports included.
     """
 
     subject: str
     stage: str
     logs: int
     contestant: str
-    microseconds: float
-    mean_microseconds: float
+    rounds: tuple[float, ...]
+    mean_rounds: tuple[float, ...]
+
+    @property
+    def microseconds(self) -> float:
+        """The median over the rounds."""
+        return statistics.median(self.rounds)
+
+    def ratio_to(self, other: Result) -> float:
+        """Compares with another contestant of the same setting, round by round, since neighbours come and go.
+
+        Args:
+            other: The other one's result.
+
+        Returns:
+            The median over the rounds of how many times as long a step takes.
+        """
+        return statistics.median(own / others for own, others in zip(self.rounds, other.rounds, strict=True))
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the result as plain values."""
-        return asdict(self)
+        return {**asdict(self), "microseconds": self.microseconds}
 
 
 def measure(setting: Setting, rounds: int, steps: int, contestants: Sequence[str] = tuple(CONTESTANTS)) -> list[Result]:
@@ -82,8 +98,8 @@ def measure(setting: Setting, rounds: int, steps: int, contestants: Sequence[str
             "validation" if setting.validates else "training",
             setting.logs,
             name,
-            statistics.median(medians[name]),
-            statistics.median(means[name]),
+            tuple(medians[name]),
+            tuple(means[name]),
         )
         for name in contestants
     ]
