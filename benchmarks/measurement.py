@@ -55,16 +55,18 @@ class Result:
         """The median over the rounds."""
         return statistics.median(self.rounds)
 
-    def ratio_to(self, other: Result) -> float:
+    def ratio_to(self, other: Result, with_reports: bool = False) -> float:
         """Compares with another contestant of the same setting, round by round, since neighbours come and go.
 
         Args:
             other: The other one's result.
+            with_reports: Whether to compare a round's mean steps, which share in the cost of its reports.
 
         Returns:
             The median over the rounds of how many times as long a step takes.
         """
-        return statistics.median(own / others for own, others in zip(self.rounds, other.rounds, strict=True))
+        pairs = (self.mean_rounds, other.mean_rounds) if with_reports else (self.rounds, other.rounds)
+        return statistics.median(own / others for own, others in zip(*pairs, strict=True))
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the result as plain values."""
