@@ -106,8 +106,9 @@ def may_change_optimization(subjects: Iterable[Any]) -> bool:
         if found is not None:
             owner, lightning = found
             code = UserCode(subject, owner, getattr(lightning, owner), files)
-            sets = code.sets_somewhere("accumulate_grad_batches") or code.sets_later("automatic_optimization")
-            if code.unread or sets:
+            # Their methods alone: a whole package may well have a setting of that name, and gradients are as large as
+            # the weights.
+            if code.unread or any(map(code.sets_later, ("accumulate_grad_batches", "automatic_optimization"))):
                 return True
     return False
 
