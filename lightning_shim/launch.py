@@ -238,28 +238,32 @@ def _join_processes() -> core.DistributedContext | None:
     rank = torch.distributed.get_rank()
     # Determined's processes talk through two ports of their own. Those of the last training of this script are not
     # free for certain, since ZeroMQ closes them in its own time, nor are Determined's own if another script trains.
-    ports = _free_ports(2) if rank == 0 else [0, 0]
-    # The group is gloo's, since NCCL would choose a device, which is Determined's to choose.
-    torch.distributed.broadcast_object_list(ports, src=0, group=torch.distributed.new_group(backend="gloo"))
-    return core.DistributedContext(
-        rank=rank,
-        size=torch.distributed.get_world_size(),
-        local_rank=int(os.environ["LOCAL_RANK"]),
-        local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
-        cross_rank=int(os.environ["GROUP_RANK"]),
-        cross_size=int(os.environ["GROUP_WORLD_SIZE"]),
-        chief_ip=os.environ["MASTER_ADDR"],
-        pub_port=ports[0],
-        pull_port=ports[1],
-    )
+    with _free_ports(2) as ports:
+        # The group is gloo's, since NCCL would choose a device, which is Determined's to choose.
+        torch.distributed.broadcast_object_list(ports, src=0, group=torch.distributed.new_group(backend="gloo"))
+        return core.DistributedContext(
+            rank=rank,
+            size=torch.distributed.get_world_size(),
+            local_rank=int(os.environ["LOCAL_RANK"]),
+            local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
+            cross_rank=int(os.environ["GROUP_RANK"]),
+            cross_size=int(os.environ["GROUP_WORLD_SIZE"]),
+            chief_ip=os.environ["MASTER_ADDR"],
+            pub_port=ports[0],
+            pull_port=ports[1],
+        )
 
 
-def _free_ports(count: int) -> list[int]:
+@contextlib.contextmanager
+def _free_ports(count: int) -> Iterator[list[int]]:
+    """Keeps ports from being given to others until they are in use, as ZeroMQ uses them."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
+            # ZeroMQ sets it as well: both may then have the port, of whom only ZeroMQ listens.
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             each.bind(("", 0))
-        return [each.getsockname()[1] for each in sockets]
+        yield [each.getsockname()[1] for each in sockets]
 
 
 def _leave_processes() -> None:
