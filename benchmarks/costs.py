@@ -7,13 +7,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Final
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-import lightning_shim
 from benchmarks.contestants import Task, TimedBatches, run_lightning_trial
 from benchmarks.models import SUBJECTS
 
@@ -25,23 +23,23 @@ print(time.perf_counter() - start)
 assert not {"torch", "pytorch_lightning", "lightning", "determined"} & sys.modules.keys()
 """
 
-
-def _fresh_import() -> float:
-    """Imports the package in a process of its own, and returns the seconds it took."""
-    return float(subprocess.run([sys.executable, "-c", _IMPORT], check=True, capture_output=True, text=True).stdout)
-
-
-def _patch() -> float:
-    """Patches Lightning, which is imported already, and returns the seconds it took."""
-    start = time.perf_counter()
-    lightning_shim.patch()
-    duration = time.perf_counter() - start
-    lightning_shim.unpatch()
-    return duration
+_PATCH: Final = """
+import sys, time
+import lightning_shim, pytorch_lightning
+assert "wrapt" not in sys.modules
+start = time.perf_counter()
+import wrapt
+imported = time.perf_counter()
+lightning_shim.patch()
+print(time.perf_counter() - (start if "wrapt" in sys.argv else imported))
+"""
 
 
-def _median(measure: Callable[[], float], repetitions: int) -> float:
-    return statistics.median(measure() for _ in range(repetitions))
+def _milliseconds(program: str, repetitions: int, *arguments: str) -> float:
+    """Runs a program in processes of their own, and returns the median of the seconds that they print, in ms."""
+    command = [sys.executable, "-c", program, *arguments]
+    runs = (subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(repetitions))
+    return 1000 * statistics.median(float(run.stdout) for run in runs)
 
 
 def _skipped_samples_per_second(batches: int, batch_size: int) -> float:
@@ -80,8 +78,9 @@ def measure_costs(smoke: bool) -> dict[str, float]:
     repetitions, steps = (1, 50) if smoke else (11, 20_000)
     first, last = _step_costs(steps, logs=5)
     return {
-        "import lightning_shim, ms": 1000 * _median(_fresh_import, repetitions),
-        "patch() with Lightning imported, ms": 1000 * _median(_patch, repetitions),
+        "import lightning_shim, ms": _milliseconds(_IMPORT, repetitions),
+        "patch() with Lightning imported, ms": _milliseconds(_PATCH, repetitions, "wrapt"),
+        "the same with wrapt imported as well, ms": _milliseconds(_PATCH, repetitions),
         "samples skipped a second when resuming": _skipped_samples_per_second(50 if smoke else 100_000, 32),
         f"a step with five logs, at {steps // 10} of {steps}, us": first,
         f"a step with five logs, at {steps} of {steps}, us": last,
