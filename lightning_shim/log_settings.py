@@ -19,12 +19,14 @@ class Reduction:
     """How the values of an epoch become one.
 
     Attributes:
-        name: The name of the function in :mod:`torch`, as ``reduce_fx`` gives it.
+        name: What ``reduce_fx`` gives: a function of :mod:`torch`, or of :mod:`builtins`.
+        operation: What processes do with their values, by its name in ``strategy.reduce``.
         initial: The value before the first one, as in Lightning's ``_ResultMetric``.
         ufunc: Folds; its ``accumulate`` works in order, one value after the other.
     """
 
     name: str
+    operation: str
     initial: float
     ufunc: np.ufunc
 
@@ -34,13 +36,13 @@ class Reduction:
             return self.ufunc.accumulate(values)[-1]
 
 
-MEAN: Final = Reduction("mean", 0.0, np.add)
-SUM: Final = Reduction("sum", 0.0, np.add)
-MIN: Final = Reduction("min", float("inf"), np.minimum)
-MAX: Final = Reduction("max", float("-inf"), np.maximum)
+MEAN: Final = Reduction("mean", "mean", 0.0, np.add)
+SUM: Final = Reduction("sum", "sum", 0.0, np.add)
+MIN: Final = Reduction("min", "min", float("inf"), np.minimum)
+MAX: Final = Reduction("max", "max", float("-inf"), np.maximum)
 # Python's own compare, and so pass over NaN.
-PYTHON_MIN: Final = Reduction("builtins.min", float("inf"), np.fmin)
-PYTHON_MAX: Final = Reduction("builtins.max", float("-inf"), np.fmax)
+PYTHON_MIN: Final = Reduction("builtins.min", "min", float("inf"), np.fmin)
+PYTHON_MAX: Final = Reduction("builtins.max", "max", float("-inf"), np.fmax)
 
 REDUCTIONS: Final[dict[Any, Reduction]] = {
     **dict.fromkeys(("mean", "avg", torch.mean), MEAN),

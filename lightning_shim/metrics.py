@@ -367,7 +367,7 @@ class MetricCollector:
     def _synchronisation(self, settings: Settings) -> Callable[[Tensor], Tensor] | None:
         if self._reduce is None or not settings.sync_dist or settings.rank_zero_only:
             return None
-        return functools.partial(self._reduce, group=settings.sync_dist_group, reduce_op=settings.reduction.name)
+        return functools.partial(self._reduce, group=settings.sync_dist_group, reduce_op=settings.reduction.operation)
 
 
 def _length_of_tensors(batch: Any) -> int | None:

@@ -66,6 +66,7 @@ class Plateau(Synchronised):
         loss = super().training_step(batch, batch_idx)
         self.log("step", loss if self.current_epoch else loss.item(), sync_dist=True)
         self.log("largest", loss, on_step=True, sync_dist=True, reduce_fx="max")
+        self.log("smallest", loss, on_step=True, sync_dist=True, reduce_fx=min)
         return loss
 
     def configure_optimizers(self) -> Any:
