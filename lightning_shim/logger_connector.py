@@ -28,8 +28,9 @@ class LoggerConnectorFacade(Refusing):
 
     @property
     def should_update_logs(self) -> bool:
-        """Whether the reporting period ends with the present batch, or the trial is about to stop."""
+        """Whether Lightning's loggers get the values of the present step; never if ``log_every_n_steps`` is 0."""
         trainer = self._trainer
+        every = trainer.log_every_n_steps
         # The batch that is about to step has not been counted.
         step = self._evaluation_loop.batches_started if trainer.validating else self._progress.batches_that_stepped + 1
-        return bool(step % trainer.log_every_n_steps == 0 or trainer.should_stop)
+        return bool(every > 0 and (step % every == 0 or trainer.should_stop))

@@ -93,8 +93,7 @@ class Reports:
         optimization = self._trainer.lightning_module.automatic_optimization
         if optimization and self._accumulates():
             return False
-        every, steps = self._trainer.log_every_n_steps, self._progress.batches_that_stepped + 1
-        return every > 0 and (steps % every == 0 or self._trainer.should_stop)
+        return self._trainer._logger_connector.should_update_logs
 
     def remember(self, metrics: Mapping[str, Any]) -> None:
         """Keeps and shows what has been reported.

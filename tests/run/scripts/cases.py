@@ -2,7 +2,8 @@
 
 import datetime
 
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor
+from pytorch_lightning.loggers import CSVLogger
 
 CASES = {
     "default": {},
@@ -47,7 +48,12 @@ CASES = {
     "inference_mode": {"inference_mode": False},
     "reloads": {"reload_dataloaders_every_n_epochs": 1},
     "log_every_n_steps": {"log_every_n_steps": 3},
-    "no loggers' steps": {"log_every_n_steps": 0},
+    "no loggers' steps": {
+        "log_every_n_steps": 0,
+        "logger": lambda: CSVLogger("csv"),
+        "callbacks": lambda: LearningRateMonitor(),
+        "enable_checkpointing": False,
+    },
     "nothing enabled": {
         "enable_checkpointing": False,
         "enable_progress_bar": False,
