@@ -20,8 +20,8 @@ from lightning_shim import _determined
 from lightning_shim._warnings import CheckpointError, ConfigurationError, caller_location
 from lightning_shim.progress_bar import ProgressBar
 from lightning_shim.random_state import seed_generators
+from lightning_shim.schedule import verify_train_unit
 from lightning_shim.trial import LightningTrial
-from lightning_shim.verification import verify_train_unit
 
 _INSTEAD_OF: Final = {
     "max_epochs": "Pass max_length=determined.pytorch.Epoch(n).",
@@ -98,9 +98,9 @@ def fit(
     # Before Determined looks for a Horovod that is not installed.
     _determined.verify_backend()
     verify_train_unit("max_length", max_length, required=True)
-    verify_train_unit("validation_period", validation_period)
-    verify_train_unit("checkpoint_period", checkpoint_period)
-    verify_train_unit("reporting_period", reporting_period, required=True)
+    verify_train_unit("validation_period", validation_period, may_be_schedule=True)
+    verify_train_unit("checkpoint_period", checkpoint_period, may_be_schedule=True)
+    verify_train_unit("reporting_period", reporting_period, required=True, may_be_schedule=True)
     _verify_choices(checkpoint_policy, seed, hparams)
 
     def make_trial(context: pytorch.PyTorchTrialContext) -> LightningTrial:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, Final
 
 from determined import pytorch
 
 from lightning_shim._determined import DEFAULT_REPORTING_PERIOD, Controller
 from lightning_shim._warnings import ConfigurationError, caller_location
-from lightning_shim.verification import verify_train_unit
 
 
 class Schedule:
@@ -34,8 +34,8 @@ class Schedule:
         reporting_period: pytorch.TrainUnit | None,
     ) -> None:
         verify_train_unit("max_length", max_length)
-        verify_train_unit("validation_period", validation_period)
-        verify_train_unit("reporting_period", reporting_period)
+        verify_train_unit("validation_period", validation_period, may_be_schedule=True)
+        verify_train_unit("reporting_period", reporting_period, may_be_schedule=True)
         self._controller: Final = controller
         self._max_length: Final = max_length
         self._validation_period: Final = validation_period
@@ -89,3 +89,30 @@ class Schedule:
     def reporting_period(self) -> pytorch.TrainUnit:
         """How often Determined reports."""
         return self._controller.reporting_period or self._reporting_period
+
+
+def verify_train_unit(name: str, unit: Any, *, required: bool = False, may_be_schedule: bool = False) -> None:
+    """Refuses a length or a period that Determined would take in silence, or break on later.
+
+    Args:
+        name: The argument's name.
+        unit: A ``determined.pytorch.TrainUnit``, or None if it is not required.
+        required: Whether it may not be None.
+        may_be_schedule: Whether it may say at which counts it ends, as in ``Batch([5, 30])``; a length may not.
+
+    Raises:
+        ConfigurationError: If it is none, or makes no sense.
+    """
+    if unit is None and not required:
+        return
+    is_unit = isinstance(unit, (pytorch.Epoch, pytorch.Batch))
+    given = f"{type(unit).__name__}({unit.value!r})" if is_unit else repr(unit)
+    is_schedule = is_unit and not isinstance(unit.value, int) and isinstance(unit.value, Container)
+    if not is_unit or (is_schedule and not may_be_schedule) or not (is_schedule or isinstance(unit.value, int)):
+        problem = "is missing" if unit is None else f"is {given}"
+        raise ConfigurationError(
+            f"{caller_location()}: {name} {problem}. Give a number of epochs or batches, for example "
+            f"{name}=determined.pytorch.Epoch(5) or determined.pytorch.Batch(1000)."
+        )
+    if not is_schedule and unit.value < 1:
+        raise ConfigurationError(f"{caller_location()}: {name} is {given}; it has to be at least 1.")

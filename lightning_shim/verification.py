@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any, Final
-
-from determined import pytorch
 
 from lightning_shim._lightning import Lightning, is_overridden
 from lightning_shim._source import SourceFiles
@@ -231,29 +229,3 @@ def warn_about_validation(has_loaders: bool, has_step: bool) -> None:
             ("validation loaders", "validation_step") if has_loaders else ("a validation_step", "validation loaders")
         )
         warn_at_caller(f"There are {present}, but no {missing}: nothing is validated.", DifferenceWarning)
-
-
-def verify_train_unit(name: str, unit: Any, required: bool = False) -> None:
-    """Refuses a length or a period that Determined would take in silence, or break on later.
-
-    Args:
-        name: The argument's name; only a period may be a schedule such as ``Batch([5, 30])``.
-        unit: A ``determined.pytorch.TrainUnit``, or None if it is not required.
-        required: Whether it is the length of the training.
-
-    Raises:
-        ConfigurationError: If it is none, or makes no sense.
-    """
-    if unit is None and not required:
-        return
-    is_unit = isinstance(unit, (pytorch.Epoch, pytorch.Batch))
-    given = f"{type(unit).__name__}({unit.value!r})" if is_unit else repr(unit)
-    is_schedule = is_unit and not isinstance(unit.value, int) and isinstance(unit.value, Container)
-    if not is_unit or (is_schedule and required) or not (is_schedule or isinstance(unit.value, int)):
-        problem = "is missing" if unit is None else f"is {given}"
-        raise ConfigurationError(
-            f"{caller_location()}: {name} {problem}. Give a number of epochs or batches, for example "
-            f"{name}=determined.pytorch.Epoch(5) or determined.pytorch.Batch(1000)."
-        )
-    if not is_schedule and unit.value < 1:
-        raise ConfigurationError(f"{caller_location()}: {name} is {given}; it has to be at least 1.")

@@ -566,6 +566,16 @@ class TestLength:
         assert f"{period} is {value!r}" in message
         assert place("fit") in message
 
+    @pytest.mark.parametrize("period", ["validation_period", "checkpoint_period", "reporting_period"])
+    def test_period_may_be_a_schedule(self, pl: ModuleType, period: str) -> None:
+        trains(tiny(pl)(), loader(), **{period: pytorch.Batch([2, 3])})
+
+    def test_length_of_a_trial_is_no_schedule(self, pl: ModuleType) -> None:
+        with pytorch.init() as context, pytest.raises(ConfigurationError, match=r"max_length is .*\[10\]"):
+            lightning_shim.LightningTrial(
+                context, tiny(pl)(), train_dataloaders=loader(), max_length=pytorch.Batch([10])
+            )
+
 
 class TestOptions:
     @pytest.mark.parametrize("options", [{"gradient_clip_val": 0.5}, {"accumulate_grad_batches": 2}], ids=str)
@@ -607,7 +617,8 @@ class TestOptions:
             ({"max_epochs": 5}, "fit has no option 'max_epochs'. Pass max_length=determined.pytorch.Epoch"),
             ({"detect_anomaly": True}, "fit has no option 'detect_anomaly'. Call torch.autograd.set_detect_anomaly"),
             ({"devices": 2}, "fit has no option 'devices'. Determined says on what to train"),
-            ({"colour": "red"}, "fit has no option 'colour'. The options are"),
+            ({"colour": "red"}, "fit has no option 'colour'. The options are module, .*hparams, .*precision"),
+            ({"context": None}, "fit has no option 'context'. The options are"),
             ({"hparams": [1]}, "hparams=.1. is no dictionary"),
             ({"checkpoint_policy": "sometimes"}, "checkpoint_policy='sometimes'"),
         ],

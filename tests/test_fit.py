@@ -559,7 +559,16 @@ class TestPeriods:
         assert trial.checkpoint_path in checkpoints()
         assert max(checkpoints(), key=lambda path: path.stat().st_mtime_ns) == trial.checkpoint_path
 
-    def test_reporting_period(self, pl: ModuleType) -> None:
+    @pytest.mark.parametrize(
+        ("period", "expected"),
+        [
+            (pytorch.Batch(3), [-1, -1, -1, 2, 2, 2, 1, 1]),
+            (pytorch.Batch([2, 7]), [-1, -1, 1, 1, 1, 1, 1, 2]),
+            (pytorch.Epoch([1]), [-1, -1, -1, -1, 3, 3, 3, 3]),
+        ],
+        ids=["3 batches", "batches", "epochs"],
+    )
+    def test_reporting_period(self, pl: ModuleType, period: Any, expected: list[float]) -> None:
         steps: list[float] = []
 
         class LitModel(module_class(pl)):
@@ -575,9 +584,9 @@ class TestPeriods:
                 lightning_shim.LightningTrial(context, LitModel(), train_dataloaders=loader(), val_dataloaders=loader())
             )
             pytorch.Trainer(trials[0], context).fit(
-                max_length=pytorch.Epoch(2), reporting_period=pytorch.Batch(3), checkpoint_policy="none"
+                max_length=pytorch.Epoch(2), reporting_period=period, checkpoint_policy="none"
             )
-        assert steps == [-1, -1, -1, 2, 2, 2, 1, 1]
+        assert steps == expected
 
 
 class TestTrial:
