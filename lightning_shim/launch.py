@@ -138,6 +138,14 @@ def fit(
     )
 
 
+# What is passed on to the trial is an option as well, but for the context, which Determined gives.
+OPTIONS: Final = tuple(
+    name
+    for name in {**inspect.signature(fit).parameters, **inspect.signature(LightningTrial).parameters}
+    if name not in ("context", "trial_options")
+)
+"""The names of the options of :func:`fit`."""
+
 _Trial = TypeVar("_Trial", bound=LightningTrial)
 
 
@@ -185,10 +193,9 @@ def run_trial(
 
 
 def _verify_trial_options(options: Mapping[str, Any]) -> None:
-    known = inspect.signature(LightningTrial).parameters
     for name in options:
-        if name not in known:
-            hint = _INSTEAD_OF.get(name, f"The options are {', '.join(known)}.")
+        if name not in OPTIONS:
+            hint = _INSTEAD_OF.get(name, f"The options are {', '.join(OPTIONS)}.")
             raise ConfigurationError(f"{caller_location()}: fit has no option {name!r}. {hint}")
 
 
