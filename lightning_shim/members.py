@@ -420,6 +420,7 @@ _data_connector               >=1.5       Lightning's own methods find the trans
 _logger_connector             >=1.6       it has should_update_logs, no more.
 val_check_interval            >=0.9       it is the validation_period in batches, or 1.0 if that is in epochs.
 check_val_every_n_epoch       >=0.9       it is the validation_period in epochs, or None if that is in batches.
+val_check_batch               >=0.9       it is the number of batches between two validations.
 datamodule                    >=0.9       it is the LightningDataModule that the trial was given, or None.
 callbacks                     >=0.9       it is a list of the trial's Lightning callbacks.
 state                         >=0.9       it holds the stage and the status, as in Lightning's Trainer.
@@ -446,7 +447,6 @@ num_predict_batches           >=1.2       "
 [attribute: ignored]
 limit_test_batches            >=0.9       it is None, since Determined trials have no test loop.
 limit_predict_batches         >=1.2       it is None, since Determined trials have no predict loop.
-val_check_batch               >=0.9       it is None; Determined validates at its validation_period.
 enable_autolog_hparams        >=2.6       it is None; Determined keeps the hyperparameters.
 [method: refused]
 fit                           >=0.9       Determined runs the training; a trial cannot start another one.

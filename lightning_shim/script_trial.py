@@ -32,7 +32,12 @@ class ScriptTrainer(TrainerFacade):
         Args:
             users: The Trainer.
         """
-        vars(self).update(users=users, fast_dev_run=users.fast_dev_run)
+        vars(self).update(users=users)
+
+    @property
+    def fast_dev_run(self) -> int | bool:
+        """Whether, or how many batches, are trained and validated to try the script."""
+        return self.users.fast_dev_run  # type: ignore[no-any-return]  # of the user's Trainer
 
     @property
     def max_epochs(self) -> int:
@@ -69,15 +74,6 @@ class ScriptTrainer(TrainerFacade):
             return self.max_steps
         steps = self._steps_of_an_epoch(self.accumulate_grad_batches) * max(self.max_epochs, 1)
         return steps if self.max_steps == -1 else min(steps, self.max_steps)
-
-    @property
-    def val_check_batch(self) -> Any:
-        """Batches between two validations, of an epoch or, if ``check_val_every_n_epoch`` is None, of all epochs."""
-        interval = self.val_check_interval
-        if isinstance(interval, int):
-            return interval
-        batches = self.num_training_batches
-        return math.inf if batches == math.inf else max(1, int(batches * interval))
 
 
 class ValidationBatches(Container[int]):

@@ -79,7 +79,8 @@ DIFFERENCES: Final = (
     ),
     (
         "additional validations",
-        "There is one at the end of the training if the period brings none, also when training ends within an epoch.",
+        "There is one at the end of the training if the period brings none, also when training ends within an epoch; "
+        "none in a script.",
         "Determined wants the metrics of what was trained last.",
     ),
     (
@@ -116,6 +117,17 @@ DIFFERENCES: Final = (
         "The samples are shared out anew, and other processes have no state of their own.",
     ),
     (
+        "the folder of `ModelCheckpoint`",
+        "Unless `dirpath` is given it is `checkpoints` in `default_root_dir`, also with a logger.",
+        "The folder of a logger, in which Lightning puts it, is another one after a pause.",
+    ),
+    (
+        "the trainer of a script's module",
+        "`max_epochs`, `max_steps`, `val_check_interval`, `check_val_every_n_epoch`, `log_every_n_steps` and "
+        "`fast_dev_run` are those of the script's own Trainer, whatever the table says.",
+        "Its validations and reports follow them.",
+    ),
+    (
         "weights that `on_train_end` changes",
         "They are in `trial.module`, not in the last checkpoint. `StochasticWeightAveraging` takes over its averages "
         "there if the module has no batch normalisation, or the length is in batches; the checkpoint holds them as "
@@ -125,7 +137,8 @@ DIFFERENCES: Final = (
     ),
     (
         "checkpoints off-cluster",
-        "There is one after each validation, and nothing deletes them; the working directory is not copied into them.",
+        "There is one after each validation, and nothing deletes them; the working directory is not copied into them. "
+        "A script has those of its own ModelCheckpoint instead.",
         "Only a cluster knows which validation was the best, and collects garbage.",
     ),
 )

@@ -83,7 +83,6 @@ class TrainerFacade(Attached):
     testing: Final = False
     predicting: Final = False
     barebones: Final = False
-    fast_dev_run: Final = False
     progress_bar_callback: Final = None
     received_sigterm: Final = False
     interrupted: Final = False
@@ -311,6 +310,11 @@ class TrainerFacade(Attached):
         """Whether validation runs, or is tried."""
         return self.validating or self.sanity_checking
 
+    @property
+    def fast_dev_run(self) -> int | bool:
+        """False, since a trial has no such mode; a script's trial has that of its Trainer."""
+        return False
+
     # The length.
 
     @property
@@ -338,6 +342,9 @@ class TrainerFacade(Attached):
     def estimated_stepping_batches(self) -> int | float:
         """The number of optimizer steps of the whole training, from the length and the loaders."""
         assert self._loops is not None
+        if self.max_epochs == -1 and self._options.accumulate_grad_batches == 1:
+            # As in Lightning, which asks for the loaders only if the number depends on them.
+            return self.max_steps
         self._loops[0].set_up()
         if self.max_epochs == -1 or self.num_training_batches == float("inf"):
             return self.max_steps
@@ -357,6 +364,21 @@ class TrainerFacade(Attached):
         """Epochs between two validations; None if the period is given in batches."""
         period = self._schedule.validation_period
         return period.value if isinstance(period, pytorch.Epoch) else None
+
+    @property
+    def val_check_batch(self) -> Any:
+        """Batches between two validations, of an epoch or, if ``check_val_every_n_epoch`` is None, of all epochs.
+
+        As in Lightning it is None before the loaders are asked for.
+        """
+        assert self._loops is not None
+        if not self._loops[0].source.is_set_up:
+            return None
+        interval = self.val_check_interval
+        if not isinstance(interval, float):
+            return interval
+        batches = self.num_training_batches
+        return math.inf if batches == math.inf else max(1, int(batches * interval))
 
     @property
     def min_epochs(self) -> int:

@@ -136,6 +136,7 @@ ANSWERS: dict[str, Callable[[Any], Any]] = {
             "limit_val_batches",
             "val_check_interval",
             "check_val_every_n_epoch",
+            "val_check_batch",
             "precision",
             "datamodule",
             "enable_validation",
