@@ -6,11 +6,12 @@ own; ``torch.save`` writes a shared storage once.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, Final
 
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricTracker
 
 from lightning_shim._weight_averaging import WeightAveragingState
 from lightning_shim.lightning_checkpoint import without_arrays
@@ -94,8 +95,9 @@ class CheckpointState:
 
         Args:
             rank: The rank of this process.
-            size: The number of processes. If it is another than before, no process has a state of its own: what the
-                running epoch has logged by now is lost, and it goes on after the same part of its batches.
+            size: The number of processes. If it is another than before, or if the loaders have another length, no
+                process has a state of its own: what the running epoch has logged by now is lost, and it goes on after
+                the same part of its batches.
 
         Returns:
             Whether there was something.
@@ -107,13 +109,17 @@ class CheckpointState:
         self._averaging.apply()
         self._restore_flags(state["flags"])
         processes = state["processes"]
-        if len(processes) != size:
+        if len(processes) != size or not self._training_loop.can_go_on(processes[rank]["training_loop"]):
             self._views.update(MetricViews(**processes[0]["views"]))
             self._training_loop.continue_elsewhere(processes[0]["training_loop"], len(processes), size)
             return True
         own = processes[rank]
         self._views.update(MetricViews(**own["views"]))
         self._training_loop.load_state_dict(own["training_loop"])
+        for name, tracker in self._trackers().items():
+            # Each pass has a copy of the metrics, which a module that is built anew does not have.
+            for _ in range(own["trackers"].get(name, 0) - tracker.n_steps):
+                tracker.increment()
         metrics = self._torchmetrics()
         self._collector.load_state_dict(own["metrics"], metrics)
         parameters = dict(self._module.named_parameters())
@@ -122,7 +128,8 @@ class CheckpointState:
         for name, saved in own["torchmetrics"].items():
             if name in metrics:
                 for attribute, value in saved.items():
-                    setattr(metrics[name], attribute, value)
+                    # Metrics of a MetricCollection may have shared their states, and do not when they are new.
+                    setattr(metrics[name], attribute, copy.deepcopy(value))
         return True
 
     def _flags(self) -> dict[str, Any]:
@@ -155,6 +162,7 @@ class CheckpointState:
             "metrics": self._collector.state_dict(),
             "views": {name: dict(getattr(self._views, name)) for name in MetricViews.__slots__},
             "gradients": self._gradients(),
+            "trackers": {name: tracker.n_steps for name, tracker in self._trackers().items()},
             # torchmetrics' private names of the states and of the count of updates.
             "torchmetrics": {
                 name: {attribute: getattr(metric, attribute) for attribute in (*metric._defaults, "_update_count")}
@@ -183,6 +191,9 @@ class CheckpointState:
             or self._averaging.needs_gradients(self._progress.current_epoch)
             or self._optimization_may_change()
         )
+
+    def _trackers(self) -> dict[str, MetricTracker]:
+        return {name: module for name, module in self._module.named_modules() if isinstance(module, MetricTracker)}
 
     def _torchmetrics(self) -> dict[str, Metric]:
         return {name: module for name, module in self._module.named_modules() if isinstance(module, Metric)}
