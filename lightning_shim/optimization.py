@@ -67,8 +67,15 @@ class Optimization:
         self.strategy: Final = strategy
         self._hooks: Final = hooks
         self._progress: Final = progress
+        self._given_accumulation: Final = accumulate_grad_batches
         self.accumulate_grad_batches = accumulate_grad_batches
         self.skips_backward = False
+
+    @property
+    def changed_accumulation(self) -> int | None:
+        """What callbacks have made of ``accumulate_grad_batches``, or None if it is what was given."""
+        now = self.accumulate_grad_batches
+        return None if now == self._given_accumulation else now
 
     def should_accumulate(self) -> bool:
         """Tells whether the present batch only adds to the gradients; the last batch of an epoch always steps."""

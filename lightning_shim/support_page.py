@@ -108,11 +108,11 @@ DIFFERENCES: Final = (
         "Nobody else knows their state.",
     ),
     (
-        "continuing on another number of processes",
+        "continuing on another number of processes, or with loaders of another length",
         "Weights, optimizers, schedulers, steps and epochs are those of the checkpoint. The running epoch goes on "
         "after the same part of its batches, rounded down, in another order of the samples; what it has logged, and "
-        "gradients that were being accumulated, are lost. Determined's count of batches becomes what it would be on "
-        "this number of processes, which `max_length` and periods in batches follow; of loaders without a length it "
+        "gradients that were being accumulated, are lost. Determined's count of batches becomes what it would be with "
+        "these loaders, which `max_length` and periods in batches follow; of loaders without a length it "
         "stays. All processes go on from rank 0's random numbers. A warning says so.",
         "The samples are shared out anew, and other processes have no state of their own.",
     ),

@@ -175,7 +175,8 @@ class TrainingLoop:
     def _take_settings(self, state: dict[str, Any]) -> None:
         """Takes over what callbacks have set for the running epoch."""
         self._more_batches = state["more_batches"]
-        self.optimization.accumulate_grad_batches = state["accumulate_grad_batches"]
+        if state["accumulate_grad_batches"] is not None:
+            self.optimization.accumulate_grad_batches = state["accumulate_grad_batches"]
         self.optimization.skips_backward = state["skips_backward"]
 
     def batches(self) -> Iterator[Any]:
@@ -343,7 +344,7 @@ class TrainingLoop:
             "validation_source": self._validation_source.state_dict(),
             "random_state": RandomState.capture().state_dict(),
             "outputs": self._outputs.state_dict(),
-            "accumulate_grad_batches": self.optimization.accumulate_grad_batches,
+            "accumulate_grad_batches": self.optimization.changed_accumulation,
             "skips_backward": self.optimization.skips_backward,
             "more_batches": self._more_batches,
             "length": self._length,
@@ -358,33 +359,51 @@ class TrainingLoop:
         self._loaded = state
         self._outputs.load_state_dict(state["outputs"])
 
-    def continue_elsewhere(self, state: dict[str, Any], size_before: int, size: int) -> None:
-        """Goes on from a checkpoint of another number of processes, after the same part of the epoch's batches.
-
-        The samples are shared out anew, in another order, so that no position is the one that it was. Determined counts
-        the batches of one process: it goes on with as many as this number of processes would have trained by now.
+    def can_go_on(self, state: dict[str, Any]) -> bool:
+        """Tells whether a checkpoint's epoch can go on where it was: the loaders have as many batches as they had.
 
         Args:
-            state: What :meth:`state_dict` returned on one of them.
-            size_before: How many they were.
+            state: What :meth:`state_dict` returned.
+        """
+        return bool(state["length"] == self.length)
+
+    def continue_elsewhere(self, state: dict[str, Any], size_before: int, size: int) -> None:
+        """Goes on from a checkpoint of other loaders or another number of processes, after the same part of the epoch.
+
+        The samples are shared out anew, in another order, so that no position is the one that it was. Determined counts
+        the batches of one process: it goes on with as many as these loaders would have given by now.
+
+        Args:
+            state: What :meth:`state_dict` returned, on one of the processes.
+            size_before: How many processes there were.
             size: How many there are now.
         """
         progress, length, length_before = self._progress, self.length, state["length"]
         self._take_settings(state)
-        if length is not None and length_before is not None:
+        if length is not None:
             if progress.epoch_is_running and progress.is_last_batch:
                 progress.batch_idx = length - 1
             elif progress.epoch_is_running:
-                progress.batch_idx = min((progress.batch_idx + 1) * length // length_before, length - 1) - 1
+                trained = progress.batch_idx + 1
+                part = trained if length_before is None else trained * length // length_before
+                progress.batch_idx = min(part, length - 1) - 1
             batches, epochs = self.batches_and_epochs()
             progress.total_batch_idx = batches - 1
             self._controller.continue_at(batches, epochs)
         trained = progress.batch_idx + 1 if progress.epoch_is_running else 0
+        before, now = (
+            (f"by {size_before} processes or slots", size)
+            if size != size_before
+            else (f"with {_batches(length_before)} in an epoch", _batches(length))
+        )
         warn_at_caller(
-            f"The checkpoint was written with {size_before} processes or slots, and is continued with {size}: epoch "
-            f"{progress.current_epoch} goes on after {trained} of {'unknown' if length is None else length} batches of "
-            "each process, in another order of the samples. Weights, optimizers, schedulers and steps are those of the "
-            "checkpoint; random numbers go on from rank 0's on all processes; what the running epoch has logged, and "
-            "gradients that were being accumulated, are lost.",
+            f"The checkpoint was written {before}, and is continued with {now}: epoch {progress.current_epoch} goes on "
+            f"after {trained} of {_batches(length)} of each process, in another order of the samples. Weights, "
+            "optimizers, schedulers and steps are those of the checkpoint; random numbers go on from rank 0's on all "
+            "processes; what the running epoch has logged, and gradients that were being accumulated, are lost.",
             DifferenceWarning,
         )
+
+
+def _batches(length: int | None) -> str:
+    return "an unknown number of batches" if length is None else f"{length} batches"

@@ -129,6 +129,8 @@ def test_a_warning_says_so(ended: list[dict[int, dict[str, Any]]], kind: str, si
         for batches, run_on in of_rank.items():
             assert len(run_on["warnings"]) == (rank == 0), batches
     said = ended[0][2]["warnings"][0]
-    assert f"was written with {before} processes or slots, and is continued with {after}" in said
-    done, length = (2 * LENGTHS[after] // LENGTHS[before], LENGTHS[after]) if kind == "epochs" else (2, "unknown")
+    assert f"was written by {before} processes or slots, and is continued with {after}" in said
+    done, length = 2, "an unknown number of"
+    if kind == "epochs":
+        done, length = 2 * LENGTHS[after] // LENGTHS[before], str(LENGTHS[after])
     assert f"epoch 0 goes on after {done} of {length} batches of each process" in said
