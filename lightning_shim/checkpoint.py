@@ -16,6 +16,7 @@ from torchmetrics import Metric, MetricTracker
 from lightning_shim._weight_averaging import WeightAveragingState
 from lightning_shim.lightning_checkpoint import without_arrays
 from lightning_shim.metrics import MetricCollector, MetricViews
+from lightning_shim.parameter_groups import add_missing_groups, names_of_groups
 from lightning_shim.progress import Progress
 from lightning_shim.training_loop import TrainingLoop
 
@@ -79,16 +80,23 @@ class CheckpointState:
             checkpoint: What Determined is about to save; changed in place.
         """
         flags = {name: flag for name, flag in self._flags().items() if flag is not self._initial_flags.get(name)}
-        state = {"progress": self._progress.state_dict(), "flags": flags, "processes": self._processes}
+        state = {
+            "progress": self._progress.state_dict(),
+            "flags": flags,
+            "parameter_groups": names_of_groups(self._module, self._module.trainer.optimizers),
+            "processes": self._processes,
+        }
         checkpoint[STATE_KEY] = without_arrays(state)
 
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the state until it is known whether the trial goes on from there.
+        """Keeps the state until it is known whether the trial goes on from there, and makes room for the optimizers'.
 
         Args:
             checkpoint: What Determined has read.
         """
         self._loaded = checkpoint.get(STATE_KEY)
+        if self._loaded is not None:
+            add_missing_groups(self._module, self._module.trainer.optimizers, self._loaded["parameter_groups"])
 
     def apply(self, rank: int, size: int) -> bool:
         """Takes over what was loaded.
