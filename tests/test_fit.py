@@ -453,7 +453,6 @@ class TestSeed:
 
 class TestEarlyStopping:
     @pytest.mark.parametrize("validates", [True, False], ids=["validation", "training alone"])
-    @pytest.mark.filterwarnings("ignore::lightning_shim.IgnoredMemberWarning")
     def test_stops_where_lightning_stops(self, lightning: ModuleType, validates: bool) -> None:
         class Constant(lightning.LightningModule):
             def __init__(self) -> None:
