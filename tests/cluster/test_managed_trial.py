@@ -298,7 +298,7 @@ class TestTraining:
         metrics = uninterrupted.master.metrics("validation")
         assert sorted(metrics) == VALIDATIONS
         assert all(values.keys() == {"val_loss", "batches", "epochs"} for values in metrics.values())
-        assert metrics[MAX_LENGTH]["val_loss"] == pytest.approx(uninterrupted.results()["val_loss"])
+        assert metrics[MAX_LENGTH]["val_loss"] == uninterrupted.results()["val_loss"]
 
     def test_progress(self, uninterrupted: Trial) -> None:
         reported = uninterrupted.master.runs[0].progress
@@ -341,7 +341,7 @@ class TestTraining:
         validations = {scalar.step: scalar.value for scalar in events.Scalars("Determined/val_loss")}
         assert validations.keys() == set(VALIDATIONS)
         for steps, values in uninterrupted.master.metrics("validation").items():
-            assert validations[steps] == pytest.approx(values["val_loss"])
+            assert validations[steps] == values["val_loss"]
 
 
 class TestPause:
@@ -514,7 +514,7 @@ class TestTwoProcesses:
         assert metrics[3]["train_loss_epoch"] == pytest.approx(own)
         assert metrics[3]["loss_of_all"] == pytest.approx((own + others) / 2)
         validation = distributed.master.metrics("validation")[DISTRIBUTED_LENGTH]
-        assert validation["val_loss"] == pytest.approx(distributed.results()["val_loss"])
+        assert validation["val_loss"] == distributed.results()["val_loss"]
 
     def test_pause(self, paused_distributed: Trial, distributed: Trial) -> None:
         assert_ended_well(paused_distributed)

@@ -79,8 +79,8 @@ class TestSearched:
         training, validation = trial.master.metrics("training"), trial.master.metrics("validation")
         assert sorted(training) == list(range(1, 31))
         assert sorted(validation) == [5, 10, 15, 20, 25, 30]
-        assert validation[30]["val_loss"] == pytest.approx(float(expected["metrics"]["val_loss"]))
-        assert training[30]["train_loss_epoch"] == pytest.approx(float(expected["metrics"]["train_loss_epoch"]))
+        assert validation[30]["val_loss"] == float(expected["metrics"]["val_loss"])
+        assert training[30]["train_loss_epoch"] == float(expected["metrics"]["train_loss_epoch"])
 
     def test_checkpoint_is_lightnings(self, trial: Trial, expected: dict[str, Any]) -> None:
         checkpoint = trial.checkpoint(30)
