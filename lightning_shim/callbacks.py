@@ -29,7 +29,8 @@ CALLBACK_NAME: Final = "lightning_shim"
 class LightningCallback(pytorch.PyTorchCallback):
     """The one callback of Determined's through which a LightningTrial works.
 
-    Determined calls it on every process, except for ``on_checkpoint_save_start``, which only the chief gets.
+    Determined calls it on every process, except for ``on_checkpoint_save_start`` and ``on_checkpoint_write_end``, which
+    only the chief gets, since it alone writes.
 
     Args:
         context: Determined's trial context.
@@ -208,7 +209,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self.checkpoint_path = checkpoint_path(self._context, uuid) or uuid
 
     def on_checkpoint_gather(self) -> None:
-        """Collects the processes' states; Determined's own events for checkpoints reach the chief alone.
+        """Collects the processes' states before the chief, which alone gets ``on_checkpoint_save_start``, saves them.
 
         Raises:
             ConfigurationError: If one process alone ends the trial, so that no others come to gather anything.
