@@ -13,7 +13,7 @@ from lightning_shim._warnings import ConfigurationError, caller_location
 
 @dataclass(frozen=True, slots=True)
 class TrainerOptions:
-    """Options whose names and defaults are Lightning's.
+    """Options whose names are Lightning's.
 
     Attributes:
         accumulate_grad_batches: Batches whose gradients are added up before a step.
@@ -32,20 +32,20 @@ class TrainerOptions:
         default_root_dir: Where callbacks write files by default; None for the working directory.
     """
 
-    accumulate_grad_batches: int = 1
-    gradient_clip_val: float | None = None
-    gradient_clip_algorithm: Any = None
-    limit_train_batches: int | float = 1.0
-    limit_val_batches: int | float = 1.0
-    overfit_batches: int | float = 0.0
-    reload_dataloaders_every_n_epochs: int = 0
-    use_distributed_sampler: bool = True
-    sync_batchnorm: bool = False
-    find_unused_parameters: bool = False
-    num_sanity_val_steps: int | float = 0
-    min_epochs: int | None = None
-    min_steps: int | None = None
-    default_root_dir: str | os.PathLike[str] | None = None
+    accumulate_grad_batches: int
+    gradient_clip_val: float | None
+    gradient_clip_algorithm: Any
+    limit_train_batches: int | float
+    limit_val_batches: int | float
+    overfit_batches: int | float
+    reload_dataloaders_every_n_epochs: int
+    use_distributed_sampler: bool
+    sync_batchnorm: bool
+    find_unused_parameters: bool
+    num_sanity_val_steps: int | float
+    min_epochs: int | None
+    min_steps: int | None
+    default_root_dir: str | os.PathLike[str] | None
 
     @classmethod
     def checked(cls, lightning: Lightning, **options: Any) -> TrainerOptions:
