@@ -42,7 +42,6 @@ class LightningCallback(pytorch.PyTorchCallback):
         lightning_checkpoint: Saves and restores what Lightning would.
         checkpoint_state: Saves and restores what is needed beside it to continue exactly.
         checkpoint_files: Knows the files that callbacks have written.
-        ckpt_path: A checkpoint of Lightning's to start from, or None.
         reports: Reports.
         processes: The processes that train together.
 
@@ -61,7 +60,6 @@ class LightningCallback(pytorch.PyTorchCallback):
         lightning_checkpoint: LightningCheckpoint,
         checkpoint_state: CheckpointState,
         checkpoint_files: CheckpointFiles,
-        ckpt_path: str | os.PathLike[str] | None,
         reports: Reports,
         processes: Processes,
     ) -> None:
@@ -75,7 +73,6 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._lightning_checkpoint: Final = lightning_checkpoint
         self._checkpoint_state: Final = checkpoint_state
         self._checkpoint_files: Final = checkpoint_files
-        self._ckpt_path: Final = ckpt_path
         self._reports: Final = reports
         self._processes: Final = processes
         self._has_started_training = False
@@ -97,8 +94,8 @@ class LightningCallback(pytorch.PyTorchCallback):
                     "another one."
                 )
         # Otherwise the checkpoint, if there was one, is another trial's: Determined takes its weights and starts anew.
-        elif self._ckpt_path is not None:
-            self._start_from(self._ckpt_path)
+        elif self._trainer.ckpt_path is not None:
+            self._start_from(self._trainer.ckpt_path)
         self._hooks.start_fit_of_stateful_callbacks()
         if self._controller.batches_trained == 0:
             self._sanity_check()

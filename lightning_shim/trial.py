@@ -392,7 +392,6 @@ class LightningTrial(pytorch.PyTorchTrial):
             lightning_checkpoint,
             checkpoint_state,
             CheckpointFiles(lightning, trainer.callbacks, trainer.default_root_dir),
-            self._ckpt_path,
             self._reports,
             self._processes,
         )
