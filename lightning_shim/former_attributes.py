@@ -12,16 +12,6 @@ from lightning_shim._lightning import names_in_code
 Answer = Callable[[Any], Any]
 """Gives the value, from the trial's stand-in for the trainer."""
 
-_PRECISIONS: Final = {
-    "32-true": 32,
-    "64-true": 64,
-    "16-true": 16,
-    "16-mixed": 16,
-    "bf16-true": "bf16",
-    "bf16-mixed": "bf16",
-}
-"""What Lightning 1.x called the precisions of Lightning 2."""
-
 
 def _nothing(trainer: Any) -> None:
     return None
@@ -50,7 +40,7 @@ _OF_BOTH: Final[dict[str, Answer]] = {
 
 OF_MODULE: Final[dict[str, Answer]] = {
     **_OF_BOTH,
-    "precision": lambda trainer: _PRECISIONS[trainer.precision],
+    "precision": lambda trainer: trainer.precision_plugin.former_name,
 }
 """By the name of the attribute of LightningModule."""
 

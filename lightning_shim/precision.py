@@ -18,17 +18,18 @@ from lightning_shim._warnings import ConfigurationError, DifferenceWarning, call
 @dataclass(frozen=True, slots=True)
 class _Format:
     dtype: torch.dtype
+    former_name: int | str
     mixed: bool = False
     scaled: bool = False
 
 
 _FORMATS: Final = {
-    "32-true": _Format(torch.float32),
-    "64-true": _Format(torch.float64),
-    "16-true": _Format(torch.float16),
-    "bf16-true": _Format(torch.bfloat16),
-    "bf16-mixed": _Format(torch.bfloat16, mixed=True),
-    "16-mixed": _Format(torch.float16, mixed=True, scaled=True),
+    "32-true": _Format(torch.float32, 32),
+    "64-true": _Format(torch.float64, 64),
+    "16-true": _Format(torch.float16, 16),
+    "bf16-true": _Format(torch.bfloat16, "bf16"),
+    "bf16-mixed": _Format(torch.bfloat16, "bf16", mixed=True),
+    "16-mixed": _Format(torch.float16, 16, mixed=True, scaled=True),
 }
 _ALIASES: Final[dict[Any, str]] = {
     **dict.fromkeys((32, "32"), "32-true"),
@@ -75,6 +76,11 @@ class Precision:
             torch.amp.GradScaler(device=device.type) if self._format.scaled else None
         )
         self._changes_default: Final = not self._format.mixed and self._format.dtype != torch.float32
+
+    @property
+    def former_name(self) -> int | str:
+        """What Lightning 1.x called it, which did not tell ``-true`` from ``-mixed``."""
+        return self._format.former_name
 
     @property
     def needs_context(self) -> bool:
