@@ -21,11 +21,10 @@ from lightning_shim.hooks import is_own_method
 from lightning_shim.log_calls import LOG_METHODS, log_problem
 from lightning_shim.log_settings import LOG_LEVELS
 from lightning_shim.member_uses import Origin, Use
-from lightning_shim.members import MEMBERS, Kind, Member, Support, member, members
-from lightning_shim.user_code import Function, Place, UserCode, is_removed, is_users
+from lightning_shim.members import Kind, Member, Support, find, member, members
+from lightning_shim.user_code import Function, Place, UserCode, is_users
 
 _OWNERS: Final = ("LightningModule", "LightningDataModule", "Callback")
-_ROWS: Final = {(row.owner, row.name): row for row in MEMBERS}
 
 _UNKNOWN: Final = {
     "Trainer": "it raises AttributeError; Lightning's Trainer has no such member.",
@@ -122,9 +121,9 @@ def lightnings_callback(lightning: Lightning, callback_class: type) -> Member:
     """
     package = lightning.Callback.__module__.rpartition(".")[0]
     return next(
-        _ROWS["callbacks", base.__name__]
+        row
         for base in callback_class.__mro__
-        if base.__module__.startswith(f"{package}.") and ("callbacks", base.__name__) in _ROWS
+        if base.__module__.startswith(f"{package}.") and (row := find("callbacks", base.__name__)) is not None
     )
 
 
@@ -254,14 +253,14 @@ class _Inspection:
     def _what_happens(self, use: Use, is_own: bool) -> tuple[Support, str] | None:
         """Says what becomes of a use of a member that is not the user's own; None if nothing can be said."""
         owner, name = use.value.owner, use.name
-        row = _ROWS.get((owner, name))
+        row = find(owner, name)
         if use.is_stored and owner == "Trainer" and name in FIXED:
             return Support.REFUSED, FIXED_SENTENCE
         if row is None:
             if owner not in _UNKNOWN or self._code.sets_somewhere(name):
                 return None
             return Support.REFUSED, _PRIVATE if owner == "Trainer" and name.startswith("_") else _UNKNOWN[owner]
-        if row.kind is Kind.HOOK or (owner in _OWNERS and not is_own and is_removed(row)):
+        if row.kind is Kind.HOOK or (owner in _OWNERS and not is_own and row.is_removed):
             # A hook counts where it is overridden; and somebody else's module may have what Lightning has removed.
             return None
         if owner == "Trainer" and row.support is not Support.BACKED and name in self._set_on_trainer:
@@ -270,7 +269,7 @@ class _Inspection:
 
     def _logging_hook(self, name: str) -> str | None:
         """Returns the hook that a method is, if a trial calls it as one."""
-        row = _ROWS.get((self._owner, name))
+        row = find(self._owner, name)
         is_called = row is not None and row.kind is Kind.HOOK and row.support is Support.CALLED
         return name if is_called or name in LOG_LEVELS else None
 

@@ -34,7 +34,7 @@ def is_own_method(row: Member, *owners: type) -> bool:
     Returns:
         Whether it is; a hook of Lightning 2 never is.
     """
-    return "<" in row.versions and any(row.name in names_in_code(owner, without=row.name).read for owner in owners)
+    return row.is_removed and any(row.name in names_in_code(owner, without=row.name).read for owner in owners)
 
 
 class Hooks:

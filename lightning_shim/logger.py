@@ -18,7 +18,7 @@ from lightning_shim._warnings import (
     caller_location,
     warn_at_caller,
 )
-from lightning_shim.members import member
+from lightning_shim.members import find
 
 METRIC_GROUP: Final = "logger"
 """The group under which Determined shows what ``log_metrics`` was given."""
@@ -64,12 +64,11 @@ class LoggerFacade:
         return self._lightning.TensorBoardLogger
 
     def __getattr__(self, name: str) -> Any:
-        try:
-            row = member("Logger", name)
-        except KeyError:
+        row = find("Logger", name)
+        if row is None:
             raise AttributeError(
                 f"{caller_location()}: the logger of a trial is Determined's TensorBoard, which has no {name!r}."
-            ) from None
+            )
         raise RefusedMemberError(f"{caller_location()}: logger.{name} is refused: {row.sentence}")
 
     @property

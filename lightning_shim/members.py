@@ -60,6 +60,11 @@ class Member:
     sentence: str
     versions: str
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether Lightning has removed the member."""
+        return "<" in self.versions
+
 
 # Under a heading "[kind: support]", one row a line: name, versions, sentence. An indented line goes on with
 # the sentence above it; a ditto mark repeats the sentence of the row above. The rows of Logger are those of
@@ -649,14 +654,17 @@ MEMBERS: Final = tuple(row for owner, text in _TABLE.items() for row in _rows(ow
 _BY_NAME: Final = {(row.owner, row.name): row for row in MEMBERS}
 
 
-def is_member(owner: str, name: str) -> bool:
-    """Tells whether there is a row for a member.
+def find(owner: str, name: str) -> Member | None:
+    """Returns the row of what may be a member.
 
     Args:
         owner: The class that may have the member.
         name: The member's name.
+
+    Returns:
+        The row, or None if there is none for such a member.
     """
-    return (owner, name) in _BY_NAME
+    return _BY_NAME.get((owner, name))
 
 
 def member(owner: str, name: str) -> Member:
@@ -672,7 +680,7 @@ def member(owner: str, name: str) -> Member:
     Raises:
         KeyError: If there is no such owner, or no row for such a member of it.
     """
-    row = _BY_NAME.get((owner, name))
+    row = find(owner, name)
     if row is None:
         similar = difflib.get_close_matches(name, [row.name for row in members(owner)], n=1)
         hint = f"; did you mean {similar[0]!r}?" if similar else ""

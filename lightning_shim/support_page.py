@@ -177,8 +177,8 @@ def support_page() -> str:
     """
     lines = [*_INTRODUCTION.splitlines(), "", *_differences()]
     for owner in OWNERS:
-        current = [row for row in members(owner) if "<" not in row.versions]
-        removed = [row for row in members(owner) if "<" in row.versions]
+        current = [row for row in members(owner) if not row.is_removed]
+        removed = [row for row in members(owner) if row.is_removed]
         lines += ["", f"## {owner}", "", _SUBTITLES[owner], "", *_markdown_table(current)]
         if removed:
             lines += ["", f"### {owner}: what Lightning removed", "", *_markdown_table(removed)]

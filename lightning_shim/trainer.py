@@ -29,7 +29,7 @@ from lightning_shim.lightning_checkpoint import LightningCheckpoint
 from lightning_shim.logger import LoggerFacade
 from lightning_shim.logger_connector import LoggerConnectorFacade
 from lightning_shim.loggers import Loggers
-from lightning_shim.members import Support, is_member, member
+from lightning_shim.members import Support, find
 from lightning_shim.metrics import MetricCollector, MetricViews
 from lightning_shim.options import TrainerOptions, verify_option
 from lightning_shim.precision import Precision
@@ -137,10 +137,9 @@ class TrainerFacade(Attached):
             return object.__getattribute__(self, name)
         if name in OF_TRAINER:
             return OF_TRAINER[name](self)
-        # Lightning's own callbacks look in each epoch for what may be there.
-        if not is_member("Trainer", name):
+        row = find("Trainer", name)
+        if row is None:
             raise AttributeError(f"Lightning's Trainer has no attribute {name!r}.")
-        row = member("Trainer", name)
         if row.support is Support.IGNORED:
             warn_at_caller(f"trainer.{name} is ignored: {row.sentence}", IgnoredMemberWarning)
             return None

@@ -151,7 +151,7 @@ class UserCode:
         if self._is_in_a_class(name, after):
             return True
         row = self._rows.get(name)
-        is_lightnings = row is not None and not is_removed(row) and row.kind in (Kind.PROPERTY, Kind.ATTRIBUTE)
+        is_lightnings = row is not None and not row.is_removed and row.kind in (Kind.PROPERTY, Kind.ATTRIBUTE)
         if after is not None or is_lightnings:
             # What is set on self under such a name goes through Lightning.
             return False
@@ -266,11 +266,6 @@ def is_users(module_name: str) -> bool:
     """Tells by a module's name whether its code counts as the user's, as that of all packages but a few does."""
     package = module_name.partition(".")[0]
     return not (package in FRAMEWORK_PACKAGES or package in _OF_PYTHON) or module_name.startswith(_DEMONSTRATIONS)
-
-
-def is_removed(row: Member) -> bool:
-    """Tells whether Lightning has removed a member."""
-    return "<" in row.versions
 
 
 def never_called(row: Member) -> bool:
