@@ -76,6 +76,8 @@ class FormerAttributes:
     """The attributes of Lightning 1.x on the modules of a trial, which get them for as long as they are attached.
 
     A module gets those that its code reads, and that are nobody else's: neither set nor spelled in a string there.
+
+    A copy that is made meanwhile keeps them, as in Lightning 1.9, whose Trainer set attributes of the module as well.
     """
 
     def __init__(self) -> None:

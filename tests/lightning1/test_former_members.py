@@ -56,6 +56,13 @@ class OneBatch(Former):
         return DataLoader(numbers(2, 2), batch_size=2)
 
 
+class ReadsPrecision(OneBatch):
+    """Can be pickled, as no class can that a function defines."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.loss(batch) * (1 if self.precision == 32 else 0)
+
+
 def saying(seen: list[Any], name: str) -> Any:
     return lambda self, *args: seen.append(name)
 
@@ -321,19 +328,22 @@ class TestAttributes:
         train(module, precision="bf16-mixed")
         assert module.seen == [32, "bf16"]
 
-    def test_copies_are_copies_of_the_module_alone(self) -> None:
+    def test_copies_have_them_and_nothing_else_of_the_trial(self) -> None:
+        copies: list[Any] = []
+
         class Copies(pl.Callback):
             def on_validation_end(self, trainer: Any, module: Any) -> None:
-                pickle.dumps(copy.deepcopy(module))
+                copies.extend([copy.deepcopy(module), pickle.loads(pickle.dumps(module))])
 
-        class Reads(OneBatch):
-            def training_step(self, batch: Any, batch_idx: int) -> Any:
-                return self.loss(batch) * (1 if self.precision == 32 else 0)
-
-            def __reduce__(self) -> Any:
-                return OneBatch, ()
-
-        train(Reads(), callbacks=[Copies()])
+        module = ReadsPrecision()
+        own = set(vars(module))
+        train(module, callbacks=[Copies()])
+        assert len(copies) == 2
+        for copied in copies:
+            assert vars(copied).keys() - own == {"precision"}
+            assert copied.precision == 32
+            assert vars(copied)["_trainer"] is None
+        assert not hasattr(module, "precision")
 
     def test_inner_module(self) -> None:
         class Inner(Former):
