@@ -93,6 +93,7 @@ class Lightning:
     TensorBoardLogger: type
     CSVLogger: type
     WandbLogger: type
+    PassThroughProfiler: type
     log_hyperparams: Callable[[Any], None]
     isolate_rng: Callable[[], AbstractContextManager[None]]
     migrate_checkpoint: Callable[[dict[str, Any]], tuple[dict[str, Any], Any]]
@@ -142,6 +143,7 @@ def _parts(namespace: Namespace) -> Lightning:
         TensorBoardLogger=loggers.TensorBoardLogger,
         CSVLogger=loggers.CSVLogger,
         WandbLogger=loggers.WandbLogger,
+        PassThroughProfiler=namespace.module("profilers").PassThroughProfiler,
         log_hyperparams=namespace.module("loggers.utilities")._log_hyperparams,
         isolate_rng=namespace.module("utilities.seed").isolate_rng,
         LightningOptimizer=optimizer.LightningOptimizer,

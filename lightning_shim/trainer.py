@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import torch
@@ -40,19 +40,6 @@ from lightning_shim.strategy import StrategyFacade
 from lightning_shim.training_loop import TrainingLoop
 from lightning_shim.transfer import hook_owner
 from lightning_shim.verification import no_accumulation
-
-
-class _NoProfiler:
-    """Lightning's profiler that does nothing; Determined profiles."""
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def start(self, action_name: str) -> None:
-        return None
-
-    def stop(self, action_name: str) -> None:
-        return None
 
 
 class TrainerFacade(Attached):
@@ -117,7 +104,7 @@ class TrainerFacade(Attached):
         self.lightning_loggers: Final = loggers
         self._loggers: Final = [*loggers.loggers, logger]
         self.logger: Any = self._loggers[0]
-        self.profiler: Final = _NoProfiler()
+        self.profiler: Any = lightning.PassThroughProfiler()
         self._former_attributes: Final = FormerAttributes()
         self.datamodule: Any = None
         self.callbacks: list[Any] = []

@@ -1179,6 +1179,21 @@ class TestTrainerAttribute:
             setattr(trainer, name, [1])
             assert getattr(trainer, name) == [1]
 
+    def test_profiler_is_lightnings_that_does_nothing(self, lightning: ModuleType) -> None:
+        class Module(tiny(lightning)):
+            def training_step(self, batch: Any, batch_idx: int) -> Any:
+                with self.trainer.profiler.profile("loss"):
+                    return super().training_step(batch, batch_idx)
+
+            def on_train_end(self) -> None:
+                self.trainer.profiler.describe()
+                assert self.trainer.profiler.summary() == ""
+                self.seen = type(self.trainer.profiler)
+
+        module = Module()
+        train(module, loader())
+        assert module.seen is lightning.profilers.PassThroughProfiler
+
     def test_length_that_is_not_known_yet(self, pl: ModuleType) -> None:
         class Module(tiny(pl)):
             def configure_optimizers(self) -> Any:
