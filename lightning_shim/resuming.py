@@ -294,7 +294,7 @@ class _Skip:
     def __call__(self, iterator: Iterator[Any]) -> int:
         for index in range(self._count):
             if next(iterator, self) is self:
-                raise TooFewBatchesError(f"gave {index} batches, of which {self._count} had been trained on")
+                raise TooFewBatchesError(f"gave {index} batches, of which {self._count} had been taken")
             if index == 0:
                 self._after_first = RandomState.capture()
         return self._count

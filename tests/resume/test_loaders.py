@@ -347,15 +347,14 @@ def test_sampler_that_cannot_be_repeated(resumes: Resumes, workers: dict[str, An
         resumes.run(case, folder, latest_checkpoint=checkpoints(folder)[2])
 
 
-def test_loader_that_has_become_shorter(resumes: Resumes) -> None:
+def test_stream_that_has_become_shorter(resumes: Resumes) -> None:
     samples = [SAMPLES, 4]
-    case = Case(
-        OnlyTraining, lambda: {"train_dataloaders": DataLoader(Noisy(samples.pop(0)), batch_size=3)}, max_epochs=1
-    )
+    case = Case(OnlyTraining, lambda: {"train_dataloaders": DataLoader(Stream(samples.pop(0)), batch_size=3)})
     folder = resumes.folders.mktemp("uninterrupted")
-    resumes.run(case, folder, checkpoint_period=pytorch.Batch(1))
-    with pytest.raises(ConfigurationError, match="gave 2 batches, of which 3 had been trained on before the pause"):
-        resumes.run(case, folder, latest_checkpoint=checkpoints(folder)[3])
+    length = pytorch.Batch(5)
+    resumes.run(case, folder, max_length=length, checkpoint_period=pytorch.Batch(1))
+    with pytest.raises(ConfigurationError, match="gave 2 batches, of which 4 had been taken before the pause"):
+        resumes.run(case, folder, max_length=length, latest_checkpoint=checkpoints(folder)[3])
 
 
 def test_other_number_of_loaders(resumes: Resumes) -> None:
