@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_shim._lightning import apply_to_collection, batches_of
@@ -54,17 +56,17 @@ class Batches:
     Args:
         combined: Lightning's CombinedLoader.
         fetched: The batches that were taken before, if the pass goes on.
-        ahead: The batch that was fetched ahead then.
+        ahead: What was fetched ahead then, as :meth:`state_dict` has it.
 
     Attributes:
         length: The number of batches, or None if it is not known.
     """
 
-    def __init__(self, combined: Any, fetched: int = 0, ahead: list[tuple[Any, int, int]] | None = None) -> None:
+    def __init__(self, combined: Any, fetched: int = 0, ahead: Tensor | None = None) -> None:
         self._iterator = batches_of(combined)
         self.length = _length(combined)
         self._fetched = fetched
-        self._ahead: list[tuple[Any, int, int]] = [] if ahead is None else ahead
+        self._ahead: list[tuple[Any, int, int]] = [] if ahead is None else pickle.loads(ahead.numpy().tobytes())
         if ahead is not None:
             # Stands for those that were taken.
             next(self._iterator)
@@ -74,7 +76,9 @@ class Batches:
     def state_dict(self) -> dict[str, Any]:
         """Returns what is to be known to go on beside where the loaders stand."""
         # A tensor may be a part of a large one, all of which would be saved.
-        return {"fetched": self._fetched, "ahead": apply_to_collection(self._ahead, Tensor, Tensor.clone)}
+        ahead = pickle.dumps(apply_to_collection(self._ahead, Tensor, Tensor.clone))
+        # A batch may be of any class, and Lightning loads none but PyTorch's. A tensor takes up less than bytes.
+        return {"fetched": self._fetched, "ahead": torch.frombuffer(bytearray(ahead), dtype=torch.uint8)}
 
     def release(self) -> None:
         """Lets go of the loaders' iterators, whoever keeps this object: what holds workers ends them with it."""

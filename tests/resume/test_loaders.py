@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,40 @@ def test_stream(resumes: Resumes, loader: Callable[[], Any]) -> None:
 def test_stream_without_length(resumes: Resumes, loader: Callable[[], Any]) -> None:
     case = Case(OnlyTraining, lambda: {"train_dataloaders": loader()})
     resumes.everywhere(case, max_length=pytorch.Batch(12))
+
+
+@dataclass(eq=False)
+class Pairs:
+    """A batch of a class of the user's."""
+
+    inputs: Tensor
+    targets: Tensor
+    names: np.ndarray[Any, Any]
+
+    @classmethod
+    def of(cls, samples: list[Any]) -> Pairs:
+        inputs, targets, indices = zip(*samples, strict=True)
+        return cls(torch.stack(inputs), torch.stack(targets), np.array(indices))
+
+    def __eq__(self, other: object) -> bool:
+        assert isinstance(other, Pairs)
+        return torch.equal(self.inputs, other.inputs) and np.array_equal(self.names, other.names)
+
+
+class OfPairs(OnlyTraining):
+    def loss(self, batch: Any) -> Tensor:
+        assert isinstance(batch.names, np.ndarray)
+        return super().loss([batch.inputs, batch.targets])
+
+
+def test_batch_of_the_users_class_that_is_fetched_ahead(resumes: Resumes) -> None:
+    case = Case(OfPairs, lambda: {"train_dataloaders": DataLoader(Stream(), batch_size=3, collate_fn=Pairs.of)})
+    options = {"max_length": pytorch.Batch(7)}
+    resumes.everywhere(case, **options)
+    folder = resumes.folders.mktemp("loaded by Lightning")
+    resumes.run(case, folder, checkpoint_period=pytorch.Batch(2), **options)
+    for checkpoint in checkpoints(folder).values():
+        OfPairs.load_from_checkpoint(checkpoint / "state_dict.pth")
 
 
 class Together(OnlyTraining):
