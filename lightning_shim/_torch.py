@@ -6,6 +6,7 @@
 - ``DataLoader._get_iterator`` and ``_iterator``: what ``iter(loader)`` makes, and keeps for persistent workers.
 - ``_BaseDataLoaderIter._sampler_iter`` and ``_next_index``: where the next batch's indices come from.
 - ``_SingleProcessDataLoaderIter._dataset_fetcher`` and its ``ended``: whether an iterable dataset has ended.
+- ``_BaseDataLoaderIter._reset``: iterates the sampler, once more if there are workers.
 - ``_MultiProcessingDataLoaderIter._reset``, ``_get_data``, ``_process_data``, ``_task_info`` and
   ``_worker_queue_idx_cycle``: how batches are handed to the workers in turn, and come back.
 - ``torch._utils.ExceptionWrapper``: what a worker gives in place of a batch that could not be made; and
@@ -79,6 +80,19 @@ def iterates_as_usual(loader: Any) -> bool:
         and type(loader).__iter__ is DataLoader.__iter__
         and type(loader)._get_iterator is DataLoader._get_iterator
     )
+
+
+def iterate_sampler_again(loader: DataLoader[Any], iterator: Any, before_reset: Callable[[], None] | None) -> None:
+    """Does what is done when workers have been started to an iterator that has none.
+
+    Args:
+        loader: The loader.
+        iterator: Its iterator.
+        before_reset: Called before.
+    """
+    if before_reset is not None:
+        before_reset()
+    iterator._reset(loader)
 
 
 def skip_batches(iterator: Any, skip: Skip) -> None:

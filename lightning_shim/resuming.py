@@ -8,7 +8,7 @@ from the same generators; each moment is therefore kept with its random state, a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
@@ -52,6 +52,7 @@ class Position:
     Attributes:
         created: When its iterator was made.
         epoch: The epoch that its samplers had been told then.
+        has_workers: Whether workers make its batches; its sampler has then given indices for them when it was made.
         workers: When its workers were started, if that was in an earlier pass.
         workers_at_start: Where the workers stood when the pass began.
         started: When its first batch was asked for, if that has happened.
@@ -64,6 +65,7 @@ class Position:
 
     created: Moment
     epoch: int | None
+    has_workers: bool
     workers: Moment | None
     workers_at_start: dict[int, WorkerState]
     started: Moment | None = None
@@ -127,7 +129,7 @@ class TrackedLoader:
             iterator = iter(self.loader)
         at_start = _copied(self._worker_states) if running else {}
         earlier = self._workers if running else None
-        self._position = Position(created, self._epoch, earlier, at_start, passes=self._passes)
+        self._position = Position(created, self._epoch, self._has_own_workers, earlier, at_start, passes=self._passes)
         return self._batches(self._position, iterator)
 
     def _batches(self, position: Position, iterator: Iterator[Any]) -> Iterator[Any]:
@@ -237,7 +239,8 @@ class TrackedLoader:
         position = self._position = Position(**{name: _read(value) for name, value in state.items()})
         self._passes = position.passes
         self._workers, self._worker_states = position.workers or position.created, position.workers_now
-        if not continues and not (self._has_own_workers and self.loader.persistent_workers):
+        persists = self._has_own_workers and self.loader.persistent_workers
+        if not continues and not (persists and position.has_workers):
             # What the pass has left is what the loader holds of its own. As in Lightning, a state that a loader says of
             # itself is for going on with the pass.
             return
@@ -260,38 +263,52 @@ class TrackedLoader:
         keeps_position = self._stateful is not None and (
             self._stateful is loader or isinstance(loader.dataset, IterableDataset)
         )
-        skip = _Skip(loader, 0 if keeps_position else position.taken)
         is_map_style = _torch.iterates_as_usual(loader) and not isinstance(loader.dataset, IterableDataset)
-        if self._has_own_workers:
-            before_reset = None if position.workers is None else lambda: self._restore(position.created)
-            if is_map_style:
-                iterator = _torch.iterate_with_workers(loader, self._worker_states, skip, before_reset)
-                skip.verify(now)
-            else:
-                self._worker_states = _copied(position.workers_at_start)
-                iterator = _torch.iterate_with_workers(loader, self._worker_states, None, before_reset)
+
+        def create() -> None:
+            self._restore(position.created)
+
+        def start() -> None:
+            self.set_epoch(epoch)
+            if position.started is not None:
+                self._restore(position.started)
+
+        # Without workers the sampler is asked when the first batch is, with them as soon as it is iterated; which is
+        # when workers that run on are reset, or after they have been given their seed.
+        before_reset = create if position.workers is not None or not position.has_workers else None
+        before_skip = None if position.has_workers else start
+        skip = _Skip(loader, 0 if keeps_position else position.taken, before_skip)
+        if self._has_own_workers and is_map_style:
+            iterator = _torch.iterate_with_workers(loader, self._worker_states, skip, before_reset)
+        elif self._has_own_workers:
+            self._worker_states = _copied(position.workers_at_start)
+            iterator = _torch.iterate_with_workers(loader, self._worker_states, None, before_reset)
         else:
             iterator = iter(loader)
-        self.set_epoch(epoch)
-        if position.started is not None:
-            self._restore(position.started)
+            if is_map_style and position.has_workers:
+                _torch.iterate_sampler_again(loader, iterator, before_reset)
+            if is_map_style:
+                _torch.skip_batches(iterator, skip)
+        if is_map_style:
+            skip.verify(now)
+        start()
         if not is_map_style:
             skip(iterator)
-        elif not self._has_own_workers:
-            _torch.skip_batches(iterator, skip)
-            skip.verify(now)
         return iterator
 
 
 class _Skip:
     """Advances an iterator by the batches that were taken, and finds out whether that is what happened before."""
 
-    def __init__(self, loader: Any, count: int) -> None:
+    def __init__(self, loader: Any, count: int, before: Callable[[], None] | None) -> None:
         self._loader: Final = loader
         self._count: Final = count
+        self._before: Final = before
         self._after_first: RandomState | None = None
 
     def __call__(self, iterator: Iterator[Any]) -> int:
+        if self._before is not None:
+            self._before()
         for index in range(self._count):
             if next(iterator, self) is self:
                 raise TooFewBatchesError(f"gave {index} batches, of which {self._count} had been taken")

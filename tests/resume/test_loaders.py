@@ -16,12 +16,20 @@ import torch
 from determined import pytorch
 from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler, get_worker_info
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    TensorDataset,
+    get_worker_info,
+)
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_shim import ConfigurationError, DifferenceWarning
 from tests.parity.modules import Regression
-from tests.parity.oracle import Case
+from tests.parity.oracle import Case, assert_same
 from tests.resume.conftest import Resumes, checkpoints
 
 SAMPLES = 14
@@ -173,6 +181,44 @@ def test_loader_of_determineds(resumes: Resumes, options: dict[str, Any]) -> Non
         return {"train_dataloaders": loader, "val_dataloaders": pytorch.DataLoader(Noisy(), batch_size=3)}
 
     resumes.everywhere(Case(Module, data, max_epochs=2))
+
+
+class DrawsBeforeTheFirstBatch(OnlyTraining):
+    """With workers the samples have been chosen by then."""
+
+    def on_train_epoch_start(self) -> None:
+        torch.rand(3)
+
+
+@pytest.mark.parametrize(
+    ("before", "afterwards"),
+    [
+        (WORKERS, {}),
+        (PERSISTENT, {}),
+        ({}, WORKERS),
+        ({}, PERSISTENT),
+        (WORKERS, {"num_workers": 1}),
+        (PERSISTENT, WORKERS),
+    ],
+)
+@pytest.mark.parametrize("name", ["shuffle", "numpy", "batches"])
+def test_other_number_of_workers(
+    resumes: Resumes, name: str, before: dict[str, Any], afterwards: dict[str, Any]
+) -> None:
+    """The running epoch goes on with the samples that are left of it."""
+    data = TensorDataset(torch.randn(SAMPLES, 5), torch.zeros(SAMPLES, 1), torch.arange(SAMPLES))
+
+    def case(workers: dict[str, Any]) -> Case:
+        loader = lambda: DataLoader(data, **{"batch_size": 3, **OPTIONS[name](), **workers})  # noqa: E731
+        return Case(DrawsBeforeTheFirstBatch, lambda: {"train_dataloaders": loader()}, max_epochs=2)
+
+    folder = resumes.folders.mktemp("uninterrupted")
+    whole = resumes.run(case(before), folder, checkpoint_period=pytorch.Batch(1)).seen.batches
+    length = len(whole) // 2
+    for batches, checkpoint in checkpoints(folder).items():
+        rest = whole[batches : -(-batches // length) * length]
+        resumed = resumes.run(case(afterwards), folder, latest_checkpoint=checkpoint).seen.batches
+        assert_same(resumed[: len(rest)], rest, f"batches after {batches}")
 
 
 class Loads(Dataset[Any]):
