@@ -55,7 +55,7 @@ def find_source(
     limit = getattr(options, f"limit_{stage}_batches")
     sharing = SampleSharing(lightning, strategy, options.use_distributed_sampler, options.overfit_batches > 0)
     reload_period = options.reload_dataloaders_every_n_epochs
-    return DataSource(stage, request, origin, limit, lightning, strategy, sharing, progress, reload_period)
+    return DataSource(stage, request, origin, limit, lightning, strategy, sharing, progress, reload_period, datamodule)
 
 
 def _identity(loaders: Any) -> Any:

@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 import os
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -36,10 +37,15 @@ from lightning_shim.strategy import StrategyFacade
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """When the loaders were asked for: in which epoch, and under which random state."""
+    """When the loaders were asked for: in which epoch, and in which state of random numbers and of the data module."""
 
     epoch: int
     random: RandomState
+    datamodule: bytes
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the same as plain values."""
+        return {"epoch": self.epoch, "random": self.random.state_dict(), "datamodule": self.datamodule}
 
 
 class DataSource:
@@ -55,6 +61,7 @@ class DataSource:
         sharing: Shares the data between processes.
         progress: Where training stands, which the user's hook may ask.
         reload_period: Epochs after which they are asked for anew; 0 for never.
+        datamodule: The data module that gives them, if one does.
 
     Attributes:
         length: The number of batches of a pass, or None if the loaders have no length.
@@ -71,6 +78,7 @@ class DataSource:
         sharing: SampleSharing,
         progress: Progress,
         reload_period: int = 0,
+        datamodule: Any = None,
     ) -> None:
         self._stage: Final = stage
         self._request: Final = request
@@ -81,6 +89,7 @@ class DataSource:
         self._sharing: Final = sharing
         self._progress: Final = progress
         self._reload_period: Final = reload_period
+        self._datamodule: Final = datamodule
         self._asked: _Asked | None = None
         self.length: int | None = None
         self._combined: Any = None
@@ -167,17 +176,29 @@ class DataSource:
         epoch = self._progress.current_epoch
         if self._asked is not None and not 0 < self._reload_period <= epoch - self._asked.epoch:
             return False
-        self._asked = _Asked(epoch, RandomState.capture())
+        self._asked = _Asked(epoch, RandomState.capture(), self._datamodule_state())
         self._ask()
         return True
 
-    def _ask_as_before(self, epoch: int, random: dict[str, Any]) -> None:
+    def _ask_as_before(self, epoch: int, random: dict[str, Any], datamodule: bytes) -> None:
         """Asks for the loaders that were there before a pause, in the state in which they were asked for then."""
-        self._asked = _Asked(epoch, RandomState(**random))
+        self._asked = _Asked(epoch, RandomState(**random), datamodule)
         self._asked.random.restore()
         now, self._progress.current_epoch = self._progress.current_epoch, epoch
+        datamodule_now = self._datamodule_state()
+        self._load_datamodule_state(datamodule)
         self._ask()
+        self._load_datamodule_state(datamodule_now)
         self._progress.current_epoch = now
+
+    def _datamodule_state(self) -> bytes:
+        """Returns what the data module keeps in a checkpoint, if it may be asked again: its hook may change that."""
+        state = self._datamodule.state_dict() if self._reload_period and self._datamodule is not None else {}
+        return pickle.dumps(state) if state else b""
+
+    def _load_datamodule_state(self, state: bytes) -> None:
+        if state:
+            self._datamodule.load_state_dict(pickle.loads(state))
 
     def _ask(self) -> None:
         assert self._request is not None
@@ -312,7 +333,8 @@ class DataSource:
         """Returns where the loaders stand."""
         asked = self._asked if self._reload_period else None
         return {
-            "asked": asked and {"epoch": asked.epoch, "random": asked.random.state_dict()},
+            "asked": asked
+            and {"epoch": asked.epoch, "random": asked.random.state_dict(), "datamodule": asked.datamodule},
             "positions": [loader.state_dict() for loader in self._tracked],
             "own": [loader.own_state() for loader in self._tracked],
             "batches": None if self._batches is None else self._batches.state_dict(),

@@ -9,8 +9,9 @@ import pytest
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from tests.parity.modules import Regression
 from tests.parity.oracle import Case
-from tests.parity.test_reloading import BecomesShorter, Reloads
+from tests.parity.test_reloading import BecomesShorter, Reloads, of_epoch
 from tests.resume.conftest import Resumes
 from tests.resume.test_loaders import Module, noisy
 
@@ -28,11 +29,45 @@ class Data(pl.LightningDataModule):
         return noisy()
 
 
+class Shards(pl.LightningDataModule):
+    """Gives the next samples each time, and keeps in a checkpoint which it has given; in a list that it changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[int] = []
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        self.given.append(1 + sum(self.given))
+        return of_epoch(sum(self.given), samples=10)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return of_epoch(sum(self.given), samples=4, shuffle=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"given": self.given}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.given = state["given"]
+
+
+class ChangesShards(Regression):
+    """Changes within an epoch what comes next."""
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.trainer.datamodule.given.append(batch_idx)
+
+
 @pytest.mark.filterwarnings("ignore:You have overridden `.*` in:UserWarning")
 @pytest.mark.parametrize(
     ("module", "data", "period", "epochs", "validation"),
-    [(Reloads, dict, 2, 4, 8), (BecomesShorter, dict, 1, 3, 9), (Module, lambda: {"datamodule": Data()}, 1, 2, 2)],
-    ids=["every other epoch", "shorter epochs", "workers"],
+    [
+        (Reloads, dict, 2, 4, 8),
+        (BecomesShorter, dict, 1, 3, 9),
+        (Module, lambda: {"datamodule": Data()}, 1, 2, 2),
+        (Regression, lambda: {"datamodule": Shards()}, 1, 3, 3),
+        (ChangesShards, lambda: {"datamodule": Shards()}, 2, 4, 3),
+    ],
+    ids=["every other epoch", "shorter epochs", "workers", "shards", "shards that change"],
 )
 def test_every_checkpoint(
     resumes: Resumes, module: type, data: Callable[[], Any], period: int, epochs: int, validation: int
