@@ -11,6 +11,7 @@
   ``_worker_queue_idx_cycle``: how batches are handed to the workers in turn, and come back.
 - ``torch._utils.ExceptionWrapper``: what a worker gives in place of a batch that could not be made; and
   ``multiprocessing.queues.Queue._on_queue_feeder_error``, which Python calls if a batch cannot be handed over.
+- ``Module._non_persistent_buffers_set``: the names of the buffers that are not in a module's ``state_dict``.
 - ``torch.serialization`` is where the errors of its writer, which is C++, come out.
 """
 
@@ -71,6 +72,12 @@ def is_error_of_the_writer(error: BaseException) -> bool:
     """Tells whether PyTorch could not write a file: it raises a RuntimeError that does not say so."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return isinstance(error, RuntimeError) and frames[-1][0].f_globals.get("__name__") == torch.serialization.__name__
+
+
+def buffers_without_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Returns the buffers of a module, without its submodules', that are not in its ``state_dict``, by name."""
+    buffers = dict(module.named_buffers(recurse=False))
+    return {name: buffers[name] for name in sorted(module._non_persistent_buffers_set) if name in buffers}
 
 
 def iterates_as_usual(loader: Any) -> bool:

@@ -12,6 +12,7 @@ from determined import pytorch
 
 from lightning_shim._determined import Controller, checkpoint_path, close_tensorboard
 from lightning_shim._warnings import CheckpointError, ConfigurationError
+from lightning_shim.attributes import OwnAttributes
 from lightning_shim.checkpoint import CheckpointState
 from lightning_shim.checkpoint_files import CheckpointFiles
 from lightning_shim.evaluation_loop import EvaluationLoop
@@ -41,6 +42,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         evaluation_loop: Validates.
         lightning_checkpoint: Saves and restores what Lightning would.
         checkpoint_state: Saves and restores what is needed beside it to continue exactly.
+        attributes: Knows what module and callbacks have in attributes of their own.
         checkpoint_files: Knows the files that callbacks have written.
         reports: Reports.
         processes: The processes that train together.
@@ -59,6 +61,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         evaluation_loop: EvaluationLoop,
         lightning_checkpoint: LightningCheckpoint,
         checkpoint_state: CheckpointState,
+        attributes: OwnAttributes,
         checkpoint_files: CheckpointFiles,
         reports: Reports,
         processes: Processes,
@@ -72,6 +75,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._evaluation_loop: Final = evaluation_loop
         self._lightning_checkpoint: Final = lightning_checkpoint
         self._checkpoint_state: Final = checkpoint_state
+        self._attributes: Final = attributes
         self._checkpoint_files: Final = checkpoint_files
         self._reports: Final = reports
         self._processes: Final = processes
@@ -109,7 +113,11 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._hooks.call("on_train_start")
         self._has_started_training = True
         if not self._ends_at_once():
+            self._attributes.start()
             self._training_loop.resume()
+            self._attributes.restore()
+            # Hooks that other hooks had set are among them.
+            self._hooks.refresh_if_changed()
 
     def _start_from(self, path: str | os.PathLike[str]) -> None:
         """Takes over a checkpoint of Lightning's, after which there may be nothing left to train."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricTracker
 
 from lightning_shim._weight_averaging import WeightAveragingState
+from lightning_shim.attributes import FLAGS_OF_LAYERS, OwnAttributes
 from lightning_shim.lightning_checkpoint import without_arrays
 from lightning_shim.metrics import MetricCollector, MetricViews
 from lightning_shim.parameter_groups import add_missing_groups, names_of_groups
@@ -23,7 +24,7 @@ from lightning_shim.training_loop import TrainingLoop
 STATE_KEY: Final = "lightning_shim"
 """Where it stands in the checkpoint."""
 
-_FLAGS_OF_MODULES: Final = ("training", "track_running_stats", "momentum")
+_FLAGS_OF_MODULES: Final = ("training", *FLAGS_OF_LAYERS)
 """What hooks change of submodules, torch.nn's batch normalisation among them: freezing, unfreezing, averaging."""
 
 
@@ -37,6 +38,7 @@ class CheckpointState:
         collector: Keeps what the running epoch has logged.
         views: What the trainer shows of the metrics.
         averaging: Knows what a callback that averages weights needs.
+        attributes: Keeps what module and callbacks have in attributes of their own.
         optimization_may_change: Tells whether code of the user's may change what becomes of gradients.
     """
 
@@ -48,6 +50,7 @@ class CheckpointState:
         collector: MetricCollector,
         views: MetricViews,
         averaging: WeightAveragingState,
+        attributes: OwnAttributes,
         optimization_may_change: Callable[[], bool],
     ) -> None:
         self._module: Final = module
@@ -56,6 +59,7 @@ class CheckpointState:
         self._collector: Final = collector
         self._views: Final = views
         self._averaging: Final = averaging
+        self._attributes: Final = attributes
         self._optimization_may_change: Final = optimization_may_change
         self._processes: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] | None = None
@@ -117,6 +121,7 @@ class CheckpointState:
         self._averaging.apply()
         self._restore_flags(state["flags"])
         processes = state["processes"]
+        self._attributes.load(processes[rank if len(processes) == size else 0]["attributes"])
         if len(processes) != size or not self._training_loop.can_go_on(processes[rank]["training_loop"]):
             self._views.update(MetricViews(**processes[0]["views"]))
             self._training_loop.continue_elsewhere(processes[0]["training_loop"], len(processes), size)
@@ -170,6 +175,7 @@ class CheckpointState:
             "metrics": self._collector.state_dict(),
             "views": {name: dict(getattr(self._views, name)) for name in MetricViews.__slots__},
             "gradients": self._gradients(),
+            "attributes": self._attributes.state(),
             "trackers": {name: tracker.n_steps for name, tracker in self._trackers().items()},
             # torchmetrics' private names of the states and of the count of updates.
             "torchmetrics": {

@@ -51,6 +51,11 @@ States = dict[str, tuple[str, Any]]
 """By the path to the attribute, the name of the generator's class and its state."""
 
 
+def is_generator(value: Any) -> bool:
+    """Tells whether an object is a random generator whose state can be captured."""
+    return type(value) in _KINDS
+
+
 class OwnGenerators:
     """Finds the generators of some objects, and of the objects that they hold.
 

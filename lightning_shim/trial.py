@@ -14,6 +14,7 @@ from lightning_shim import _determined
 from lightning_shim._lightning import lightning_of, unwrapped
 from lightning_shim._warnings import CheckpointError, ConfigurationError, caller_location, definition_location
 from lightning_shim._weight_averaging import WeightAveragingState
+from lightning_shim.attributes import OwnAttributes
 from lightning_shim.callbacks import CALLBACK_NAME, LightningCallback
 from lightning_shim.checkpoint import CheckpointState
 from lightning_shim.checkpoint_files import CheckpointFiles
@@ -373,6 +374,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             lightning, module, datamodule, trainer.callbacks, hooks, progress, strategy, averaging
         )
         trainer.connect(self._training_loop, self._evaluation_loop, lightning_checkpoint)
+        attributes = OwnAttributes(lightning, module, datamodule, trainer, trainer.callbacks, strategy)
         checkpoint_state = CheckpointState(
             module,
             progress,
@@ -380,6 +382,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             training_collector,
             trainer.views,
             averaging,
+            attributes,
             functools.cache(lambda: may_change_optimization([module, datamodule, *trainer.callbacks])),
         )
         self._callback = LightningCallback(
@@ -391,6 +394,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             self._evaluation_loop,
             lightning_checkpoint,
             checkpoint_state,
+            attributes,
             CheckpointFiles(lightning, trainer.callbacks, trainer.default_root_dir),
             self._reports,
             self._processes,

@@ -30,9 +30,14 @@ KINDS = {
 
 
 class Indexed(Regression):
-    """Its samples say which ones they are; the rate of its optimizer follows steps."""
+    """Its samples say which ones they are; the rate of its optimizer follows steps. Keeps the ranks that trained it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ranks: list[int] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.ranks.append(self.global_rank)
         return super().training_step(batch[:2], batch_idx)
 
     def configure_optimizers(self) -> Any:
@@ -79,6 +84,10 @@ class Seen(pl.Callback):
             )
         self.batches.append((trainer.current_epoch, batch_idx, batch[2].tolist()))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Says that there is nothing to be kept: what was seen is this training's."""
+        return {}
+
 
 def train(kind: str, **options: Any) -> dict[str, Any]:
     seen = Seen()
@@ -98,6 +107,7 @@ def train(kind: str, **options: Any) -> dict[str, Any]:
         "batches": seen.batches,
         "warnings": [str(entry.message) for entry in caught if "is continued with" in str(entry.message)],
         "weights": trial.module.state_dict(),
+        "ranks": trial.module.ranks,
         "epoch": trial.trainer.current_epoch,
         "global_step": trial.trainer.global_step,
         "metrics": trial.metrics,

@@ -100,6 +100,12 @@ def test_training_goes_on_where_it_was(
                 assert expected == [] or run_on["metrics"]["val_loss"] > 0
 
 
+def test_module_has_what_rank_zero_has_kept(ended: list[dict[int, dict[str, Any]]]) -> None:
+    for rank, of_rank in enumerate(ended):
+        for batches, run_on in of_rank.items():
+            assert run_on["ranks"] == [0] * batches + [rank] * len(run_on["batches"])
+
+
 def test_order_is_that_of_the_epoch(ended: list[dict[int, dict[str, Any]]], sizes: tuple[int, int]) -> None:
     after = LENGTHS[sizes[1]]
     for batches in ended[0]:

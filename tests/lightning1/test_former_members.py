@@ -364,9 +364,11 @@ class TestAttributes:
         assert module.seen == [32]
 
     def test_of_the_trainer(self) -> None:
+        seen = []
+
         class Reads(OneBatch):
             def training_step(self, batch: Any, batch_idx: int) -> Any:
-                self.seen.append({name: getattr(self.trainer, name) for name in OF_TRAINER})
+                seen.append({name: getattr(self.trainer, name) for name in OF_TRAINER})
                 return self.loss(batch)
 
             def configure_optimizers(self) -> Any:
@@ -375,7 +377,7 @@ class TestAttributes:
 
         module = Reads()
         trial = train(module)
-        (values,) = module.seen
+        (values,) = seen
         (scheduler,) = values.pop("lr_schedulers")
         assert scheduler["scheduler"] is trial.trainer.lr_scheduler_configs[0].scheduler
         assert scheduler["interval"] == "epoch"

@@ -28,18 +28,22 @@ OPTIONS: dict[str, Any] = {"accumulate_grad_batches": 2}
 
 
 class Module(WithState):
-    """Draws from every generator between the batches."""
+    """Draws from every generator between the batches, one of its own among them, and keeps a list of its own."""
 
     def __init__(self) -> None:
         super().__init__()
         # A batch may have one sample.
         self.layers[1] = torch.nn.Identity()
+        self.generator = random.Random(os.environ.get("RANK", "0"))
+        self.drawn: list[float] = []
         if IS_RESUMED:
             # Everything that matters has to come from the checkpoint.
             torch.rand(3), np.random.rand(), random.random()
 
     def loss(self, batch: Any) -> torch.Tensor:
-        return super().loss(batch[:2]) + 0.01 * (random.random() + float(np.random.rand()))
+        self.drawn.append(self.generator.random())
+        noise = random.random() + float(np.random.rand()) + self.drawn[-1] + self.drawn[0]
+        return super().loss(batch[:2]) * (1 + 0.01 * noise)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return super().training_step(batch[:2], batch_idx)
@@ -86,6 +90,7 @@ if __name__ == "__main__":
         "metrics": {name: float(value) for name, value in trial.trainer.callback_metrics.items()},
         "batches": seen.batches,
         "count": seen.count,
+        "drawn": trial.module.drawn,
         "random": [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()],
     }
     torch.save(result, folder / f"result.{trial.trainer.global_rank}")
