@@ -108,12 +108,26 @@ DIFFERENCES: Final = (
         "Nobody else knows their state.",
     ),
     (
+        "continuing: attributes",
+        "What has changed since the first batch in attributes of the module, its submodules, and callbacks of the "
+        "user's without a `state_dict` is in Determined's checkpoints: numbers, text, tensors, arrays, random "
+        "generators, containers of these, functions and classes by their names, buffers that are not persistent; and "
+        "if they were there before the first batch, objects with `state_dict` and `load_state_dict`, or of the "
+        "user's own classes, and modules that are not registered. It is restored just before the first batch. "
+        "Anything else that is another object by then gives a warning at the next checkpoint, unless the module has "
+        "`on_save_checkpoint` and `on_load_checkpoint`; what changes within objects of other packages is not seen. "
+        "What has not changed is as `__init__` and the hooks before the first batch make it: random numbers drawn "
+        "there are the same if the seed is. A data module says by its `state_dict` what there is to keep.",
+        "Lightning's checkpoints have nothing of this; its Trainer starts it anew.",
+    ),
+    (
         "continuing on another number of processes, or with loaders of another length",
         "Weights, optimizers, schedulers, steps and epochs are those of the checkpoint. The running epoch goes on "
         "after the same part of its batches, rounded down, in another order of the samples; what it has logged, and "
         "gradients that were being accumulated, are lost. Determined's count of batches becomes what it would be with "
         "these loaders, which `max_length` and periods in batches follow; of loaders without a length it "
-        "stays. All processes go on from rank 0's random numbers. A warning says so.",
+        "stays. All processes go on from rank 0's random numbers, and another number of them from its attributes. A "
+        "warning says so.",
         "The samples are shared out anew, and other processes have no state of their own.",
     ),
     (
