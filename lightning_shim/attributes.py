@@ -23,9 +23,10 @@ from lightning_shim import _torch
 from lightning_shim._lightning import Lightning, is_overridden
 from lightning_shim._versions import NAMESPACES
 from lightning_shim._warnings import DifferenceWarning, warn_at_caller
+from lightning_shim.kind import ABSENT, PLAIN_TYPES, CannotKeepError
+from lightning_shim.known_objects import KnownObjects
 from lightning_shim.plain_values import FirstObjects, Packer, Unpacker
 from lightning_shim.strategy import StrategyFacade
-from lightning_shim.value_kinds import ABSENT, PLAIN_TYPES, CannotKeepError, KnownObjects
 
 FLAGS_OF_LAYERS: Final = ("track_running_stats", "momentum")
 """What hooks change of torch.nn's layers; checkpoints hold that once, for all processes."""

@@ -10,7 +10,9 @@ from types import MethodType
 from typing import Any, Final
 
 from lightning_shim._warnings import FRAMEWORK_PACKAGES
-from lightning_shim.value_kinds import ABSENT, KINDS, PLAIN_TYPES, CannotKeepError, KnownObjects, Plain, kind_of
+from lightning_shim.kind import ABSENT, PLAIN_TYPES, CannotKeepError, Plain
+from lightning_shim.known_objects import KnownObjects
+from lightning_shim.value_kinds import KINDS, kind_of
 
 _PATHS_OF_PACKAGES: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
