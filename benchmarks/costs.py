@@ -44,8 +44,8 @@ def _milliseconds(program: str, repetitions: int, *arguments: str) -> float:
 
 def _skipped_samples_per_second(batches: int, batch_size: int) -> float:
     """Returns how many samples of a shuffled map-style loader are passed over in a second when a trial is resumed."""
-    from lightning_shim.random_state import RandomState
-    from lightning_shim.resuming import TrackedLoader
+    from lightning_shim.data.tracked_loader import TrackedLoader
+    from lightning_shim.session.random_state import RandomState
 
     dataset = TensorDataset(torch.arange(batches * batch_size))
     paused, resumed = (TrackedLoader(DataLoader(dataset, batch_size=batch_size, shuffle=True)) for _ in range(2))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from lightning_shim._warnings import (
+from lightning_shim.diagnostics.errors import (
     CheckpointError,
     ConfigurationError,
     DifferenceWarning,
@@ -23,13 +23,13 @@ from lightning_shim._warnings import (
     RefusedMemberWarning,
     StrictModeError,
 )
-from lightning_shim.patches import is_patched, patch, patched, unpatch
+from lightning_shim.patching.lightning_module import is_patched, patch, patched, unpatch
 
 if TYPE_CHECKING:
-    from lightning_shim.compatibility import check
-    from lightning_shim.findings import CompatibilityReport
-    from lightning_shim.launch import fit
-    from lightning_shim.trial import LightningTrial
+    from lightning_shim.compatibility.inspection import check
+    from lightning_shim.compatibility.report import CompatibilityReport
+    from lightning_shim.trial.fit import fit
+    from lightning_shim.trial.trial import LightningTrial
 
 __all__ = [
     "CheckpointError",
@@ -56,10 +56,10 @@ __all__ = [
 ]
 
 _IMPORTED_WHEN_USED = {
-    "CompatibilityReport": "lightning_shim.findings",
-    "LightningTrial": "lightning_shim.trial",
-    "check": "lightning_shim.compatibility",
-    "fit": "lightning_shim.launch",
+    "CompatibilityReport": "lightning_shim.compatibility.report",
+    "LightningTrial": "lightning_shim.trial.trial",
+    "check": "lightning_shim.compatibility.inspection",
+    "fit": "lightning_shim.trial.fit",
 }
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from lightning_shim.members import OWNERS, Member, Support, members
+from lightning_shim.members.member import Member, Support
+from lightning_shim.members.query import members
+from lightning_shim.members.table import OWNERS
 
 _INTRODUCTION: Final = """\
 # What works on Determined

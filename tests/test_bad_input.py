@@ -34,8 +34,9 @@ from lightning_shim import (
     RefusedMemberWarning,
     StrictModeError,
 )
-from lightning_shim._attachment import FIXED, FIXED_SENTENCE
-from lightning_shim.members import Kind, Support, members
+from lightning_shim.members.member import Kind, Support
+from lightning_shim.members.query import members
+from lightning_shim.patching.attachment import FIXED, FIXED_SENTENCE
 from tests.lightning_trainer import fit_by_lightning
 from tests.places import place_in
 

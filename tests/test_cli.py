@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import lightning_shim
-from lightning_shim.members import Support, member
+from lightning_shim.members.member import Support
+from lightning_shim.members.query import member
 from tests.places import place_in
 
 ROOT = Path(lightning_shim.__file__).parents[1]
@@ -124,7 +125,7 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
 # In one process, since each costs seconds.
 EACH = """
 import contextlib, io, json, sys
-from lightning_shim._cli import main
+from lightning_shim.cli.main import main
 results = {}
 for target in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:

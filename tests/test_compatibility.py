@@ -34,11 +34,13 @@ from pytorch_lightning.loggers import WandbLogger
 import lightning_shim
 import tests.parity
 from lightning_shim import CompatibilityReport, ConfigurationError, check
-from lightning_shim._lightning import is_overridden
-from lightning_shim.compatibility import inspect_members, is_inspectable
-from lightning_shim.findings import Finding, Role
-from lightning_shim.log_settings import LOG_LEVELS, REMOVED_ARGUMENTS
-from lightning_shim.members import MEMBERS, Kind, Member, Support, member, members
+from lightning_shim.compatibility.inspection import inspect_members, is_inspectable
+from lightning_shim.compatibility.report import Finding, Role
+from lightning_shim.members.member import Kind, Member, Support
+from lightning_shim.members.query import member, members
+from lightning_shim.members.table import MEMBERS
+from lightning_shim.metrics.log_settings import REMOVED_ARGUMENTS
+from lightning_shim.upstream.lightning import is_overridden
 from tests.places import place_in
 
 ROOT = Path(lightning_shim.__file__).parents[1]
@@ -626,7 +628,7 @@ def test_callback() -> None:
     assert found == {
         "on_train_start of a callback": "Callback.on_train_start",
         "by position": "Trainer.validate_loop",
-        "log in a callback": "pl_module.log(on_step=True) in on_train_start",
+        "log in a callback": "LightningModule.log",
         "on_test_start of a callback": "Callback.on_test_start",
         "unreached in a callback": "Trainer.validate_loop",
         "by name": "LightningModule.fabric",
@@ -647,100 +649,18 @@ def test_callbacks_of_lightning(lightning: ModuleType, row: Member) -> None:
             assert (finding.sentence, finding.spelling) == (row.sentence, cls.__qualname__)
 
 
-# Calls of self.log.
+@pytest.mark.parametrize("name", ["log", "log_dict"])
+def test_parameters_are_lightnings(lightning: ModuleType, name: str) -> None:
+    from lightning_shim.metrics.collector import MetricCollector
 
-
-class Logging(pl.LightningModule):
-    def training_step(self, batch: Any, flag: bool, options: Any) -> None:
-        self.log("x", 1.0, on_epoch=True)
-        self.log("x", 1.0, on_step=False)  # here: neither by default
-        self.log("x", 1.0, on_step=False, on_epoch=False)  # here: neither
-        self.log("x", 1.0, on_step=False, on_epoch=flag)
-        self.log("x", 1.0, on_step=False, **options)
-        self.log("x", 1.0, on_step=False, on_epoch=False, **options)  # here: neither whatever else
-        self.log("x", 1.0, False, True, False, False)  # here: positional
-        self.log("x", 1.0, reduce_fx="MEAN")
-        self.log("x", 1.0, reduce_fx="median")  # here: reduction
-        self.log("x/dataloader_idx_0", 1.0, add_dataloader_idx=False)
-        self.log("x/dataloader_idx_0", 1.0, add_dataloader_idx=flag)
-        self.log("x/dataloader_idx_0", 1.0, **options)
-        self.log("x/dataloader_idx_0", 1.0)  # here: name
-        self.log(*options)
-        self.log_dict({}, sync_dist=True, sync_dist_op="sum")  # here: removed
-        self.log("x", 1.0, in_epoch=True)  # here: misspelled
-        self.helper(batch)
-
-    def on_train_epoch_end(self, flag: bool) -> None:
-        self.log("x", 1.0)
-        self.log("x", 1.0, on_step=flag)
-        self.log("x", 1.0, on_step=True, on_epoch=flag)  # here: on_step
-        self.log_dict({}, on_epoch=False)  # here: not on_epoch
-
-    def helper(self, batch: Any) -> None:
-        self.log("x", 1.0, on_step=True)
-        self.log("x", 1.0, on_step=True, on_epoch=False)
-        self.log("x", 1.0, on_step=False, on_epoch=False)  # here: neither in a helper
-
-    def setup(self, stage: str) -> None:
-        self.log("x", 1.0)  # here: setup
-
-
-LOG_CALLS = {
-    "neither by default": ("self.log(on_step=False) in training_step", "logs nothing"),
-    "neither": ("self.log(on_step=False, on_epoch=False) in training_step", "logs nothing"),
-    "neither whatever else": ("self.log(on_step=False, on_epoch=False) in training_step", "logs nothing"),
-    "positional": ("self.log(on_step=False, on_epoch=False) in training_step", "logs nothing"),
-    "reduction": ("self.log(reduce_fx='median') in training_step", "reduce_fx='median' is none of mean, sum, min, max"),
-    "name": ("self.log('x/dataloader_idx_0') in training_step", "must not contain /dataloader_idx_"),
-    "removed": ("self.log_dict(sync_dist_op=...) in training_step", REMOVED_ARGUMENTS["sync_dist_op"]),
-    "misspelled": ("self.log(in_epoch=...) in training_step", "Lightning has no argument in_epoch."),
-    "on_step": ("self.log(on_step=True) in on_train_epoch_end", "only on_step=False, on_epoch=True is possible"),
-    "not on_epoch": ("self.log_dict(on_epoch=False) in on_train_epoch_end", "only on_step=False, on_epoch=True"),
-    "neither in a helper": ("self.log(on_step=False, on_epoch=False)", "logs nothing"),
-    "setup": ("self.log in setup", "Lightning allows no logging in setup; write to self.logger.experiment there."),
-}
-
-
-class TestLog:
-    def test_wrong_calls(self) -> None:
-        found = {f"{finding.file}:{finding.line}": finding for finding in inspect_members(Logging).refused}
-        assert found.keys() == {place(marker) for marker in LOG_CALLS}
-        for marker, (name, sentence) in LOG_CALLS.items():
-            assert found[place(marker)].member == name
-            assert sentence in found[place(marker)].sentence
-
-    def test_other_calls_are_backed(self) -> None:
-        lines_of_class = range(*(lambda text, start: (start, start + len(text)))(*inspect.getsourcelines(Logging)))
-        text = Path(__file__).read_text(encoding="utf-8").splitlines()
-        calls = [line for line in lines_of_class if "self.log" in text[line - 1]]
-        backed = [finding.line for finding in inspect_members(Logging).findings if finding.support is Support.BACKED]
-        assert sorted([*backed, *(finding.line for finding in inspect_members(Logging).refused)]) == calls
-
-    @pytest.mark.parametrize("hook", [row.name for row in members("LightningModule", Support.CALLED)])
-    def test_hooks_allow_what_the_running_trial_allows(self, tmp_path: Path, hook: str) -> None:
-        source = f"""
-            from pytorch_lightning import LightningModule
-            class Lit(LightningModule):
-                def {hook}(self, *args):
-                    self.log("x", 1.0)
-                    self.log("x", 1.0, on_step=True)
-        """
-        refused = [finding.line for finding in inspect_members(load(tmp_path / "users_model.py", source).Lit).refused]
-        levels = LOG_LEVELS.get(hook)
-        assert refused == ([5, 6] if levels is None else [6] if levels.epoch_only else [])
-
-    @pytest.mark.parametrize("name", ["log", "log_dict"])
-    def test_parameters_are_lightnings(self, lightning: ModuleType, name: str) -> None:
-        from lightning_shim.metrics import MetricCollector
-
-        theirs = inspect.signature(getattr(lightning.LightningModule, name)).parameters
-        ours = inspect.signature(MetricCollector.log).parameters
-        known = {parameter: value.default for parameter, value in ours.items() if parameter not in ("fx", "unknown")}
-        assert {parameter: value.default for parameter, value in theirs.items()}.items() <= {
-            **known,
-            "dictionary": inspect.Parameter.empty,
-        }.items()
-        assert not REMOVED_ARGUMENTS.keys() & theirs.keys()
+    theirs = inspect.signature(getattr(lightning.LightningModule, name)).parameters
+    ours = inspect.signature(MetricCollector.log).parameters
+    known = {parameter: value.default for parameter, value in ours.items() if parameter not in ("fx", "unknown")}
+    assert {parameter: value.default for parameter, value in theirs.items()}.items() <= {
+        **known,
+        "dictionary": inspect.Parameter.empty,
+    }.items()
+    assert not REMOVED_ARGUMENTS.keys() & theirs.keys()
 
 
 # Whose source it is, and where there is none.

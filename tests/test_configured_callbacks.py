@@ -14,9 +14,10 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelPruning
 from pytorch_lightning.callbacks import TQDMProgressBar as Bar
 
 import lightning_shim
-from lightning_shim.compatibility import inspect_members
-from lightning_shim.findings import Role
-from lightning_shim.members import Support, member
+from lightning_shim.compatibility.inspection import inspect_members
+from lightning_shim.compatibility.report import Role
+from lightning_shim.members.member import Support
+from lightning_shim.members.query import member
 from tests.parity.modules import Regression, loaders
 from tests.places import place_in
 

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import lightning_shim
 from lightning_shim import CheckpointError
-from lightning_shim.callbacks import LightningCallback
+from lightning_shim.trial.determined_callback import LightningCallback
 from tests.parity.modules import Regression, dataset
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
 from tests.places import place_in

@@ -12,8 +12,8 @@ from determined import pytorch
 from torch import Tensor
 
 import lightning_shim
-from lightning_shim import launch
-from lightning_shim.launch import OPTIONS
+from lightning_shim.trial import fit as launch
+from lightning_shim.trial.fit import OPTIONS
 from tests.parity.modules import Regression, loaders
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, TensorDataset
 
 import lightning_shim
 from lightning_shim import ConfigurationError, HyperparameterWarning, LightningShimWarning
-from lightning_shim.hyperparameters import HyperparameterBuilder
+from lightning_shim.session.hyperparameters import HyperparameterBuilder
 from tests.places import place_in
 
 pytestmark = pytest.mark.usefixtures("patched")

@@ -19,7 +19,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 import lightning_shim
 from lightning_shim import DifferenceWarning, MetricError, RefusedMemberError
-from lightning_shim.members import Support, members
+from lightning_shim.members.member import Support
+from lightning_shim.members.query import members
 from tests.places import place_in
 
 

@@ -22,9 +22,9 @@ from pytorch_lightning.trainer.connectors.logger_connector.result import _Result
 from pytorch_lightning.utilities.data import extract_batch_size
 from torch import Tensor
 
-from lightning_shim import logged_metric
-from lightning_shim._warnings import MetricError
-from lightning_shim.metrics import MetricCollector
+from lightning_shim.diagnostics.errors import MetricError
+from lightning_shim.metrics import logged_metric
+from lightning_shim.metrics.collector import MetricCollector
 
 Views = dict[str, dict[str, Tensor]]
 """Values by name, by where they are seen."""

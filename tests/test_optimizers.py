@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_shim
 from lightning_shim import ConfigurationError, DifferenceWarning, LightningShimWarning
-from lightning_shim._lightning import lightning_of
-from lightning_shim.optimizers import ConfiguredOptimizers, read_optimizers
+from lightning_shim.loop.configured_optimizers import ConfiguredOptimizers, read_optimizers
+from lightning_shim.upstream.lightning import lightning_of
 from tests.lightning_trainer import fit_by_lightning
 from tests.places import place_in
 

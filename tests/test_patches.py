@@ -30,8 +30,10 @@ import wrapt
 from torch.utils.data import DataLoader
 
 import lightning_shim
-from lightning_shim import DifferenceWarning, PatchError, PatchWarning, StrictModeError, _warnings, patches
-from lightning_shim._attachment import Attached
+from lightning_shim import DifferenceWarning, PatchError, PatchWarning, StrictModeError
+from lightning_shim.diagnostics import warn as _warnings
+from lightning_shim.patching import lightning_module as patches
+from lightning_shim.patching.attachment import Attached
 from tests.given_warnings import forget_given_warnings
 
 METHODS = (

@@ -17,9 +17,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_shim.kind import ABSENT, CannotKeepError
-from lightning_shim.known_objects import KnownObjects
-from lightning_shim.plain_values import FirstObjects, Packer, Unpacker
+from lightning_shim.checkpoint.kind import ABSENT, CannotKeepError
+from lightning_shim.checkpoint.known_objects import KnownObjects
+from lightning_shim.checkpoint.plain_values import FirstObjects, Packer, Unpacker
 from tests.parity.oracle import assert_same
 
 

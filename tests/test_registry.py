@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from lightning_shim import PatchError, PatchWarning
-from lightning_shim._registry import PatchRegistry
+from lightning_shim.patching.registry import PatchRegistry
 
 MISSING = object()
 

@@ -13,7 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from lightning_shim._torch import closure_comes_first, iterates_as_usual
+from lightning_shim.upstream.torch import closure_comes_first, iterates_as_usual
 from tests.parity.oracle import assert_same
 
 

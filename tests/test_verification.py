@@ -15,7 +15,8 @@ from determined import pytorch
 
 import lightning_shim
 from lightning_shim import IgnoredMemberWarning, LightningShimWarning, RefusedMemberError, RefusedMemberWarning
-from lightning_shim.members import Kind, Support, member, members
+from lightning_shim.members.member import Kind, Support
+from lightning_shim.members.query import member, members
 from tests.places import place_in
 from tests.test_bad_input import loader, refuse, tiny, train, trains
 

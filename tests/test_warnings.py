@@ -39,13 +39,8 @@ from lightning_shim import (
     RefusedMemberWarning,
     StrictModeError,
 )
-from lightning_shim._warnings import (
-    caller_location,
-    definition_location,
-    warn_at_caller,
-    warn_at_definition,
-    warn_at_place,
-)
+from lightning_shim.diagnostics.locations import caller_location, definition_location
+from lightning_shim.diagnostics.warn import warn_at_caller, warn_at_definition, warn_at_place
 
 ROOT = Path(lightning_shim.__file__).parents[1]
 RANK_VARIABLES = ("RANK", "HOROVOD_RANK", "OMPI_COMM_WORLD_RANK")
@@ -212,13 +207,13 @@ import torch
 import wrapt
 
 import lightning_shim
-from lightning_shim._attachment import Attached
-from lightning_shim._warnings import DifferenceWarning
+from lightning_shim.patching.attachment import Attached
+from lightning_shim.diagnostics.errors import DifferenceWarning
 
 framework = {"__name__": "lightning_shim.stand_in", "Attached": Attached, "DifferenceWarning": DifferenceWarning}
 exec(
     """
-from lightning_shim._warnings import warn_at_caller
+from lightning_shim.diagnostics.warn import warn_at_caller
 
 class Collector:
     def log(self, *args, **kwargs):
@@ -594,7 +589,8 @@ def test_filter_makes_errors(category: type[Warning]) -> None:
 
 
 WARNING_SCRIPT = """\
-from lightning_shim._warnings import DifferenceWarning, warn_at_caller
+from lightning_shim.diagnostics.errors import DifferenceWarning
+from lightning_shim.diagnostics.warn import warn_at_caller
 for _ in range(3):
     warn_at_caller("something differs", DifferenceWarning)
     warn_at_caller("something differs", DifferenceWarning)
@@ -618,13 +614,18 @@ def test_python_shows_the_users_line_once_by_default(warning_script: Path) -> No
     ]
 
 
-@pytest.mark.parametrize("name", ["lightning_shim.LightningShimWarning", "lightning_shim._warnings.DifferenceWarning"])
+@pytest.mark.parametrize(
+    "name", ["lightning_shim.LightningShimWarning", "lightning_shim.diagnostics.errors.DifferenceWarning"]
+)
 def test_python_makes_errors_by_option(warning_script: Path, name: str) -> None:
     # Python reads the option before it knows site-packages: the path has to say where they are.
     path = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
     with pytest.raises(subprocess.CalledProcessError) as failure:
         run(f"-Werror::{name}", str(warning_script), PYTHONPATH=path)
-    assert failure.value.stderr.splitlines()[-1] == "lightning_shim._warnings.DifferenceWarning: something differs"
+    assert (
+        failure.value.stderr.splitlines()[-1]
+        == "lightning_shim.diagnostics.errors.DifferenceWarning: something differs"
+    )
     assert failure.value.stdout == ""
 
 

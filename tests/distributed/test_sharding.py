@@ -12,12 +12,12 @@ from pytest_mock import MockerFixture
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_shim._lightning import lightning_of
-from lightning_shim.dataloading import DataSource
-from lightning_shim.precision import Precision
-from lightning_shim.progress import Progress
-from lightning_shim.sampling import SampleSharing
-from lightning_shim.strategy import StrategyFacade
+from lightning_shim.data.sharding import SampleSharing
+from lightning_shim.data.source import DataSource
+from lightning_shim.loop.precision import Precision
+from lightning_shim.loop.strategy import StrategyFacade
+from lightning_shim.session.progress import Progress
+from lightning_shim.upstream.lightning import lightning_of
 
 SAMPLES = TensorDataset(torch.arange(10.0))
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_shim
 from lightning_shim import ConfigurationError
-from lightning_shim.former_attributes import OF_MODULE, OF_TRAINER
+from lightning_shim.lightning1.attributes import OF_MODULE, OF_TRAINER
 from tests.lightning1.modules import Former, Gan, Recurrent, numbers
 from tests.places import place_in
 

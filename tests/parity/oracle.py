@@ -19,8 +19,9 @@ from pytest_mock import MockerFixture
 from torch import Tensor, nn
 
 import lightning_shim
-from lightning_shim.logger import METRIC_GROUP
-from lightning_shim.members import Kind, Support, members
+from lightning_shim.facade.logger import METRIC_GROUP
+from lightning_shim.members.member import Kind, Support
+from lightning_shim.members.query import members
 from tests.lightning_trainer import fit_by_lightning
 from tests.recording import Recording, recording_logger
 

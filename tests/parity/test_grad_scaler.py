@@ -18,7 +18,8 @@ from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from lightning_shim import ConfigurationError, precision
+from lightning_shim import ConfigurationError
+from lightning_shim.loop import precision
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
 from tests.places import place_in

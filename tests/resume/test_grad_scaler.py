@@ -10,7 +10,7 @@ from determined import pytorch
 from pytest_mock import MockerFixture
 from torch import Tensor
 
-from lightning_shim import precision
+from lightning_shim.loop import precision
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_same, run_determined
 from tests.recording import Recording

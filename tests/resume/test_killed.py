@@ -57,7 +57,7 @@ def test_process_that_is_killed(tmp_path: Path, whole: list[dict[str, Any]], num
 
 ORPHANS = """
 import os, signal, time
-from lightning_shim._torch import iterate_with_workers
+from lightning_shim.data.workers import iterate_with_workers
 from tests.resume.test_loaders import noisy
 
 iterator = iterate_with_workers(noisy(num_workers=2, prefetch_factor=8, batch_size=1), {})

@@ -13,8 +13,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.plugins import MixedPrecision
 
 import lightning_shim
-from lightning_shim.members import Support
-from lightning_shim.trainer_arguments import ARGUMENTS
+from lightning_shim.members.member import Support
+from lightning_shim.members.trainer_arguments import ARGUMENTS
 from tests.parity.oracle import assert_same
 from tests.run.scripts.cases import CASES
 from tests.run.test_scripts import results

@@ -1,0 +1,1 @@
+"""The contents of a checkpoint, and the way back."""

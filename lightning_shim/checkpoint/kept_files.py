@@ -1,0 +1,87 @@
+"""The files that ModelCheckpoint writes: Determined's checkpoints hold copies, since a container's disk is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any, Final
+
+from lightning_shim.upstream.lightning import Lightning
+
+FILES_KEY: Final = "lightning_shim_files"
+"""Where a checkpoint says whose copies it holds: paths by the names of the copies."""
+
+FOLDER: Final = "model_checkpoints"
+"""The folder of the copies in a checkpoint."""
+
+
+class CheckpointFiles:
+    """The checkpoints that callbacks have kept on this machine.
+
+    Args:
+        lightning: The module's Lightning.
+        callbacks: The Lightning callbacks.
+        default_root_dir: Where Lightning keeps checkpoints if it has no logger. The folder of TensorBoard, where it
+            would keep them otherwise, is another one after a pause, and Determined uploads what is in there.
+    """
+
+    def __init__(self, lightning: Lightning, callbacks: list[Any], default_root_dir: str) -> None:
+        self._callbacks: Final[list[Any]] = [
+            callback for callback in callbacks if isinstance(callback, lightning.ModelCheckpoint)
+        ]
+        for callback in self._callbacks:
+            if callback.dirpath is None:
+                callback.dirpath = os.path.join(default_root_dir, "checkpoints")
+        self._saved: dict[str, str] = {}
+
+    def _by_name(self) -> dict[str, str]:
+        """Returns the paths of the files by names that differ."""
+        paths = {
+            path: None
+            for callback in self._callbacks
+            for path in (callback.best_model_path, callback.last_model_path, *callback.best_k_models)
+            if os.path.isfile(path)
+        }
+        names: dict[str, str] = {}
+        for path in paths:
+            name = os.path.basename(path)
+            names[f"{len(names)}-{name}" if name in names else name] = path
+        return names
+
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Says in a checkpoint which files it will hold.
+
+        Args:
+            checkpoint: What Determined is about to save; changed in place.
+        """
+        checkpoint[FILES_KEY] = self._saved = self._by_name()
+
+    def write(self, folder: str) -> None:
+        """Copies the files into the checkpoint that was saved last.
+
+        Args:
+            folder: The checkpoint's folder.
+        """
+        for name, path in self._saved.items():
+            _copy(path, os.path.join(folder, FOLDER, name))
+
+    def restore(self, checkpoint: dict[str, Any], folder: str | os.PathLike[str] | None) -> None:
+        """Copies the files to where they were, unless they are still there.
+
+        Args:
+            checkpoint: What Determined has read.
+            folder: The checkpoint's folder.
+        """
+        assert folder is not None
+        for name, path in checkpoint.get(FILES_KEY, {}).items():
+            if not os.path.exists(path):
+                _copy(os.path.join(folder, FOLDER, name), path)
+
+
+def _copy(source: str, target: str) -> None:
+    """Copies a file, without its data where the file system can: Lightning replaces files, and changes none."""
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,308 @@
+"""What Lightning's own checkpoints hold: written into Determined's, and read to start a trial from one."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+
+from lightning_shim.checkpoint.weight_averaging import WeightAveragingState
+from lightning_shim.diagnostics.errors import CheckpointError
+from lightning_shim.loop.hooks import Hooks
+from lightning_shim.loop.strategy import StrategyFacade
+from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
+from lightning_shim.session.progress import Progress
+from lightning_shim.upstream.lightning import Lightning, hyperparameters_name
+
+SCALER_KEY: Final = "MixedPrecision"
+"""Under which Lightning keeps the state of the gradient scaler: the name of its plugin."""
+
+
+class LightningCheckpoint:
+    """Lightning's part of a checkpoint.
+
+    Args:
+        lightning: The module's Lightning.
+        module: The LightningModule.
+        datamodule: The LightningDataModule, if there is one.
+        callbacks: The Lightning callbacks.
+        hooks: Their hooks and the module's.
+        progress: Where training stands.
+        strategy: Has optimizers, schedulers and the scaler.
+        averaging: Knows whether a callback's scheduler has taken the place of the module's.
+    """
+
+    def __init__(
+        self,
+        lightning: Lightning,
+        module: Any,
+        datamodule: Any,
+        callbacks: list[Any],
+        hooks: Hooks,
+        progress: Progress,
+        strategy: StrategyFacade,
+        averaging: WeightAveragingState,
+    ) -> None:
+        self._lightning: Final = lightning
+        self._module: Final = module
+        self._datamodule: Final = datamodule
+        self._callbacks: Final = callbacks
+        self._hooks: Final = hooks
+        self._progress: Final = progress
+        self._strategy: Final = strategy
+        self._averaging: Final = averaging
+
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Makes Determined's checkpoint one of Lightning's, and calls the ``on_save_checkpoint`` hooks on it.
+
+        Args:
+            checkpoint: What Determined is about to save; changed in place.
+        """
+        checkpoint.update(
+            {
+                **self._weights(),
+                "optimizer_states": checkpoint["optimizers_state_dict"],
+                "lr_schedulers": self._scheduler_states(),
+                "rng_state": without_arrays(checkpoint["rng_state"]),
+            }
+        )
+        # Determined's own callbacks are there already; none of either asks for the other's.
+        checkpoint["callbacks"].update(self._callback_states())
+        self._averaging.save(checkpoint)
+        self._add_scaler(checkpoint)
+        self._add_owners(checkpoint)
+        self._hooks.call("on_save_checkpoint", checkpoint)
+        # What the hooks have made of it is what is to be loaded.
+        _prefer_lightning_keys(checkpoint)
+
+    def dump(self, weights_only: bool) -> dict[str, Any]:
+        """Makes a checkpoint as Lightning's Trainer does, and calls the ``on_save_checkpoint`` hooks on it.
+
+        Args:
+            weights_only: Whether to leave out what is needed to go on training.
+
+        Returns:
+            The checkpoint.
+        """
+        checkpoint = self._weights()
+        if not weights_only:
+            checkpoint["callbacks"] = self._callback_states()
+            checkpoint["optimizer_states"] = [optimizer.state_dict() for optimizer in self._strategy.optimizers]
+            checkpoint["lr_schedulers"] = self._scheduler_states()
+            self._add_scaler(checkpoint)
+        self._add_owners(checkpoint)
+        if not weights_only:
+            self._hooks.callbacks("on_save_checkpoint", checkpoint)
+        self._hooks.module("on_save_checkpoint", checkpoint)
+        return checkpoint
+
+    def _weights(self) -> dict[str, Any]:
+        return {
+            "epoch": self._progress.current_epoch,
+            "global_step": self._module.global_step,
+            "pytorch-lightning_version": self._lightning.version,
+            "state_dict": self._module.state_dict(),
+            "loops": loops_state(self._progress, vars(self._module)[CURRENT_FX_ATTRIBUTE]),
+        }
+
+    def _scheduler_states(self) -> list[dict[str, Any]]:
+        return [config.scheduler.state_dict() for config in self._strategy.lr_scheduler_configs]
+
+    def _callback_states(self) -> dict[str, Any]:
+        return {callback.state_key: state for callback in self._callbacks if (state := callback.state_dict())}
+
+    def _add_scaler(self, checkpoint: dict[str, Any]) -> None:
+        scaler = self._strategy.precision_plugin.scaler
+        if scaler is not None:
+            checkpoint[SCALER_KEY] = scaler.state_dict()
+
+    def _add_owners(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what module and data module keep of themselves."""
+        for owner in (self._module, self._datamodule):
+            if owner is not None and owner.hparams:
+                checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = dict(owner.hparams)
+                if hyperparameters_name(owner) is not None:
+                    checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = hyperparameters_name(owner)
+        if self._datamodule is not None:
+            state = self._datamodule.state_dict()
+            if state:
+                checkpoint[type(self._datamodule).__qualname__] = state
+
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        """Calls the ``on_load_checkpoint`` hooks, and gives module, callbacks and data module their state.
+
+        Args:
+            checkpoint: What has been read; optimizers and schedulers are loaded afterwards. Changed in place.
+        """
+        if self._datamodule is not None and type(self._datamodule).__qualname__ in checkpoint:
+            self._datamodule.load_state_dict(checkpoint[type(self._datamodule).__qualname__])
+        self._hooks.module("on_load_checkpoint", checkpoint)
+        _prefer_lightning_keys(checkpoint)
+        self._module.load_state_dict(checkpoint["models_state_dict"][0], strict=self._module.strict_loading)
+        # As in Lightning, they find the weights loaded, and may load others.
+        self._hooks.callbacks("on_load_checkpoint", checkpoint)
+        _prefer_lightning_keys(checkpoint)
+        checkpoint["models_state_dict"] = [self._module.state_dict()]
+        states = checkpoint.get("callbacks", {})
+        for callback in self._callbacks:
+            if callback.state_key in states:
+                callback.load_state_dict(copy.deepcopy(states[callback.state_key]))
+        self._hooks.start_fit_of_stateful_callbacks()
+        self._averaging.load(checkpoint)
+
+    def start_from(self, path: str | os.PathLike[str]) -> None:
+        """Takes over a checkpoint that Lightning has written.
+
+        Args:
+            path: Its file.
+
+        Raises:
+            CheckpointError: If it is no checkpoint of Lightning's, or does not fit the module.
+        """
+        checkpoint = self._read(path)
+        try:
+            self.load(checkpoint)
+            self._restore("optimizer", self._strategy.optimizers, checkpoint.get("optimizer_states"))
+            if not self._averaging.brings_scheduler:
+                schedulers = [config.scheduler for config in self._strategy.lr_scheduler_configs]
+                self._restore("scheduler", schedulers, checkpoint.get("lr_schedulers"))
+            scaler = self._strategy.precision_plugin.scaler
+            if scaler is not None and SCALER_KEY in checkpoint:
+                scaler.load_state_dict(checkpoint[SCALER_KEY])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"the checkpoint {path} does not fit this module: {error}") from error
+        if "loops" in checkpoint:
+            self._progress.load_state_dict(progress_of_loops(checkpoint["loops"]))
+
+    def _read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        name = os.fspath(path)
+        if not os.path.isfile(name):
+            raise CheckpointError(f"ckpt_path: there is no file {name!r}.")
+        try:
+            # A checkpoint of Lightning's may hold anything that the user's hooks have put into it.
+            checkpoint = torch.load(name, map_location="cpu", weights_only=False)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"ckpt_path: {name} is damaged, or no checkpoint ({error}).") from error
+        if not isinstance(checkpoint, Mapping) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
+            raise CheckpointError(f"ckpt_path: {name} is no checkpoint of Lightning's: it has no state_dict.")
+        migrated, _ = self._lightning.migrate_checkpoint(dict(checkpoint))
+        return migrated
+
+    @staticmethod
+    def _restore(kind: str, owners: list[Any], states: list[Any] | None) -> None:
+        if states is None:
+            # It was saved with save_weights_only.
+            return
+        if len(states) != len(owners):
+            raise ValueError(f"it holds the states of {len(states)} {kind}s, and the module has {len(owners)}.")
+        for owner, state in zip(owners, states, strict=True):
+            owner.load_state_dict(state)
+
+
+def without_arrays(state: Any) -> Any:
+    """Turns NumPy's arrays into lists, so that PyTorch and Lightning load a checkpoint with their defaults.
+
+    Args:
+        state: Nested tuples, lists and dictionaries.
+
+    Returns:
+        The same with lists for arrays.
+    """
+    # Python's random state is some six hundred numbers, in every checkpoint and for each of several generators.
+    if isinstance(state, (int, float, str, bytes)):
+        return state
+    if type(state) in (tuple, list):
+        return type(state)(map(without_arrays, state))
+    if type(state) is dict:
+        return {key: without_arrays(entry) for key, entry in state.items()}
+    return apply_to_collection(state, np.ndarray, np.ndarray.tolist)
+
+
+def _prefer_lightning_keys(checkpoint: dict[str, Any]) -> None:
+    if "state_dict" in checkpoint:
+        checkpoint["models_state_dict"] = [checkpoint["state_dict"]]
+    if "optimizer_states" in checkpoint:
+        checkpoint["optimizers_state_dict"] = checkpoint["optimizer_states"]
+    # Otherwise Determined keeps those of the module's own schedulers, which are the ones that it restores.
+    if "lr_schedulers" in checkpoint and not WeightAveragingState.has_swapped_schedulers(checkpoint):
+        checkpoint["lr_schedulers_state_dict"] = checkpoint["lr_schedulers"]
+
+
+def _counts(**counts: int) -> dict[str, dict[str, int]]:
+    return {"total": dict(counts), "current": dict(counts)}
+
+
+def loops_state(progress: Progress, hook: str | None = None) -> dict[str, Any]:
+    """Writes what Lightning's checkpoints say of its loops.
+
+    Args:
+        progress: Where training stands.
+        hook: The hook that is running, if the checkpoint is written in one: what has called it is not completed yet.
+    """
+    batches, total = progress.batch_idx + 1, progress.total_batch_idx + 1
+    started = progress.current_epoch + progress.epoch_is_running
+    ended = progress.current_epoch
+    processed = ended + (hook == "on_train_epoch_end")
+    in_batch = hook == "on_train_batch_end"
+    no_batches = {**_counts(ready=0, started=0, processed=0, completed=0), "is_last_batch": False}
+    steps = progress.automatic_steps
+    fit_loop = {
+        "state_dict": {},
+        "epoch_progress": _counts(ready=started, started=started, processed=processed, completed=ended),
+        "epoch_loop.state_dict": {"_batches_that_stepped": progress.batches_that_stepped},
+        "epoch_loop.batch_progress": {
+            "total": {**dict.fromkeys(("ready", "started", "processed"), total), "completed": total - in_batch},
+            "current": {**dict.fromkeys(("ready", "started", "processed"), batches), "completed": batches - in_batch},
+            "is_last_batch": progress.is_last_batch,
+        },
+        "epoch_loop.scheduler_progress": _counts(ready=0, completed=0),
+        "epoch_loop.automatic_optimization.state_dict": {},
+        "epoch_loop.automatic_optimization.optim_progress": {
+            "optimizer": {
+                "step": _counts(ready=steps, completed=steps),
+                "zero_grad": _counts(ready=steps, started=steps, completed=steps),
+            }
+        },
+        "epoch_loop.manual_optimization.state_dict": {},
+        "epoch_loop.manual_optimization.optim_step_progress": _counts(
+            ready=progress.manual_steps, completed=progress.manual_steps
+        ),
+        "epoch_loop.val_loop.state_dict": {},
+        "epoch_loop.val_loop.batch_progress": no_batches,
+    }
+    other = {"state_dict": {}, "batch_progress": no_batches}
+    return {"fit_loop": fit_loop, "validate_loop": other, "test_loop": other, "predict_loop": other}
+
+
+def progress_of_loops(loops: dict[str, Any]) -> dict[str, Any]:
+    """Reads what Lightning's checkpoints say of its loops.
+
+    Args:
+        loops: What :func:`loops_state` would write.
+
+    Returns:
+        The counters of :class:`Progress` by name.
+    """
+    fit_loop = loops["fit_loop"]
+    batches = fit_loop["epoch_loop.batch_progress"]
+    epochs = fit_loop["epoch_progress"]["current"]
+    # Lightning saves in `on_train_batch_end`, before it counts the batch as completed, and likewise with epochs.
+    trained, is_last = batches["current"]["processed"], batches["is_last_batch"]
+    is_running = not is_last and trained > 0 and epochs["processed"] < epochs["ready"]
+    optimizer = fit_loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    return {
+        "current_epoch": epochs["ready"] - is_running,
+        "batch_idx": trained - 1,
+        "total_batch_idx": batches["total"]["processed"] - 1,
+        "is_last_batch": is_last,
+        "epoch_is_running": is_running,
+        "automatic_steps": optimizer["step"]["total"]["completed"],
+        "manual_steps": fit_loop["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"],
+        "batches_that_stepped": fit_loop["epoch_loop.state_dict"].get("_batches_that_stepped", 0),
+    }

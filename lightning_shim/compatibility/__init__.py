@@ -1,0 +1,1 @@
+"""Findings about a module before it is trained."""

@@ -1,0 +1,229 @@
+"""Checks before training starts: what cannot be trained is refused, what has no effect is warned about."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Final
+
+from lightning_shim.compatibility.inspection import inspect_members, lightnings_callback
+from lightning_shim.compatibility.report import Role
+from lightning_shim.diagnostics.errors import (
+    ConfigurationError,
+    DifferenceWarning,
+    IgnoredMemberWarning,
+    RefusedMemberError,
+    RefusedMemberWarning,
+)
+from lightning_shim.diagnostics.locations import caller_location, definition_location
+from lightning_shim.diagnostics.source_files import SourceFiles
+from lightning_shim.diagnostics.warn import warn_at_caller, warn_at_place
+from lightning_shim.lightning1.hook_arguments import takes_argument
+from lightning_shim.members.member import Support
+from lightning_shim.session.options import TrainerOptions
+from lightning_shim.upstream.lightning import Lightning, is_overridden
+from lightning_shim.user_code.user_class import is_users
+
+_WARNINGS: Final = {
+    Support.IGNORED: ("ignored", IgnoredMemberWarning),
+    Support.REFUSED: ("refused when this line is reached", RefusedMemberWarning),
+}
+"""By what becomes of a member, what a trial that starts says of it."""
+
+
+def takes_batch_idx(step: Callable[..., Any]) -> bool:
+    """Tells whether a step wants the index of the batch, by Lightning's rule.
+
+    Args:
+        step: ``training_step`` or ``validation_step``, bound.
+
+    Returns:
+        Whether it has a parameter ``batch_idx``, takes any arguments, or takes at least two.
+    """
+    specification = inspect.getfullargspec(inspect.unwrap(step))
+    arguments = specification.args[1:]
+    return "batch_idx" in arguments or specification.varargs is not None or len(arguments) >= 2
+
+
+def is_datamodule(instance: Any) -> bool:
+    """Tells whether something is a LightningDataModule, of either namespace."""
+    return any(base.__name__ == "LightningDataModule" for base in type(instance).__mro__)
+
+
+def verify_module(lightning: Lightning, module: Any) -> None:
+    """Refuses a module that cannot be trained.
+
+    Args:
+        lightning: The module's Lightning.
+        module: The user's module.
+
+    Raises:
+        ConfigurationError: If it is none, or lacks a step or its optimizers.
+    """
+    module_class: Any = lightning.LightningModule
+    if not isinstance(module, module_class):
+        raise ConfigurationError(f"{caller_location()}: {type(module).__qualname__} is no LightningModule.")
+    for hook in ("training_step", "configure_optimizers"):
+        if not is_overridden(hook, module, module_class):
+            where = definition_location(type(module))
+            raise ConfigurationError(
+                f"{where}: {type(module).__qualname__} does not define {hook}, without which nothing can be trained."
+            )
+    if takes_argument(module.training_step, "optimizer_idx") and not module.automatic_optimization:
+        raise ConfigurationError(
+            f"{definition_location(module.training_step)}: training_step takes optimizer_idx, which manual "
+            "optimization has no use for. Take it out and step the optimizers by yourself (self.optimizers()), or "
+            "leave automatic_optimization on."
+        )
+
+
+def verify_manual_optimization(module: Any, options: TrainerOptions) -> None:
+    """Refuses options that manual optimization cannot follow, as Lightning does.
+
+    Args:
+        module: The user's module.
+        options: The trial's options.
+
+    Raises:
+        ConfigurationError: If gradients are to be clipped or accumulated automatically.
+    """
+    if module.automatic_optimization:
+        return
+    if (options.gradient_clip_val or 0) > 0:
+        instead = "clip in training_step (self.clip_gradients)"
+        raise _no_effect(module, "gradient_clip_val", options.gradient_clip_val, instead)
+    if options.accumulate_grad_batches > 1:
+        raise no_accumulation(module, options.accumulate_grad_batches)
+
+
+def no_accumulation(module: Any, batches: int) -> ConfigurationError:
+    """Says that manual optimization accumulates by itself.
+
+    Args:
+        module: The user's module.
+        batches: The value of ``accumulate_grad_batches``.
+
+    Returns:
+        The error to raise.
+    """
+    return _no_effect(module, "accumulate_grad_batches", batches, "step in every few calls of training_step")
+
+
+def _no_effect(module: Any, name: str, value: Any, instead: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{caller_location()}: {name}={value} has no effect on {type(module).__qualname__}, which sets "
+        f"automatic_optimization = False: leave it out, and {instead}."
+    )
+
+
+def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: Any, val_dataloaders: Any) -> None:
+    """Refuses data that is given twice, or is no data.
+
+    Args:
+        lightning: The module's Lightning.
+        datamodule: The user's data module, or None.
+        train_dataloaders: The loaders that were passed.
+        val_dataloaders: The loaders that were passed.
+
+    Raises:
+        ConfigurationError: If loaders are passed beside a data module, or the data module is none.
+    """
+    if datamodule is None:
+        return
+    if not isinstance(datamodule, lightning.LightningDataModule):
+        raise ConfigurationError(
+            f"{caller_location()}: datamodule is a {type(datamodule).__qualname__}, which is no "
+            f"{lightning.LightningDataModule.__module__}.LightningDataModule. Loaders are passed as train_dataloaders "
+            "and val_dataloaders; module and data module have to come from the same package, pytorch_lightning or "
+            "lightning."
+        )
+    if train_dataloaders is not None or val_dataloaders is not None:
+        raise ConfigurationError(
+            f"{caller_location()}: pass either a datamodule, or train_dataloaders and val_dataloaders."
+        )
+
+
+def verify_members(module: Any, datamodule: Any, callbacks: list[Any], tests_afterwards: bool) -> None:
+    """Refuses hooks that would be missed, and warns of what has no effect and of what will be an error later.
+
+    The warnings stand where a hook is defined that will not be called, and where a member is used that is ignored or
+    refused. They are those of :func:`lightning_shim.check`.
+
+    Args:
+        module: The user's module.
+        datamodule: The user's data module, or None.
+        callbacks: The Lightning callbacks.
+        tests_afterwards: Whether Lightning's own Trainer tests and predicts after the training, with their hooks.
+
+    Raises:
+        RefusedMemberError: If somebody overrides hooks that have no counterpart and would be missed; it names them all.
+    """
+    files = SourceFiles()
+    # Lightning's own callbacks have been looked at as a whole.
+    subjects = [module, datamodule, *(callback for callback in callbacks if is_users(type(callback).__module__))]
+    reports = [inspect_members(subject, files) for subject in subjects if subject is not None]
+    findings = [finding for report in reports for finding in report.findings]
+    refused = [finding for finding in findings if finding.support is Support.REFUSED and finding.role is Role.OVERRIDE]
+    if refused:
+        raise RefusedMemberError(
+            "\n".join(
+                f"{finding.file}:{finding.line}: {finding.spelling} is refused: {finding.sentence}"
+                for finding in refused
+            )
+        )
+    for finding in findings:
+        if tests_afterwards and finding.role is Role.OVERRIDE and _is_of_another_loop(finding.member):
+            continue
+        if finding.role not in (Role.UNREACHED, Role.MADE) and finding.support in _WARNINGS:
+            words, category = _WARNINGS[finding.support]
+            message = f"{finding.spelling} is {words}: {finding.sentence}"
+            warn_at_place(finding.file, finding.line, finding.module, message, category)
+
+
+def _is_of_another_loop(member: str) -> bool:
+    """Tells whether a member, such as ``LightningModule.on_test_start``, is of Lightning's test or predict loop."""
+    return not {"test", "predict"}.isdisjoint(member.rpartition(".")[2].split("_"))
+
+
+def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
+    """Leaves out the callbacks that have nothing to do, with a warning.
+
+    Args:
+        lightning: The module's Lightning.
+        callbacks: Lightning callbacks, the user's own among them.
+
+    Returns:
+        The callbacks to call.
+
+    Raises:
+        ConfigurationError: If something is no callback.
+        RefusedMemberError: If a callback would be missed, but cannot be run.
+    """
+    usable = []
+    for callback in callbacks:
+        if not isinstance(callback, lightning.Callback):
+            package = lightning.Callback.__module__.rpartition(".")[0]
+            raise ConfigurationError(f"{caller_location()}: {callback!r} is no {package}.Callback.")
+        row = lightnings_callback(lightning, type(callback))
+        message = f"{type(callback).__qualname__} is {row.support.value}: {row.sentence}"
+        if row.support is Support.REFUSED:
+            raise RefusedMemberError(f"{caller_location()}: {message}")
+        if row.support is Support.IGNORED:
+            warn_at_caller(message, IgnoredMemberWarning)
+        else:
+            usable.append(callback)
+    return usable
+
+
+def warn_about_validation(has_loaders: bool, has_step: bool) -> None:
+    """Warns if one half of validation is there without the other.
+
+    Args:
+        has_loaders: Whether there are validation loaders.
+        has_step: Whether the module defines ``validation_step``.
+    """
+    if has_loaders is not has_step:
+        present, missing = (
+            ("validation loaders", "validation_step") if has_loaders else ("a validation_step", "validation loaders")
+        )
+        warn_at_caller(f"There are {present}, but no {missing}: nothing is validated.", DifferenceWarning)

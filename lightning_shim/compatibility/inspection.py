@@ -1,0 +1,261 @@
+"""Finds out, without running anything of the user's, what of a module works on Determined.
+
+It looks at what a class overrides, and reads its source for what it uses of Lightning's objects. What becomes of each
+is said by the table of members. Neither Determined nor a Trainer is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from lightning_shim.compatibility.report import CompatibilityReport, Finding, Role
+from lightning_shim.diagnostics.errors import ConfigurationError
+from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.diagnostics.source_files import SourceFiles
+from lightning_shim.members.member import Kind, Member, Support
+from lightning_shim.members.query import find, member, members
+from lightning_shim.patching.attachment import FIXED, FIXED_SENTENCE
+from lightning_shim.upstream.lightning import Lightning, is_overridden, lightning_of, original
+from lightning_shim.upstream.namespaces import NAMESPACES
+from lightning_shim.user_code.bytecode import is_own_method
+from lightning_shim.user_code.member_uses import Origin, Use
+from lightning_shim.user_code.user_class import Function, Place, UserCode, is_users
+
+_OWNERS: Final = ("LightningModule", "LightningDataModule", "Callback")
+
+_UNKNOWN: Final = {
+    "Trainer": "it raises AttributeError; Lightning's Trainer has no such member.",
+    "Logger": "it raises AttributeError; Lightning's TensorBoardLogger has no such member.",
+}
+"""By the classes that only have the members that the table has, what happens to another one."""
+
+_PRIVATE: Final = member("Trainer", "_callback_connector").sentence
+_GUARDED: Final = "it is not there, and your code goes on without it."
+_NAMES: Final = {
+    "Trainer": "trainer",
+    "Logger": "logger",
+    "LightningModule": "pl_module",
+    "LightningDataModule": "datamodule",
+}
+
+
+def check(module_or_class: Any) -> CompatibilityReport:
+    """Says what of a module works on Determined, before anything is trained; prints the table and returns it.
+
+    Nothing of the user's is run, and Determined need not be installed. Of an object, what was set on it counts too.
+
+    Args:
+        module_or_class: A LightningModule, LightningDataModule or Lightning callback, of either namespace, or a class.
+
+    Returns:
+        The report that was printed.
+
+    Raises:
+        ConfigurationError: If it is none of these.
+    """
+    report = inspect_members(module_or_class)
+    print(report)
+    return report
+
+
+def is_inspectable(module_or_class: Any) -> bool:
+    """Tells whether something is what :func:`check` takes."""
+    return _owner_of(original(module_or_class)) is not None
+
+
+def inspect_members(module_or_class: Any, files: SourceFiles | None = None) -> CompatibilityReport:
+    """Does what :func:`check` does, and prints nothing.
+
+    Args:
+        module_or_class: As for :func:`check`.
+        files: Source files that may have been read already, for another object.
+
+    Returns:
+        The report.
+
+    Raises:
+        ConfigurationError: If it is nothing that can be checked.
+    """
+    subject = original(module_or_class)
+    found = _owner_of(subject)
+    if found is None:
+        cls = subject if isinstance(subject, type) else type(subject)
+        raise ConfigurationError(
+            f"{caller_location()}: {cls.__module__}.{cls.__qualname__} is no LightningModule, LightningDataModule or "
+            f"Callback of {' or '.join(NAMESPACES)}."
+        )
+    return _Inspection(subject, *found, files or SourceFiles()).report()
+
+
+def may_change_optimization(subjects: Iterable[Any]) -> bool:
+    """Tells whether code of the user's may change what becomes of gradients, once training has started.
+
+    That is to set how many batches are accumulated, or whether optimization is automatic; classes of which there is no
+    source may do it.
+
+    Args:
+        subjects: Modules, datamodules and callbacks, and what is none of these.
+    """
+    files = SourceFiles()
+    for subject in map(original, subjects):
+        found = _owner_of(subject)
+        if found is not None:
+            owner, lightning = found
+            code = UserCode(subject, owner, getattr(lightning, owner), files)
+            # Their methods alone: a whole package may well have a setting of that name, and gradients are as large as
+            # the weights.
+            if code.unread or any(map(code.sets_later, ("accumulate_grad_batches", "automatic_optimization"))):
+                return True
+    return False
+
+
+def lightnings_callback(lightning: Lightning, callback_class: type) -> Member:
+    """Returns the row of the callback of Lightning's that a class is, or derives from.
+
+    Args:
+        lightning: The class's Lightning.
+        callback_class: A class of Lightning callbacks.
+    """
+    package = lightning.Callback.__module__.rpartition(".")[0]
+    return next(
+        row
+        for base in callback_class.__mro__
+        if base.__module__.startswith(f"{package}.") and (row := find("callbacks", base.__name__)) is not None
+    )
+
+
+def _owner_of(subject: Any) -> tuple[str, Lightning] | None:
+    try:
+        lightning = lightning_of(subject)
+    except ConfigurationError:
+        return None
+    cls = subject if isinstance(subject, type) else type(subject)
+    owners = [owner for owner in _OWNERS if issubclass(cls, getattr(lightning, owner))]
+    return (owners[0], lightning) if owners else None
+
+
+class _Inspection:
+    """One look at one class or object."""
+
+    def __init__(self, subject: Any, owner: str, lightning: Lightning, files: SourceFiles) -> None:
+        self._subject: Final = subject
+        self._owner: Final = owner
+        self._lightning: Final = lightning
+        self._base: Final[type] = getattr(lightning, owner)
+        self._files: Final = files
+        self._code: Final = UserCode(subject, owner, self._base, files)
+        self._set_on_trainer: Final = {
+            use.name
+            for function in self._code.functions
+            for use in function.found.uses
+            if use.is_stored and use.value.owner == "Trainer"
+        }
+
+    def report(self) -> CompatibilityReport:
+        found: dict[tuple[str, int, str], Finding] = {}
+        for finding in (*self._overrides(), *self._lightnings_callback(), *self._configured_callbacks(), *self._uses()):
+            key = (finding.file, finding.line, finding.member)
+            # A line may have a member twice, once guarded and once not.
+            if key not in found or finding.support is Support.REFUSED:
+                found[key] = finding
+        return CompatibilityReport(
+            name=self._code.cls.__qualname__,
+            owner=self._owner,
+            findings=tuple(found[key] for key in sorted(found)),
+            unread=self._code.unread,
+        )
+
+    def _override(self, row: Member, place: Place) -> Finding:
+        name = self._code.cls.__qualname__
+        spelling = name if row.kind is Kind.CLASS else f"{name}.{row.name}"
+        return _finding(place, f"{row.owner}.{row.name}", row.support, row.sentence, Role.OVERRIDE, spelling)
+
+    def _overrides(self) -> Iterator[Finding]:
+        for row in members(self._owner):
+            if row.kind is Kind.HOOK and not is_own_method(row, self._code.cls):
+                place = None
+                if is_overridden(row.name, self._subject, self._base):
+                    place = self._code.definition(row.name)
+                elif isinstance(self._subject, type):
+                    place = self._code.set_on_self(row.name)
+                if place is not None:
+                    yield self._override(row, place)
+
+    def _lightnings_callback(self) -> Iterator[Finding]:
+        if self._owner == "Callback":
+            row = lightnings_callback(self._lightning, self._code.cls)
+            if row.name != "Callback":
+                yield self._override(row, self._code.place)
+
+    def _configured_callbacks(self) -> Iterator[Finding]:
+        """Says what becomes of the callbacks that ``configure_callbacks`` makes, as far as its source tells."""
+        if self._owner != "LightningModule":
+            return
+        for cls, place in self._code.made_by("configure_callbacks"):
+            if not issubclass(cls, self._lightning.Callback):
+                continue
+            row = lightnings_callback(self._lightning, cls)
+            name = f"callbacks.{row.name}"
+            if row.name != "Callback":
+                yield _finding(place, name, row.support, row.sentence, Role.MADE, cls.__qualname__)
+            if is_users(cls.__module__):
+                report = _Inspection(cls, "Callback", self._lightning, self._files).report()
+                for finding in (*report.refused, *report.ignored):
+                    if finding.member != name:
+                        yield dataclasses.replace(finding, role=Role.MADE)
+
+    def _uses(self) -> Iterator[Finding]:
+        reached = self._code.reached()
+        for function in self._code.functions:
+            for use in function.found.uses:
+                finding = self._use(function, use)
+                if finding is None:
+                    continue
+                if function in reached:
+                    yield finding
+                elif finding.support in (Support.REFUSED, Support.IGNORED) and not self._code.is_hidden(function):
+                    yield dataclasses.replace(
+                        finding,
+                        support=Support.IGNORED,
+                        sentence=f"it is not reached, since a trial never calls {function.name}.",
+                        role=Role.UNREACHED,
+                    )
+
+    def _use(self, function: Function, use: Use) -> Finding | None:
+        owner, name = use.value.owner, use.name
+        is_own = owner == self._owner and use.value.origin is not Origin.OTHER
+        if name.startswith("__"):
+            return None
+        if is_own and self._code.defines(name, function.cls if use.value.origin is Origin.SUPER else None):
+            return None
+        support_and_sentence = self._what_happens(use, is_own)
+        if support_and_sentence is None:
+            return None
+        support, sentence = support_and_sentence
+        member, spelling = f"{owner}.{name}", f"{'self' if is_own else _NAMES[owner]}.{name}"
+        if use.is_guarded and support is Support.REFUSED:
+            support, sentence = Support.NATIVE, _GUARDED
+        return _finding(function.place(use.line), member, support, sentence, Role.USE, spelling)
+
+    def _what_happens(self, use: Use, is_own: bool) -> tuple[Support, str] | None:
+        """Says what becomes of a use of a member that is not the user's own; None if nothing can be said."""
+        owner, name = use.value.owner, use.name
+        row = find(owner, name)
+        if use.is_stored and owner == "Trainer" and name in FIXED:
+            return Support.REFUSED, FIXED_SENTENCE
+        if row is None:
+            if owner not in _UNKNOWN or self._code.sets_somewhere(name):
+                return None
+            return Support.REFUSED, _PRIVATE if owner == "Trainer" and name.startswith("_") else _UNKNOWN[owner]
+        if row.kind is Kind.HOOK or (owner in _OWNERS and not is_own and row.is_removed):
+            # A hook counts where it is overridden; and somebody else's module may have what Lightning has removed.
+            return None
+        if owner == "Trainer" and row.support is not Support.BACKED and name in self._set_on_trainer:
+            return None
+        return row.support, row.sentence
+
+
+def _finding(place: Place, member: str, support: Support, sentence: str, role: Role, spelling: str) -> Finding:
+    return Finding(place.file, place.line, member, support, sentence, role, spelling, place.module)

@@ -1,0 +1,162 @@
+"""What was found in a module before it is trained, and the table in which a user reads it."""
+
+from __future__ import annotations
+
+import enum
+import os
+import pathlib
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tabulate import MIN_PADDING, tabulate
+
+from lightning_shim.members.member import Support
+
+_ORDER: Final = (Support.CALLED, Support.BACKED, Support.NATIVE, Support.IGNORED, Support.REFUSED)
+_HEADERS: Final = ("file:line", "member", "support", "what happens")
+_GAP: Final = "  "
+_NARROWEST: Final = 30
+"""Characters of the last column at least, however narrow the terminal is."""
+
+
+class Role(enum.Enum):
+    """What a member is to the line that a finding points at."""
+
+    OVERRIDE = "override"  # the line defines it
+    USE = "use"  # the line reads, calls or sets it
+    MADE = "made"  # the line makes a callback, which is looked at when it is there
+    UNREACHED = "unreached"  # it would use it, but a trial never gets there
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A line of the user's, and what becomes on Determined of a member that it has to do with.
+
+    Attributes:
+        file: The file, as Python names it in a traceback.
+        line: The line, from 1.
+        member: The member, such as ``LightningModule.training_step`` or ``Trainer.fit_loop``; for a call that logs in
+            a way that is not possible, the call.
+        support: What becomes of it.
+        sentence: What happens, as a sentence that can follow a colon.
+        role: What the member is to the line.
+        spelling: The member as the user's code has it: ``LitModel.training_step``, ``trainer.fit_loop``.
+        module: The name of the Python module that the line is in.
+    """
+
+    file: str
+    line: int
+    member: str
+    support: Support
+    sentence: str
+    role: Role
+    spelling: str
+    module: str
+
+    @property
+    def shown_file(self) -> str:
+        """The file, relative to the working directory if it lies below it."""
+        path = pathlib.Path(self.file)
+        return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(pathlib.Path.cwd()) else self.file
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns ``file``, ``line``, ``member``, ``support``, ``sentence`` and ``role``, as plain values."""
+        return {
+            "file": self.shown_file,
+            "line": self.line,
+            "member": self.member,
+            "support": self.support.value,
+            "sentence": self.sentence,
+            "role": self.role.value,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CompatibilityReport:
+    """What of a module, data module or callback works on Determined; as a string, the table of it.
+
+    Attributes:
+        name: The qualified name of its class.
+        owner: What it is: ``LightningModule``, ``LightningDataModule`` or ``Callback``.
+        findings: What was found, by file and line.
+        unread: The classes, by qualified name, whose source could not be read; what they use is not known.
+    """
+
+    name: str
+    owner: str
+    findings: tuple[Finding, ...]
+    unread: tuple[str, ...] = ()
+
+    @property
+    def refused(self) -> tuple[Finding, ...]:
+        """What is an error on Determined."""
+        return tuple(finding for finding in self.findings if finding.support is Support.REFUSED)
+
+    @property
+    def ignored(self) -> tuple[Finding, ...]:
+        """What has no effect on Determined."""
+        return tuple(finding for finding in self.findings if finding.support is Support.IGNORED)
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether nothing is refused."""
+        return not self.refused
+
+    @property
+    def verdict(self) -> str:
+        """The report in one line: how many lines have which support, and what follows."""
+        counts = Counter(finding.support for finding in self.findings)
+        counted = ", ".join(f"{counts[support]} {support.value}" for support in _ORDER if counts[support])
+        if self.refused:
+            verdict = f"{self.name} is refused: fix the {_counted(len(self.refused), 'refused member')}"
+        else:
+            verdict = f"{self.name} {'trains' if self.owner == 'LightningModule' else 'works'} on Determined"
+            if self.ignored:
+                verdict += f", with {_counted(len(self.ignored), 'difference')}"
+        return f"{verdict} ({counted})." if counted else f"{verdict}."
+
+    def __str__(self) -> str:
+        lines = [self._table()] if self.findings else []
+        if self.unread:
+            lines.append(f"The source of {', '.join(self.unread)} could not be read: what is used there is not known.")
+        return "\n\n".join([*lines, self.verdict])
+
+    def _table(self) -> str:
+        rows = [
+            (f"{finding.shown_file}:{finding.line}", finding.member, finding.support.value, finding.sentence)
+            for finding in self.findings
+        ]
+        headers = [header + " " * MIN_PADDING for header in _HEADERS]
+        widths = [max(map(len, column)) + len(_GAP) for column in zip(headers, *rows, strict=True)]
+        left = shutil.get_terminal_size(fallback=(120, 24)).columns - sum(widths[:-1])
+        table: str = tabulate(
+            rows,
+            headers=_HEADERS,
+            tablefmt="simple",
+            maxcolwidths=[None, None, None, max(left, _NARROWEST)],
+            disable_numparse=True,
+        )
+        return table
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the report as plain values, for JSON.
+
+        Returns:
+            ``name``, ``owner``, ``is_supported``; ``counts``, the number of findings by support; ``findings``, a list
+            of what :meth:`Finding.as_dict` returns; and ``unread``, a list of names.
+        """
+        counts = Counter(finding.support for finding in self.findings)
+        return {
+            "name": self.name,
+            "owner": self.owner,
+            "is_supported": self.is_supported,
+            "counts": {support.value: counts[support] for support in Support},
+            "findings": [finding.as_dict() for finding in self.findings],
+            "unread": list(self.unread),
+        }
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,1 @@
+"""Loaders: the next batch, here and after a pause."""

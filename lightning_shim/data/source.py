@@ -1,0 +1,392 @@
+"""The user's loaders: how they are combined and limited, and where they are continued."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lightning_fabric.utilities.seed import pl_worker_init_function
+from torch.utils.data import DataLoader, SequentialSampler
+
+from lightning_shim.data.determined_loader import as_torch_loader
+from lightning_shim.data.passes import Batches, length_of
+from lightning_shim.data.sharding import SamplerError, SampleSharing
+from lightning_shim.data.tracked_loader import TooFewBatchesError, TrackedLoader
+from lightning_shim.diagnostics.errors import (
+    ConfigurationError,
+    DifferenceWarning,
+    HyperparameterWarning,
+    LightningShimWarning,
+)
+from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.diagnostics.warn import warn_at_caller, warn_at_definition
+from lightning_shim.session.hyperparameters import GLOBAL_BATCH_SIZE
+from lightning_shim.session.progress import Progress
+from lightning_shim.session.random_state import RandomState
+from lightning_shim.upstream.lightning import Lightning, visits_loaders_in_turn
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """When the loaders were asked for: in which epoch, and in which state of random numbers and of the data module."""
+
+    epoch: int
+    random: RandomState
+    datamodule: bytes
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the same as plain values."""
+        return {"epoch": self.epoch, "random": self.random.state_dict(), "datamodule": self.datamodule}
+
+
+class DataSource:
+    """One stage's loaders, asked for when they are first needed, as Lightning does.
+
+    Args:
+        stage: ``"train"`` or ``"val"``.
+        request: Asks the user for the loaders; None if there are none.
+        origin: What the user has to look at when they are wrong: the hook, or None for what was passed to ``fit``.
+        limit: ``limit_train_batches`` or ``limit_val_batches``: a number of batches, or a fraction of them.
+        lightning: The module's Lightning.
+        rank: The index of this process.
+        sharing: Shares the data between processes.
+        progress: Where training stands, which the user's hook may ask.
+        reload_period: Epochs after which they are asked for anew; 0 for never.
+        datamodule: The data module that gives them, if one does.
+
+    Attributes:
+        length: The number of batches of a pass, or None if the loaders have no length.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        request: Callable[[], Any] | None,
+        origin: str | None,
+        limit: int | float,
+        lightning: Lightning,
+        rank: int,
+        sharing: SampleSharing,
+        progress: Progress,
+        reload_period: int = 0,
+        datamodule: Any = None,
+    ) -> None:
+        self._stage: Final = stage
+        self._request: Final = request
+        self._origin: Final = origin
+        self._limit: Final = limit
+        self._lightning: Final = lightning
+        self._rank: Final = rank
+        self._sharing: Final = sharing
+        self._progress: Final = progress
+        self._reload_period: Final = reload_period
+        self._datamodule: Final = datamodule
+        self._asked: _Asked | None = None
+        self.length: int | None = None
+        self._combined: Any = None
+        self._tracked: list[TrackedLoader] = []
+        self._combined_tracked: Any = None
+        self._batches: Batches | None = None
+
+    @property
+    def is_defined(self) -> bool:
+        """Whether the user has given loaders for the stage."""
+        return self._request is not None
+
+    @property
+    def is_switched_off(self) -> bool:
+        """Whether the limit leaves no batches."""
+        return self._limit == 0
+
+    @property
+    def is_set_up(self) -> bool:
+        """Whether the loaders have been asked for."""
+        return self._combined is not None
+
+    @property
+    def combined(self) -> Any:
+        """Lightning's CombinedLoader of them; None before they have been asked for."""
+        return self._combined
+
+    @property
+    def loaders(self) -> Any:
+        """The user's loader or loaders, or None before they have been asked for."""
+        return None if self._combined is None else self._combined.iterables
+
+    @property
+    def has_several(self) -> bool:
+        """Whether several loaders are visited in turn, so that a batch has the index of a loader."""
+        return len(self._combined.flattened) > 1 and visits_loaders_in_turn(self._combined)
+
+    @property
+    def num_batches(self) -> list[int | float]:
+        """The number of batches that will be taken of each loader; infinite where it has no length."""
+        limits: list[int | float] = self._combined.limits
+        return limits
+
+    def error(self, problem: str) -> ConfigurationError:
+        """Makes an error that leads to where the loaders come from.
+
+        Args:
+            problem: What is wrong, as a sentence without its subject.
+        """
+        return ConfigurationError(f"{self._origin or f'{caller_location()}: {self._stage}_dataloaders'} {problem}")
+
+    def warn(self, message: str, category: type[LightningShimWarning]) -> None:
+        """Warns at the place where the loaders come from.
+
+        Args:
+            message: What is to be said.
+            category: The warning's class.
+        """
+        if self._origin is None:
+            warn_at_caller(message, category)
+        else:
+            assert self._request is not None
+            warn_at_definition(self._request, message, category)
+
+    @property
+    def batch_size(self) -> int | None:
+        """The samples of a batch of this process; None if there are several loaders, or it is not said."""
+        if len(self._combined.flattened) != 1:
+            return None
+        (loader,) = self._combined.flattened
+        sizes = (getattr(holder, "batch_size", None) for holder in (loader, getattr(loader, "batch_sampler", None)))
+        return next((size for size in sizes if isinstance(size, int)), None)
+
+    def set_up(self) -> bool:
+        """Asks for the loaders and prepares them, unless that has been done and it is not yet time to do it again.
+
+        Returns:
+            Whether they were asked for.
+
+        Raises:
+            ConfigurationError: If they are no loaders, are empty, or cannot be made anew with the samplers they are to
+                have.
+        """
+        epoch = self._progress.current_epoch
+        if self._asked is not None and not 0 < self._reload_period <= epoch - self._asked.epoch:
+            return False
+        self._asked = _Asked(epoch, RandomState.capture(), self._datamodule_state())
+        self._ask()
+        return True
+
+    def _ask_as_before(self, epoch: int, random: dict[str, Any], datamodule: bytes) -> None:
+        """Asks for the loaders that were there before a pause, in the state in which they were asked for then."""
+        self._asked = _Asked(epoch, RandomState(**random), datamodule)
+        self._asked.random.restore()
+        now, self._progress.current_epoch = self._progress.current_epoch, epoch
+        datamodule_now = self._datamodule_state()
+        self._load_datamodule_state(datamodule)
+        self._ask()
+        self._load_datamodule_state(datamodule_now)
+        self._progress.current_epoch = now
+
+    def _datamodule_state(self) -> bytes:
+        """Returns what the data module keeps in a checkpoint, if it may be asked again: its hook may change that."""
+        state = self._datamodule.state_dict() if self._reload_period and self._datamodule is not None else {}
+        return pickle.dumps(state) if state else b""
+
+    def _load_datamodule_state(self, state: bytes) -> None:
+        if state:
+            self._datamodule.load_state_dict(pickle.loads(state))
+
+    def _ask(self) -> None:
+        assert self._request is not None
+        loaders = self._sharing.request(self._request)
+        if loaders is None:
+            raise self.error("returned None instead of a loader.")
+        combined: Any = loaders
+        if not isinstance(loaders, self._lightning.CombinedLoader):
+            mode = "max_size_cycle" if self._stage == "train" else "sequential"
+            combined = self._lightning.CombinedLoader(loaders, mode)
+        if self._stage == "train" and visits_loaders_in_turn(combined):
+            raise self.error(
+                'gave a CombinedLoader with mode="sequential", which Lightning does not train on either; use '
+                '"max_size_cycle", "max_size" or "min_size".'
+            )
+        loaders = [as_torch_loader(loader) for loader in combined.flattened]
+        combined.flattened = [self._prepared(loader) for loader in self._in_order(loaders)]
+        combined.limits = [self._limited(loader) for loader in combined.flattened]
+        self._combined = combined
+        self.length = length_of(combined)
+        known = {id(tracked.loader): tracked for tracked in self._tracked}
+        # The same loader as before, perhaps with workers that run on, goes on from where it is.
+        self._tracked = [known.get(id(loader)) or TrackedLoader(loader) for loader in combined.flattened]
+        # The user's own stays as it is: a module may ask the trainer for its loaders.
+        self._combined_tracked = copy.copy(combined)
+        self._combined_tracked.flattened = self._tracked
+
+    def _prepared(self, loader: Any) -> Any:
+        if not isinstance(loader, DataLoader):
+            try:
+                # Lightning tries each, and random numbers may be drawn by it.
+                iter(loader)
+            except TypeError:
+                raise self.error(f"gave {loader!r}, which is no loader: it cannot be iterated.") from None
+            return loader
+        loader = self._shared(loader)
+        if int(os.environ.get("PL_SEED_WORKERS", 0)) and loader.worker_init_fn is None:
+            # What seed_everything(workers=True) asks for.
+            loader.worker_init_fn = functools.partial(pl_worker_init_function, rank=self._rank)
+        return loader
+
+    def _shared(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        try:
+            return self._sharing.share(loader, is_training=self._stage == "train")
+        except SamplerError as error:
+            raise self.error(
+                f"gave a {type(loader).__name__} that cannot be shared by several processes: {error} Make it so, give "
+                "it a torch.utils.data.distributed.DistributedSampler, or pass use_distributed_sampler=False."
+            ) from error
+
+    def _in_order(self, loaders: list[Any]) -> list[Any]:
+        """Returns loaders that give the same samples in each epoch if the trial is to overfit on them."""
+        samplers = [loader.sampler for loader in loaders if hasattr(loader, "sampler")]
+        if not self._sharing.overfits or all(isinstance(sampler, SequentialSampler) for sampler in samplers):
+            return loaders
+        self.warn(
+            f"With overfit_batches the {self._stage} loaders go through their datasets in order, whatever samplers "
+            "they have.",
+            DifferenceWarning,
+        )
+        try:
+            return [self._sharing.in_order(loader) for loader in loaders]
+        except SamplerError as error:
+            raise self.error(
+                f"gave a loader that cannot go through its dataset in order, as overfit_batches wants it: {error} "
+                "Give it a SequentialSampler, or leave overfit_batches out."
+            ) from error
+
+    def _limited(self, loader: Any) -> int | float:
+        try:
+            length: int | float = len(loader)
+        except (TypeError, NotImplementedError):
+            length = float("inf")
+        if length == 0 and self._stage == "train":
+            raise self.error(
+                "gave an empty loader: it has no batches. Is the dataset empty, or smaller than the "
+                "batch size with drop_last=True?"
+            )
+        if isinstance(self._limit, int):
+            return min(length, self._limit)
+        if length == float("inf"):
+            if self._limit != 1.0:
+                raise self.error(
+                    f"gave a loader without a length, of which limit_{self._stage}_batches={self._limit} is no number "
+                    "of batches; give one."
+                )
+            return length
+        batches = int(length * self._limit)
+        if batches == 0 and length:
+            raise self.error(
+                f"gave {length} batches, of which limit_{self._stage}_batches={self._limit} leaves none; it has to be "
+                f"at least {1 / length:.3g}."
+            )
+        return batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tells the samplers the epoch; each that has ``set_epoch`` is told once for each loader.
+
+        Args:
+            epoch: The index of the epoch.
+        """
+        for loader in self._tracked:
+            loader.set_epoch(epoch)
+
+    def release(self) -> None:
+        """Stops the loaders' workers, if there are any; the next pass starts new ones."""
+        if self._combined is not None:
+            self._end_pass()
+            self._combined.reset()
+
+    def _end_pass(self) -> None:
+        if self._batches is not None:
+            self._batches.release()
+            self._batches = None
+        self._combined_tracked.reset()
+
+    def batches(self, limit: int | float = math.inf) -> Batches:
+        """Starts to iterate; the loaders' own iterators are made now, the first batch is fetched later.
+
+        Args:
+            limit: How many batches of each loader to take at most.
+        """
+        # The workers of the pass before end now, not when its last exception is collected.
+        self._end_pass()
+        for loader in self._tracked:
+            loader.start_epoch()
+        self._combined_tracked.limits = [min(limit, batches) for batches in self.num_batches]
+        self._batches = Batches(self._combined_tracked)
+        return self._batches
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns where the loaders stand."""
+        asked = self._asked if self._reload_period else None
+        return {
+            "asked": asked
+            and {"epoch": asked.epoch, "random": asked.random.state_dict(), "datamodule": asked.datamodule},
+            "positions": [loader.state_dict() for loader in self._tracked],
+            "own": [loader.own_state() for loader in self._tracked],
+            "batches": None if self._batches is None else self._batches.state_dict(),
+        }
+
+    def resume(self, state: dict[str, Any], epoch: int, now: RandomState, continues: bool) -> Batches | None:
+        """Brings the loaders to where they stood in another process.
+
+        Args:
+            state: What :meth:`state_dict` returned there.
+            epoch: The index of the epoch that is being trained.
+            now: The random state to come; this method leaves another.
+            continues: Whether the pass over the loaders goes on.
+
+        Returns:
+            The rest of the pass, if it goes on.
+
+        Raises:
+            ConfigurationError: If they are not the loaders that they were.
+        """
+        if state["asked"] is not None:
+            self._ask_as_before(**state["asked"])
+        if len(state["positions"]) != len(self._tracked):
+            raise self.error(
+                f"gave another number of loaders than before the pause: {len(self._tracked)}, not "
+                f"{len(state['positions'])}."
+            )
+        self.release()
+        batches = state["batches"] if continues else None
+        try:
+            for loader, position in zip(self._tracked, state["positions"], strict=True):
+                loader.resume(position, epoch, now, batches is not None)
+        except TooFewBatchesError as error:
+            raise self.error(f"{error.args[0]} before the pause: it is not the loader that it was.") from None
+        if batches is not None:
+            self._batches = Batches(self._combined_tracked, **batches)
+        for loader, own in zip(self._tracked, state["own"], strict=True):
+            loader.restore_own_state(own)
+        return self._batches
+
+
+def warn_about_global_batch_size(hparams: Mapping[str, Any], source: DataSource, slots: int) -> None:
+    """Warns if the hyperparameters speak of other batches than those that the slots train on.
+
+    Args:
+        hparams: The hyperparameters by name.
+        source: The training loaders, which have been asked for.
+        slots: The number of slots, each of which trains on a batch of its own.
+    """
+    wanted, batch_size = hparams.get(GLOBAL_BATCH_SIZE), source.batch_size
+    if not isinstance(wanted, int) or batch_size is None or wanted == batch_size * slots:
+        return
+    source.warn(
+        f"The hyperparameter {GLOBAL_BATCH_SIZE} is {wanted}, and the training loader has batches of {batch_size} on "
+        f"{slots} slot{'s' if slots > 1 else ''}, {batch_size * slots} in all. A loader's batch size is that of one "
+        f"slot: {GLOBAL_BATCH_SIZE} // trainer.world_size.",
+        HyperparameterWarning,
+    )

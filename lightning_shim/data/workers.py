@@ -1,0 +1,221 @@
+"""What runs in a loader's workers: tells the random states with each batch, and continues from such states.
+
+A worker's random numbers depend on the batches that it has made. A trial that is paused and goes on would have to make
+them again, had it not kept where each worker stood.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import os
+import pickle
+import random
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import queues, util
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from lightning_shim.session.own_generators import OwnGenerators
+from lightning_shim.upstream.torch import Skip, has_workers_running
+
+WorkerState = dict[str, bytes]
+"""The pickled states of those generators that are not as the worker's seed has made them."""
+
+
+class Reported(NamedTuple):
+    """A batch, the worker that made it, and the states that it has changed."""
+
+    batch: Any
+    worker: int
+    changed: WorkerState
+
+
+def _leave_if_orphaned(parent: int) -> None:
+    """Ends a worker whose parent was killed.
+
+    It would otherwise wait until its last batches are read; with the states they may be more than a pipe holds.
+    """
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class WorkerReporter:
+    """Takes the place of a loader's ``collate_fn`` and ``worker_init_fn`` in its workers.
+
+    Args:
+        collate_fn: The loader's own.
+        worker_init_fn: The loader's own, if there is one.
+        states: Where the workers continue, by their index; a worker that is not there starts from its seed.
+    """
+
+    def __init__(
+        self,
+        collate_fn: Callable[[Any], Any],
+        worker_init_fn: Callable[[int], None] | None,
+        states: Mapping[int, WorkerState],
+    ) -> None:
+        self._collate_fn: Final = collate_fn
+        self._worker_init_fn: Final = worker_init_fn
+        self._states: Final = {worker: dict(state) for worker, state in states.items()}
+        self._worker = -1
+        self._own = OwnGenerators({})
+        self._last: dict[str, Any] = {}
+
+    def start(self, worker: int) -> None:
+        """Called once in each worker, when it has been seeded.
+
+        Args:
+            worker: The worker's index.
+        """
+        if self._worker_init_fn is not None:
+            self._worker_init_fn(worker)
+        self._worker = worker
+        util.Finalize(self, _leave_if_orphaned, (os.getppid(),), exitpriority=0)
+        info = get_worker_info()
+        assert info is not None
+        self._own = OwnGenerators({"dataset": info.dataset, "collate_fn": self._collate_fn})
+        for name, state in self._states.get(worker, {}).items():
+            self._restore(name, pickle.loads(state))
+        self._last = self._capture()
+
+    def collate(self, samples: Any) -> Reported:
+        """Makes a batch.
+
+        Args:
+            samples: What the dataset gave.
+
+        Returns:
+            The batch, and what it has changed.
+        """
+        batch = self._collate_fn(samples)
+        states = self._capture()
+        changed = {name: pickle.dumps(state) for name, state in states.items() if state != self._last[name]}
+        self._last = states
+        return Reported(batch, self._worker, changed)
+
+    def _capture(self) -> dict[str, Any]:
+        own = self._own.capture()
+        return {
+            "python": random.getstate(),
+            # Arrays and tensors as bytes, which can be compared.
+            "numpy": pickle.dumps(np.random.get_state(legacy=False)),
+            "torch": torch.get_rng_state().numpy().tobytes(),
+            "own": pickle.dumps(own) if own else b"",
+        }
+
+    def _restore(self, name: str, state: Any) -> None:
+        if name == "python":
+            random.setstate(state)
+        elif name == "numpy":
+            np.random.set_state(pickle.loads(state))
+        elif name == "torch":
+            torch.set_rng_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+        else:
+            self._own.restore(pickle.loads(state))
+
+
+def iterate_with_workers(
+    loader: DataLoader[Any],
+    states: dict[int, WorkerState],
+    skip: Skip | None = None,
+    before_reset: Callable[[], None] | None = None,
+) -> Iterator[Any]:
+    """Does what ``iter(loader)`` does for a loader with workers, and keeps the workers' random states.
+
+    Args:
+        loader: The loader.
+        states: Where the workers are started, by their index; kept up to date with each batch that is taken.
+        skip: Advances the iterator of the indices, before anything is loaded.
+        before_reset: Called when the workers have been started, before the sampler is iterated.
+
+    Returns:
+        The iterator.
+    """
+    if has_workers_running(loader) and not isinstance(loader._iterator, _WorkerIterator):
+        # Somebody else has started them.
+        return iter(loader)
+    if has_workers_running(loader):
+        iterator: Any = loader._iterator
+        iterator.states = states
+        iterator._reset(loader)
+        return iterator  # type: ignore[no-any-return]
+    loader.check_worker_number_rationality()
+    iterator = _WorkerIterator(loader, states, skip, before_reset)
+    if loader.persistent_workers:
+        loader._iterator = iterator
+    return iterator  # type: ignore[no-any-return]
+
+
+def _start_worker(reporter: WorkerReporter, worker: int) -> None:
+    queues.Queue._on_queue_feeder_error = _hand_over_the_error  # type: ignore[attr-defined]
+    reporter.start(worker)
+
+
+def _hand_over_the_error(queue: Any, error: Exception, data: tuple[int, Any]) -> None:
+    """Called in a worker if a batch cannot be pickled; Python would print the error, and the process wait for ever."""
+    index, _ = data
+    info = (type(error), error, error.__traceback__)
+    where = "in a DataLoader worker process that handed over a batch"
+    queue.put((index, ExceptionWrapper(info, where)))  # type: ignore[no-untyped-call]
+
+
+class _WorkerIterator(_MultiProcessingDataLoaderIter):
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        states: dict[int, WorkerState],
+        skip: Skip | None,
+        before_reset: Callable[[], None] | None,
+    ) -> None:
+        self.states = states
+        self._skip = skip
+        self._before_reset = before_reset
+        self._is_resetting = False
+        reporter = WorkerReporter(loader.collate_fn, loader.worker_init_fn, states)
+        # The user's loader stays as it is.
+        loader = copy.copy(loader)
+        loader.collate_fn = reporter.collate
+        loader.worker_init_fn = functools.partial(_start_worker, reporter)
+        super().__init__(loader)
+
+    def _reset(self, loader: Any, first_iter: bool = False) -> None:
+        if first_iter and self._before_reset is not None:
+            self._before_reset()
+        if not first_iter:
+            # Batches that were loaded and never taken have changed the states as well.
+            for _, waiting in sorted(self._task_info.items()):
+                for data in waiting[1:]:
+                    self._keep(data)
+        self._is_resetting = True
+        super()._reset(loader, first_iter)
+        self._is_resetting = False
+
+    def _get_data(self) -> Any:
+        index, data = super()._get_data()  # type: ignore[no-untyped-call]
+        if self._is_resetting:
+            self._keep(data)
+        return index, data
+
+    def _next_index(self) -> Any:
+        if self._skip is not None:
+            skip, self._skip = self._skip, None
+            # Each worker makes the batches that it would have made.
+            for _ in itertools.repeat(None, skip(self._sampler_iter) % self._num_workers):
+                next(self._worker_queue_idx_cycle)
+        return super()._next_index()  # type: ignore[no-untyped-call]
+
+    def _process_data(self, data: Any, worker_idx: int) -> Any:
+        data = super()._process_data(data, worker_idx)  # type: ignore[no-untyped-call]
+        self._keep(data)
+        return data.batch
+
+    def _keep(self, data: Any) -> None:
+        if isinstance(data, Reported):
+            self.states.setdefault(data.worker, {}).update(data.changed)

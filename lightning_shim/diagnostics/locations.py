@@ -1,0 +1,82 @@
+"""Finds the user's own file and line for a message.
+
+A fixed ``stacklevel`` would not do: the number of frames between the user's call and the place that warns differs
+with and without wrapt's C extension. The frames are walked instead, until one is found that belongs to the user.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from lightning_shim.diagnostics.source_files import SourceFiles, code_of
+
+FRAMEWORK_PACKAGES = frozenset(
+    {
+        "lightning_shim",
+        "monkey_patch",
+        "pytorch_lightning",
+        "lightning",
+        "lightning_fabric",
+        "lightning_utilities",
+        "torch",
+        "torchmetrics",
+        "determined",
+        "wrapt",
+        "contextlib",
+        "functools",
+        # Calls the classes that a LightningCLI script names.
+        "jsonargparse",
+    }
+)
+
+
+def users_frame() -> FrameType:
+    """Returns the innermost frame that runs the user's code, or the outermost one if there is none."""
+    frame: FrameType | None = sys._getframe(1)
+    last = sys._getframe(1)
+    while frame is not None:
+        last = frame
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package not in FRAMEWORK_PACKAGES:
+            return frame
+        frame = frame.f_back
+    return last
+
+
+def definition_of(function: Callable[..., Any]) -> tuple[str, int] | None:
+    """Returns file and line of a function's ``def``, or None if Python knows no code of it."""
+    code = code_of(function)
+    return None if code is None else SourceFiles().definition(code)
+
+
+def definition_location(definition: Any) -> str:
+    """Says where the user defined something.
+
+    Args:
+        definition: A function, a method or a class of the user's.
+
+    Returns:
+        ``"file:line"``, or the name of the thing where Python knows no source of it.
+    """
+    if isinstance(definition, functools.partial):
+        return definition_location(definition.func)
+    found = definition_of(definition) if not inspect.isclass(definition) else None
+    if found is None and inspect.isclass(definition):
+        try:
+            found = inspect.getsourcefile(definition) or "?", inspect.getsourcelines(definition)[1]
+        except (OSError, TypeError):
+            found = None
+    if found is None:
+        return getattr(definition, "__qualname__", repr(definition))
+    return f"{found[0]}:{found[1]}"
+
+
+def caller_location() -> str:
+    """Returns ``"file:line"`` of the user's line that is being executed."""
+    frame = users_frame()
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

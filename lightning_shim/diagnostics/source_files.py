@@ -1,0 +1,121 @@
+"""Parsed source files of the user's. Standard library only."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import linecache
+from types import CodeType
+from typing import Any, Final
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
+_LAMBDA: Final = "<lambda>"
+
+
+class SourceFile:
+    """The syntax tree of one file.
+
+    Args:
+        name: The file's name as code objects have it; a cell of a notebook has one as well.
+        tree: Its syntax tree.
+
+    Attributes:
+        name: The file's name.
+    """
+
+    def __init__(self, name: str, tree: ast.Module) -> None:
+        self.name: Final = name
+        self._tree: Final = tree
+        self._functions: Final[dict[tuple[int, str], list[FunctionNode]]] = {}
+        self._classes: Final[dict[str, list[ast.ClassDef]]] = {}
+        self._index(tree)
+
+    def _index(self, tree: ast.Module) -> None:
+        # Without recursion: a long sum is deeper than Python's stack.
+        nodes: list[tuple[ast.AST, str]] = [(tree, "")]
+        while nodes:
+            node, prefix = nodes.pop()
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                self._functions.setdefault((first_line(node), node.name), []).append(node)
+                prefix = f"{prefix}{node.name}.<locals>."
+            elif isinstance(node, ast.Lambda):
+                self._functions.setdefault((node.lineno, _LAMBDA), []).append(node)
+            elif isinstance(node, ast.ClassDef):
+                self._classes.setdefault(f"{prefix}{node.name}", []).append(node)
+                prefix = f"{prefix}{node.name}."
+            nodes += [(child, prefix) for child in reversed(list(ast.iter_child_nodes(node)))]
+
+    def function(self, code: CodeType) -> FunctionNode | None:
+        """Finds the definition that some code was compiled from, if only one can be meant."""
+        found = self._functions.get((code.co_firstlineno, code.co_name), [])
+        return found[0] if len(found) == 1 else None
+
+    def classes(self, qualified_name: str) -> list[ast.ClassDef]:
+        """Finds the definitions of a class by its qualified name."""
+        return self._classes.get(qualified_name, [])
+
+    @functools.cached_property
+    def stored_attributes(self) -> frozenset[str]:
+        """The names of all attributes that the file sets, on whatever object."""
+        names = set()
+        for node in ast.walk(self._tree):
+            match node:
+                case ast.Attribute(attr=name, ctx=ast.Store()):
+                    names.add(name)
+                case ast.Call(func=ast.Name(id="setattr"), args=[_, ast.Constant(value=str(name)), _]):
+                    names.add(name)
+        return frozenset(names)
+
+
+@functools.lru_cache(maxsize=32)
+def _parsed(name: str, source: str) -> SourceFile | None:
+    try:
+        return SourceFile(name, ast.parse(source))
+    except SyntaxError:
+        return None
+
+
+class SourceFiles:
+    """Files that are read once each, for as long as this object is used."""
+
+    def __init__(self) -> None:
+        self._files: Final[dict[str, SourceFile | None]] = {}
+
+    def file(self, name: str) -> SourceFile | None:
+        """Reads a file.
+
+        Args:
+            name: The file's name as code objects have it.
+
+        Returns:
+            The file, or None if there is no source of that name, or it cannot be parsed.
+        """
+        if name not in self._files:
+            source = "".join(linecache.getlines(name))
+            self._files[name] = _parsed(name, source) if source else None
+        return self._files[name]
+
+    def definition(self, code: CodeType) -> tuple[str, int]:
+        """Finds the line of the ``def`` itself; code knows that of the first decorator.
+
+        Args:
+            code: A function's code.
+
+        Returns:
+            The file's name and the line.
+        """
+        source = self.file(code.co_filename)
+        node = None if source is None else source.function(code)
+        return code.co_filename, code.co_firstlineno if node is None else node.lineno
+
+
+def code_of(function: Any) -> CodeType | None:
+    """Returns a function's own code, whatever has been wrapped around it; None if Python knows no code of it."""
+    return getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
+
+
+def first_line(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Returns the line of a function's first decorator, or of its ``def``, as code objects have it."""
+    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])

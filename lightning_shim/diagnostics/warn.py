@@ -1,0 +1,98 @@
+"""Warnings that point at the user's own file and line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from lightning_shim.diagnostics.errors import LightningShimWarning, StrictModeError
+from lightning_shim.diagnostics.locations import definition_of, users_frame
+
+_RANK_VARIABLES = ("RANK", "HOROVOD_RANK", "OMPI_COMM_WORLD_RANK")
+
+_strict = False
+
+
+def set_strict(strict: bool) -> None:
+    """Chooses between warning and raising :class:`StrictModeError`.
+
+    Args:
+        strict: Whether to raise.
+    """
+    global _strict
+    _strict = strict
+
+
+def is_strict() -> bool:
+    """Returns whether :class:`StrictModeError` is raised instead of warning."""
+    return _strict
+
+
+def is_rank_zero() -> bool:
+    """Returns whether this process is the one that speaks, by the launchers' environment variables."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANK_VARIABLES)
+
+
+def _emit(
+    message: str, category: type[LightningShimWarning], filename: str, line: int, namespace: dict[str, Any]
+) -> None:
+    if not is_rank_zero():
+        return
+    if _strict:
+        raise StrictModeError(f"{filename}:{line}: {message}")
+    # As in warnings.warn: "once per place" is remembered in the warned module's own registry.
+    registry = namespace.setdefault("__warningregistry__", {})
+    module = namespace.get("__name__") or "<unknown>"
+    warnings.warn_explicit(message, category, filename, line, module, registry)
+
+
+def warn_at_caller(message: str, category: type[LightningShimWarning]) -> None:
+    """Warns at the user's line that is being executed, on rank 0 only.
+
+    Args:
+        message: What happens instead, and what to do.
+        category: The warning's class.
+
+    Raises:
+        StrictModeError: After ``patch(strict=True)``.
+    """
+    frame = users_frame()
+    _emit(message, category, frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
+
+
+def warn_at_place(filename: str, line: int, module: str, message: str, category: type[LightningShimWarning]) -> None:
+    """Warns at a line of the user's that is not being executed, on rank 0 only.
+
+    Args:
+        filename: The file, as Python would name it in a traceback.
+        line: The line.
+        module: The name of the module that is in the file; Python's filters may select by it.
+        message: What happens instead, and what to do.
+        category: The warning's class.
+
+    Raises:
+        StrictModeError: After ``patch(strict=True)``.
+    """
+    loaded = sys.modules.get(module)
+    _emit(message, category, filename, line, {"__name__": module} if loaded is None else vars(loaded))
+
+
+def warn_at_definition(definition: Callable[..., Any], message: str, category: type[LightningShimWarning]) -> None:
+    """Warns at the line of the user's ``def``, on rank 0 only.
+
+    Args:
+        definition: The user's function or method.
+        message: What happens instead, and what to do.
+        category: The warning's class.
+
+    Raises:
+        StrictModeError: After ``patch(strict=True)``.
+    """
+    found = definition_of(definition)
+    if found is None:
+        warn_at_caller(message, category)
+        return
+    warn_at_place(*found, getattr(definition, "__module__", None) or "<unknown>", message, category)

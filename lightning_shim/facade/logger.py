@@ -1,0 +1,177 @@
+"""What ``self.logger`` is on Determined: its TensorBoard writer and its metrics."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+from torch import Tensor
+
+from lightning_shim.diagnostics.errors import DifferenceWarning, MetricError, RefusedMemberError
+from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.diagnostics.warn import warn_at_caller
+from lightning_shim.members.query import find
+from lightning_shim.upstream.determined.context import batches_trained, report_metrics, tensorboard_writer
+from lightning_shim.upstream.lightning import Lightning, transferred_example
+
+METRIC_GROUP: Final = "logger"
+"""The group under which Determined shows what ``log_metrics`` was given."""
+
+
+class _SilentExperiment:
+    """Stands in for the writer on all ranks but the first, where Lightning's loggers write nothing either."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self._nothing
+
+    def _nothing(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) or (isinstance(value, Tensor) and value.numel() == 1)
+
+
+class LoggerFacade:
+    """Lightning's ``TensorBoardLogger``, answered by Determined, which writes for TensorBoard as well.
+
+    It passes for one (``isinstance``), since modules ask before they call ``experiment.add_image`` and its like.
+
+    Args:
+        lightning: The module's Lightning.
+        context: Determined's trial context.
+        is_global_zero: Whether this process writes.
+    """
+
+    name: Final = "determined"
+    group_separator: Final = "/"
+
+    def __init__(self, lightning: Lightning, context: Any, is_global_zero: bool) -> None:
+        self._lightning: Final = lightning
+        self._context: Final = context
+        self._is_global_zero: Final = is_global_zero
+        # By name, the batch for which it has been reported last: the master takes a name once for a batch.
+        self._reported: Final[dict[str, int]] = {}
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return self._lightning.TensorBoardLogger
+
+    def __getattr__(self, name: str) -> Any:
+        row = find("Logger", name)
+        if row is None:
+            raise AttributeError(
+                f"{caller_location()}: the logger of a trial is Determined's TensorBoard, which has no {name!r}."
+            )
+        raise RefusedMemberError(f"{caller_location()}: logger.{name} is refused: {row.sentence}")
+
+    @property
+    def experiment(self) -> Any:
+        """Determined's ``SummaryWriter``: ``add_figure``, ``add_image``, ``add_histogram``, ``add_text``, ...
+
+        It has ``log`` as well, as the experiments of wandb do: it warns, and records the numbers.
+        """
+        if not self._is_global_zero:
+            return _SilentExperiment()
+        writer = tensorboard_writer(self._context)
+        writer.log = self._log
+        return writer
+
+    def _log(self, data: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:
+        values = {name: value for name, value in data.items() if _is_number(value)}
+        lost = sorted(data.keys() - values.keys())
+        warn_at_caller(
+            "logger.experiment is TensorBoard's SummaryWriter, which has no log: the numbers are recorded"
+            + (f", {', '.join(lost)} is lost; use experiment.add_image and its like." if lost else "."),
+            DifferenceWarning,
+        )
+        self.log_metrics(values, step)
+
+    @property
+    def version(self) -> str:
+        """The name of the folder in which the TensorBoard files are."""
+        return os.path.basename(self.log_dir or "")
+
+    @property
+    def log_dir(self) -> str | None:
+        """The folder in which the TensorBoard files are; None on all ranks but the first."""
+        return str(self.experiment.log_dir) if self._is_global_zero else None
+
+    save_dir = root_dir = log_dir
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Reports numbers to Determined, in a group of their own, and to TensorBoard.
+
+        A name that is logged again for the same batch, as while gradients are accumulated, goes to TensorBoard only.
+
+        Args:
+            metrics: The numbers, or tensors of one element, by name.
+            step: The batch that they belong to; by default the last one that was trained.
+        """
+        if not self._is_global_zero:
+            return
+        values: dict[str, float] = {}
+        for name, value in metrics.items():
+            if isinstance(value, Mapping):
+                values.update((f"{name}{self.group_separator}{inner}", entry) for inner, entry in value.items())
+            else:
+                values[name] = value
+        for name, value in values.items():
+            if not _is_number(value):
+                raise MetricError(
+                    f"{caller_location()}: logger.log_metrics got {name}={value!r}; it takes numbers, and tensors of "
+                    "one element."
+                )
+            values[name] = float(value)
+        if values:
+            step = batches_trained(self._context) if step is None else step
+            fresh = {name: value for name, value in values.items() if self._reported.get(name) != step}
+            if fresh:
+                report_metrics(self._context, METRIC_GROUP, fresh, step)
+                self._reported.update(dict.fromkeys(fresh, step))
+            for name, value in values.items():
+                self.experiment.add_scalar(name, value, step)
+
+    def log_hyperparams(self, params: Any, metrics: Mapping[str, Any] | None = None, step: int | None = None) -> None:
+        """Writes hyperparameters to TensorBoard as text; Determined itself shows those of the experiment.
+
+        Args:
+            params: A dictionary, a namespace, or None.
+            metrics: Numbers by name, which are logged as well.
+            step: The batch that they belong to.
+        """
+        if metrics:
+            self.log_metrics(metrics, step)
+        entries = params if isinstance(params, Mapping) else vars(params) if params is not None else {}
+        rows = [f"| {name} | {value} |" for name, value in entries.items()]
+        self.experiment.add_text("hyperparameters", "\n".join(["| name | value |", "| --- | --- |", *rows]))
+
+    def log_graph(self, model: Any, input_array: Any = None) -> None:
+        """Writes the module's graph to TensorBoard.
+
+        Args:
+            model: The LightningModule.
+            input_array: What ``forward`` gets; by default the module's ``example_input_array``.
+        """
+        example = model.example_input_array if input_array is None else input_array
+        if example is not None and self._is_global_zero:
+            self.experiment.add_graph(model, transferred_example(model, example))
+
+    def save(self) -> None:
+        """Does nothing: Determined saves."""
+
+    def finalize(self, status: str) -> None:
+        """Does nothing: Determined closes its writer.
+
+        Args:
+            status: How the run ended.
+        """
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Does nothing: Determined writes the checkpoints.
+
+        Args:
+            checkpoint_callback: Lightning's callback.
+        """

@@ -1,0 +1,196 @@
+"""What ``trainer.fit_loop`` is on Determined: the few things that modules read from Lightning's loops."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from lightning_shim.data.source import DataSource
+from lightning_shim.diagnostics.errors import RefusedMemberError
+from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.loop.training import TrainingLoop
+from lightning_shim.loop.validation import EvaluationLoop
+from lightning_shim.session.progress import Progress
+from lightning_shim.session.schedule import Schedule
+
+
+class Refusing:
+    """Base of what stands for a part of Lightning's Trainer and has a few of its members: the others are refused."""
+
+    _name: str
+    _instead = (
+        "Determined runs the loop. Read trainer's own attributes instead, such as current_epoch, global_step, "
+        "num_training_batches or enable_validation."
+    )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise RefusedMemberError(f"{caller_location()}: {self._name} has no {name!r}: {self._instead}")
+
+
+class _DataSourceFacade:
+    """Lightning's ``_DataLoaderSource``."""
+
+    def __init__(self, source: DataSource) -> None:
+        self._source: Final = source
+
+    def is_defined(self) -> bool:
+        """Tells whether there are such loaders."""
+        return self._source.is_defined
+
+
+class _EvaluationLoopFacade(Refusing):
+    """Lightning's ``_EvaluationLoop``."""
+
+    _name = "trainer.fit_loop.epoch_loop.val_loop"
+
+    def __init__(self, loop: EvaluationLoop, progress: Progress) -> None:
+        self._progress: Final = progress
+        # The name under which modules ask Lightning's private data source whether there is validation data.
+        self._data_source: Final = _DataSourceFacade(loop.source)
+
+    @property
+    def _has_run(self) -> bool:
+        """Whether there has been a validation, by the private name that callbacks ask."""
+        return self._progress.has_validated
+
+
+class _BatchProgressFacade(Refusing):
+    """Lightning's ``_BatchProgress``."""
+
+    _name = "trainer.fit_loop.epoch_loop.batch_progress"
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress: Final = progress
+
+    @property
+    def is_last_batch(self) -> bool:
+        """Whether the present batch is the last one of its epoch."""
+        return self._progress.is_last_batch
+
+
+class _EpochLoopFacade(Refusing):
+    """Lightning's ``_TrainingEpochLoop``."""
+
+    _name = "trainer.fit_loop.epoch_loop"
+
+    def __init__(self, trainer: Any, progress: Progress, evaluation_loop: EvaluationLoop) -> None:
+        self._trainer: Final = trainer
+        self._progress: Final = progress
+        self.val_loop: Final = _EvaluationLoopFacade(evaluation_loop, progress)
+        self.batch_progress: Final = _BatchProgressFacade(progress)
+
+    @property
+    def batch_idx(self) -> int:
+        """The index of the present batch in its epoch."""
+        return self._progress.batch_idx
+
+    @property
+    def total_batch_idx(self) -> int:
+        """The index of the present batch over all epochs."""
+        return self._progress.total_batch_idx
+
+    @property
+    def _batches_that_stepped(self) -> int:
+        """The step under which Lightning logs, by the private name that modules read and set."""
+        return self._progress.batches_that_stepped
+
+    @_batches_that_stepped.setter
+    def _batches_that_stepped(self, batches: int) -> None:
+        self._progress.batches_that_stepped = batches
+
+    @property
+    def global_step(self) -> int:
+        """``trainer.global_step``."""
+        return int(self._trainer.global_step)
+
+
+class FitLoopFacade(Refusing):
+    """Lightning's ``_FitLoop``.
+
+    Args:
+        trainer: The stand-in for the trainer.
+        progress: Where training stands.
+        schedule: How long Determined trains.
+        training_loop: The loop in its place.
+        evaluation_loop: The loop for validation.
+    """
+
+    _name = "trainer.fit_loop"
+
+    def __init__(
+        self,
+        trainer: Any,
+        progress: Progress,
+        schedule: Schedule,
+        training_loop: TrainingLoop,
+        evaluation_loop: EvaluationLoop,
+    ) -> None:
+        self._trainer: Final = trainer
+        self._schedule: Final = schedule
+        self._training_loop: Final = training_loop
+        self.epoch_loop: Final = _EpochLoopFacade(trainer, progress, evaluation_loop)
+        self._data_source: Final = _DataSourceFacade(training_loop.source)
+
+    @property
+    def max_epochs(self) -> int:
+        """``trainer.max_epochs``."""
+        return int(self._trainer.max_epochs)
+
+    @max_epochs.setter
+    def max_epochs(self, epochs: int) -> None:
+        self._schedule.set_max_epochs(epochs)
+
+    @property
+    def max_steps(self) -> int:
+        """``trainer.max_steps``."""
+        return int(self._trainer.max_steps)
+
+    @property
+    def max_batches(self) -> int | float:
+        """``trainer.num_training_batches``."""
+        return self._training_loop.max_batches
+
+    @max_batches.setter
+    def max_batches(self, batches: int | float) -> None:
+        self._training_loop.max_batches = batches
+
+    @property
+    def _skip_backward(self) -> bool:
+        """Whether automatic optimization leaves gradients as they are, by the private name that callbacks set."""
+        return self._training_loop.optimization.skips_backward
+
+    @_skip_backward.setter
+    def _skip_backward(self, value: bool) -> None:
+        self._training_loop.optimization.skips_backward = value
+
+    def setup_data(self) -> None:
+        """Asks for the training loaders, unless they are there."""
+        self._training_loop.set_up()
+
+
+class LoggerConnectorFacade(Refusing):
+    """Lightning's ``_LoggerConnector``.
+
+    Args:
+        trainer: The stand-in for the trainer.
+        progress: Where training stands.
+        evaluation_loop: Counts the batches of a validation.
+    """
+
+    _name = "trainer._logger_connector"
+    _instead = "Determined reports the metrics. Read trainer.callback_metrics and trainer.logged_metrics instead."
+
+    def __init__(self, trainer: Any, progress: Progress, evaluation_loop: EvaluationLoop) -> None:
+        self._trainer: Final = trainer
+        self._progress: Final = progress
+        self._evaluation_loop: Final = evaluation_loop
+
+    @property
+    def should_update_logs(self) -> bool:
+        """Whether Lightning's loggers get the values of the present step; never if ``log_every_n_steps`` is 0."""
+        trainer = self._trainer
+        every = trainer.log_every_n_steps
+        # The batch that is about to step has not been counted.
+        step = self._evaluation_loop.batches_started if trainer.validating else self._progress.batches_that_stepped + 1
+        return bool(every > 0 and (step % every == 0 or trainer.should_stop))

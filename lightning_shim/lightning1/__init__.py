@@ -1,0 +1,1 @@
+"""Arguments and attributes of Lightning 1.x."""

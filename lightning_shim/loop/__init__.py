@@ -1,0 +1,1 @@
+"""Batches, epochs and validations, with their hooks."""

@@ -1,0 +1,251 @@
+"""Reads what ``configure_optimizers`` returned: every shape that Lightning accepts, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Protocol
+
+import torch
+
+from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning
+from lightning_shim.diagnostics.locations import definition_location
+from lightning_shim.diagnostics.warn import warn_at_definition
+from lightning_shim.upstream.lightning import Lightning
+
+_SHAPES: Final = (
+    "an Optimizer; a list of optimizers; (list of optimizers, list of schedulers); "
+    'a dictionary {"optimizer": ..., "lr_scheduler": ...}; a tuple of such dictionaries'
+)
+_PYTORCH_SCHEDULERS: Final = (
+    torch.optim.lr_scheduler.LRScheduler,
+    torch.optim.lr_scheduler.ReduceLROnPlateau,
+)
+
+
+class SchedulerConfig(Protocol):
+    """Lightning's ``LRSchedulerConfig``."""
+
+    scheduler: Any
+    name: str | None
+    interval: str
+    frequency: int
+    reduce_on_plateau: bool
+    monitor: str | None
+    strict: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredOptimizers:
+    """The optimizers and schedulers of a module, in the order in which they were returned.
+
+    Attributes:
+        optimizers: The optimizers; Lightning's stand-in if the hook returned None.
+        lr_scheduler_configs: Each scheduler with when it is stepped, as Lightning's ``LRSchedulerConfig``.
+        frequencies: For how many batches it is each optimizer's turn; empty if they all train on each batch. Lightning
+            1.x had it.
+    """
+
+    optimizers: list[torch.optim.Optimizer]
+    lr_scheduler_configs: list[SchedulerConfig]
+    frequencies: list[int] = field(default_factory=list)
+
+
+class _Reader:
+    def __init__(
+        self,
+        lightning: Lightning,
+        definition: Callable[..., Any],
+        automatic: bool,
+        steps_itself: bool,
+        takes_turns: bool,
+    ):
+        self._lightning = lightning
+        self._definition = definition
+        self._automatic = automatic
+        self._steps_itself = steps_itself
+        self._more_keys = {"frequency"} if takes_turns else set()
+
+    def error(self, problem: str) -> ConfigurationError:
+        return ConfigurationError(f"{definition_location(self._definition)}: configure_optimizers {problem}")
+
+    def warn(self, message: str) -> None:
+        warn_at_definition(self._definition, f"configure_optimizers: {message}", DifferenceWarning)
+
+    def question_nothing(self) -> None:
+        """Warns that None was returned, or refuses it where a ``return`` has been forgotten."""
+        if _forgets_to_return(self._definition):
+            raise self.error(
+                "returned None, so that nothing would be trained: it calls something, but has no `return` with a "
+                "value. Return the optimizer; or write `return None` if the module is to be trained without one."
+            )
+        self.warn(
+            "it returned None, so that no optimizer steps: gradients are computed, and the weights stay as they are. "
+            "Is a `return` missing?"
+        )
+
+    def split(self, returned: Any) -> tuple[list[Any], list[Any]]:
+        """Separates optimizers from schedulers; the schedulers are still as the user wrote them."""
+        if isinstance(returned, torch.optim.Optimizer):
+            return [returned], []
+        if isinstance(returned, Mapping):
+            return self.split((returned,))
+        if isinstance(returned, (list, tuple)):
+            if len(returned) == 2 and isinstance(returned[0], list):
+                optimizers, schedulers = returned
+                if self._are_optimizers(optimizers):
+                    return list(optimizers), list(schedulers) if isinstance(schedulers, list) else [schedulers]
+            if returned and all(isinstance(entry, Mapping) for entry in returned):
+                return self._split_mappings(returned)
+            if self._are_optimizers(returned):
+                return list(returned), []
+        raise self.error(f"returned {returned!r}. It has to return one of: {_SHAPES}.")
+
+    @staticmethod
+    def _are_optimizers(entries: Any) -> bool:
+        return all(isinstance(entry, torch.optim.Optimizer) for entry in entries)
+
+    def _split_mappings(self, entries: Any) -> tuple[list[Any], list[Any]]:
+        optimizers, schedulers = [], []
+        for entry in entries:
+            unknown = entry.keys() - {"optimizer", "lr_scheduler", "monitor", *self._more_keys}
+            if unknown:
+                self.warn(f"the keys {sorted(unknown)} mean nothing beside optimizer, lr_scheduler and monitor.")
+            if not isinstance(entry.get("optimizer"), torch.optim.Optimizer):
+                raise self.error(f'returned a dictionary whose "optimizer" is {entry.get("optimizer")!r}.')
+            optimizers.append(entry["optimizer"])
+            if entry.get("lr_scheduler") is not None:
+                scheduler = entry["lr_scheduler"]
+                # Lightning honours the top-level monitor for a single dictionary and a bare ReduceLROnPlateau only.
+                if len(entries) == 1 and self._is_plateau(scheduler) and "monitor" in entry:
+                    scheduler = {"scheduler": scheduler, "monitor": entry["monitor"]}
+                schedulers.append(scheduler)
+        return optimizers, schedulers
+
+    def frequencies(self, returned: Any) -> list[int]:
+        """Reads for how many batches it is each optimizer's turn."""
+        if not (isinstance(returned, (list, tuple)) and all(isinstance(entry, Mapping) for entry in returned)):
+            return []
+        frequencies = [entry["frequency"] for entry in returned if self._more_keys & entry.keys()]
+        if len(frequencies) not in (0, len(returned)) or not all(frequency > 0 for frequency in frequencies):
+            raise self.error(
+                f"returned the frequencies {frequencies} for {len(returned)} optimizers. Give each optimizer a "
+                'positive "frequency", or none of them.'
+            )
+        return frequencies
+
+    @staticmethod
+    def _is_plateau(scheduler: Any) -> bool:
+        return isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+
+    def scheduler_config(self, returned: Any) -> SchedulerConfig:
+        settings = dict(returned) if isinstance(returned, Mapping) else {"scheduler": returned}
+        known = {entry.name for entry in fields(self._lightning.LRSchedulerConfig)}
+        useless = settings.keys() - known
+        if not self._automatic:
+            useless |= settings.keys() & {"reduce_on_plateau", "monitor", "strict"}
+        if useless:
+            self.warn(f"the scheduler's keys {sorted(useless)} have no effect here.")
+            settings = {key: value for key, value in settings.items() if key not in useless}
+        if "scheduler" not in settings:
+            raise self.error('returned a scheduler dictionary without the key "scheduler".')
+        scheduler = settings["scheduler"]
+        if not all(callable(getattr(scheduler, name, None)) for name in ("state_dict", "load_state_dict")):
+            raise self.error(
+                f"returned the scheduler {scheduler!r}, which has no state_dict and load_state_dict, so that a paused "
+                "trial could not continue with it."
+            )
+        if self._automatic:
+            self._check_automatic(settings, scheduler)
+        config: SchedulerConfig = self._lightning.LRSchedulerConfig(**settings)
+        return config
+
+    def _check_automatic(self, settings: dict[str, Any], scheduler: Any) -> None:
+        settings.setdefault("reduce_on_plateau", self._is_plateau(scheduler))
+        if settings.get("interval", "epoch") not in ("step", "epoch"):
+            raise self.error(f'returned interval={settings["interval"]!r}; it is "step" or "epoch".')
+        if settings["reduce_on_plateau"] and settings.get("monitor") is None:
+            raise self.error(
+                'returned a ReduceLROnPlateau scheduler without the "monitor" that it is to follow, for example '
+                '{"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}.'
+            )
+        if isinstance(scheduler, torch.optim.lr_scheduler.OneCycleLR) and settings.get("interval", "epoch") == "epoch":
+            self.warn('OneCycleLR is stepped once an epoch; set "interval": "step" if you meant each step.')
+        if not (isinstance(scheduler, _PYTORCH_SCHEDULERS) or self._steps_itself):
+            raise self.error(
+                f"returned the scheduler {scheduler!r}, which is none of PyTorch's; define lr_scheduler_step to say "
+                "how it is stepped."
+            )
+
+
+def _forgets_to_return(definition: Callable[..., Any]) -> bool:
+    """Tells whether a function calls something, as an optimizer's class, and has no ``return`` with a value."""
+    try:
+        (function,) = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(definition)))).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return False
+    if not isinstance(function, ast.FunctionDef):
+        return False
+    calls = False
+    nodes: list[ast.AST] = list(function.body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Return) and node.value is not None:
+            return False
+        calls |= isinstance(node, ast.Call)
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)):
+            nodes += ast.iter_child_nodes(node)
+    return calls
+
+
+def read_optimizers(
+    lightning: Lightning,
+    returned: Any,
+    definition: Callable[..., Any],
+    *,
+    automatic: bool,
+    steps_itself: bool,
+    takes_turns: bool = False,
+) -> ConfiguredOptimizers:
+    """Reads what ``configure_optimizers`` returned.
+
+    Args:
+        lightning: The module's Lightning.
+        returned: What the hook returned.
+        definition: The hook, for messages.
+        automatic: The module's ``automatic_optimization``.
+        steps_itself: Whether the module defines ``lr_scheduler_step``.
+        takes_turns: Whether ``training_step`` takes ``optimizer_idx``, as for several optimizers in Lightning 1.x.
+
+    Returns:
+        The optimizers and the schedulers.
+
+    Raises:
+        ConfigurationError: If something in it cannot be used.
+    """
+    reader = _Reader(lightning, definition, automatic, steps_itself, takes_turns)
+    if returned is None:
+        if automatic:
+            reader.question_nothing()
+        return ConfiguredOptimizers([lightning.NoOptimizer()], [])
+    optimizers, schedulers = reader.split(returned)
+    if automatic and not optimizers:
+        raise reader.error(
+            f"returned {returned!r}, so that nothing would be trained. Return an optimizer, or set "
+            "self.automatic_optimization = False if the training step does it all by itself."
+        )
+    configs = [reader.scheduler_config(scheduler) for scheduler in schedulers]
+    if automatic and len(optimizers) > 1 and not takes_turns:
+        raise reader.error(
+            f"returned {len(optimizers)} optimizers, which Lightning 2 trains with manual optimization only: set "
+            "self.automatic_optimization = False and step them in training_step (self.optimizers())."
+        )
+    for config in configs:
+        if hasattr(config.scheduler, "optimizer") and config.scheduler.optimizer not in optimizers:
+            raise reader.error(
+                f"returned the scheduler {config.scheduler!r}, whose optimizer it did not return as well."
+            )
+    return ConfiguredOptimizers(optimizers, configs, reader.frequencies(returned))

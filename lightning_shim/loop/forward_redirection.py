@@ -1,0 +1,48 @@
+"""Sends a call of the user's step through the forward of DistributedDataParallel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+
+class ForwardRedirection(nn.Module):
+    """The model that Determined wraps: calls any function as its own ``forward``.
+
+    DistributedDataParallel synchronises gradients only when its ``forward`` runs, hence ``training_step`` has to run
+    inside one. ``train()`` and ``eval()`` do nothing: Determined calls them at each report, while Lightning leaves the
+    modes of submodules as the user set them. The state is the module's own, without a prefix.
+
+    Args:
+        module: The LightningModule.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.register_load_state_dict_pre_hook(_with_prefix)  # type: ignore[no-untyped-call]
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Calls a function, as a rule a method of the module."""
+        return function(*args)
+
+    def train(self, mode: bool = True) -> ForwardRedirection:
+        """Leaves every mode as it is."""
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the module's state."""
+        return self.module.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Loads the module's state, with the strictness that the module asks for."""
+        strict = strict and bool(getattr(self.module, "strict_loading", True))
+        return self.module.load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+def _with_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Puts the name of the inner module into the keys: a parent loads its children without calling their methods."""
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        state_dict[f"{prefix}module.{key.removeprefix(prefix)}"] = state_dict.pop(key)

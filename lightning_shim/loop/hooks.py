@@ -1,0 +1,299 @@
+"""Calls Lightning's hooks: on the callbacks first, then on the module, as Lightning's Trainer does.
+
+Which hooks there are to call is found out once. A hook that nobody overrides costs a dictionary look-up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from torch import nn
+
+from lightning_shim.lightning1.hook_arguments import Values, with_former_arguments
+from lightning_shim.members.member import Kind
+from lightning_shim.members.query import members
+from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
+from lightning_shim.patching.wrappers import unpatched
+from lightning_shim.upstream.lightning import Lightning, is_overridden
+from lightning_shim.user_code.bytecode import is_own_method
+
+Hook = Callable[..., Any]
+
+_NAMES_OF_MODULE: Final = frozenset(row.name for row in members("LightningModule") if row.kind is Kind.HOOK)
+_NAMES_OF_CALLBACK: Final = frozenset(row.name for row in members("Callback") if row.kind is Kind.HOOK)
+
+
+class Hooks:
+    """The hooks of a module and its callbacks.
+
+    Args:
+        lightning: The module's Lightning.
+        trainer: What callbacks get as their first argument.
+        module: The LightningModule.
+        datamodule: The LightningDataModule, if there is one.
+        callbacks: The Lightning callbacks, in the order in which they are called.
+        former_values: Gives the arguments that only hooks of Lightning 1.x have.
+
+    Attributes:
+        names: The hooks that the module or a callback has.
+        state: Where the module keeps the name of the hook that is running; what runs in each step sets it by itself.
+    """
+
+    def __init__(
+        self,
+        lightning: Lightning,
+        trainer: Any,
+        module: nn.Module,
+        datamodule: Any,
+        callbacks: Iterable[Any],
+        former_values: Values,
+    ) -> None:
+        self._trainer: Final = trainer
+        self._module: Final = module
+        self._datamodule: Final = datamodule
+        self._lightning: Final = lightning
+        self._callbacks: Final = list(callbacks)
+        # The instance's dictionary: nn.Module.__setattr__ looks for parameters each time.
+        self.state: Final = module.__dict__
+        self._former_values: Final = former_values
+        self._fit_has_started = False
+        self._set_on_instances: list[dict[str, Any]] = []
+        self._with_former_arguments: set[str] = set()
+        self._of_module: dict[str, Hook] = {}
+        self._of_module_or_default: dict[str, Hook] = {}
+        self._of_callbacks: dict[str, list[Hook]] = {}
+        self.names: frozenset[str] = frozenset()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Looks again which hooks are overridden."""
+        owners = [type(owner) for owner in (self._module, self._datamodule, *self._callbacks)]
+        self._of_module = {
+            row.name: self._adapted(row.name, getattr(self._module, row.name))
+            for row in members("LightningModule")
+            if row.kind is Kind.HOOK and self.overridden(row.name) and not is_own_method(row, *owners)
+        }
+        # Lightning's own, past the patches, which are for the user's calls.
+        defaults = {
+            row.name: unpatched(getattr(self._module, row.name))
+            for row in members("LightningModule")
+            if row.kind is Kind.HOOK and row.name not in self._of_module and hasattr(self._module, row.name)
+        }
+        self._of_module_or_default = {**defaults, **self._of_module}
+        self._of_callbacks = {
+            row.name: [
+                self._adapted(row.name, getattr(callback, row.name), leading=2)
+                for callback in self._callbacks
+                if is_overridden(row.name, callback, self._lightning.Callback) and not is_own_method(row, *owners)
+            ]
+            for row in members("Callback")
+            if row.kind is Kind.HOOK
+        }
+        self.names = frozenset([*self._of_module, *(name for name, hooks in self._of_callbacks.items() if hooks)])
+        self._set_on_instances = self._hooks_of_instances()
+
+    def refresh_if_changed(self) -> None:
+        """Looks again if hooks have been set on the module or a callback, as other hooks may do before an epoch."""
+        if self._hooks_of_instances() != self._set_on_instances:
+            self.refresh()
+
+    def _hooks_of_instances(self) -> list[dict[str, Any]]:
+        attributes = [(_NAMES_OF_MODULE, vars(self._module))]
+        attributes += [(_NAMES_OF_CALLBACK, vars(callback)) for callback in self._callbacks]
+        return [{name: entries[name] for name in names & entries.keys()} for names, entries in attributes]
+
+    def _adapted(self, name: str, hook: Hook, leading: int = 0) -> Hook:
+        adapted = with_former_arguments(name, hook, self._former_values, leading)
+        if adapted is not hook:
+            self._with_former_arguments.add(name)
+        return adapted
+
+    def overridden(self, name: str) -> bool:
+        """Tells whether the module has a hook of its own.
+
+        Args:
+            name: The hook's name.
+        """
+        return is_overridden(name, self._module, self._lightning.LightningModule)
+
+    def module(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Calls the module's hook if it is overridden.
+
+        Args:
+            name: The hook's name.
+            *args: Its arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            What the hook returned, or None.
+        """
+        hook = self._of_module.get(name)
+        return None if hook is None else self.run(name, hook, *args, **kwargs)
+
+    def module_or_default(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Calls the module's hook, or Lightning's default if that does something.
+
+        Args:
+            name: The hook's name.
+            *args: Its arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            What the hook returned.
+        """
+        return self.run(name, self._of_module_or_default[name], *args, **kwargs)
+
+    def end_of_step(self, name: str, output: Any) -> Any:
+        """Calls a hook of Lightning 1.x that gets what a step has returned, and may return something else.
+
+        Args:
+            name: ``"training_step_end"`` or ``"validation_step_end"``.
+            output: What the step returned.
+
+        Returns:
+            What the hook returned, or the step's output if the module has no such hook or it returned None.
+        """
+        if name not in self._of_module:
+            return output
+        result = self.module(name, output)
+        return output if result is None else result
+
+    def takes_former_arguments(self, name: str) -> bool:
+        """Tells whether the module or a callback has a hook with the signature that it had in Lightning 1.x.
+
+        Args:
+            name: The hook's name.
+        """
+        return name in self._with_former_arguments
+
+    def callbacks(self, name: str, *args: Any, **kwargs: Any) -> None:
+        """Calls the callbacks' hooks that are overridden.
+
+        Args:
+            name: The hook's name.
+            *args: Its arguments after the trainer and the module.
+            **kwargs: Its keyword arguments.
+        """
+        if name in self.names:
+            for hook in self._of_callbacks.get(name, ()):
+                self.run(name, hook, self._trainer, self._module, *args, **kwargs)
+
+    def call(self, name: str, *args: Any) -> Any:
+        """Calls a hook on the callbacks, then on the module.
+
+        Args:
+            name: The hook's name.
+            *args: Its arguments as the module gets them.
+
+        Returns:
+            What the module's hook returned, or None.
+        """
+        if name not in self.names:
+            return None
+        self.callbacks(name, *args)
+        return self.module(name, *args)
+
+    def start_fit(self) -> None:
+        """Calls ``on_fit_start``, except on callbacks that are to load their state first.
+
+        Those get it by :meth:`start_fit_of_stateful_callbacks`: Determined loads a checkpoint when the trial is built.
+        """
+        self._callbacks_that("on_fit_start", self._loads_state, False)
+        self.module("on_fit_start")
+
+    def start_fit_of_stateful_callbacks(self) -> None:
+        """Calls ``on_fit_start`` on callbacks with a state, which has been loaded if there is a checkpoint; once."""
+        if self._fit_has_started:
+            return
+        self._fit_has_started = True
+        self._callbacks_that("on_fit_start", self._loads_state, True)
+
+    def _loads_state(self, callback: Any) -> bool:
+        return callback is not None and is_overridden("load_state_dict", callback, self._lightning.Callback)
+
+    def call_epoch_end(self, name: str) -> None:
+        """Calls a hook on the callbacks and the module, but last on callbacks that follow a metric.
+
+        Those would otherwise miss what the module logs in the same hook; Lightning does so for the end of a training
+        epoch.
+
+        Args:
+            name: The hook's name.
+        """
+        self._callbacks_that(name, self._follows_metric, False)
+        self.module(name)
+        self._callbacks_that(name, self._follows_metric, True)
+
+    def _follows_metric(self, callback: Any) -> bool:
+        return isinstance(callback, (self._lightning.EarlyStopping, self._lightning.Checkpoint))
+
+    def _callbacks_that(self, name: str, condition: Callable[[Any], bool], wanted: bool) -> None:
+        """Calls a hook on the callbacks for which a condition holds, or on those for which it does not."""
+        for hook in self._of_callbacks.get(name, ()):
+            if condition(getattr(inspect.unwrap(hook), "__self__", None)) is wanted:
+                self.run(name, hook, self._trainer, self._module)
+
+    def call_for_stage(self, name: str, stage: Any) -> None:
+        """Calls ``setup`` or ``teardown``: on the data module, the callbacks, then the module.
+
+        Args:
+            name: The hook's name.
+            stage: Lightning's ``TrainerFn``.
+        """
+        self.datamodule(name, stage=stage)
+        self.callbacks(name, stage=stage)
+        self.module(name, stage=stage)
+
+    def on_exception(self, error: BaseException) -> None:
+        """Tells the callbacks, the data module and Lightning's own loggers of an error that ends the trial.
+
+        Args:
+            error: The error.
+        """
+        self.callbacks("on_exception", error)
+        self.datamodule("on_exception", error)
+        self._trainer.lightning_loggers.finalize("failed")
+
+    @contextlib.contextmanager
+    def telling_of_errors(self) -> Iterator[None]:
+        """Calls :meth:`on_exception` if what is done in the context fails; in Determined's loop the loop says so."""
+        try:
+            yield
+        except BaseException as error:
+            self.on_exception(error)
+            raise
+
+    def datamodule(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Calls a hook of the data module, if there is a data module.
+
+        Args:
+            name: The hook's name.
+            *args: Its arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            What the hook returned, or None.
+        """
+        return None if self._datamodule is None else getattr(self._datamodule, name)(*args, **kwargs)
+
+    def run(self, name: str, function: Hook, *args: Any, **kwargs: Any) -> Any:
+        """Calls a function as a hook of the module: ``self.log`` then knows where it is called.
+
+        Args:
+            name: The hook's name.
+            function: What to call.
+            *args: Its arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            What the function returned.
+        """
+        previous = self.state[CURRENT_FX_ATTRIBUTE]
+        self.state[CURRENT_FX_ATTRIBUTE] = name
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self.state[CURRENT_FX_ATTRIBUTE] = previous

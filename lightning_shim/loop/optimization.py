@@ -1,0 +1,281 @@
+"""One training batch: automatic or manual optimization, and the schedulers, in Lightning's order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning
+from lightning_shim.diagnostics.locations import definition_location
+from lightning_shim.diagnostics.warn import warn_at_definition
+from lightning_shim.loop.configured_optimizers import SchedulerConfig
+from lightning_shim.loop.epoch_outputs import StepOutputs
+from lightning_shim.loop.hooks import Hooks
+from lightning_shim.loop.strategy import StrategyFacade
+from lightning_shim.metrics.collector import MetricViews
+from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
+from lightning_shim.session.progress import Progress
+
+_SEE_THE_LOSS: Final = frozenset(
+    {
+        "backward",
+        "on_after_backward",
+        "on_before_backward",
+        "on_train_batch_end",
+        "on_train_epoch_end",
+        "optimizer_step",
+        "training_epoch_end",
+    }
+)
+"""The hooks that may change the loss in place, or get it when something else may have done so."""
+
+
+def _nothing() -> None:
+    """Takes the place of the counter while no manual optimization runs."""
+
+
+class Optimization:
+    """Trains on batches; follows Lightning's ``_AutomaticOptimization`` and ``_ManualOptimization``.
+
+    Args:
+        module: The LightningModule.
+        strategy: Runs the step, backward and the optimizers.
+        hooks: Its hooks.
+        progress: Where training stands; the counts of steps are kept here.
+        accumulate_grad_batches: Batches whose gradients are added up before a step.
+
+    Attributes:
+        accumulate_grad_batches: The same at this moment; callbacks may change it.
+        skips_backward: Whether gradients are left as they are, by automatic optimization; callbacks may say so.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        strategy: StrategyFacade,
+        hooks: Hooks,
+        progress: Progress,
+        accumulate_grad_batches: int,
+    ) -> None:
+        self._module: Final = module
+        self.strategy: Final = strategy
+        self._hooks: Final = hooks
+        self._progress: Final = progress
+        self._given_accumulation: Final = accumulate_grad_batches
+        self.accumulate_grad_batches = accumulate_grad_batches
+        self.skips_backward = False
+
+    @property
+    def changed_accumulation(self) -> int | None:
+        """What callbacks have made of ``accumulate_grad_batches``, or None if it is what was given."""
+        now = self.accumulate_grad_batches
+        return None if now == self._given_accumulation else now
+
+    def should_accumulate(self) -> bool:
+        """Tells whether the present batch only adds to the gradients; the last batch of an epoch always steps."""
+        if self.accumulate_grad_batches == 1:
+            return False
+        progress = self._progress
+        return (progress.batch_idx + 1) % self.accumulate_grad_batches != 0 and not progress.is_last_batch
+
+    def run(self, args: tuple[Any, ...]) -> StepOutputs:
+        """Trains on a batch.
+
+        Args:
+            args: The arguments of ``training_step``.
+
+        Returns:
+            What was returned for the one split of the batch and the one optimizer.
+        """
+        return [[self._automatic(args) if self._module.automatic_optimization else self._manual(args)]]
+
+    def batch_end_outputs(self, outputs: StepOutputs) -> Any:
+        """Returns what ``on_train_batch_end`` gets as ``outputs``.
+
+        Args:
+            outputs: What :meth:`run` returned.
+        """
+        return outputs[0][0]
+
+    def _automatic(self, args: tuple[Any, ...]) -> dict[str, Any]:
+        closure = Closure(self, args)
+        strategy = self.strategy
+        if self.accumulate_grad_batches != 1 and self.should_accumulate():
+            with strategy.block_backward_sync(), torch.enable_grad():
+                closure()
+        else:
+            hooks, progress = self._hooks, self._progress
+            if "optimizer_step" in hooks.names:
+                arguments = (progress.current_epoch, progress.batch_idx, strategy.lightning_optimizer, closure)
+                hooks.module("optimizer_step", *arguments)
+            else:
+                # What Lightning's own optimizer_step and LightningOptimizer.step come to.
+                state = hooks.state
+                previous = state[CURRENT_FX_ATTRIBUTE]
+                state[CURRENT_FX_ATTRIBUTE] = "optimizer_step"
+                strategy.optimizer_step(strategy.optimizer, closure)
+                state[CURRENT_FX_ATTRIBUTE] = previous
+            progress.automatic_steps += 1
+        return closure.outputs()
+
+    def _manual(self, args: tuple[Any, ...]) -> dict[str, Any]:
+        self.strategy.count_steps(self._count_step)
+        try:
+            output = self._training_step(args)
+        finally:
+            self.strategy.count_steps(_nothing)
+        if isinstance(output, Mapping):
+            outputs = dict(output)
+        elif isinstance(output, Tensor):
+            outputs = {"loss": output}
+        elif output is None:
+            outputs = {}
+        else:
+            raise ConfigurationError(
+                f"{definition_location(self._module.training_step)}: training_step returned {output!r}; with manual "
+                "optimization it returns a tensor, a dictionary or nothing."
+            )
+        if "loss" in outputs:
+            outputs["loss"] = outputs["loss"].detach()
+        return outputs
+
+    def _training_step(self, args: tuple[Any, ...]) -> Any:
+        strategy, hooks = self.strategy, self._hooks
+        state = hooks.state
+        previous = state[CURRENT_FX_ATTRIBUTE]
+        state[CURRENT_FX_ATTRIBUTE] = "training_step"
+        output = (self._module if strategy.calls_directly else strategy).training_step(*args)
+        state[CURRENT_FX_ATTRIBUTE] = previous
+        return hooks.end_of_step("training_step_end", output) if "training_step_end" in hooks.names else output
+
+    def _compute_gradients(self, args: tuple[Any, ...]) -> tuple[Tensor | None, dict[str, Any]]:
+        """Runs ``training_step``, ``zero_grad`` and ``backward``; without a loss there is nothing to go backward from.
+
+        Args:
+            args: The arguments of ``training_step``.
+
+        Returns:
+            The loss without its graph, or None; and what else ``training_step`` has returned.
+        """
+        progress, hooks, strategy = self._progress, self._hooks, self.strategy
+        names = hooks.names
+        output = self._training_step(args)
+        loss, extra = (output, {}) if isinstance(output, Tensor) else self._loss_in(output)
+        without_graph = None
+        if loss is not None:
+            if self.accumulate_grad_batches > 1:
+                loss = loss / self.accumulate_grad_batches
+            without_graph = loss.detach()
+            if loss.is_leaf or loss._is_view() or not _SEE_THE_LOSS.isdisjoint(names):
+                # A hook could see it after it has been changed in place.
+                without_graph = without_graph.clone()
+        if self.skips_backward:
+            return without_graph, extra
+        if progress.batch_idx % self.accumulate_grad_batches == 0:
+            optimizer = strategy.optimizer
+            if "on_before_zero_grad" in names:
+                hooks.call("on_before_zero_grad", optimizer)
+            if "optimizer_zero_grad" in names:
+                hooks.module("optimizer_zero_grad", progress.current_epoch, progress.batch_idx, optimizer)
+            else:
+                hooks.run("optimizer_zero_grad", optimizer.zero_grad)
+        if loss is not None:
+            strategy.run_backward(loss)
+        return without_graph, extra
+
+    def _loss_in(self, output: Any) -> tuple[Tensor | None, dict[str, Any]]:
+        if isinstance(output, Mapping) and output.get("loss") is not None:
+            return output["loss"], {key: value for key, value in output.items() if key != "loss"}
+        where = definition_location(self._module.training_step)
+        if output is not None:
+            raise ConfigurationError(
+                f"{where}: training_step returned {output!r}; with automatic optimization it returns the loss, a "
+                'dictionary with the key "loss", or None to skip the batch.'
+            )
+        if self.strategy.world_size > 1:
+            raise ConfigurationError(
+                f"{where}: training_step returned None, which would leave the other processes waiting for this one's "
+                "gradients. Return a loss of zero instead."
+            )
+        return None, {}
+
+    def _count_step(self) -> None:
+        self._progress.manual_steps += 1
+
+    def step_schedulers(self, interval: str, views: Callable[[], MetricViews] | None = None) -> None:
+        """Steps the schedulers that are due.
+
+        Args:
+            interval: ``"step"`` or ``"epoch"``.
+            views: Gives the metrics that a ReduceLROnPlateau may follow; None steps the other schedulers.
+
+        Raises:
+            ConfigurationError: If a strict scheduler follows a metric that has not been logged.
+        """
+        if not self._module.automatic_optimization:
+            return
+        if interval == "step" and self.should_accumulate():
+            return
+        progress = self._progress
+        count = (progress.batch_idx if interval == "step" else progress.current_epoch) + 1
+        for config in self.strategy.lr_scheduler_configs:
+            if config.reduce_on_plateau is (views is None) or config.interval != interval:
+                continue
+            if count % config.frequency == 0 and self._is_scheduled(config.scheduler):
+                self._step_scheduler(config, views)
+
+    def _is_scheduled(self, scheduler: Any) -> bool:
+        """Tells whether it is the turn of a scheduler's optimizer."""
+        return True
+
+    def _step_scheduler(self, config: SchedulerConfig, views: Callable[[], MetricViews] | None) -> None:
+        metric = None
+        if views is not None:
+            metrics = views().callback
+            metric = metrics.get(config.monitor or "")
+            if metric is None:
+                message = (
+                    f"the scheduler follows {config.monitor!r}, which has not been logged by now. Logged are: "
+                    f"{', '.join(sorted(metrics)) or 'no metrics'}."
+                )
+                definition = self._module.configure_optimizers
+                if config.strict:
+                    raise ConfigurationError(f"{definition_location(definition)}: {message}")
+                warn_at_definition(definition, f"{message} The learning rate stays as it is.", DifferenceWarning)
+                return
+        self._hooks.module_or_default("lr_scheduler_step", config.scheduler, metric)
+
+
+class Closure:
+    """What the optimizer calls to get its gradients; its class has the name that Lightning's has."""
+
+    __slots__ = ("_args", "_called", "_extra", "_loss", "_optimization")
+
+    def __init__(self, optimization: Optimization, args: tuple[Any, ...]) -> None:
+        self._optimization = optimization
+        self._args = args
+        self._called = False
+        self._loss: Tensor | None = None
+        self._extra: dict[str, Any] = {}
+
+    def __call__(self) -> Tensor | None:
+        """Computes the gradients and returns the loss, without its graph."""
+        self._called = True
+        if torch.is_grad_enabled():
+            self._loss, self._extra = self._optimization._compute_gradients(self._args)
+        else:
+            with torch.enable_grad():
+                self._loss, self._extra = self._optimization._compute_gradients(self._args)
+        return self._loss
+
+    def outputs(self) -> dict[str, Any]:
+        """Returns what the step returned, the loss without its graph."""
+        if not self._called:
+            raise ConfigurationError(
+                f"{definition_location(self._optimization._module.optimizer_step)}: optimizer_step never called the "
+                "closure. Pass it on: optimizer.step(closure=optimizer_closure)."
+            )
+        return {} if self._loss is None else {"loss": self._loss, **self._extra}

@@ -1,0 +1,209 @@
+"""Lightning's names of precisions, made of plain PyTorch: default dtypes, ``torch.autocast`` and ``torch.amp``."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+
+from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning
+from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.diagnostics.warn import warn_at_caller
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    dtype: torch.dtype
+    former_name: int | str
+    mixed: bool = False
+    scaled: bool = False
+
+
+_FORMATS: Final = {
+    "32-true": _Format(torch.float32, 32),
+    "64-true": _Format(torch.float64, 64),
+    "16-true": _Format(torch.float16, 16),
+    "bf16-true": _Format(torch.bfloat16, "bf16"),
+    "bf16-mixed": _Format(torch.bfloat16, "bf16", mixed=True),
+    "16-mixed": _Format(torch.float16, 16, mixed=True, scaled=True),
+}
+_ALIASES: Final[dict[Any, str]] = {
+    **dict.fromkeys((32, "32"), "32-true"),
+    **dict.fromkeys((64, "64"), "64-true"),
+    **dict.fromkeys((16, "16"), "16-mixed"),
+    "bf16": "bf16-mixed",
+}
+
+
+class Precision:
+    """How numbers are represented in a trial; follows Lightning's precision plugins.
+
+    Args:
+        precision: One of Lightning's names: ``"32-true"``, ``"64-true"``, ``"16-true"``, ``"bf16-true"``,
+            ``"bf16-mixed"``, ``"16-mixed"``, or its older short forms such as ``16`` and ``"bf16"``.
+        device: Where the module will be; float16 with a gradient scaler needs CUDA, and becomes ``"bf16-mixed"``
+            on a CPU as it does in Lightning.
+
+    Attributes:
+        name: The long name.
+        scaler: The ``torch.amp.GradScaler`` of ``"16-mixed"``, otherwise None.
+
+    Raises:
+        ConfigurationError: If the name is none of these.
+    """
+
+    def __init__(self, precision: str | int, device: torch.device) -> None:
+        name = _ALIASES.get(precision, precision)
+        if name not in _FORMATS:
+            raise ConfigurationError(
+                f"{caller_location()}: precision={precision!r} is none of {', '.join(map(repr, _FORMATS))}. Apex and "
+                "Transformer Engine are not offered; torch.amp does what Apex did."
+            )
+        if name == "16-mixed" and device.type == "cpu":
+            warn_at_caller(
+                "precision='16-mixed' needs a GPU; 'bf16-mixed' is used on this CPU, as in Lightning.",
+                DifferenceWarning,
+            )
+            name = "bf16-mixed"
+        self.name: Final = str(name)
+        self._format: Final = _FORMATS[self.name]
+        self._device: Final = device
+        self.scaler: torch.amp.GradScaler | None = (
+            torch.amp.GradScaler(device=device.type) if self._format.scaled else None
+        )
+        self._changes_default: Final = not self._format.mixed and self._format.dtype != torch.float32
+
+    @property
+    def former_name(self) -> int | str:
+        """What Lightning 1.x called it, which did not tell ``-true`` from ``-mixed``."""
+        return self._format.former_name
+
+    @property
+    def needs_context(self) -> bool:
+        """Whether steps run in another context than PyTorch's own."""
+        return self._format.mixed or self._changes_default
+
+    @property
+    def converts_input(self) -> bool:
+        """Whether batches are converted."""
+        return self._changes_default
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether steps run under autocast."""
+        return self._format.mixed
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        """Converts the parameters and buffers for the ``-true`` formats."""
+        if self._format.dtype == torch.float64:
+            # As Lightning's DoublePrecision: `to` would cast complex numbers to real ones, and the states of metrics.
+            return module.double()
+        return module.to(dtype=self._format.dtype) if self._changes_default else module
+
+    def convert_input(self, batch: Any) -> Any:
+        """Converts the floating point tensors of a batch for the ``-true`` formats."""
+        if not self._changes_default:
+            return batch
+        return apply_to_collection(batch, dtype=Tensor, function=self._convert)
+
+    def _convert(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._format.dtype) if tensor.is_floating_point() else tensor
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        """Returns the context in which ``training_step`` and ``validation_step`` run."""
+        if self._format.mixed:
+            return torch.autocast(self._device.type, dtype=self._format.dtype, cache_enabled=False)
+        return self._default_dtype() if self._changes_default else nullcontext()
+
+    def module_init_context(self) -> AbstractContextManager[Any]:
+        """Returns the context in which ``configure_model`` runs."""
+        return self._default_dtype() if self._changes_default else nullcontext()
+
+    @contextlib.contextmanager
+    def _default_dtype(self) -> Iterator[None]:
+        previous = torch.get_default_dtype()
+        torch.set_default_dtype(self._format.dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(previous)
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """Scales a loss before ``backward`` where there is a scaler."""
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        closure: Callable[[], Any],
+        after_closure: Callable[[], None],
+        automatic: bool,
+        **kwargs: Any,
+    ) -> Any:
+        """Steps an optimizer.
+
+        Args:
+            optimizer: The optimizer.
+            closure: Computes the gradients and returns the loss, or None if there is none.
+            after_closure: What happens between the gradients and the step: hooks and clipping.
+            automatic: Whether Lightning's loop steps, or the user.
+            **kwargs: Further arguments of ``optimizer.step``.
+
+        Returns:
+            What ``optimizer.step`` returned.
+        """
+        if self.scaler is None:
+
+            def closure_with_hooks() -> Any:
+                result = closure()
+                after_closure()
+                return result
+
+            return optimizer.step(closure=closure_with_hooks, **kwargs)
+        result = closure()
+        if result is None and automatic:
+            after_closure()
+            return None
+        if not self._unscales_itself(optimizer):
+            self.scaler.unscale_(optimizer)
+        after_closure()
+        output = self.scaler.step(optimizer, **kwargs)
+        self.scaler.update()
+        return output
+
+    def clip_gradients(
+        self, optimizer: torch.optim.Optimizer, clip_val: float = 0.0, gradient_clip_algorithm: str = "norm"
+    ) -> None:
+        """Clips the gradients of an optimizer's parameters in place.
+
+        Args:
+            optimizer: The optimizer.
+            clip_val: The largest norm or value; nothing happens unless it is positive.
+            gradient_clip_algorithm: ``"norm"`` or ``"value"``.
+
+        Raises:
+            ConfigurationError: If a fused optimizer unscales its gradients itself, so that they cannot be clipped.
+        """
+        if clip_val <= 0:
+            return
+        if self.scaler is not None and self._unscales_itself(optimizer):
+            raise ConfigurationError(
+                f"{caller_location()}: {type(optimizer).__name__}(fused=True) unscales gradients in its step; they "
+                "cannot be clipped before it. Use fused=False, or no gradient_clip_val."
+            )
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(parameters, clip_value=clip_val)
+        else:
+            nn.utils.clip_grad_norm_(parameters, clip_val)
+
+    @staticmethod
+    def _unscales_itself(optimizer: torch.optim.Optimizer) -> bool:
+        # PyTorch's private mark of fused optimizers; Lightning and torch.amp read it as well.
+        return bool(getattr(optimizer, "_step_supports_amp_scaling", False))

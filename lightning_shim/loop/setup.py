@@ -1,0 +1,123 @@
+"""What happens to a module before it is trained, in Lightning's order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from determined import pytorch
+from lightning_fabric.utilities.seed import reset_seed
+
+from lightning_shim.diagnostics.errors import ConfigurationError
+from lightning_shim.diagnostics.locations import definition_location
+from lightning_shim.lightning1.hook_arguments import takes_argument
+from lightning_shim.loop.configured_optimizers import read_optimizers
+from lightning_shim.loop.forward_redirection import ForwardRedirection
+from lightning_shim.loop.hooks import Hooks
+from lightning_shim.loop.strategy import StrategyFacade
+from lightning_shim.session.options import TrainerOptions
+from lightning_shim.upstream.determined.context import wrap_model
+from lightning_shim.upstream.lightning import Lightning, announce_device, is_overridden
+
+
+def prepare_module(
+    lightning: Lightning,
+    context: pytorch.PyTorchTrialContext,
+    module: Any,
+    datamodule: Any,
+    hooks: Hooks,
+    strategy: StrategyFacade,
+    options: TrainerOptions,
+) -> None:
+    """Calls the hooks that come before training, and gives module and optimizers to Determined.
+
+    Args:
+        lightning: The module's Lightning.
+        context: Determined's trial context.
+        module: The LightningModule.
+        datamodule: The LightningDataModule, if there is one.
+        hooks: The hooks of both, and of the callbacks.
+        strategy: Takes the model and the optimizers.
+        options: The trial's options.
+
+    Raises:
+        ConfigurationError: If the optimizers cannot be used, or batches cannot be normalised together.
+    """
+    precision = strategy.precision_plugin
+    if strategy.world_size > 1:
+        # As Lightning's DDPStrategy does when its processes have come together.
+        reset_seed()
+    _prepare_data(lightning, module, datamodule, hooks, strategy)
+    announce_device(module, strategy.root_device)
+    strategy.barrier("pre_setup")
+    hooks.call_for_stage("setup", lightning.TrainerFn.FITTING)
+    strategy.barrier("post_setup")
+    with strategy.root_device, precision.module_init_context():
+        hooks.module("configure_sharded_model")
+        hooks.module("configure_model")
+    if options.sync_batchnorm and strategy.world_size > 1:
+        _synchronise_batch_norm(module, strategy.root_device)
+    precision.convert_module(module).to(strategy.root_device)
+    if precision.scaler is not None:
+        # Determined wants to know the scaler before the model.
+        context.wrap_scaler(precision.scaler)
+    # Lightning 1.x looked for unused parameters by default, and its optimizers in turn leave each other's unused.
+    find_unused_parameters = options.find_unused_parameters or takes_argument(module.training_step, "optimizer_idx")
+    model = wrap_model(context, ForwardRedirection(module), find_unused_parameters=find_unused_parameters)
+    if strategy.world_size > 1:
+        strategy.set_model(model)
+    _configure_optimizers(lightning, context, module, hooks, strategy)
+    hooks.refresh()
+    hooks.start_fit()
+    hooks.refresh_if_changed()
+
+
+def _synchronise_batch_norm(module: Any, device: torch.device) -> None:
+    layer = torch.nn.SyncBatchNorm
+    layer.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+    if device.type == "cpu" and any(isinstance(submodule, layer) for submodule in module.modules()):
+        raise ConfigurationError(
+            f"{definition_location(type(module))}: sync_batchnorm=True makes PyTorch's SyncBatchNorm of the layers "
+            "that normalise batches, which works on GPUs alone. Leave it out where there are none."
+        )
+
+
+def _prepare_data(lightning: Lightning, module: Any, datamodule: Any, hooks: Hooks, strategy: StrategyFacade) -> None:
+    for owner, base in ((datamodule, lightning.LightningDataModule), (module, lightning.LightningModule)):
+        if owner is not None and is_overridden("prepare_data", owner, base):
+            rank = strategy.local_rank if owner.prepare_data_per_node else strategy.global_rank
+            if rank == 0:
+                hooks.run("prepare_data", owner.prepare_data)
+            strategy.barrier("prepare_data")
+
+
+def _configure_optimizers(
+    lightning: Lightning,
+    context: pytorch.PyTorchTrialContext,
+    module: Any,
+    hooks: Hooks,
+    strategy: StrategyFacade,
+) -> None:
+    configured = read_optimizers(
+        lightning,
+        hooks.module("configure_optimizers"),
+        module.configure_optimizers,
+        automatic=module.automatic_optimization,
+        steps_itself=hooks.overridden("lr_scheduler_step"),
+        takes_turns=takes_argument(module.training_step, "optimizer_idx"),
+    )
+    if strategy.precision_plugin.scaler is not None and any(
+        isinstance(optimizer, torch.optim.LBFGS) for optimizer in configured.optimizers
+    ):
+        raise ConfigurationError(
+            f"{definition_location(module.configure_optimizers)}: configure_optimizers returned LBFGS, which calls its "
+            "closure several times a step; the gradient scaler of precision='16-mixed' allows one. Use another "
+            "precision, such as 'bf16-mixed', or another optimizer."
+        )
+    # Determined refuses a trial without an optimizer.
+    for optimizer in configured.optimizers or [lightning.NoOptimizer()]:
+        context.wrap_optimizer(optimizer)
+    for config in configured.lr_scheduler_configs:
+        # Stepped by us; Determined saves and restores it.
+        context.wrap_lr_scheduler(config.scheduler, pytorch.LRScheduler.StepMode.MANUAL_STEP)
+    strategy.set_optimizers(configured)

@@ -1,0 +1,102 @@
+"""Brings a batch to the device, through the user's transfer hooks."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from torch import Tensor
+
+from lightning_shim.lightning1.hook_arguments import without_last_argument
+from lightning_shim.loop.hooks import Hooks
+from lightning_shim.loop.precision import Precision
+from lightning_shim.loop.strategy import StrategyFacade
+from lightning_shim.upstream.lightning import Lightning, is_overridden
+
+_COUNTS: Final = {"on_before_batch_transfer": 2, "transfer_batch_to_device": 3, "on_after_batch_transfer": 2}
+"""The transfer hooks in their order, each with the number of its arguments; the last one is the loader's index."""
+
+TRANSFER_HOOKS: Final = tuple(_COUNTS)
+
+_CONTAINERS: Final = (tuple, list)
+
+
+def hook_owner(lightning: Lightning, name: str, module: Any, datamodule: Any) -> Any:
+    """Tells whose transfer hook counts, as Lightning's ``_DataHookSelector``.
+
+    Args:
+        lightning: The module's Lightning.
+        name: The hook's name.
+        module: The LightningModule.
+        datamodule: The LightningDataModule, if there is one.
+
+    Returns:
+        The data module if it overrides the hook, otherwise the module.
+    """
+    if datamodule is not None and is_overridden(name, datamodule, lightning.LightningDataModule):
+        return datamodule
+    return module
+
+
+class BatchTransfer:
+    """Calls the transfer hooks of the data module where it overrides them, otherwise of the module.
+
+    Args:
+        lightning: The module's Lightning.
+        module: The LightningModule.
+        datamodule: The LightningDataModule, if there is one.
+        hooks: The module's hooks.
+        precision: Converts the batch's numbers first.
+        strategy: Knows the device.
+    """
+
+    def __init__(
+        self,
+        lightning: Lightning,
+        module: Any,
+        datamodule: Any,
+        hooks: Hooks,
+        precision: Precision,
+        strategy: StrategyFacade,
+    ) -> None:
+        self._hooks: Final = hooks
+        self._convert_input: Final = precision.convert_input
+        self._device: Final = strategy.root_device
+        self._move: Final = lightning.move_data_to_device
+        self._overridden: Final = {}
+        for name in TRANSFER_HOOKS:
+            owner = hook_owner(lightning, name, module, datamodule)
+            if owner is not module or hooks.overridden(name):
+                self._overridden[name] = without_last_argument(getattr(owner, name), _COUNTS[name])
+        self._only_moves: Final = not (self._overridden or precision.converts_input)
+
+    def __call__(self, batch: Any, dataloader_idx: int) -> Any:
+        """Moves a batch.
+
+        Args:
+            batch: What the loader gave.
+            dataloader_idx: The index of its loader.
+
+        Returns:
+            The batch on the device.
+        """
+        if self._only_moves:
+            container, device = type(batch), self._device
+            if container in _CONTAINERS:
+                for part in batch:
+                    if type(part) is not Tensor or part.device != device:
+                        break
+                else:
+                    # Each batch gets a container of its own. Lightning's way to do that takes as long as a small layer.
+                    return container(batch)
+            return self._move(batch, device)
+        batch = self._convert_input(batch)
+        before, move, after = (self._overridden.get(name) for name in TRANSFER_HOOKS)
+        if before is not None:
+            batch = self._hooks.run(TRANSFER_HOOKS[0], before, batch, dataloader_idx)
+        if move is not None:
+            batch = self._hooks.run(TRANSFER_HOOKS[1], move, batch, self._device, dataloader_idx)
+        else:
+            batch = self._move(batch, self._device)
+        if after is not None:
+            batch = self._hooks.run(TRANSFER_HOOKS[2], after, batch, dataloader_idx)
+        return batch

@@ -1,0 +1,226 @@
+"""Lightning's loop over validation batches, turned inside out: Determined's loop asks, this one answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torch.utils.data import DataLoader
+
+from lightning_shim.data.passes import Batches
+from lightning_shim.data.source import DataSource
+from lightning_shim.loop.hooks import Hooks
+from lightning_shim.loop.strategy import StrategyFacade
+from lightning_shim.loop.transfer import BatchTransfer
+from lightning_shim.metrics.collector import MetricCollector, MetricViews, ReturnedMetrics
+from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
+from lightning_shim.session.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A validation whose batches have been evaluated: all that Determined gets to see of them.
+
+    For each batch that it sees Determined inspects signatures and compares names, which takes as long as a small layer.
+
+    Attributes:
+        samples: The number of samples of this process.
+    """
+
+    samples: int
+
+
+class ValidationLoader(DataLoader[Any]):
+    """The loader that Determined iterates; Determined checks that it is a DataLoader, nothing more.
+
+    Args:
+        validate: Evaluates all batches of one validation.
+    """
+
+    def __init__(self, validate: Callable[[], Validation]) -> None:
+        super().__init__([], batch_size=None)  # type: ignore[arg-type]
+        self._validate = validate
+
+    def __iter__(self) -> Iterator[Validation]:  # type: ignore[override]
+        # Determined refuses a validation loader that is empty.
+        yield self._validate()
+
+
+class EvaluationLoop:
+    """Lightning's ``_EvaluationLoop``, for validation.
+
+    Args:
+        source: The validation loaders.
+        module: The LightningModule.
+        hooks: The module's and the callbacks' hooks.
+        progress: Where training stands.
+        strategy: Runs the step.
+        collector: Keeps what is logged in validation.
+        returned_metrics: Keeps what is returned instead.
+        views: What the trainer shows of the metrics.
+        transfer: Brings batches to the device.
+        takes_batch_idx: Whether ``validation_step`` has a parameter for the batch's index.
+        is_enabled: Whether there is anything to validate.
+
+    Attributes:
+        batches_started: The batches of the present validation, of all loaders, that have been started.
+    """
+
+    def __init__(
+        self,
+        source: DataSource,
+        module: Any,
+        hooks: Hooks,
+        progress: Progress,
+        strategy: StrategyFacade,
+        collector: MetricCollector,
+        returned_metrics: ReturnedMetrics,
+        views: MetricViews,
+        transfer: BatchTransfer,
+        takes_batch_idx: bool,
+        is_enabled: bool,
+    ) -> None:
+        self.source: Final = source
+        self._module: Final[Any] = module
+        self._hooks: Final = hooks
+        self._progress: Final = progress
+        self._strategy: Final = strategy
+        self._collector: Final = collector
+        self._returned_metrics: Final = returned_metrics
+        self._views: Final = views
+        self._transfer: Final = transfer
+        self._takes_batch_idx: Final = takes_batch_idx
+        self._keeps_outputs: Final = hooks.overridden("validation_epoch_end")
+        self._is_enabled = is_enabled
+        self._batches: Batches | None = None
+        self._has_several = False
+        self._modes: dict[str, bool] = {}
+        # By loader: what validation_step has returned, for validation_epoch_end of Lightning 1.x.
+        self._outputs: list[list[Any]] = []
+        self.batches_started = 0
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether there is anything to validate; loaders that turn out to be empty disable it."""
+        return self._is_enabled
+
+    def set_up(self) -> None:
+        """Asks for the loaders, unless they are there."""
+        if self._is_enabled and self.source.set_up():
+            self._is_enabled = sum(self.source.num_batches) > 0
+
+    def start(self, releases_gradients: bool, limit: int | float = math.inf) -> None:
+        """Starts a validation.
+
+        Args:
+            releases_gradients: Whether no gradients are being accumulated at this moment.
+            limit: How many batches of each loader to evaluate at most.
+        """
+        if not self._is_enabled:
+            return
+        if releases_gradients:
+            self._hooks.module_or_default("on_validation_model_zero_grad")
+        self.set_up()
+        self._progress.has_validated = True
+        self.batches_started = 0
+        self.source.set_epoch(self._progress.current_epoch)
+        self._batches = self.source.batches(limit)
+        self._has_several = self.source.has_several
+        self._outputs = [[] for _ in self.source.num_batches]
+        self._modes = {name: submodule.training for name, submodule in self._module.named_modules()}
+        self._hooks.module_or_default("on_validation_model_eval")
+        self._hooks.call("on_validation_start")
+
+    def start_epoch(self) -> None:
+        """Calls ``on_validation_epoch_start``."""
+        if self._is_enabled:
+            self._hooks.call("on_epoch_start")
+            self._hooks.call("on_validation_epoch_start")
+
+    def run(self, only_one: bool) -> Validation:
+        """Evaluates the batches of the validation that has been started.
+
+        Args:
+            only_one: Whether to leave it at the first one.
+
+        Returns:
+            What was evaluated.
+        """
+        samples = previous = 0
+        if self._is_enabled:
+            assert self._batches is not None
+            for batch, batch_idx, dataloader_idx, _ in self._batches:
+                if dataloader_idx != previous:
+                    self._end_dataloader()
+                    previous = dataloader_idx
+                samples += self._evaluate(batch, batch_idx, dataloader_idx)
+                if only_one:
+                    break
+        return Validation(samples)
+
+    def _evaluate(self, batch: Any, batch_idx: int, dataloader_idx: int) -> int:
+        """Evaluates a batch and returns the number of its samples."""
+        self.batches_started += 1
+        hooks, collector = self._hooks, self._collector
+        names = hooks.names
+        batch = self._transfer(batch, dataloader_idx)
+        if self._has_several:
+            collector.start_batch(batch, dataloader_idx)
+            args: tuple[Any, ...] = (batch, batch_idx, dataloader_idx)
+        else:
+            collector.start_batch(batch)
+            args = (batch, batch_idx)
+        # Each call that nobody has asked for costs a small layer something.
+        if "on_validation_batch_start" in names:
+            hooks.call("on_validation_batch_start", *args)
+        output = self._validation_step(args if self._takes_batch_idx else (args[0], *args[2:]))
+        if "on_validation_batch_end" in names:
+            hooks.call("on_validation_batch_end", output, *args)
+        if output is not None:
+            if self._keeps_outputs:
+                self._outputs[dataloader_idx].append(output)
+            self._returned_metrics.keep(output, dataloader_idx if self._has_several else None)
+        samples = collector.number_of_samples()
+        collector.end_batch()
+        return samples
+
+    def _validation_step(self, args: tuple[Any, ...]) -> Any:
+        strategy, hooks = self._strategy, self._hooks
+        state = hooks.state
+        previous = state[CURRENT_FX_ATTRIBUTE]
+        state[CURRENT_FX_ATTRIBUTE] = "validation_step"
+        output = (self._module if strategy.calls_directly else strategy).validation_step(*args)
+        state[CURRENT_FX_ATTRIBUTE] = previous
+        return hooks.end_of_step("validation_step_end", output) if "validation_step_end" in hooks.names else output
+
+    def _end_dataloader(self) -> None:
+        """Shows what the last batch of a loader has logged, then what all its batches have."""
+        self._views.update(self._collector.collect(on_step=True))
+        self._collector.end_dataloader()
+        self._views.update(self._collector.collect(on_step=False))
+
+    def end_epoch(self) -> None:
+        """Calls ``on_validation_epoch_end``; the metrics are complete after it."""
+        if self._is_enabled:
+            self._end_dataloader()
+            self._collector.end_batches()
+            if self._keeps_outputs:
+                outputs, self._outputs = self._outputs, []
+                self._hooks.module("validation_epoch_end", outputs if self._has_several else outputs[0])
+            self._hooks.call("on_validation_epoch_end")
+            self._hooks.call("on_epoch_end")
+
+    def end(self) -> None:
+        """Ends the validation and gives the module its modes back."""
+        if not self._is_enabled:
+            return
+        self._hooks.call("on_validation_end")
+        self._collector.reset()
+        self._returned_metrics.reset()
+        if self._hooks.overridden("on_validation_model_train"):
+            self._hooks.module("on_validation_model_train")
+            return
+        for name, submodule in self._module.named_modules():
+            submodule.training = self._modes.get(name, submodule.training)

@@ -1,0 +1,1 @@
+"""The table of members: their support on Determined. Data only."""

@@ -1,0 +1,1 @@
+"""Values of ``self.log``, and their reduction."""

@@ -1,0 +1,322 @@
+"""How a logged name is to be treated: the arguments of ``self.log``, resolved as Lightning resolves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_shim.diagnostics.errors import DifferenceWarning, MetricError
+from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.diagnostics.warn import warn_at_caller
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """How the values of an epoch become one.
+
+    Attributes:
+        name: What ``reduce_fx`` gives: a function of :mod:`torch`, or of :mod:`builtins`.
+        operation: What processes do with their values, by its name in ``strategy.reduce``.
+        initial: The value before the first one, as in Lightning's ``_ResultMetric``.
+        ufunc: Folds; its ``accumulate`` works in order, one value after the other.
+    """
+
+    name: str
+    operation: str
+    initial: float
+    ufunc: np.ufunc
+
+    def fold(self, values: np.ndarray[Any, Any]) -> Any:
+        """Folds an array of shape ``(n,)``, n at least 1, to a NumPy scalar of its dtype."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.ufunc.accumulate(values)[-1]
+
+
+MEAN: Final = Reduction("mean", "mean", 0.0, np.add)
+SUM: Final = Reduction("sum", "sum", 0.0, np.add)
+MIN: Final = Reduction("min", "min", float("inf"), np.minimum)
+MAX: Final = Reduction("max", "max", float("-inf"), np.maximum)
+# Python's own compare, and so pass over NaN.
+PYTHON_MIN: Final = Reduction("builtins.min", "min", float("inf"), np.fmin)
+PYTHON_MAX: Final = Reduction("builtins.max", "max", float("-inf"), np.fmax)
+
+REDUCTIONS: Final[dict[Any, Reduction]] = {
+    **dict.fromkeys(("mean", "avg", torch.mean), MEAN),
+    **dict.fromkeys(("sum", torch.sum, sum), SUM),
+    **dict.fromkeys(("min", torch.min), MIN),
+    **dict.fromkeys(("max", torch.max), MAX),
+    **dict.fromkeys(("builtins.min", min), PYTHON_MIN),
+    **dict.fromkeys(("builtins.max", max), PYTHON_MAX),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LogLevels:
+    """Where a hook may log; Lightning's table is ``_FxValidator.functions``."""
+
+    on_step: bool
+    on_epoch: bool
+    epoch_only: bool = False
+
+
+_STEP: Final = LogLevels(on_step=True, on_epoch=False)
+_EPOCH: Final = LogLevels(on_step=False, on_epoch=True)
+_EPOCH_ONLY: Final = LogLevels(on_step=False, on_epoch=True, epoch_only=True)
+
+LOG_LEVELS: Final[dict[str, LogLevels]] = {
+    **dict.fromkeys(
+        (
+            "training_step",
+            "training_step_end",
+            "on_batch_start",
+            "on_batch_end",
+            "on_train_batch_start",
+            "on_train_batch_end",
+            "on_before_backward",
+            "backward",
+            "on_after_backward",
+            "on_before_optimizer_step",
+            "optimizer_step",
+            "configure_gradient_clipping",
+            "clip_gradients",
+            "on_before_zero_grad",
+            "optimizer_zero_grad",
+        ),
+        _STEP,
+    ),
+    **dict.fromkeys(
+        ("validation_step", "validation_step_end", "on_validation_batch_start", "on_validation_batch_end"), _EPOCH
+    ),
+    **dict.fromkeys(
+        (
+            "on_train_start",
+            "on_train_epoch_start",
+            "on_train_epoch_end",
+            "training_epoch_end",
+            "on_epoch_start",
+            "on_epoch_end",
+            "on_validation_start",
+            "on_validation_epoch_start",
+            "on_validation_epoch_end",
+            "validation_epoch_end",
+        ),
+        _EPOCH_ONLY,
+    ),
+}
+
+
+REMOVED_ARGUMENTS: Final[dict[str, str]] = {
+    "sync_dist_op": "pass reduce_fx",
+}
+"""What ``self.log`` took in Lightning 1.x and takes no more, with what to do instead."""
+
+
+# What can be wrong with a call, each as what follows a colon. The check before a trial asks them as well.
+
+
+def argument_problem(name: str) -> str:
+    """Says what is wrong with an argument that ``LightningModule.log`` does not have.
+
+    Args:
+        name: The keyword.
+    """
+    if name in REMOVED_ARGUMENTS:
+        return f"Lightning 2 has removed the argument {name}; {REMOVED_ARGUMENTS[name]}."
+    return f"Lightning has no argument {name}."
+
+
+def level_problem(fx: str, on_step: bool | None, on_epoch: bool | None) -> str | None:
+    """Says what is wrong with logging in a hook.
+
+    Args:
+        fx: The hook.
+        on_step: The argument, None for the hook's default.
+        on_epoch: Likewise.
+    """
+    levels = LOG_LEVELS.get(fx)
+    if levels is None:
+        return f"Lightning allows no logging in {fx}; write to self.logger.experiment there."
+    on_step = levels.on_step if on_step is None else on_step
+    on_epoch = levels.on_epoch if on_epoch is None else on_epoch
+    if levels.epoch_only and (on_step or not on_epoch):
+        return f"in {fx} only on_step=False, on_epoch=True is possible."
+    if not (on_step or on_epoch):
+        return "on_step=False with on_epoch=False logs nothing; leave one of them out."
+    return None
+
+
+def name_problem(name: str, add_dataloader_idx: bool) -> str | None:
+    """Says what is wrong with a name.
+
+    Args:
+        name: The name.
+        add_dataloader_idx: Whether the loader's index is added to it.
+    """
+    if add_dataloader_idx and "/dataloader_idx_" in name:
+        return "the name must not contain /dataloader_idx_, which is added to it; or pass add_dataloader_idx=False."
+    return None
+
+
+def reduction_problem(reduce_fx: str | Callable[[Any], Any]) -> str | None:
+    """Says what is wrong with a reduction.
+
+    Args:
+        reduce_fx: The argument.
+    """
+    if _reduction_key(reduce_fx) not in REDUCTIONS:
+        return f"reduce_fx={reduce_fx!r} is none of mean, sum, min, max; for another one log a torchmetrics object."
+    return None
+
+
+def _reduction_key(reduce_fx: Any) -> Any:
+    return reduce_fx.lower() if isinstance(reduce_fx, str) else reduce_fx
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The arguments with which a name is logged; they must be the same each time."""
+
+    name: str
+    fx: str
+    prog_bar: bool
+    logger: bool
+    on_step: bool
+    on_epoch: bool
+    reduction: Reduction
+    enable_graph: bool
+    add_dataloader_idx: bool
+    dataloader_idx: int | None
+    metric_attribute: str | None
+    sync_dist: bool
+    sync_dist_group: Any
+    rank_zero_only: bool
+
+    def reported_name(self, on_step: bool) -> str:
+        """Returns the name that Lightning's loggers see.
+
+        Args:
+            on_step: Whether the step's value is meant, or the epoch's.
+        """
+        fork = ("_step" if on_step else "_epoch") if self.on_step and self.on_epoch else ""
+        return f"{self.name}{fork}{self._suffix}"
+
+    @property
+    def plain_name(self) -> str:
+        """The name without ``_step`` or ``_epoch``, which ``callback_metrics`` has as well."""
+        return f"{self.name}{self._suffix}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the settings as plain values; a process group cannot be saved and is left out."""
+        state = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {**state, "reduction": self.reduction.name, "sync_dist_group": None}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> Settings:
+        """Rebuilds what :meth:`state_dict` was taken of."""
+        return cls(**{**state, "reduction": REDUCTIONS[state["reduction"]]})
+
+    @property
+    def _suffix(self) -> str:
+        indexed = self.add_dataloader_idx and self.dataloader_idx is not None
+        return f"/dataloader_idx_{self.dataloader_idx}" if indexed else ""
+
+
+def default_dtype() -> torch.dtype:
+    """Returns the dtype in which Lightning accumulates: the default one, but no less than float32."""
+    dtype = torch.get_default_dtype()
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
+
+
+_NUMBER: Final = {True: np.float64, False: np.float32}
+
+
+def number(value: Any) -> np.floating[Any]:
+    """Rounds a number to the dtype in which Lightning would accumulate it."""
+    with np.errstate(over="ignore"):
+        rounded: np.floating[Any] = _NUMBER[torch.get_default_dtype() == torch.float64](value)
+    return rounded
+
+
+def resolve_settings(
+    fx: str,
+    name: str,
+    value: Any,
+    dataloader_idx: int | None,
+    metric_attributes: Callable[[], dict[int, str]],
+    *,
+    prog_bar: bool,
+    logger: bool | None,
+    on_step: bool | None,
+    on_epoch: bool | None,
+    reduce_fx: str | Callable[[Any], Any],
+    enable_graph: bool,
+    sync_dist: bool,
+    sync_dist_group: Any,
+    add_dataloader_idx: bool,
+    metric_attribute: str | None,
+    rank_zero_only: bool,
+) -> Settings:
+    """Checks the arguments of a ``self.log`` call and fills in the hook's defaults.
+
+    The keyword arguments are those of ``LightningModule.log``. Of the value only the type matters;
+    ``metric_attributes`` gives the names of the module's torchmetrics objects by identity.
+
+    Returns:
+        The settings.
+
+    Raises:
+        MetricError: If the hook does not allow it, or an argument makes no sense.
+    """
+    where = f"{caller_location()}: self.log({name!r})"
+    if not isinstance(name, str):
+        raise MetricError(f"{where}: the name must be a string, not {type(name).__name__}.")
+    problem = (
+        level_problem(fx, on_step, on_epoch) or name_problem(name, add_dataloader_idx) or reduction_problem(reduce_fx)
+    )
+    if problem is not None:
+        raise MetricError(f"{where}: {problem}")
+    reduction = REDUCTIONS[_reduction_key(reduce_fx)]
+    if isinstance(value, Metric):
+        metric_attribute = metric_attribute or metric_attributes().get(id(value))
+        if metric_attribute is None:
+            raise MetricError(
+                f"{where}: the {type(value).__name__} is no attribute of the module. Assign it to one in __init__, "
+                "so that its state is kept and moved with the module."
+            )
+    elif isinstance(value, Tensor) and not value.is_floating_point():
+        warn_at_caller(
+            f"self.log({name!r}): a {value.dtype} tensor is converted to {default_dtype()}; convert it yourself "
+            "to silence this.",
+            DifferenceWarning,
+        )
+    return Settings(
+        name=name,
+        fx=fx,
+        prog_bar=prog_bar,
+        logger=logger is None or logger,
+        on_step=LOG_LEVELS[fx].on_step if on_step is None else on_step,
+        on_epoch=LOG_LEVELS[fx].on_epoch if on_epoch is None else on_epoch,
+        reduction=reduction,
+        enable_graph=enable_graph,
+        add_dataloader_idx=add_dataloader_idx,
+        dataloader_idx=dataloader_idx,
+        metric_attribute=metric_attribute,
+        sync_dist=sync_dist,
+        sync_dist_group=sync_dist_group,
+        rank_zero_only=rank_zero_only,
+    )
+
+
+def difference(first: Settings, second: Settings) -> str:
+    """Says in words in what two settings differ."""
+    return ", ".join(
+        f"{name} was {getattr(first, name)!r} and is {getattr(second, name)!r}"
+        for name in Settings.__dataclass_fields__
+        if getattr(first, name) != getattr(second, name)
+    )

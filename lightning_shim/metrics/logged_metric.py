@@ -1,0 +1,306 @@
+"""What is kept of one logged name, and how an epoch's values become one.
+
+A logged value is put away as it is, detached and on its own device; nothing is added up, copied to the host or
+formatted at the time of the call. The values are folded, in the order in which they came, when the host waits for the
+device anyway: at a report, at the end of an epoch, or when ``trainer.callback_metrics`` is read. The fold rounds as
+Lightning's additions one by one do, so that the results are equal to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_shim.diagnostics.errors import MetricError
+from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.metrics.log_settings import MEAN, Settings, default_dtype
+
+Value = Tensor | np.floating[Any]
+"""A tensor of no dimensions on any device, or a number that never was a tensor."""
+
+FOLD_AFTER: Final = 256
+"""Numbers of one name that are kept before they are folded; tensors are folded at reports, since it means to wait."""
+
+_KEPT_DTYPES: Final = (torch.float32, torch.float64)
+
+
+@dataclass(slots=True)
+class LoggedMetric:
+    """What is known of one logged name.
+
+    Attributes:
+        settings: The arguments of the first call.
+        arguments: The same as they were given, to recognise a repeated call quickly.
+        metric: The torchmetrics object, if one was logged; it does its own reduction.
+        synchronise: Reduces a step's value over all processes, if it is to be; each of them waits for all others.
+        step_value: The last value, for ``on_step``; if it is a tensor, the next value may be written over it.
+        is_fresh: Whether something was logged since the last reset.
+        is_weighted: Whether the epoch's value is a mean, in which each value counts by the number of its samples.
+    """
+
+    settings: Settings
+    arguments: tuple[Any, ...]
+    metric: Metric | None
+    synchronise: Callable[[Tensor], Tensor] | None = None
+    step_value: Value | None = None
+    is_fresh: bool = True
+    is_weighted: bool = field(init=False)
+    _tensors: TensorLog | None = None
+    _numbers: list[np.floating[Any]] = field(default_factory=list)
+    _batch_sizes: list[int] = field(default_factory=list)
+    _folded: Any = None
+    _weight: int = 0
+    _computed: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.is_weighted = self.settings.on_epoch and self.settings.reduction is MEAN
+
+    def update_tensor(self, value: Tensor, batch_size: int) -> None:
+        """Puts a tensor of the current batch away.
+
+        Args:
+            value: A tensor of one element.
+            batch_size: The weight in a mean.
+
+        Raises:
+            MetricError: If it has another number of elements.
+        """
+        tensors = self._tensors
+        if (
+            tensors is None
+            or self._numbers
+            or value.dim()
+            or value.dtype is not tensors.dtype
+            or value.device != tensors.device
+        ):
+            value = self._keepable(value)
+            tensors = self._tensors_like(value)
+        self.is_fresh = True
+        self._computed = None
+        kept = tensors.append(value)
+        settings = self.settings
+        if settings.on_step:
+            self.step_value = kept if self.synchronise is None else self.synchronise(kept)
+        if settings.on_epoch:
+            self._batch_sizes.append(batch_size)
+        else:
+            tensors.clear()
+
+    def _keepable(self, value: Tensor) -> Tensor:
+        """Returns a tensor of no dimensions, in a dtype in which Lightning accumulates."""
+        if value.numel() != 1:
+            name = self.settings.name
+            raise MetricError(
+                f"{caller_location()}: self.log({name!r}) got a tensor of shape {tuple(value.shape)}; only one element "
+                f"can be logged. Reduce it first, for example {name}.mean()."
+            )
+        dtype = value.dtype if value.dtype in _KEPT_DTYPES else default_dtype()
+        return value.detach().reshape(()).to(dtype)
+
+    def _tensors_like(self, value: Tensor) -> TensorLog:
+        """Returns where a tensor is to be kept, after what is of another kind has been folded."""
+        tensors = self._tensors
+        if self._numbers:
+            self.fold()
+        if tensors is None or tensors.dtype is not value.dtype or tensors.device != value.device:
+            self.fold()
+            tensors = self._tensors = TensorLog(value)
+        return tensors
+
+    def update_number(self, value: np.floating[Any], batch_size: int) -> None:
+        """Puts a number of the current batch away.
+
+        Args:
+            value: A number that never was a tensor.
+            batch_size: The weight in a mean.
+        """
+        self.is_fresh = True
+        self._computed = None
+        if self.settings.on_step:
+            self.step_value = value if self.synchronise is None else self.synchronise(torch.as_tensor(value))
+        if self.settings.on_epoch:
+            numbers = self._numbers
+            if self._tensors or len(numbers) >= FOLD_AFTER or (numbers and numbers[-1].dtype != value.dtype):
+                self.fold()
+            numbers.append(value)
+            self._batch_sizes.append(batch_size)
+
+    def update_metric(self, metric: Any) -> None:
+        """Takes note that the torchmetrics object was logged; its ``forward`` has been called by the user.
+
+        Args:
+            metric: What was logged now.
+
+        Raises:
+            MetricError: If it is not what was logged under this name before.
+        """
+        if self.metric is None or metric is not self.metric:
+            raise MetricError(
+                f"{caller_location()}: self.log({self.settings.name!r}) got {metric!r}, but before it got "
+                f"{self.metric or 'a number'} under the same name. Give each a name of its own."
+            )
+        self.is_fresh = True
+        self._computed = None
+        if self.settings.on_step:
+            # torchmetrics' private name for the value of the last batch; Lightning relies on it as well.
+            cache = self.metric._forward_cache
+            self.step_value = None if cache is None else self._tensor("forward", cache)
+
+    def fold(self) -> tuple[Any, int]:
+        """Folds what has been put away.
+
+        Returns:
+            The folded value, a NumPy scalar (for a mean, the weighted sum), and the sum of the batch sizes.
+        """
+        if self._batch_sizes:
+            # Never both: each is folded before the other begins.
+            values = self._tensors.take() if self._tensors else np.array(self._numbers)
+            self._fold(values, np.array(self._batch_sizes, dtype=np.int64))
+            self._numbers.clear()
+            self._batch_sizes.clear()
+        return self._folded, self._weight
+
+    def _fold(self, values: np.ndarray[Any, Any], weights: np.ndarray[Any, Any]) -> None:
+        reduction = self.settings.reduction
+        if reduction is MEAN:
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = values * weights.astype(values.dtype)
+        start = values.dtype.type(reduction.initial) if self._folded is None else self._folded
+        dtype = np.result_type(values.dtype, start.dtype)
+        self._folded = reduction.fold(np.concatenate(([start], values)).astype(dtype))
+        self._weight += int(weights.sum())
+
+    def epoch_value(self) -> Tensor | None:
+        """Returns the epoch's value so far on this process, as a tensor of no dimensions."""
+        if self._computed is None:
+            if self.metric is not None:
+                self._computed = self._tensor("compute", self.metric.compute())
+            else:
+                folded, weight = self.fold()
+                if folded is None:
+                    return None
+                self.set_epoch_value(folded, weight)
+        return self._computed
+
+    def _tensor(self, method: str, value: Any) -> Tensor:
+        if not isinstance(value, Tensor):
+            raise MetricError(
+                f"{self.settings.name!r}: {method}() of the metric logged in {self.settings.fx} has to return a "
+                f"tensor, but returned {value!r}. Log the parts of it by names of their own."
+            )
+        return value.detach()
+
+    def set_epoch_value(self, folded: Any, weight: int) -> None:
+        """Fixes the epoch's value, as reduced over all processes.
+
+        Args:
+            folded: What the processes' folded values amount to, a NumPy scalar.
+            weight: The sum of their weights.
+        """
+        if self.settings.reduction is MEAN:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                folded = folded / folded.dtype.type(weight)
+        self._computed = torch.from_numpy(np.asarray(folded))
+
+    def reset(self) -> None:
+        """Forgets every value; a torchmetrics object is reset as well."""
+        if self.metric is not None:
+            self.metric.reset()
+        self.is_fresh = False
+        self.step_value = self._folded = self._computed = None
+        self._weight = 0
+        if self._tensors is not None:
+            self._tensors.clear()
+        self._numbers.clear()
+        self._batch_sizes.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what an interrupted epoch needs to be finished: tensors and plain values only."""
+        folded, weight = self.fold()
+        return {
+            "settings": self.settings.state_dict(),
+            "folded": None if folded is None else torch.from_numpy(np.asarray(folded)),
+            "weight": weight,
+            "step_value": None if self.step_value is None else torch.as_tensor(self.step_value).clone(),
+            "is_fresh": self.is_fresh,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any], metric: Metric | None) -> LoggedMetric:
+        """Rebuilds what :meth:`state_dict` was taken of.
+
+        Args:
+            state: What :meth:`state_dict` returned.
+            metric: The module's torchmetrics object of ``settings.metric_attribute``, if that is set.
+
+        Returns:
+            The logged metric; the first call that logs it again fills in how its arguments were spelled.
+        """
+        restored = cls(Settings.from_state_dict(state["settings"]), arguments=(), metric=metric)
+        folded = state["folded"]
+        restored._folded = None if folded is None else folded.numpy()[()]
+        restored._weight = state["weight"]
+        restored.step_value, restored.is_fresh = state["step_value"], state["is_fresh"]
+        return restored
+
+
+CAPACITY: Final = 256
+"""Values that are kept in place; more of them are put aside in arrays of this many."""
+
+
+class TensorLog:
+    """Tensors of no dimensions, of one dtype and on one device, side by side in the order in which they came.
+
+    Writing into a place that is there already takes half the time of a copy that has to be allocated.
+
+    Args:
+        like: A tensor of the dtype and on the device.
+    """
+
+    __slots__ = ("_array", "_count", "_full", "_places", "device", "dtype")
+
+    def __init__(self, like: Tensor) -> None:
+        self.dtype: Final = like.dtype
+        self.device: Final = like.device
+        with torch.inference_mode(False):
+            # Otherwise what is first logged in inference mode could not be written to outside it.
+            self._array: Final = torch.empty(CAPACITY, dtype=like.dtype, device=like.device)
+            self._places: Final = self._array.unbind()
+        self._full: list[Tensor] = []
+        self._count = 0
+
+    def append(self, value: Tensor) -> Tensor:
+        """Keeps a value.
+
+        Args:
+            value: A tensor of no dimensions; its graph is not kept.
+
+        Returns:
+            The value where it is kept; it stays there until :data:`CAPACITY` further ones have been kept.
+        """
+        if self._count == CAPACITY:
+            self._full.append(self._array.clone())
+            self._count = 0
+        place = self._places[self._count]
+        self._count += 1
+        return place.copy_(value.detach())
+
+    def __len__(self) -> int:
+        return len(self._full) * CAPACITY + self._count
+
+    def take(self) -> np.ndarray[Any, Any]:
+        """Returns all values, of shape ``(len(self),)``, on the host, and starts anew."""
+        values = torch.cat([*self._full, self._array[: self._count]]).cpu().numpy()
+        self.clear()
+        return values
+
+    def clear(self) -> None:
+        """Forgets all values."""
+        self._full.clear()
+        self._count = 0

@@ -1,0 +1,1 @@
+"""Replacements in Lightning's and Determined's classes, and their undoing."""

@@ -1,0 +1,1 @@
+"""Trains an unchanged script's ``Trainer.fit`` as a trial."""

@@ -1,0 +1,48 @@
+"""What a script's Trainer validates and tests after ``fit``, which Determined records with the trial."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from lightning_shim.diagnostics.warn import is_rank_zero
+from lightning_shim.upstream.determined.context import is_on_cluster, report_after_training
+
+_recorded: Final[dict[str, set[str]]] = {}
+"""The names of the metrics, by group."""
+
+_batches_trained: int | None = None
+
+
+def remember_training(batches_trained: int) -> None:
+    """Says that what is evaluated from now on is the outcome of the trial.
+
+    Before ``fit`` nothing is recorded: a trial that goes on after a pause evaluates once more then.
+
+    Args:
+        batches_trained: The length of the training.
+    """
+    global _batches_trained
+    _batches_trained = batches_trained
+
+
+def record_evaluation(verb: str, results: Sequence[Mapping[str, float]]) -> None:
+    """Has Determined record what a Trainer has evaluated, on a cluster.
+
+    The group of metrics is the verb. The master takes a name once for a batch in a group; an evaluation that has a name
+    again, as of another checkpoint, is in a group with a number: ``test``, ``test_2``.
+
+    Args:
+        verb: ``"validate"`` or ``"test"``.
+        results: What the method returns: the metrics of each loader.
+    """
+    if _batches_trained is None or not (is_on_cluster() and is_rank_zero()):
+        return
+    metrics = {name: value for of_loader in results for name, value in of_loader.items()}
+    if not metrics:
+        return
+    groups = itertools.chain([verb], (f"{verb}_{number}" for number in itertools.count(2)))
+    group = next(group for group in groups if not _recorded.get(group, set()) & metrics.keys())
+    report_after_training(group, metrics, _batches_trained)
+    _recorded.setdefault(group, set()).update(metrics)

@@ -1,0 +1,135 @@
+"""``Trainer.fit`` of a script, as a trial: what is taken from the user's Trainer, and what it has afterwards."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any, Final
+
+import torch
+from determined import pytorch
+
+from lightning_shim.diagnostics.errors import ConfigurationError, HyperparameterWarning
+from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.diagnostics.warn import warn_at_caller
+from lightning_shim.script.evaluation import remember_training
+from lightning_shim.script.hyperparameters import untaken_hyperparameters
+from lightning_shim.script.strategy import join_processes
+from lightning_shim.script.trainer_patch import GIVEN
+from lightning_shim.script.trial import ScriptTrial
+from lightning_shim.session.hyperparameters import DETERMINED_HYPERPARAMETERS
+from lightning_shim.session.random_state import RandomState
+from lightning_shim.trial.fit import run_trial
+from lightning_shim.upstream.determined.context import is_on_cluster
+from lightning_shim.upstream.lightning_trainer import (
+    fitted,
+    has_nothing_to_fit,
+    resolved_checkpoint,
+    set_loop_limits,
+    uses_time_interval,
+)
+
+HAS_FITTED: Final = "_lightning_shim_has_fitted"
+
+_SAME_NAMES: Final = (
+    "precision",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "limit_train_batches",
+    "limit_val_batches",
+    "overfit_batches",
+    "reload_dataloaders_every_n_epochs",
+    "default_root_dir",
+    "min_steps",
+    "num_sanity_val_steps",
+)
+"""Attributes of the Trainer that are options of a trial."""
+
+_AS_GIVEN: Final = ("use_distributed_sampler", "sync_batchnorm")
+"""Arguments of the Trainer that are options of a trial, and that no attribute tells."""
+
+_has_run_on_cluster = False
+
+
+def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: Any = None, **data: Any) -> None:
+    """Fits a module as a trial, with the settings of the user's Trainer.
+
+    Args:
+        trainer: The user's Trainer.
+        model: The LightningModule.
+        ckpt_path: As in Lightning.
+        weights_only: As in Lightning; a checkpoint is loaded with all that it holds.
+        **data: The loaders or the data module, as in Lightning.
+
+    Raises:
+        ConfigurationError: If the Trainer has settings that would change the result and are not done.
+        SystemExit: If the trial was paused; the script goes on in another process.
+    """
+    global _has_run_on_cluster
+    given = vars(trainer)[GIVEN]
+    _verify(trainer)
+    _warn_about_hyperparameters()
+    set_loop_limits(trainer)
+    options: dict[str, Any] = {name: getattr(trainer, name) for name in _SAME_NAMES}
+    options |= {name: given[name] for name in _AS_GIVEN if name in given}
+    options |= {
+        "min_epochs": trainer.fit_loop.min_epochs,
+        "find_unused_parameters": "find_unused_parameters_true" in str(given.get("strategy", "")),
+        "callbacks": [callback for callback in trainer.callbacks if not has_nothing_to_fit(trainer, callback)],
+        "logger": trainer.loggers,
+        "ckpt_path": resolved_checkpoint(trainer, ckpt_path),
+    }
+    random_state = RandomState.capture()
+
+    def make_trial(context: pytorch.PyTorchTrialContext) -> ScriptTrial:
+        return ScriptTrial(context, trainer, random_state, model, **data, **options)
+
+    vars(trainer)[HAS_FITTED] = _has_run_on_cluster = True
+    with torch.autograd.set_detect_anomaly(bool(given.get("detect_anomaly"))):
+        trial = run_trial(
+            make_trial,
+            ScriptTrial.periods,
+            # Off-cluster the script's own callback writes what it wants to keep.
+            checkpoint_policy="best" if trainer.checkpoint_callback and is_on_cluster() else "none",
+            shows_progress=trainer.progress_bar_callback is not None,
+        )
+    if not trial.is_complete:
+        print("lightning_shim: the trial is paused. The script ends here, and runs again when the trial goes on.")
+        sys.exit(0)
+    remember_training(trial.controller.batches_trained)
+    join_processes(trainer)
+    fitted(trainer, trial.trainer, trial.module, trial.datamodule, trial.loaders)
+
+
+def _verify(trainer: Any) -> None:
+    problem = None
+    if HAS_FITTED in vars(trainer):
+        problem = "this Trainer has fitted a module already. Make another one."
+    elif _has_run_on_cluster and is_on_cluster():
+        problem = "the script has fitted a module already, and a trial of a cluster is one training."
+    elif uses_time_interval(trainer):
+        problem = "Trainer(val_check_interval=...) is refused as a time: give batches, or a fraction of an epoch."
+    if problem is not None:
+        raise ConfigurationError(f"{caller_location()}: {problem}")
+
+
+def _warn_about_hyperparameters() -> None:
+    untaken = [name for name in untaken_hyperparameters() if name not in DETERMINED_HYPERPARAMETERS]
+    if untaken:
+        warn_at_caller(
+            f"The hyperparameters {', '.join(untaken)} have no effect, unless the script reads them by itself: no "
+            "LightningModule or LightningDataModule that it has made has a parameter of that name.",
+            HyperparameterWarning,
+        )
+
+
+def arguments_of(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of a call by name.
+
+    Args:
+        function: What is called, bound.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+    """
+    return dict(inspect.signature(function).bind(*args, **kwargs).arguments)

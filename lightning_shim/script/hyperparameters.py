@@ -1,0 +1,144 @@
+"""The hyperparameters of a search, which override those that a script makes its modules with."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, Final
+
+import wrapt
+
+from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES, caller_location
+from lightning_shim.diagnostics.warn import is_rank_zero
+from lightning_shim.patching.registry import PatchRegistry
+
+_is_making: ContextVar[bool] = ContextVar("lightning_shim_is_making", default=False)
+"""Whether a module is being made: those that it makes itself get what it gives them."""
+
+_taken: Final[set[str]] = set()
+
+
+class Constructor(wrapt.CallableObjectProxy):  # type: ignore[type-arg]  # not at run time
+    """Stands for ``__init__`` in a class, and has the script's call get the hyperparameters of the trial by name.
+
+    Whoever asks the class gets the user's own function, and so does a subclass that calls ``super().__init__``:
+    Lightning finds what ``save_hyperparameters`` saves in the frames of the constructors, which follow each other.
+    Whoever looks into the class, as LightningCLI does, sees a function as well.
+    """
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        own = self.__wrapped__.__get__(instance, owner)
+        if instance is None or _is_making.get() or not searched_hyperparameters():
+            return own
+        return functools.partial(_make, instance, own)
+
+
+def _make(instance: Any, constructor: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    """Calls a constructor with the hyperparameters that it has parameters for, and says which it had instead."""
+    from lightning_shim.upstream.lightning import given_hyperparameters
+
+    signature = inspect.signature(constructor)
+    try:
+        bound = signature.bind_partial(*args, **kwargs)
+    except TypeError:
+        # It is the constructor that says what is wrong with the call.
+        constructor(*args, **kwargs)
+        return
+    overriding = {name: value for name, value in searched_hyperparameters().items() if _takes(bound, name)}
+    for name, value in overriding.items():
+        _announce(instance, bound, name, value)
+        _keyword_arguments(bound, name)[name] = value
+    _taken.update(overriding)
+    token = _is_making.set(True)
+    try:
+        with given_hyperparameters(instance, overriding):
+            constructor(*bound.args, **bound.kwargs)
+    finally:
+        _is_making.reset(token)
+
+
+def _variable_keywords(bound: inspect.BoundArguments) -> dict[str, Any]:
+    """Returns what a call gives beside the parameters that have a name."""
+    for parameter in bound.signature.parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            given: dict[str, Any] = bound.arguments.get(parameter.name, {})
+            return given
+    return {}
+
+
+def _keyword_arguments(bound: inspect.BoundArguments, name: str) -> dict[str, Any]:
+    return _variable_keywords(bound) if name in _variable_keywords(bound) else bound.arguments
+
+
+def _takes(bound: inspect.BoundArguments, name: str) -> bool:
+    parameter = bound.signature.parameters.get(name)
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return name in _variable_keywords(bound) or (parameter is not None and parameter.kind not in variable)
+
+
+def _announce(instance: Any, bound: inspect.BoundArguments, name: str, value: Any) -> None:
+    given = _keyword_arguments(bound, name)
+    parameter = bound.signature.parameters.get(name)
+    default = inspect.Parameter.empty if parameter is None else parameter.default
+    instead = given.get(name, default)
+    if is_rank_zero() and repr(instead) != repr(value):
+        print(
+            f"lightning_shim: {caller_location()}: {type(instance).__qualname__} gets the trial's {name}={value!r}"
+            + ("." if instead is inspect.Parameter.empty else f" instead of {instead!r}.")
+        )
+
+
+@functools.cache
+def searched_hyperparameters() -> dict[str, Any]:
+    """Returns the hyperparameters of the trial on a cluster, by name; off-cluster there are none."""
+    import determined as det
+
+    from lightning_shim.upstream.determined.context import is_on_cluster
+
+    info = det.get_cluster_info() if is_on_cluster() else None
+    return {} if info is None else dict(info.trial.hparams)
+
+
+def untaken_hyperparameters() -> list[str]:
+    """Returns the names of the hyperparameters that no module of the script has got."""
+    return sorted(searched_hyperparameters().keys() - _taken)
+
+
+def is_users_constructor(owner: type) -> bool:
+    """Tells whether a class has a constructor of its own, and is the user's.
+
+    Args:
+        owner: A subclass of LightningModule or LightningDataModule.
+    """
+    return inspect.isfunction(vars(owner).get("__init__")) and (
+        owner.__module__.partition(".")[0] not in FRAMEWORK_PACKAGES
+    )
+
+
+def patch_constructors(registry: PatchRegistry, owner: type[Any]) -> None:
+    """Patches the constructors of the user's subclasses of a Lightning class, those to come included.
+
+    Args:
+        registry: Undoes it.
+        owner: Lightning's class.
+    """
+
+    def init_subclass(cls: type[Any], /, **kwargs: Any) -> None:
+        super(owner, cls).__init_subclass__(**kwargs)
+        patch_constructor(cls)
+
+    def patch_constructor(subclass: type[Any]) -> None:
+        if is_users_constructor(subclass):
+            registry.wrap(subclass, "__init__", Constructor)
+
+    registry.wrap(owner, "__init_subclass__", lambda present: classmethod(init_subclass))
+    for subclass in _subclasses(owner):
+        patch_constructor(subclass)
+
+
+def _subclasses(owner: type[Any]) -> Iterator[type[Any]]:
+    for subclass in owner.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

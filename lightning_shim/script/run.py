@@ -1,0 +1,53 @@
+"""Runs a user's script as Python does, on Determined."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+
+import determined as det
+
+from lightning_shim.patching.lightning_module import patch
+from lightning_shim.session.random_state import seed_generators
+from lightning_shim.upstream.determined.context import is_on_cluster
+
+
+def run_script(script: str, arguments: Sequence[str], is_module: bool = False) -> None:
+    """Runs a script whose ``Trainer.fit`` is a trial.
+
+    Args:
+        script: Its file, or the name of a module.
+        arguments: Its arguments.
+        is_module: Whether it is the name of a module, as for ``python -m``.
+
+    Raises:
+        SystemExit: If the script ends so, or with an error, whose traceback has been printed.
+    """
+    patch(trainer=True)
+    info = det.get_cluster_info() if is_on_cluster() else None
+    if info is not None:
+        # As Determined seeds a trial; a script that seeds by itself does so after it.
+        seed_generators(info.trial.trial_seed)
+    sys.argv = [script, *arguments]
+    try:
+        if is_module:
+            runpy.run_module(script, run_name="__main__", alter_sys=True)
+        else:
+            if not getattr(sys.flags, "safe_path", False):
+                sys.path[0] = os.path.dirname(os.path.realpath(script))
+            runpy.run_path(script, run_name="__main__")
+    except Exception as error:
+        # As the script's own: without what has run it.
+        own = error.with_traceback(_own_part(error.__traceback__))
+        sys.excepthook(type(own), own, own.__traceback__)
+        sys.exit(1)
+
+
+def _own_part(frames: TracebackType | None) -> TracebackType | None:
+    launchers = (__file__, runpy.__file__, "<frozen runpy>")
+    while frames is not None and frames.tb_frame.f_code.co_filename in launchers:
+        frames = frames.tb_next
+    return frames

@@ -1,0 +1,118 @@
+"""The patches of Lightning's ``Trainer``, by which a script's own ``fit`` is a trial on Determined."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning
+from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.diagnostics.warn import warn_at_caller
+from lightning_shim.members.member import Support
+from lightning_shim.members.trainer_arguments import ARGUMENTS
+from lightning_shim.patching.registry import PatchRegistry, Wrapper
+from lightning_shim.patching.wrappers import patched_method
+
+GIVEN: Final = "_lightning_shim_arguments"
+"""Where a Trainer keeps the arguments that the user has given."""
+
+_OF_ONE_PROCESS: Final[dict[str, Any]] = {"num_nodes": 1, "sync_batchnorm": False}
+"""What the script's own Trainer is built with, since it validates and tests in the trial's own process."""
+
+_STRATEGIES: Final = ("auto", "ddp", "single_device")
+"""Names, or beginnings of names, of what trains as one process per slot."""
+
+
+def _accelerator() -> str:
+    from lightning_shim.upstream.determined.context import accelerator
+
+    return accelerator()
+
+
+_AS_DETERMINED: Final[dict[str, Callable[[], Any]]] = {
+    "accelerator": _accelerator,
+    "devices": lambda: 1,
+    "num_nodes": lambda: 1,
+}
+"""Values of arguments that nobody need be told of, since Determined does the same."""
+
+
+def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from lightning_shim.script.strategy import strategy_of
+    from lightning_shim.upstream.determined.context import devices
+
+    given = dict(kwargs)
+    _verify(given)
+    vars(instance)[GIVEN] = given
+    logger = given.get("logger")
+    own = {
+        **given,
+        **_OF_ONE_PROCESS,
+        "strategy": strategy_of(instance, given),
+        "accelerator": _accelerator(),
+        "devices": devices(),
+        # Determined takes the place of the default one.
+        "logger": False if logger is None or logger is True else logger,
+    }
+    return wrapped(*args, **own)
+
+
+def _verify(given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        row = ARGUMENTS.get(name)
+        # Lightning itself says what is no argument.
+        if row is None or value in (None, False, "auto", 0) or (isinstance(value, list) and not value):
+            continue
+        if row.support is Support.REFUSED:
+            raise ConfigurationError(f"{caller_location()}: Trainer({name}={value!r}) is refused: {row.sentence}")
+        if name == "strategy" and not _trains_alike(value):
+            raise ConfigurationError(f"{caller_location()}: Trainer(strategy={value!r}) is refused: {row.sentence}")
+        if name == "strategy" and value.startswith("ddp") and os.environ.get("WORLD_SIZE", "1") == "1":
+            warn_at_caller(
+                f"Trainer(strategy={value!r}) has no effect, since one process trains: each loader keeps its own "
+                "sampler, where Lightning would give it a DistributedSampler, with another order of the samples.",
+                DifferenceWarning,
+            )
+        if row.support is Support.IGNORED and not (name in _AS_DETERMINED and value == _AS_DETERMINED[name]()):
+            warn_at_caller(f"Trainer({name}={value!r}) is ignored: {row.sentence}", DifferenceWarning)
+
+
+def _trains_alike(strategy: Any) -> bool:
+    return isinstance(strategy, str) and strategy.startswith(_STRATEGIES)
+
+
+def _fit(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from lightning_shim.script.fit import arguments_of, fit_script
+
+    return fit_script(instance, **arguments_of(wrapped, args, kwargs))
+
+
+def _recorded(verb: str) -> Wrapper:
+    def evaluate(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        from lightning_shim.script.evaluation import record_evaluation
+
+        results = wrapped(*args, **kwargs)
+        record_evaluation(verb, results)
+        return results
+
+    return evaluate
+
+
+METHODS: Final[dict[str, Wrapper]] = {
+    "__init__": _init,
+    "fit": _fit,
+    **{verb: _recorded(verb) for verb in ("validate", "test")},
+}
+"""By the name of the method of Trainer."""
+
+
+def patch_trainer(registry: PatchRegistry, owner: type[Any]) -> None:
+    """Patches Lightning's ``Trainer``.
+
+    Args:
+        registry: Undoes it.
+        owner: The class.
+    """
+    for name, wrapper in METHODS.items():
+        registry.wrap(owner, name, patched_method(wrapper))

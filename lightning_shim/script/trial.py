@@ -1,0 +1,189 @@
+"""The trial that stands in for a script's own ``Trainer.fit``: its settings are those of the user's Trainer."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Container
+from typing import Any, Final
+
+from determined import pytorch
+
+from lightning_shim.facade.trainer import TrainerFacade
+from lightning_shim.session.random_state import RandomState
+from lightning_shim.trial.trial import LightningTrial
+
+ENDLESS: Final = sys.maxsize
+"""Stands for a length that nobody knows beforehand, since something else ends the training."""
+
+
+class ScriptTrainer(TrainerFacade):
+    """What a module has as its trainer while a script's Trainer fits it: the settings are that Trainer's.
+
+    Attributes:
+        users: The user's Trainer.
+    """
+
+    users: Any
+
+    def adopt(self, users: Any) -> None:
+        """Takes over the settings of the user's Trainer.
+
+        Args:
+            users: The Trainer.
+        """
+        vars(self).update(users=users)
+
+    @property
+    def fast_dev_run(self) -> int | bool:
+        """Whether, or how many batches, are trained and validated to try the script."""
+        return self.users.fast_dev_run  # type: ignore[no-any-return]  # of the user's Trainer
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs to train for; -1 if nothing limits them."""
+        return int(self.users.max_epochs)
+
+    @property
+    def max_steps(self) -> int:
+        """Optimizer steps to train for; -1 if nothing limits them."""
+        return int(self.users.max_steps)
+
+    @property
+    def val_check_interval(self) -> Any:
+        """Batches between two validations, or the fraction of an epoch."""
+        return self.users.val_check_interval
+
+    @property
+    def check_val_every_n_epoch(self) -> Any:
+        """Epochs between two that are validated; None if the interval counts batches of all epochs."""
+        return self.users.check_val_every_n_epoch
+
+    @property
+    def log_every_n_steps(self) -> int:
+        """Steps between two that loggers get."""
+        return int(self.users.log_every_n_steps)
+
+    @property
+    def estimated_stepping_batches(self) -> int | float:
+        """The number of optimizer steps of the whole training, from the length and the loaders."""
+        if self.max_epochs == -1:
+            return math.inf if self.max_steps == -1 else self.max_steps
+        self.fit_loop.setup_data()
+        if self.num_training_batches == math.inf:
+            return self.max_steps
+        steps = self._steps_of_an_epoch(self.accumulate_grad_batches) * max(self.max_epochs, 1)
+        return steps if self.max_steps == -1 else min(steps, self.max_steps)
+
+
+class ValidationBatches(Container[int]):
+    """The batches after which Lightning validates, counted from 1 over all epochs.
+
+    Args:
+        epoch_length: The batches of an epoch.
+        interval: ``trainer.val_check_batch``: batches of an epoch between two validations.
+        epochs: Epochs between two that are validated.
+    """
+
+    def __init__(self, epoch_length: int, interval: int, epochs: int) -> None:
+        self._epoch_length: Final = epoch_length
+        self._interval: Final = interval
+        self._epochs: Final = epochs
+
+    def __contains__(self, batches: object) -> bool:
+        assert isinstance(batches, int)
+        epoch, index = divmod(batches - 1, self._epoch_length)
+        return batches > 0 and (epoch + 1) % self._epochs == 0 and (index + 1) % self._interval == 0
+
+
+class ScriptTrial(LightningTrial):
+    """A trial with the settings of a user's Trainer.
+
+    Args:
+        context: Determined's trial context.
+        users_trainer: The user's Trainer.
+        random_state: The random numbers of the script, which Determined has just seeded anew on a cluster.
+        module: The LightningModule.
+        **options: Options of LightningTrial.
+    """
+
+    trainer: ScriptTrainer
+    _tests_afterwards = True
+
+    def __init__(
+        self,
+        context: pytorch.PyTorchTrialContext,
+        users_trainer: Any,
+        random_state: RandomState,
+        module: Any,
+        **options: Any,
+    ) -> None:
+        random_state.restore()
+        self._users_trainer: Final = users_trainer
+        super().__init__(context, module, **options)
+        self.controller.validates_at_the_end = False
+
+    @property
+    def has_taken_all_steps(self) -> bool:
+        """Whether the training ends by ``max_steps``, however many batches a step has."""
+        limit = self.trainer.max_steps
+        return limit != -1 and self.trainer.global_step >= limit
+
+    @property
+    def loaders(self) -> tuple[Any, Any]:
+        """Lightning's CombinedLoaders of training and of validation; None where nobody has asked for loaders."""
+        return self._training_loop.source.combined, self._evaluation_loop.source.combined
+
+    def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
+        """Trains on a batch, and has Determined look whether it was the last one."""
+        metrics = super().train_batch(batch, epoch_idx, batch_idx)
+        if self.has_taken_all_steps:
+            self.controller.pause_after_this_batch(validates=False)
+        return metrics
+
+    def _make_trainer(self, *parts: Any) -> ScriptTrainer:
+        trainer = ScriptTrainer(*parts)
+        trainer.adopt(self._users_trainer)
+        return trainer
+
+    def periods(self) -> dict[str, Any]:
+        """Gives the length and the periods of the training, by the names of Determined's ``Trainer.fit``."""
+        return {
+            "max_length": self._length(),
+            "validation_period": self._validation_period(),
+            "reporting_period": pytorch.Batch(self.trainer.log_every_n_steps or ENDLESS),
+        }
+
+    def _length(self) -> pytorch.TrainUnit:
+        trainer, epoch_length = self.trainer, self.epoch_length
+        by_epochs = ENDLESS if trainer.max_epochs == -1 or epoch_length is None else trainer.max_epochs * epoch_length
+        batches = min(by_epochs, self._batches_of_steps())
+        if epoch_length is not None and batches % epoch_length == 0:
+            return pytorch.Epoch(batches // epoch_length)
+        return pytorch.Batch(batches)
+
+    def _batches_of_steps(self) -> int:
+        """Returns after how many batches all steps are taken, if that is known beforehand."""
+        trainer = self.trainer
+        scheduler_class = self._lightning.GradientAccumulationScheduler
+        changes = any(isinstance(callback, scheduler_class) for callback in trainer.callbacks)
+        if trainer.max_steps == -1 or changes or not self.module.automatic_optimization:
+            return ENDLESS
+        accumulate = trainer.accumulate_grad_batches
+        if self.epoch_length is None:
+            return trainer.max_steps * accumulate
+        epochs, rest = divmod(trainer.max_steps, math.ceil(self.epoch_length / accumulate))
+        return epochs * self.epoch_length + rest * accumulate
+
+    def _validation_period(self) -> pytorch.TrainUnit | None:
+        trainer, epoch_length = self.trainer, self.epoch_length
+        interval, epochs = trainer.val_check_interval, trainer.check_val_every_n_epoch
+        if isinstance(interval, float):
+            if epoch_length is None:
+                return None
+            interval = max(1, int(epoch_length * interval))
+        if epochs is None or epoch_length is None:
+            return pytorch.Batch(interval)
+        if interval == epoch_length:
+            return pytorch.Epoch(epochs)
+        return pytorch.Batch(ValidationBatches(epoch_length, interval, epochs))

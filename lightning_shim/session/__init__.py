@@ -1,0 +1,1 @@
+"""Everything that is fixed for one training."""

@@ -1,0 +1,1 @@
+"""The trial as Determined sees it."""

@@ -1,0 +1,271 @@
+"""Determined's events, passed on to the loops and to Lightning's hooks."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any, Final
+
+import determined
+import torch
+from determined import pytorch
+
+from lightning_shim.checkpoint.attributes import OwnAttributes
+from lightning_shim.checkpoint.kept_files import CheckpointFiles
+from lightning_shim.checkpoint.lightning_format import LightningCheckpoint
+from lightning_shim.checkpoint.trial_state import CheckpointState
+from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
+from lightning_shim.facade.trainer import TrainerFacade
+from lightning_shim.loop.hooks import Hooks
+from lightning_shim.loop.training import TrainingLoop
+from lightning_shim.loop.validation import EvaluationLoop
+from lightning_shim.trial.processes import Processes
+from lightning_shim.trial.reporting import Reports
+from lightning_shim.upstream.determined.context import checkpoint_path, close_tensorboard
+from lightning_shim.upstream.determined.controller import Controller
+
+CALLBACK_NAME: Final = "lightning_shim"
+"""By which Determined knows the callback."""
+
+
+class LightningCallback(pytorch.PyTorchCallback):
+    """The one callback of Determined's through which a LightningTrial works.
+
+    Determined calls it on every process, except for ``on_checkpoint_save_start`` and ``on_checkpoint_write_end``, which
+    only the chief gets, since it alone writes.
+
+    Args:
+        context: Determined's trial context.
+        controller: Determined's loop.
+        trainer: What the module has as its trainer.
+        hooks: The module's and the callbacks' hooks.
+        training_loop: Trains.
+        evaluation_loop: Validates.
+        lightning_checkpoint: Saves and restores what Lightning would.
+        checkpoint_state: Saves and restores what is needed beside it to continue exactly.
+        attributes: Knows what module and callbacks have in attributes of their own.
+        checkpoint_files: Knows the files that callbacks have written.
+        reports: Reports.
+        processes: The processes that train together.
+
+    Attributes:
+        checkpoint_path: The folder of the newest checkpoint if it is on this machine, otherwise its UUID.
+    """
+
+    def __init__(
+        self,
+        context: pytorch.PyTorchTrialContext,
+        controller: Controller,
+        trainer: TrainerFacade,
+        hooks: Hooks,
+        training_loop: TrainingLoop,
+        evaluation_loop: EvaluationLoop,
+        lightning_checkpoint: LightningCheckpoint,
+        checkpoint_state: CheckpointState,
+        attributes: OwnAttributes,
+        checkpoint_files: CheckpointFiles,
+        reports: Reports,
+        processes: Processes,
+    ) -> None:
+        self.checkpoint_path: pathlib.Path | str | None = None
+        self._context: Final = context
+        self._controller: Final = controller
+        self._trainer: Final = trainer
+        self._hooks: Final = hooks
+        self._training_loop: Final = training_loop
+        self._evaluation_loop: Final = evaluation_loop
+        self._lightning_checkpoint: Final = lightning_checkpoint
+        self._checkpoint_state: Final = checkpoint_state
+        self._attributes: Final = attributes
+        self._checkpoint_files: Final = checkpoint_files
+        self._reports: Final = reports
+        self._processes: Final = processes
+        self._has_started_training = False
+
+    def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
+        """Keeps where the trial continues."""
+        if checkpoint_uuid is not None:
+            self.on_checkpoint_upload_end(checkpoint_uuid)
+
+    def on_training_start(self) -> None:
+        """Calls ``on_train_start``, after a checkpoint has been loaded."""
+        self._checkpoint_state.start()
+        if self._controller.batches_trained > 0:
+            distributed = self._context.distributed
+            if not self._checkpoint_state.apply(distributed.rank, distributed.size):
+                raise CheckpointError(
+                    f"the checkpoint {self.checkpoint_path} was not written by a LightningTrial: it does not say where "
+                    "in an epoch its training stood. Load its weights when you build the module, or resume from "
+                    "another one."
+                )
+        # Otherwise the checkpoint, if there was one, is another trial's: Determined takes its weights and starts anew.
+        elif self._trainer.ckpt_path is not None:
+            self._start_from(self._trainer.ckpt_path)
+        self._hooks.start_fit_of_stateful_callbacks()
+        if self._controller.batches_trained == 0:
+            self._sanity_check()
+        self._training_loop.start()
+        if self._ends_at_once():
+            return
+        if self._training_loop.goes_on or self._controller.may_validate_in(self._trainer.current_epoch):
+            self._evaluation_loop.set_up()
+        self._hooks.call("on_pretrain_routine_start")
+        self._hooks.call("on_pretrain_routine_end")
+        self._hooks.call("on_train_start")
+        self._has_started_training = True
+        if not self._ends_at_once():
+            self._attributes.start()
+            self._training_loop.resume()
+            self._attributes.restore()
+            # Hooks that other hooks had set are among them.
+            self._hooks.refresh_if_changed()
+
+    def _start_from(self, path: str | os.PathLike[str]) -> None:
+        """Takes over a checkpoint of Lightning's, after which there may be nothing left to train."""
+        self._lightning_checkpoint.start_from(path)
+        batches, epochs = self._training_loop.batches_and_epochs()
+        max_epochs = self._trainer.max_epochs
+        if max_epochs != -1 and epochs > max_epochs:
+            raise CheckpointError(
+                f"ckpt_path: {path} was written after {epochs} epochs, and the training has {max_epochs}. Train for "
+                "more, or load the weights alone when you build the module."
+            )
+        self._controller.continue_at(batches, epochs)
+        self._controller.skips_training = self._controller.has_trained_its_length
+
+    def _ends_at_once(self) -> bool:
+        """Has no batch trained if there is none left, or if a hook has asked to stop before the first one."""
+        self._agree_to_stop()
+        if self._trainer.should_stop:
+            self._controller.skips_training = True
+        return self._controller.skips_training
+
+    def _sanity_check(self) -> None:
+        """Tries batches of the validation as Lightning does, and forgets what came of it."""
+        limit = self._trainer.num_sanity_val_steps
+        if not limit or not self._evaluation_loop.is_enabled:
+            return
+        with self._trainer.isolated_random_numbers(), torch.no_grad():
+            self._trainer.enter_sanity_check()
+            self._hooks.callbacks("on_sanity_check_start")
+            self._evaluation_loop.start(releases_gradients=True, limit=limit)
+            self._evaluation_loop.start_epoch()
+            self._evaluation_loop.run(only_one=False)
+            self._evaluation_loop.end_epoch()
+            self._evaluation_loop.end()
+            self._hooks.callbacks("on_sanity_check_end")
+            self._trainer.forget_sanity_check()
+
+    def on_validation_start(self) -> None:
+        """Starts a validation."""
+        self._trainer.current_views()
+        self._trainer.enter_stage(training=False)
+        has_trained = self._controller.batches_trained > 0
+        self._evaluation_loop.start(has_trained and not self._training_loop.accumulates_gradients)
+
+    def on_validation_epoch_start(self) -> None:
+        """Goes on with it."""
+        self._evaluation_loop.start_epoch()
+
+    def on_validation_epoch_end(self, outputs: list[Any]) -> None:
+        """Ends its batches; Determined then asks for the metrics."""
+        self._evaluation_loop.end_epoch()
+
+    def on_validation_end(self, metrics: dict[str, Any]) -> None:
+        """Ends it, and with it the training epoch that has waited for it."""
+        self._evaluation_loop.end()
+        self._trainer.enter_stage(training=True)
+        self._reports.remember(metrics)
+        self._training_loop.after_validation()
+        self._agree_to_stop()
+
+    def on_training_workload_end(self, avg_metrics: dict[str, Any], batch_metrics: Any) -> None:
+        """Keeps what was reported."""
+        self._reports.remember(avg_metrics)
+        self._agree_to_stop()
+
+    def _agree_to_stop(self) -> None:
+        """Stops the trial if any process wants to; Determined looks at it next."""
+        if any(self._context.distributed.allgather(self._trainer.stops_early)):
+            self._trainer.should_stop = True
+            if not self._context.get_stop_requested():
+                self._context.set_stop_requested(True)
+
+    def on_checkpoint_save_start(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the trial's state and Lightning's keys, and calls the hooks that may add more."""
+        self._checkpoint_state.save(checkpoint)
+        # It keeps nothing there, where Lightning looks for its own callbacks.
+        del checkpoint["callbacks"][CALLBACK_NAME]
+        self._checkpoint_files.save(checkpoint)
+        self._lightning_checkpoint.save(checkpoint)
+
+    def on_checkpoint_write_end(self, checkpoint_dir: str) -> None:
+        """Adds the files that callbacks have written."""
+        self._checkpoint_files.write(checkpoint_dir)
+
+    def on_checkpoint_load_start(self, checkpoint: dict[str, Any]) -> None:
+        """Calls the hooks that a checkpoint is loaded with."""
+        self._checkpoint_state.load(checkpoint)
+        self._lightning_checkpoint.load(checkpoint)
+        if self._trainer.is_global_zero:
+            self._checkpoint_files.restore(checkpoint, self._controller.checkpoint_folder)
+
+    def on_checkpoint_upload_end(self, uuid: str) -> None:
+        """Keeps where the newest checkpoint is."""
+        self.checkpoint_path = checkpoint_path(self._context, uuid) or uuid
+
+    def on_checkpoint_gather(self) -> None:
+        """Collects the processes' states before the chief, which alone gets ``on_checkpoint_save_start``, saves them.
+
+        Raises:
+            ConfigurationError: If one process alone ends the trial, so that no others come to gather anything.
+        """
+        error = self._controller.error
+        if isinstance(error, determined.InvalidHP):
+            self._verify_that_all_give_up(error)
+        if not self._controller.will_validate and self._training_loop.is_at_the_end_of_an_epoch:
+            # The checkpoint then holds what the end of the epoch has changed.
+            self._training_loop.after_validation()
+        self._checkpoint_state.gather(self._context.distributed)
+
+    def _verify_that_all_give_up(self, error: BaseException) -> None:
+        """Makes an error of it if one process alone ends with exit status 0: the others would wait for ever."""
+        if not self._processes.all_give_up():
+            raise ConfigurationError(
+                f"Rank {self._trainer.global_rank} has raised {error!r}, and other processes have not. What ends a "
+                "trial has to be raised on all of them: decide it by what they have in common "
+                "(trainer.strategy.reduce_boolean_decision)."
+            )
+
+    def on_trial_shutdown(self) -> None:
+        """Ends the training if it is complete; a trial that is paused goes on in another process."""
+        try:
+            error = self._controller.error
+            if error is None:
+                self._end()
+            else:
+                self._fail(error)
+        finally:
+            self._trainer.release()
+            self._training_loop.source.release()
+            self._evaluation_loop.source.release()
+            close_tensorboard(self._context, self._trainer.is_global_zero)
+            self._processes.stop_watching()
+
+    def _fail(self, error: BaseException) -> None:
+        self._hooks.on_exception(error)
+        if isinstance(error, SystemExit) and not error.code:
+            self._verify_that_all_give_up(error)
+
+    def _end(self) -> None:
+        with torch.enable_grad(), self._hooks.telling_of_errors():
+            if self._controller.is_complete or self._context.get_stop_requested():
+                if not self._controller.skips_training:
+                    self._training_loop.finish_epoch()
+                if self._has_started_training:
+                    self._hooks.call("on_train_end")
+                self._hooks.call("on_fit_end")
+            self._hooks.call_for_stage("teardown", self._trainer.state.fn)
+        self._trainer.lightning_loggers.finalize("success")
+        self._trainer.finish()
+        self._processes.part()

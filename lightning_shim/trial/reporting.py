@@ -1,0 +1,204 @@
+"""What is reported to Determined: step values at its reports, an epoch's values when the epoch has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from determined import pytorch
+
+from lightning_shim.diagnostics.errors import DifferenceWarning
+from lightning_shim.diagnostics.warn import warn_at_caller
+from lightning_shim.facade.progress_bar import ProgressBar
+from lightning_shim.facade.trainer import TrainerFacade
+from lightning_shim.metrics.collector import MetricCollector, ReturnedMetrics
+from lightning_shim.session.progress import Progress
+from lightning_shim.upstream.determined.context import report_training_metrics
+from lightning_shim.upstream.determined.controller import Controller
+
+_DETERMINED_COUNTS: Final = frozenset({"batches", "epochs"})
+"""What Determined adds to every report."""
+
+
+class Reports:
+    """Reports the metrics of a trial.
+
+    Args:
+        context: Determined's trial context.
+        controller: Determined's loop.
+        trainer: Shows the metrics to the module.
+        progress: Where training stands.
+        training_collector: Keeps what is logged in training.
+        returned_metrics: Knows what is reported of a validation.
+        accumulates: Whether the batch that was trained last has only added to the gradients.
+
+    Attributes:
+        metrics: The newest value of everything that was reported, by name.
+    """
+
+    def __init__(
+        self,
+        context: Any,
+        controller: Controller,
+        trainer: TrainerFacade,
+        progress: Progress,
+        training_collector: MetricCollector,
+        returned_metrics: ReturnedMetrics,
+        accumulates: Callable[[], bool],
+    ) -> None:
+        self.metrics: Final[dict[str, float]] = {}
+        self._context: Final = context
+        self._controller: Final = controller
+        self._trainer: Final = trainer
+        self._progress: Final = progress
+        self._loggers: Final = trainer.lightning_loggers
+        self._accumulates: Final = accumulates
+        self._is_alone: Final = trainer.world_size == 1
+        self._training_collector: Final = training_collector
+        self._returned_metrics: Final = returned_metrics
+        self._reported: frozenset[str] = frozenset()
+        self._progress_bar: ProgressBar | None = None
+        context.wrap_reducer(_TrainingReducer(self), for_validation=False)
+        context.wrap_reducer(_ValidationReducer(self), for_training=False)
+
+    def show_progress(self, total: int | None) -> None:
+        """Shows a progress bar until :meth:`hide_progress` is called.
+
+        Args:
+            total: The number of batches of the whole training, or None if it is not known.
+        """
+        self._progress_bar = self._trainer.progress_bar = ProgressBar(total)
+
+    def hide_progress(self) -> None:
+        """Closes the progress bar if there is one."""
+        if self._progress_bar is not None:
+            self._progress_bar.close()
+        self._progress_bar = self._trainer.progress_bar = None
+
+    def end_batch(self) -> dict[str, Any]:
+        """Counts a training batch in the progress bar.
+
+        Returns:
+            What ``train_batch`` has to return: nothing, so that nothing is copied to the host. With several processes
+            Determined cannot average nothing; it gets its own count, which :meth:`reduce_step_values` puts right in
+            the report.
+        """
+        if self._progress_bar is not None:
+            self._progress_bar.advance()
+        if self._loggers.loggers and self._progress.batch_end_is_due and self._is_logging_time():
+            self._loggers.log_metrics(self._training_collector.collect(on_step=True).logged)
+        return {} if self._is_alone else {"batches": self._controller.batches_trained + 1}
+
+    def _is_logging_time(self) -> bool:
+        """Tells whether Lightning would give its loggers the values of the step that has been trained last."""
+        optimization = self._trainer.lightning_module.automatic_optimization
+        if optimization and self._accumulates():
+            return False
+        return self._trainer._logger_connector.should_update_logs
+
+    def remember(self, metrics: Mapping[str, Any]) -> None:
+        """Keeps and shows what has been reported.
+
+        Args:
+            metrics: The numbers by name, with Determined's own counts among them.
+        """
+        values = {name: float(value) for name, value in metrics.items() if name not in _DETERMINED_COUNTS}
+        self.metrics.update(values)
+        if self._progress_bar is not None:
+            self._progress_bar.show(self._controller.batches_trained, self._trainer.progress_bar_metrics)
+
+    def report_epoch(self) -> None:
+        """Reduces and reports the values of a training epoch.
+
+        Determined has reported the last step's values before its validation; this is a second report for the same
+        batch, with other names. A name that both have cannot be reported twice: it goes to TensorBoard, with a warning.
+        """
+        collector = self._training_collector
+        if self._trainer.world_size > 1:
+            collector.merge_epoch_values(self._context.distributed.allgather(collector.partial_epoch_values()))
+        views = collector.collect(on_step=False)
+        self._trainer.views.update(views)
+        # The step has been counted, and Lightning logs an epoch's values under its last one.
+        self._loggers.log_metrics(views.logged, steps_back=1)
+        values = {name: float(value) for name, value in views.logged.items()}
+        if self._trainer.is_global_zero:
+            report_training_metrics(self._context, self._controller.batches_trained, values, self._reported)
+        twice = sorted(values.keys() & self._reported)
+        if twice:
+            warn_at_caller(
+                f"{', '.join(twice)}: logged for each step and again at the end of the epoch under the same name. "
+                "Determined takes one value of a name for a batch, and has the step's; the epoch's is in TensorBoard "
+                "only. Give it a name of its own.",
+                DifferenceWarning,
+            )
+        self.remember({name: value for name, value in values.items() if name not in self._reported})
+
+    def step_values(self) -> Any:
+        """Returns this process's step values if Lightning would log now; Determined also asks before validations."""
+        if not self._progress.batch_end_is_due:
+            # The batch was only counted, as the rest of an epoch that ended early.
+            return {}
+        if not self._controller.is_reporting_time(self._progress.is_last_batch):
+            return {}
+        return self._training_collector.step_values()
+
+    def reduce_step_values(self, shares: list[Any]) -> dict[str, float]:
+        """Chooses the step values to report: rank 0's, as in Lightning; what is to be synchronised has been.
+
+        Args:
+            shares: What :meth:`step_values` returned on each process, by rank.
+
+        Returns:
+            The values to report, by name.
+        """
+        values: dict[str, Any] = dict(shares[0])
+        self._reported = frozenset(values)
+        if self._trainer.world_size > 1:
+            values["batches"] = self._controller.batches_trained
+        return values
+
+    def validation_values(self) -> Any:
+        """Returns this process's share of the values of a validation."""
+        return self._returned_metrics.collector.partial_epoch_values()
+
+    def reduce_validation_values(self, shares: list[Any]) -> dict[str, float]:
+        """Reduces the shares of all processes, and shows the result to the module.
+
+        Args:
+            shares: What :meth:`validation_values` returned on each, by rank.
+
+        Returns:
+            The values to report, by name.
+        """
+        collector = self._returned_metrics.collector
+        if len(shares) > 1:
+            collector.merge_epoch_values(shares)
+        views = collector.collect(on_step=False, every_dataloader=True)
+        if collector is self._trainer.collector:
+            self._trainer.views.update(views)
+            self._loggers.log_metrics(views.logged)
+        return {name: float(value) for name, value in views.logged.items()}
+
+
+class _Reducer(pytorch.MetricReducer):
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+
+    def reset(self) -> None:
+        """Does nothing: what is kept ends with Lightning's epoch, not with Determined's report."""
+
+
+class _TrainingReducer(_Reducer):
+    def per_slot_reduce(self) -> Any:
+        return self._reports.step_values()
+
+    def cross_slot_reduce(self, per_slot_metrics: list[Any]) -> dict[str, float]:
+        return self._reports.reduce_step_values(per_slot_metrics)
+
+
+class _ValidationReducer(_Reducer):
+    def per_slot_reduce(self) -> Any:
+        return self._reports.validation_values()
+
+    def cross_slot_reduce(self, per_slot_metrics: list[Any]) -> dict[str, float]:
+        return self._reports.reduce_validation_values(per_slot_metrics)

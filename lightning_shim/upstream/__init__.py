@@ -1,0 +1,1 @@
+"""Private names of Lightning, PyTorch and Determined that this package relies on."""

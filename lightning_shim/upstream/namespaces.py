@@ -1,0 +1,69 @@
+"""Finds the installed Lightning namespaces; the only reader of their ``__version__``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Final
+
+from lightning_shim.diagnostics.errors import ConfigurationError
+from lightning_shim.diagnostics.locations import caller_location
+
+NAMESPACES: Final = ("pytorch_lightning", "lightning.pytorch")
+"""Two separate sets of classes that a user's code may import; the second comes with the package ``lightning``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """One of the two sets of Lightning classes.
+
+    Attributes:
+        name: Its importable name, one of :data:`NAMESPACES`.
+    """
+
+    name: str
+
+    def module(self, path: str) -> ModuleType:
+        """Imports a module of the namespace.
+
+        Args:
+            path: Its dotted path below the namespace, such as ``"core.module"``; empty for the namespace itself.
+
+        Returns:
+            The module.
+        """
+        return importlib.import_module(f"{self.name}.{path}" if path else self.name)
+
+    @property
+    def version(self) -> str:
+        """The installed version, such as ``"2.6.6"``."""
+        return str(self.module("").__version__)
+
+    def imported(self, path: str) -> ModuleType | None:
+        """Returns a module of the namespace if somebody has imported it already."""
+        return sys.modules.get(f"{self.name}.{path}")
+
+
+def namespace_of(instance: Any) -> Namespace:
+    """Tells which namespace's LightningModule or LightningDataModule something is.
+
+    Args:
+        instance: An object or a class.
+
+    Returns:
+        The namespace.
+
+    Raises:
+        ConfigurationError: If it comes from neither.
+    """
+    subclass = instance if isinstance(instance, type) else type(instance)
+    for base in subclass.__mro__:
+        for name in NAMESPACES:
+            if base.__module__.startswith(f"{name}."):
+                return Namespace(name)
+    raise ConfigurationError(
+        f"{caller_location()}: {subclass.__module__}.{subclass.__qualname__} is neither a LightningModule nor a "
+        f"LightningDataModule of {' or '.join(NAMESPACES)}."
+    )

@@ -1,0 +1,1 @@
+"""The user's classes, read as syntax tree and bytecode; nothing of them is run."""

@@ -1,0 +1,87 @@
+"""The names of attributes in the compiled code of a class."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import CodeType
+
+from lightning_shim.members.member import Member
+
+
+@dataclass(frozen=True, slots=True)
+class NamesInCode:
+    """The names of attributes in the code of a class.
+
+    Attributes:
+        read: Those that are read or called.
+        written: Those that are set, and whatever stands in strings.
+    """
+
+    read: frozenset[str]
+    written: frozenset[str]
+
+    @staticmethod
+    def union(parts: Iterable[NamesInCode]) -> NamesInCode:
+        """Puts together what was found in several pieces of code."""
+        parts = list(parts)
+        return NamesInCode(
+            frozenset().union(*(part.read for part in parts)), frozenset().union(*(part.written for part in parts))
+        )
+
+
+@functools.lru_cache
+def names_in_code(user_class: type, without: str = "") -> NamesInCode:
+    """Finds the names of attributes in the methods of a class and of its bases.
+
+    Args:
+        user_class: The user's class.
+        without: A method to leave out.
+    """
+    functions = [
+        function
+        for base in user_class.__mro__
+        if not _is_library(base)
+        for name, entry in vars(base).items()
+        if name != without and inspect.isfunction(function := inspect.unwrap(getattr(entry, "__func__", entry)))
+    ]
+    return NamesInCode.union(_names_in(function.__code__) for function in functions)
+
+
+# Whoever asks about a class does so for one method after another, and each time of the same code.
+@functools.lru_cache(maxsize=4096)
+def _names_in(code: CodeType) -> NamesInCode:
+    read: set[str] = set()
+    written: set[str] = set()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
+            read.add(instruction.argval)
+        elif instruction.opname == "STORE_ATTR":
+            written.add(instruction.argval)
+    written.update(constant for constant in code.co_consts if isinstance(constant, str))
+    inner = [_names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    return NamesInCode.union([NamesInCode(frozenset(read), frozenset(written)), *inner])
+
+
+def _is_library(base: type) -> bool:
+    """Tells whether a class is PyTorch's or Lightning's own, not one of its demonstrations."""
+    package, _, rest = base.__module__.partition(".")
+    return package in ("torch", "builtins", "lightning_fabric") or (
+        package in ("lightning", "pytorch_lightning") and "demos" not in rest
+    )
+
+
+def is_own_method(row: Member, *owners: type) -> bool:
+    """Tells whether a name that was a hook in Lightning 1.x is a method that the user's code calls by itself.
+
+    Args:
+        row: The hook's row.
+        *owners: The classes of the module, the data module and the callbacks, as far as they are known.
+
+    Returns:
+        Whether it is; a hook of Lightning 2 never is.
+    """
+    return row.is_removed and any(row.name in names_in_code(owner, without=row.name).read for owner in owners)

@@ -1,0 +1,352 @@
+"""Finds in a function's syntax tree where it uses members of Lightning's objects. Standard library only.
+
+It follows what can be followed without running anything: ``self.trainer.X``, local names for such objects, the
+arguments of a callback's hooks. What it cannot follow it says nothing about.
+"""
+
+from __future__ import annotations
+
+import ast
+import enum
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from lightning_shim.diagnostics.source_files import FunctionNode
+
+
+class Origin(enum.Enum):
+    """Where an object comes from, as seen by the code that uses it."""
+
+    SELF = "self"
+    SUPER = "super()"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What is known of the value of an expression.
+
+    Attributes:
+        owner: The class that it is an instance of, one of :data:`members.OWNERS`.
+        origin: Where it comes from.
+        is_list: Whether it is a list of such instances.
+    """
+
+    owner: str
+    origin: Origin
+    is_list: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One use of a member.
+
+    Attributes:
+        value: Whose member it is.
+        name: The member's name.
+        line: The line of the name.
+        is_stored: Whether it is set; otherwise it is read or called.
+        is_guarded: Whether the code goes on if there is no such member.
+        call: The call, if it is called.
+        is_deferred: Whether it is in a function inside the method, which may be called at another time.
+    """
+
+    value: Value
+    name: str
+    line: int
+    is_stored: bool
+    is_guarded: bool
+    call: ast.Call | None
+    is_deferred: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionUses:
+    """What a function uses.
+
+    Attributes:
+        uses: The uses of members.
+        mentions: All attributes that it reads or calls, by where they are looked up first.
+    """
+
+    uses: tuple[Use, ...]
+    mentions: frozenset[tuple[Origin, str]]
+
+
+_LEADS_TO: Final = {
+    ("LightningModule", "trainer"): "Trainer",
+    ("LightningModule", "_trainer"): "Trainer",
+    ("LightningModule", "logger"): "Logger",
+    ("LightningDataModule", "trainer"): "Trainer",
+    ("Trainer", "logger"): "Logger",
+    ("Trainer", "lightning_module"): "LightningModule",
+    ("Trainer", "model"): "LightningModule",
+    ("Trainer", "datamodule"): "LightningDataModule",
+}
+"""By a class and its attribute, the class that the attribute is an instance of."""
+
+_LEADS_TO_LIST: Final = {("LightningModule", "loggers"): "Logger", ("Trainer", "loggers"): "Logger"}
+"""The same for lists of instances."""
+
+_CATCHES: Final = frozenset(
+    {"AttributeError", "Exception", "BaseException", "LightningShimError", "RefusedMemberError"}
+)
+"""The errors whose handlers catch the one that a missing member raises."""
+
+Names = Mapping[str, Value]
+
+
+def read_uses(node: FunctionNode, owner: str, names: Names, is_users: Callable[[str], bool]) -> FunctionUses:
+    """Finds what a method uses.
+
+    Args:
+        node: The method.
+        owner: The class of Lightning's that the method's own class derives from.
+        names: What is known of the method's arguments, by their names.
+        is_users: Tells whether an attribute of ``self`` is the user's own, not Lightning's.
+
+    Returns:
+        What it uses.
+    """
+    reader = _Reader(owner, names, is_users)
+    reader.read(node)
+    return FunctionUses(tuple(reader.guarded_uses()), frozenset(reader.mentions))
+
+
+class _Reader(ast.NodeVisitor):
+    def __init__(self, owner: str, names: Names, is_users: Callable[[str], bool]) -> None:
+        self.mentions: set[tuple[Origin, str]] = set()
+        self._owner: Final = owner
+        self._names: dict[str, Value] = dict(names)
+        self._is_users: Final = is_users
+        self._uses: list[tuple[Use, ast.expr]] = []
+        # What hasattr has asked for anywhere in the function, and the expressions that isinstance has looked at.
+        self._asked_for: set[tuple[str, str]] = set()
+        self._looked_at: set[str] = set()
+        self._handlers = 0
+        self._depth = 0
+
+    def read(self, node: FunctionNode) -> None:
+        for statement in [node.body] if isinstance(node, ast.Lambda) else node.body:
+            self.visit(statement)
+
+    def guarded_uses(self) -> Iterator[Use]:
+        for use, inner in self._uses:
+            is_asked_for = (use.value.owner, use.name) in self._asked_for
+            is_looked_at = bool(self._looked_at) and ast.unparse(inner) in self._looked_at
+            yield replace(use, is_guarded=use.is_guarded or is_asked_for or is_looked_at)
+
+    # What is known of an expression's value.
+
+    def _value(self, node: ast.AST | None) -> Value | None:
+        match node:
+            case ast.Name(id=name):
+                return self._names.get(name)
+            case ast.Attribute(value=inner, attr=name):
+                return self._member(self._value(inner), name)
+            case ast.Subscript(value=inner, slice=index) if not isinstance(index, ast.Slice):
+                return self._element(self._value(inner))
+            case ast.NamedExpr(value=inner) | ast.Await(value=inner):
+                return self._value(inner)
+            case ast.IfExp(body=first, orelse=second):
+                return self._value(first) or self._value(second)
+            case ast.BoolOp(values=values):
+                return next(filter(None, map(self._value, values)), None)
+            case ast.Call(func=ast.Name(id="getattr"), args=[inner, ast.Constant(value=str(name)), *_]):
+                return self._member(self._value(inner), name)
+            case ast.Call(func=ast.Name(id="cast") | ast.Attribute(attr="cast"), args=[_, inner]):
+                return self._value(inner)
+            case ast.Call(func=ast.Name(id="super")):
+                return Value(self._owner, Origin.SUPER)
+            case _:
+                return None
+
+    def _member(self, value: Value | None, name: str) -> Value | None:
+        if value is None or value.is_list or (value.origin is Origin.SELF and self._is_users(name)):
+            return None
+        key = (value.owner, name)
+        owner = _LEADS_TO.get(key) or _LEADS_TO_LIST.get(key)
+        if owner is None:
+            return None
+        return Value(owner, Origin.SELF if owner == self._owner else Origin.OTHER, key in _LEADS_TO_LIST)
+
+    @staticmethod
+    def _element(value: Value | None) -> Value | None:
+        return replace(value, is_list=False) if value is not None and value.is_list else None
+
+    # Uses.
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        self._use(node.value, node.attr, node.end_lineno, is_stored=isinstance(node.ctx, ast.Store))
+
+    def _use(
+        self,
+        inner: ast.expr,
+        name: str,
+        line: int | None,
+        *,
+        is_stored: bool = False,
+        is_guarded: bool = False,
+        call: ast.Call | None = None,
+    ) -> None:
+        value = self._value(inner)
+        if not is_stored:
+            self.mentions.add((Origin.OTHER if value is None else value.origin, name))
+        if value is None:
+            self.visit(inner)
+            return
+        self._pass_through(inner)
+        if not value.is_list:
+            assert line is not None
+            use = Use(value, name, line, is_stored, is_guarded or self._handlers > 0, call, self._depth > 0)
+            self._uses.append((use, inner))
+
+    def _pass_through(self, node: ast.expr) -> None:
+        """Visits what leads to a member: ``self.trainer.max_epochs`` is a use of ``max_epochs`` alone."""
+        if isinstance(node, ast.Attribute):
+            self.mentions.add((Origin.SELF, node.attr))
+            self._pass_through(node.value)
+        elif not isinstance(node, ast.Name):
+            for child in ast.iter_child_nodes(node):
+                self.visit(child)
+            self._bind_walrus(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        arguments = list(node.args)
+        match node:
+            case ast.Call(func=ast.Name(id="getattr"), args=[inner, ast.Constant(value=str(name)), *default]):
+                self._use(inner, name, inner.end_lineno, is_guarded=bool(default))
+                arguments = default
+            case ast.Call(func=ast.Name(id="setattr"), args=[inner, ast.Constant(value=str(name)), new]):
+                self._use(inner, name, inner.end_lineno, is_stored=True)
+                arguments = [new]
+            case ast.Call(func=ast.Name(id="hasattr"), args=[inner, ast.Constant(value=str(name))]):
+                if (value := self._value(inner)) is not None:
+                    self._asked_for.add((value.owner, name))
+            case ast.Call(func=ast.Name(id="isinstance"), args=[inner, _]):
+                value = self._value(inner)
+                # That the module is of some class says nothing about a member of it.
+                if value is not None and value.owner in ("Trainer", "Logger"):
+                    self._looked_at.add(ast.unparse(inner))
+            case ast.Call(func=ast.Attribute(value=inner, attr=name, end_lineno=line)):
+                self._use(inner, name, line, call=node)
+            case _:
+                self.visit(node.func)
+        for argument in (*arguments, *node.keywords):
+            self.visit(argument)
+
+    def visit_Try(self, node: ast.Try) -> None:
+        self._visit_guarded(node.body, any(_catches(handler.type) for handler in node.handlers))
+        for part in (*node.handlers, *node.orelse, *node.finalbody):
+            self.visit(part)
+
+    def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
+        for item in node.items:
+            self.visit(item.context_expr)
+            if item.optional_vars is not None:
+                self._bind(item.optional_vars, None)
+        managers = [item.context_expr for item in node.items]
+        # contextlib.suppress, pytest.raises, ...
+        is_guarded = any(isinstance(call, ast.Call) and any(map(_catches, call.args)) for call in managers)
+        self._visit_guarded(node.body, is_guarded)
+
+    visit_AsyncWith = visit_With
+
+    def _visit_guarded(self, body: list[ast.stmt], is_guarded: bool) -> None:
+        self._handlers += is_guarded
+        for statement in body:
+            self.visit(statement)
+        self._handlers -= is_guarded
+
+    # Names.
+
+    def _bind(self, target: ast.expr, value: Value | None) -> None:
+        if isinstance(target, ast.Name):
+            if value is None:
+                self._names.pop(target.id, None)
+            else:
+                self._names[target.id] = value
+        elif isinstance(target, (ast.Tuple, ast.List)):
+            for element in target.elts:
+                self._bind(element, None)
+        elif isinstance(target, ast.Starred):
+            self._bind(target.value, None)
+        else:
+            self.visit(target)
+
+    def _bind_walrus(self, node: ast.AST) -> None:
+        if isinstance(node, ast.NamedExpr):
+            self._bind(node.target, self._value(node.value))
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        self.visit(node.value)
+        for target in node.targets:
+            match target, node.value:
+                case ast.Tuple(elts=targets), ast.Tuple(elts=values) if len(targets) == len(values):
+                    # All values are there before the first name is bound.
+                    for each, value in list(zip(targets, map(self._value, values), strict=True)):
+                        self._bind(each, value)
+                case _:
+                    self._bind(target, self._value(node.value))
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self.visit(node.value)
+            self._bind(node.target, self._value(node.value))
+
+    def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
+        self.visit(node.value)
+        self._bind_walrus(node)
+
+    def visit_For(self, node: ast.For | ast.AsyncFor) -> None:
+        self.visit(node.iter)
+        self._bind(node.target, self._element(self._value(node.iter)))
+        for statement in (*node.body, *node.orelse):
+            self.visit(statement)
+
+    visit_AsyncFor = visit_For
+
+    def _visit_comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> None:
+        outer = dict(self._names)
+        for generator in node.generators:
+            self.visit(generator.iter)
+            self._bind(generator.target, self._element(self._value(generator.iter)))
+            for condition in generator.ifs:
+                self.visit(condition)
+        for element in [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]:
+            self.visit(element)
+        self._names = outer
+
+    visit_ListComp = visit_SetComp = visit_GeneratorExp = visit_DictComp = _visit_comprehension
+
+    def visit_FunctionDef(self, node: FunctionNode) -> None:
+        outer = dict(self._names)
+        for argument in arguments_of(node):
+            self._names.pop(argument, None)
+        self._depth += 1
+        self.read(node)
+        self._depth -= 1
+        self._names = outer
+
+    visit_AsyncFunctionDef = visit_Lambda = visit_FunctionDef
+
+
+def arguments_of(node: FunctionNode) -> list[str]:
+    """Returns the names of a function's parameters, the positional ones first and in their order."""
+    specification = node.args
+    named = [*specification.posonlyargs, *specification.args, *specification.kwonlyargs]
+    return [argument.arg for argument in (*named, specification.vararg, specification.kwarg) if argument is not None]
+
+
+def _catches(error: ast.expr | None) -> bool:
+    """Tells whether the type of an ``except`` catches what a missing member raises."""
+    match error:
+        case None:
+            return True
+        case ast.Tuple(elts=errors):
+            return any(map(_catches, errors))
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name in _CATCHES
+        case _:
+            return False

@@ -1,0 +1,275 @@
+"""The user's own code in a class: its methods, what they use of Lightning's objects, and which a trial reaches."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Final
+
+from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES
+from lightning_shim.diagnostics.source_files import SourceFiles, code_of
+from lightning_shim.members.member import Kind, Member, Support
+from lightning_shim.members.query import members
+from lightning_shim.upstream.namespaces import NAMESPACES
+from lightning_shim.user_code.class_source import ClassSource, Method, classes_called, functions_in
+from lightning_shim.user_code.member_uses import FunctionUses, Origin, Value, arguments_of, read_uses
+
+_DEMONSTRATIONS: Final = tuple(f"{namespace}.demos." for namespace in NAMESPACES)
+"""Lightning ships them as an example of what a user would write."""
+
+_OF_PYTHON: Final = frozenset({"abc", "collections", "enum", "typing", "typing_extensions"})
+"""Where classes that modules are mixed with come from, such as ``typing.Generic``."""
+
+_HOOK_ARGUMENTS: Final = {"trainer": "Trainer", "pl_module": "LightningModule"}
+"""What Lightning passes to a callback's hooks, by the names that its own hooks have for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A line of source.
+
+    Attributes:
+        file: The file, as Python names it in a traceback.
+        line: The line, from 1.
+        module: The name of the Python module that is in the file.
+    """
+
+    file: str
+    line: int
+    module: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Function:
+    """A method of the user's, and what it uses.
+
+    Attributes:
+        method: The method.
+        cls: Its class.
+        found: What it uses.
+    """
+
+    method: Method
+    cls: type
+    found: FunctionUses
+
+    @property
+    def name(self) -> str:
+        """The name that the class has it by."""
+        return self.method.name
+
+    def place(self, line: int) -> Place:
+        """Returns the place of a line of it."""
+        return Place(self.method.source.name, line, self.method.module)
+
+
+class UserCode:
+    """What a user has written of a class: that of its bases as well, up to Lightning's.
+
+    Args:
+        subject: A class that derives from one of Lightning's, or an object of such.
+        owner: The name of Lightning's class.
+        base: Lightning's class.
+        files: Where source is read.
+
+    Attributes:
+        cls: The class.
+        functions: All methods.
+        unread: The names of the classes of which some method at least could not be read.
+    """
+
+    def __init__(self, subject: Any, owner: str, base: type, files: SourceFiles) -> None:
+        is_class = isinstance(subject, type)
+        self.cls: Final[type] = subject if is_class else type(subject)
+        self._order: Final = {cls: position for position, cls in enumerate(self.cls.__mro__)}
+        self._owner: Final = owner
+        self._base: Final = base
+        self._instance: Final[dict[str, Any]] = {} if is_class else vars(subject)
+        self._files: Final = files
+        self._rows: Final = {row.name: row for row in members(owner)}
+        self._sources: Final = {
+            cls: ClassSource(cls, files, is_users)
+            for cls in self.cls.__mro__
+            if cls not in base.__mro__ and is_users(cls.__module__)
+        }
+        self.functions: Final[list[Function]] = []
+        unread = {cls: None for cls, source in self._sources.items() if not source.is_complete}
+        for cls, source in self._sources.items():
+            for method in source.methods:
+                try:
+                    found = read_uses(method.node, owner, self._arguments(method), self._is_in_a_class)
+                except RecursionError:
+                    # Python compiles what is nested a little deeper than it can visit.
+                    unread[cls] = None
+                else:
+                    self.functions.append(Function(method, cls, found))
+        self.unread: Final = tuple(f"{cls.__module__}.{cls.__qualname__}" for cls in unread)
+        self._by_name: Final[dict[str, list[Function]]] = {}
+        for function in self.functions:
+            self._by_name.setdefault(function.name, []).append(function)
+        self._set_on_self: Final[dict[str, Place]] = {}
+        for function in self.functions:
+            for use in function.found.uses:
+                if use.is_stored and use.value == Value(owner, Origin.SELF):
+                    self._set_on_self.setdefault(use.name, function.place(use.line))
+
+    def _arguments(self, method: Method) -> dict[str, Value]:
+        """Says what is known of a method's arguments."""
+        arguments = arguments_of(method.node)
+        if not method.has_self or not arguments:
+            return {}
+        known = {arguments[0]: Value(self._owner, Origin.SELF)}
+        if self._owner == "Callback":
+            hook = getattr(self._base, method.name, None) if method.name in self._rows else None
+            of_hook = list(inspect.signature(hook).parameters) if callable(hook) else []
+            # By position as in Lightning's hook, and by name in any method.
+            for own, name in [*zip(arguments, of_hook, strict=False), *zip(arguments, arguments, strict=True)]:
+                if name in _HOOK_ARGUMENTS:
+                    known.setdefault(own, Value(_HOOK_ARGUMENTS[name], Origin.OTHER))
+        return known
+
+    # What the user defines.
+
+    def _definer(self, name: str, after: type | None = None) -> type | None:
+        """Returns the class that a member is found in, as ``super()`` in a class finds it if one is given."""
+        start = 0 if after is None else self._order[after] + 1
+        return next((cls for cls in self.cls.__mro__[start:] if name in vars(cls)), None)
+
+    def _is_in_a_class(self, name: str, after: type | None = None) -> bool:
+        return self._definer(name, after) in self._sources
+
+    def defines(self, name: str, after: type | None = None) -> bool:
+        """Tells whether a member of the object is the user's own, and not Lightning's.
+
+        Args:
+            name: The member's name.
+            after: The class in whose methods ``super()`` looks for it; by default it is looked for on ``self``.
+        """
+        if self._is_in_a_class(name, after):
+            return True
+        row = self._rows.get(name)
+        is_lightnings = row is not None and not row.is_removed and row.kind in (Kind.PROPERTY, Kind.ATTRIBUTE)
+        if after is not None or is_lightnings:
+            # What is set on self under such a name goes through Lightning.
+            return False
+        registered = (self._instance.get(kind, {}) for kind in ("_modules", "_parameters", "_buffers"))
+        return name in self._set_on_self or name in self._instance or any(name in names for names in registered)
+
+    def sets_somewhere(self, name: str) -> bool:
+        """Tells whether the user's code sets an attribute of this name on any object.
+
+        Args:
+            name: The attribute's name. It is looked for in the files of the class and its bases, and in what has been
+                imported of their packages and from their folders.
+        """
+        files = {function.method.source.name for function in self.functions}
+        folders = {os.path.dirname(file) for file in files if os.path.isabs(file)}
+        packages = {cls.__module__.partition(".")[0] for cls in self._sources}
+        for module in list(sys.modules.values()):
+            file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
+            if file is not None and (
+                os.path.dirname(file) in folders or module.__name__.partition(".")[0] in packages - {"__main__"}
+            ):
+                files.add(file)
+        sources = (self._files.file(file) for file in files if name in "".join(linecache.getlines(file)))
+        return any(source is not None and name in source.stored_attributes for source in sources)
+
+    def sets_later(self, name: str) -> bool:
+        """Tells whether a method other than the constructor sets an attribute of this name."""
+        methods = (function for function in self.functions if function.name != "__init__")
+        return any(use.is_stored and use.name == name for method in methods for use in method.found.uses)
+
+    def definition(self, name: str) -> Place | None:
+        """Finds where the user defines a member that is overridden: the ``def`` or the assignment.
+
+        Args:
+            name: The member's name.
+
+        Returns:
+            The place; None if another package than the user's defines it.
+        """
+        if name in self._instance:
+            if name in self._set_on_self:
+                return self._set_on_self[name]
+            codes = filter(None, map(code_of, functions_in(self._instance[name])))
+            return next((Place(*self._files.definition(code), self.cls.__module__) for code in codes), self.place)
+        definer = self._definer(name)
+        if definer is None or definer not in self._sources:
+            return None
+        return Place(*self._sources[definer].definition(name), definer.__module__)
+
+    def set_on_self(self, name: str) -> Place | None:
+        """Returns the first place where a method sets an attribute of the object."""
+        return self._set_on_self.get(name)
+
+    @property
+    def place(self) -> Place:
+        """The place of the class."""
+        source = self._sources.get(self.cls) or ClassSource(self.cls, self._files, is_users)
+        return Place(*source.location, self.cls.__module__)
+
+    # What a trial reaches.
+
+    def made_by(self, name: str) -> Iterator[tuple[type, Place]]:
+        """Finds the classes that a method calls, and those that the methods call which it leads to.
+
+        Args:
+            name: The method's name.
+
+        Yields:
+            Each class, if it is the value of a name of the module's, with the line.
+        """
+        new = {function for function in self._by_name.get(name, []) if not self.is_hidden(function)}
+        leading: set[Function] = set()
+        while new:
+            leading |= new
+            new = {target for function in new for target in self._called_by(function)} - leading
+        for function in leading:
+            for cls, line in classes_called(function.method):
+                yield cls, function.place(line)
+
+    def is_hidden(self, function: Function) -> bool:
+        """Tells whether the method of another class has taken a method's place."""
+        return self._definer(function.name) not in (function.cls, None)
+
+    def reached(self) -> set[Function]:
+        """Returns the methods that a trial may call: all but those that only hooks lead to which it never calls."""
+        leads_to = {function: set(self._called_by(function)) for function in self.functions}
+        called = {target for function, targets in leads_to.items() for target in targets - {function}}
+        new = {function for function in self.functions if self._is_entered(function, function in called)}
+        reached: set[Function] = set()
+        while new:
+            reached |= new
+            new = {target for function in new for target in leads_to[function]} - reached
+        return reached
+
+    def _is_entered(self, function: Function, is_called_by_another: bool) -> bool:
+        """Tells whether a method is called from outside of the class."""
+        row = self._rows.get(function.name)
+        if self.is_hidden(function) or (row is not None and never_called(row)):
+            return False
+        return row is not None or function.name.startswith("__") or not is_called_by_another
+
+    def _called_by(self, function: Function) -> Iterator[Function]:
+        for origin, name in function.found.mentions:
+            named = self._by_name.get(name, [])
+            if origin is not Origin.OTHER:
+                definer = self._definer(name, function.cls if origin is Origin.SUPER else None)
+                named = [target for target in named if target.cls is definer]
+            yield from named
+
+
+def is_users(module_name: str) -> bool:
+    """Tells by a module's name whether its code counts as the user's, as that of all packages but a few does."""
+    package = module_name.partition(".")[0]
+    return not (package in FRAMEWORK_PACKAGES or package in _OF_PYTHON) or module_name.startswith(_DEMONSTRATIONS)
+
+
+def never_called(row: Member) -> bool:
+    """Tells whether a member is a hook that no trial calls, though the user may."""
+    return row.kind is Kind.HOOK and row.support is Support.IGNORED
