@@ -14,7 +14,7 @@ import pytorch_lightning
 import torch
 
 import lightning_shim
-from tests.given_warnings import forget_given_warnings
+from tests.support.given_warnings import forget_given_warnings
 
 # The tensors of the tests are tiny: several threads would only wait for each other.
 torch.set_num_threads(1)

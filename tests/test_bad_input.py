@@ -36,8 +36,8 @@ from lightning_shim import (
 )
 from lightning_shim._attachment import FIXED, FIXED_SENTENCE
 from lightning_shim.members import Kind, Support, members
-from tests.lightning_trainer import fit_by_lightning
-from tests.places import place_in
+from tests.support.lightning_trainer import fit_by_lightning
+from tests.support.places import place_in
 
 pytestmark = pytest.mark.usefixtures("patched")
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parent.parent
+from tests.support.repository import REPOSITORY
 
 
 def test_the_command_prints_a_table_and_writes_a_picture_and_numbers(tmp_path: Path) -> None:

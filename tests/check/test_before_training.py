@@ -16,7 +16,7 @@ from determined import pytorch
 import lightning_shim
 from lightning_shim import IgnoredMemberWarning, LightningShimWarning, RefusedMemberError, RefusedMemberWarning
 from lightning_shim.members import Kind, Support, member, members
-from tests.places import place_in
+from tests.support.places import place_in
 from tests.test_bad_input import loader, refuse, tiny, train, trains
 
 pytestmark = pytest.mark.usefixtures("patched")

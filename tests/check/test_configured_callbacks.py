@@ -18,7 +18,7 @@ from lightning_shim.compatibility import inspect_members
 from lightning_shim.findings import Role
 from lightning_shim.members import Support, member
 from tests.parity.modules import Regression, loaders
-from tests.places import place_in
+from tests.support.places import place_in
 
 place = functools.partial(place_in, Path(__file__))
 

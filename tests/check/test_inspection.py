@@ -39,7 +39,7 @@ from lightning_shim.compatibility import inspect_members, is_inspectable
 from lightning_shim.findings import Finding, Role
 from lightning_shim.log_settings import LOG_LEVELS, REMOVED_ARGUMENTS
 from lightning_shim.members import MEMBERS, Kind, Member, Support, member, members
-from tests.places import place_in
+from tests.support.places import place_in
 
 ROOT = Path(lightning_shim.__file__).parents[1]
 place = functools.partial(place_in, Path(__file__))

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_shim
 from lightning_shim import CheckpointError
-from tests.lightning_trainer import QUIET, fit_by_lightning
 from tests.parity.modules import StepsByHand
 from tests.parity.oracle import assert_same
+from tests.support.lightning_trainer import QUIET, fit_by_lightning
 
 BATCHES = 5
 

@@ -95,7 +95,7 @@ def test_checkpoint_at_the_end_of_an_epoch_has_what_the_end_changed(validation: 
 
 SUBCLASS = """
 import lightning_shim
-from tests.test_checkpoint import Wide
+from tests.checkpoint.test_one_file import Wide
 from tests.parity.modules import loaders
 
 class WideTrial(lightning_shim.LightningTrial):

@@ -16,7 +16,7 @@ import torch
 
 import lightning_shim
 from lightning_shim.members import Support, member
-from tests.places import place_in
+from tests.support.places import place_in
 
 ROOT = Path(lightning_shim.__file__).parents[1]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -15,9 +14,9 @@ import lightning_shim
 from lightning_shim import launch
 from lightning_shim.launch import OPTIONS
 from tests.parity.modules import Regression, loaders
+from tests.support.repository import REPOSITORY
 
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "from_trainer.md").read_text()
+PAGE = (REPOSITORY / "docs" / "from_trainer.md").read_text()
 
 
 def rows(heading: str) -> dict[str, str]:
@@ -56,12 +55,12 @@ def test_errors_say_no_more_than_the_page() -> None:
 
 
 def test_readme_leads_there() -> None:
-    assert "(docs/from_trainer.md)" in (ROOT / "README.md").read_text()
+    assert "(docs/from_trainer.md)" in (REPOSITORY / "README.md").read_text()
 
 
 def test_link_to_the_callbacks_leads_somewhere() -> None:
     (heading,) = re.findall(r"\(\.\./SUPPORT\.md#([\w-]+)\)", PAGE)
-    headings = re.findall(r"^## (.+)$", (ROOT / "SUPPORT.md").read_text(), flags=re.MULTILINE)
+    headings = re.findall(r"^## (.+)$", (REPOSITORY / "SUPPORT.md").read_text(), flags=re.MULTILINE)
     assert heading in {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}
 
 

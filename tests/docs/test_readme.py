@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.repository import REPOSITORY
+
 pytestmark = pytest.mark.xdist_group("readme")
 
-ROOT = Path(__file__).parents[1]
 
 Run = Callable[[str], str]
 
 
 def command_in_readme(name: str) -> str:
     """The command, as the script that continuous integration takes it with reads it."""
-    script = ROOT / ".ci" / "readme-command"
+    script = REPOSITORY / ".ci" / "readme-command"
     return subprocess.run([script, name], check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -29,7 +30,7 @@ def command_in_readme(name: str) -> str:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Runs a command line in the clone, with the new environment active, and returns what it printed."""
     scratch = tmp_path_factory.mktemp("readme")
-    subprocess.run(["git", "clone", "--quiet", ROOT, scratch / "clone"], check=True)
+    subprocess.run(["git", "clone", "--quiet", REPOSITORY, scratch / "clone"], check=True)
     # In the clone, where the README puts it.
     environment_folder = scratch / "clone" / ".venv"
     venv.create(environment_folder, with_pip=True)
@@ -70,15 +71,19 @@ def test_missing_command_is_an_error() -> None:
 
 
 def test_continuous_integration_runs_the_test_command() -> None:
-    assert '"$(.ci/readme-command test)"' in (ROOT / ".ci" / "run").read_text()
+    assert '"$(.ci/readme-command test)"' in (REPOSITORY / ".ci" / "run").read_text()
 
 
 def test_check_command_prints_what_the_readme_shows() -> None:
-    environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(REPOSITORY)}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     command = ["bash", "-c", command_in_readme("check")]
-    printed = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
-    shown = re.search(r"^<!-- output: check -->\n```text\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    printed = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    shown = re.search(
+        r"^<!-- output: check -->\n```text\n(.*?)^```$", (REPOSITORY / "README.md").read_text(), re.M | re.S
+    )
     assert shown is not None
     assert printed == shown[1]
 
@@ -105,4 +110,4 @@ def test_test_command_finds_the_tests(run: Run) -> None:
     collected = re.search(r"^(\d+) tests collected", run(f"{command} --collect-only -q"), re.MULTILINE)
     assert collected is not None
     assert int(collected[1]) > 100
-    assert " passed" in run(f"{command} tests/test_members.py")
+    assert " passed" in run(f"{command} tests/members")

@@ -25,8 +25,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import lightning_shim
 from tests.configurations.validation import problems
 from tests.parity.oracle import assert_same
+from tests.support.repository import REPOSITORY
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = REPOSITORY / "examples"
 MODULES = {"mnist": "LitMNIST", "gan": "LitGAN"}
 CONFIGURATIONS = sorted(str(file.relative_to(EXAMPLES)) for file in EXAMPLES.glob("*/*.yaml"))
 # By Determined's older entry point, which needs fields that it deprecates.

@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 import lightning_shim
 from lightning_shim import DifferenceWarning, MetricError, RefusedMemberError
 from lightning_shim.members import Support, members
-from tests.places import place_in
+from tests.support.places import place_in
 
 
 def place(marker: str) -> str:

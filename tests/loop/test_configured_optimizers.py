@@ -21,8 +21,8 @@ import lightning_shim
 from lightning_shim import ConfigurationError, DifferenceWarning, LightningShimWarning
 from lightning_shim._lightning import lightning_of
 from lightning_shim.optimizers import ConfiguredOptimizers, read_optimizers
-from tests.lightning_trainer import fit_by_lightning
-from tests.places import place_in
+from tests.support.lightning_trainer import fit_by_lightning
+from tests.support.places import place_in
 
 pytestmark = pytest.mark.usefixtures("patched")
 

@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 import lightning_shim
 from lightning_shim import DifferenceWarning, PatchError, PatchWarning, StrictModeError, _warnings, patches
 from lightning_shim._attachment import Attached
-from tests.given_warnings import forget_given_warnings
+from tests.support.given_warnings import forget_given_warnings
 
 METHODS = (
     "log",

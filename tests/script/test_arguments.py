@@ -16,8 +16,8 @@ import lightning_shim
 from lightning_shim.members import Support
 from lightning_shim.trainer_arguments import ARGUMENTS
 from tests.parity.oracle import assert_same
-from tests.run.scripts.cases import CASES
-from tests.run.test_scripts import results
+from tests.script.scripts.cases import CASES
+from tests.script.test_scripts import results
 
 pytestmark = pytest.mark.xdist_group("a script's arguments")
 

@@ -12,7 +12,7 @@ import torch
 from tests.cluster import trial as trials
 from tests.cluster.trial import Trial, assert_ended_well
 from tests.parity.oracle import assert_same
-from tests.run.test_scripts import RUN, SCRIPTS, execute
+from tests.script.test_scripts import RUN, SCRIPTS, execute
 
 pytestmark = pytest.mark.xdist_group("managed script")
 

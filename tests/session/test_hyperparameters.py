@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, TensorDataset
 import lightning_shim
 from lightning_shim import ConfigurationError, HyperparameterWarning, LightningShimWarning
 from lightning_shim.hyperparameters import HyperparameterBuilder
-from tests.places import place_in
+from tests.support.places import place_in
 
 pytestmark = pytest.mark.usefixtures("patched")
 

@@ -8,9 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.ports import free_ports
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.support.ports import free_ports
+from tests.support.repository import REPOSITORY
 
 
 def run(script: Path, *arguments: str, processes: int = 2, time_limit: float = 300) -> subprocess.CompletedProcess[str]:

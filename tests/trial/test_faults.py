@@ -30,8 +30,8 @@ from lightning_shim import CheckpointError
 from lightning_shim.callbacks import LightningCallback
 from tests.parity.modules import Regression, dataset
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
-from tests.places import place_in
 from tests.resume.conftest import checkpoints
+from tests.support.places import place_in
 
 pytestmark = pytest.mark.usefixtures("patched")
 

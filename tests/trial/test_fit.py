@@ -29,12 +29,13 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import lightning_shim
 from lightning_shim import LightningShimWarning
-from tests.lightning_trainer import fit_by_lightning
+from tests.support.lightning_trainer import fit_by_lightning
+from tests.support.repository import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("patched")
 
 NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
-REPOSITORY = Path(__file__).resolve().parents[1]
+
 EPOCH_LENGTH = 4
 
 
