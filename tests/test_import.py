@@ -13,9 +13,9 @@ from types import ModuleType
 import pytest
 import wrapt
 
+from tests.support.namespaces import NAMESPACES
 from tests.support.repository import REPOSITORY
 
-NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
 HEAVY_PACKAGES = ("torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "determined")
 PATCHED_ENTRIES = {
     "log",

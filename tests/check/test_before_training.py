@@ -17,7 +17,8 @@ import lightning_shim
 from lightning_shim import IgnoredMemberWarning, LightningShimWarning, RefusedMemberError, RefusedMemberWarning
 from lightning_shim.members import Kind, Support, member, members
 from tests.support.places import place_in
-from tests.test_bad_input import loader, refuse, tiny, train, trains
+from tests.support.refusals import refuse, train, trains
+from tests.support.tiny import loader, tiny
 
 pytestmark = pytest.mark.usefixtures("patched")
 

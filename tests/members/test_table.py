@@ -19,8 +19,8 @@ from packaging.specifiers import SpecifierSet
 from lightning_shim import members as table
 from lightning_shim.members import MEMBERS, OWNERS, Kind, Member, Support
 from lightning_shim.support_page import support_page
+from tests.support.namespaces import NAMESPACES
 
-NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
 REPOSITORY = Path(table.__file__).resolve().parents[1]
 SUPPORT_PAGE = REPOSITORY / "SUPPORT.md"
 # A sentence follows a colon, so it starts with a small letter unless with one of these.

@@ -332,7 +332,7 @@ class TestInterruption:
 
 
 class TestCheckpointOfAnother:
-    """Beside what ``test_bad_input`` has: folders and files that are missing, cut short or something else."""
+    """Beside what ``tests/checkpoint`` has of files that are missing, cut short or something else."""
 
     class Larger(Regression):
         def __init__(self) -> None:

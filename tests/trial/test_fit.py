@@ -30,11 +30,11 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import lightning_shim
 from lightning_shim import LightningShimWarning
 from tests.support.lightning_trainer import fit_by_lightning
+from tests.support.namespaces import NAMESPACES
 from tests.support.repository import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("patched")
 
-NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
 
 EPOCH_LENGTH = 4
 
