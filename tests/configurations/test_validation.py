@@ -1,4 +1,4 @@
-"""What is wrong with a configuration is found; those of the examples are read by ``tests/test_examples.py``."""
+"""What is wrong with a configuration is found; ``tests/examples`` reads those of the examples."""
 
 from __future__ import annotations
 
