@@ -33,10 +33,10 @@ class Attached:
     """Base of what an attached module has as its trainer; only the trial's facade derives from it.
 
     Attributes:
-        metrics: Keeps what the module logs; its ``collector`` is that of the present stage.
+        collector: Keeps what the module logs in the present stage.
     """
 
-    metrics: Any
+    collector: Any
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Prints on rank 0."""

@@ -86,7 +86,6 @@ class TestUses:
                     self.trainer.validate_loop.reset()  # here: refused trainer
                     self.logger.sub_dir.strip()  # here: refused logger
                     self.device_mesh.size()  # here: refused on self
-                    self.log("loss", 1.0, on_step=False, on_epoch=False)  # here: refused log
                 return super().training_step(batch, batch_idx)
 
         class Data(lightning.LightningDataModule):
@@ -108,10 +107,6 @@ class TestUses:
             "refused trainer": ("trainer.validate_loop", member("Trainer", "validate_loop").sentence),
             "refused logger": ("logger.sub_dir", member("Logger", "sub_dir").sentence),
             "refused on self": ("self.device_mesh", member("LightningModule", "device_mesh").sentence),
-            "refused log": (
-                "self.log(on_step=False, on_epoch=False) in training_step",
-                "on_step=False with on_epoch=False logs nothing; leave one of them out.",
-            ),
             "refused in the data": ("trainer.validate_loop", member("Trainer", "validate_loop").sentence),
             "refused in a callback": ("trainer.validate", member("Trainer", "validate").sentence),
         }

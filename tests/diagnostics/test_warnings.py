@@ -609,7 +609,7 @@ def test_python_shows_the_users_line_once_by_default(warning_script: Path) -> No
     source = '    warn_at_caller("something differs", DifferenceWarning)'
     assert run(str(warning_script)).stderr.splitlines() == [
         line
-        for number in (3, 4)
+        for number in (4, 5)
         for line in (f"{warning_script}:{number}: DifferenceWarning: something differs", source[2:])
     ]
 

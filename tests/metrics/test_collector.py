@@ -23,7 +23,8 @@ from pytorch_lightning.utilities.data import extract_batch_size
 from torch import Tensor
 
 from lightning_shim.diagnostics.errors import MetricError
-from lightning_shim.metrics.collector import MetricCollector, logged_metric
+from lightning_shim.metrics import logged_metric
+from lightning_shim.metrics.collector import MetricCollector
 
 Views = dict[str, dict[str, Tensor]]
 """Values by name, by where they are seen."""
