@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -11,22 +16,46 @@ from determined import pytorch
 from torch import Tensor
 
 import lightning_shim
+from lightning_shim.members.trainer_arguments import ARGUMENTS
+from lightning_shim.trial import fit as launch
 from lightning_shim.trial.fit import OPTIONS
-from lightning_shim.trial.trial import fit as launch
 from tests.parity.modules import Regression, loaders
 from tests.support.repository import REPOSITORY
+from tools import trainer_page
+from tools.trainer_page import INSTEAD_IN_FIT, trainer_table, with_table
 
 PAGE = (REPOSITORY / "docs" / "from_trainer.md").read_text()
 
 
 def rows(heading: str) -> dict[str, str]:
-    """What is said of each argument below a heading."""
+    """What is said of each argument below a heading, for those who call `fit`."""
     section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
-    return dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", section, flags=re.MULTILINE))
+    return dict(re.findall(r"^\| `(\w+)` \| (.+?) \|(?: .+ \|)?$", section, flags=re.MULTILINE))
 
 
 OF_TRAINER = rows("Arguments of `pl.Trainer`")
 OF_FIT = rows("Arguments of `trainer.fit`")
+
+
+def test_table_of_the_trainer_is_fresh() -> None:
+    assert with_table(PAGE) == PAGE, (
+        "docs/from_trainer.md is out of date; refresh it with: python tools/trainer_page.py"
+    )
+
+
+def test_running_the_tool_writes_the_table(tmp_path: Path) -> None:
+    # A copy, which writes beside itself and not into this repository.
+    copy, page = tmp_path / "tools" / "trainer_page.py", tmp_path / "docs" / "from_trainer.md"
+    copy.parent.mkdir()
+    page.parent.mkdir()
+    shutil.copy(trainer_page.__file__, copy)
+    page.write_text(PAGE.replace(trainer_table(), "| an old table |\n"))
+    subprocess.run([sys.executable, copy], env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, check=True)
+    assert page.read_text() == PAGE
+
+
+def test_tool_replaces_only_arguments_that_there_are() -> None:
+    assert set(INSTEAD_IN_FIT) <= set(ARGUMENTS)
 
 
 def test_every_argument_of_the_trainer_has_a_row() -> None:
