@@ -6,22 +6,23 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Final
 
-from lightning_shim.session.session import Session
+from lightning_shim.session.progress import Progress
+from lightning_shim.upstream.lightning import Lightning
 
 
 class Loggers:
     """What Lightning's ``_LoggerConnector`` and its hooks do with the loggers of a Trainer.
 
     Args:
-        session: The training.
+        lightning: The module's Lightning.
         loggers: The user's loggers.
+        progress: Where training stands.
     """
 
-    def __init__(self, session: Session, loggers: list[Any]) -> None:
-        self._lightning: Final = session.lightning
+    def __init__(self, lightning: Lightning, loggers: list[Any], progress: Progress) -> None:
+        self._lightning: Final = lightning
         self.loggers: Final = loggers
-        self._session: Final = session
-        self._progress: Final = session.progress
+        self._progress: Final = progress
 
     def start(self) -> None:
         """Has each logger make its experiment, before ``setup`` is called; wandb's before TensorBoard's writers."""
@@ -29,9 +30,13 @@ class Loggers:
             if hasattr(logger, "experiment"):
                 _ = logger.experiment
 
-    def log_hyperparams(self) -> None:
-        """Gives the loggers the hyperparameters of module and data module, and the graph."""
-        module, datamodule = self._session.module, self._session.datamodule
+    def log_hyperparams(self, module: Any, datamodule: Any) -> None:
+        """Gives the loggers the hyperparameters of module and data module, and the graph.
+
+        Args:
+            module: The LightningModule.
+            datamodule: The LightningDataModule, if there is one.
+        """
         self._lightning.log_hyperparams(
             SimpleNamespace(loggers=self.loggers, lightning_module=module, datamodule=datamodule)
         )

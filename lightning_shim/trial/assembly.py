@@ -97,7 +97,7 @@ def assemble(
         RefusedMemberError: If the module relies on a hook that Determined has no counterpart for.
     """
     runtime = Runtime.of(session)
-    loggers = Loggers(session, given.loggers)
+    loggers = Loggers(session.lightning, given.loggers, session.progress)
     optimization = (FormerOptimization if needs_former_optimization(session.module) else Optimization)(runtime)
     reports = Reports(runtime, loggers, optimization)
     train_source, val_source = (

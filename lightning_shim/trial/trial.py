@@ -130,7 +130,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             with self._parts.runtime.hooks.telling_of_errors():
                 self.trainer.lightning_loggers.start()
                 prepare_module(self._parts.runtime)
-                self.trainer.lightning_loggers.log_hyperparams()
+                self.trainer.lightning_loggers.log_hyperparams(self.module, self.datamodule)
 
     def build_module(self) -> Any:
         """Gives the LightningModule; override it in a subclass.
