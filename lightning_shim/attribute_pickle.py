@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import BuiltinFunctionType, FunctionType, MemberDescriptorType, MethodType, SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -42,12 +42,19 @@ _NAMED: Final = (type, FunctionType, BuiltinFunctionType)
 _WITHOUT_IDENTITY: Final = (tuple, frozenset, complex, Enum, np.generic, np.dtype, torch.dtype, torch.device)
 """Objects of these are equal to those of another process, wherever they come from."""
 
+_TENSORS: Final = (Tensor, nn.Parameter)
+
 _OUT_OF_BAND: Final = 64 * 1024
 """From how many bytes on numbers are tensors of their own in the checkpoint, which are written without a copy."""
 
-_HASHED_TOGETHER: Final = 4096
+_STORED_TOGETHER: Final = 4096
+"""Up to how many bytes a tensor is stored in one with others of its shape."""
+
+_CHUNK: Final = 1024
+"""How many at most."""
+
 _HASHED_WHOLLY: Final = 64 * 1024**2
-"""Up to how many bytes a tensor is hashed with others of its shape, and up to how many all of it is."""
+"""Up to how many bytes all of a tensor is hashed."""
 
 _SAMPLES: Final = 4096
 _PATHS_OF_PACKAGES: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -60,7 +67,7 @@ class NotThereError(Exception):
 def is_usual_tensor(tensor: Tensor) -> bool:
     """Tells whether a tensor is nothing but numbers in memory."""
     return (
-        type(tensor) in (Tensor, nn.Parameter)
+        type(tensor) in _TENSORS
         and tensor.layout is torch.strided
         and not tensor.is_quantized
         and tensor.device.type != "meta"
@@ -88,7 +95,7 @@ class KnownObjects:
 
     def part(self, tensor: Tensor) -> tuple[Any, ...] | None:
         """Returns the name of the tensor that shares its storage with another one, and where; None if none does."""
-        if not is_usual_tensor(tensor):
+        if tensor.layout is not torch.strided:
             return None
         name = self._names_by_storage.get(tensor.untyped_storage().data_ptr())
         if name is None or self.by_name[name].dtype != tensor.dtype:
@@ -116,7 +123,7 @@ class _Kind:
 
     contents: Callable[[Any], Any]
     fill: Callable[[Any, Any], None]
-    entries: Callable[[Any], Iterable[tuple[str, Any]]] = lambda value: ()
+    entries: Callable[[Any], Iterable[tuple[str, Any]]] | None = None
 
 
 def _entries_of_list(value: Iterable[Any]) -> Iterator[tuple[str, Any]]:
@@ -156,19 +163,14 @@ def _fill_array(value: Any, contents: Any) -> None:
     value[...] = contents
 
 
-def _tensor_contents(value: Tensor) -> tuple[Any, ...]:
-    return _bytes_of(value), value.dtype, tuple(value.shape), value.requires_grad
-
-
-def _fill_tensor(value: Tensor, contents: tuple[Any, ...]) -> None:
-    *numbers, requires_grad = contents
-    new = _numbers(*numbers)
-    if (value.shape, value.dtype) == (new.shape, new.dtype):
+def _fill_tensor(value: Tensor, contents: tuple[Tensor, bool]) -> None:
+    numbers, requires_grad = contents
+    if (value.shape, value.dtype) == (numbers.shape, numbers.dtype):
         with torch.no_grad():
-            value.copy_(new)
+            value.copy_(numbers)
     else:
         # It has got another shape where it is.
-        value.data = new.to(value.device)
+        value.data = numbers.to(value.device)
     if value.is_leaf:
         value.requires_grad_(requires_grad)
 
@@ -186,7 +188,7 @@ _KINDS: Final[dict[str, _Kind]] = {
     "dict": _Kind(lambda value: list(dict.items(value)), _fill_dict, _entries_of_dict),
     "bytearray": _Kind(bytes, _fill_list),
     "array": _Kind(lambda value: value[...], _fill_array),
-    "tensor": _Kind(_tensor_contents, _fill_tensor),
+    "tensor": _Kind(lambda value: (value.detach(), value.requires_grad), _fill_tensor),
     "generator": _Kind(state_of_generator, set_state_of_generator),
     "state": _Kind(lambda value: value.state_dict(), lambda value, contents: value.load_state_dict(contents)),
     "object": _Kind(lambda value: None, lambda value, contents: None),
@@ -201,11 +203,11 @@ def _kind_of(value: Any, packages: frozenset[str]) -> str | None:
     """Returns the name of an object's kind; None if what is in it is left as it is."""
     # Not by isinstance, which asks objects that pretend to be others.
     cls = type(value)
+    if issubclass(cls, Tensor):
+        return "tensor" if is_usual_tensor(value) else None
     container = next((name for name, base in _CONTAINERS.items() if issubclass(cls, base)), None)
     if container is not None:
         return container
-    if issubclass(cls, Tensor):
-        return "tensor" if is_usual_tensor(value) else None
     if cls is np.ndarray:
         return "array" if value.flags.writeable and not value.dtype.hasobject else None
     if is_generator(value):
@@ -240,8 +242,7 @@ def _set_attributes(value: Any, contents: tuple[list[tuple[str, Any]], list[tupl
         object.__setattr__(value, name, entry)
 
 
-@dataclass(frozen=True, slots=True)
-class _First:
+class _First(NamedTuple):
     """An object that was there when training began.
 
     Attributes:
@@ -256,8 +257,17 @@ class _First:
     kind: str | None
     has_attributes: bool
 
+    def entries(self, value: Any) -> Iterable[tuple[str, Any]]:
+        """Returns what is in it and may be there in the other process as well, each with how it is reached."""
+        find = None if self.kind is None else _KINDS[self.kind].entries
+        entries = () if find is None else find(value)
+        if not self.has_attributes:
+            return entries
+        attributes = itertools.chain(*_attributes(value))
+        return itertools.chain(entries, ((f".{name}", entry) for name, entry in attributes))
+
     def contents(self, value: Any) -> Any:
-        """Returns what is in it now."""
+        """Returns what is in it now; None if that is left as it is."""
         if self.kind is None:
             return None
         attributes = _attributes(value) if self.has_attributes else None
@@ -265,8 +275,6 @@ class _First:
 
     def fill(self, value: Any, contents: Any) -> None:
         """Puts into it what was in that of another process."""
-        if contents is None:
-            return
         kind, name, own, attributes = contents
         if (kind, name) != (self.kind, type(value).__qualname__):
             raise NotThereError
@@ -298,18 +306,13 @@ class FirstObjects:
         waiting = [(path, value)]
         while waiting:
             path, value = waiting.pop()
-            if issubclass(type(value), tuple):
+            if isinstance(value, tuple):
                 waiting.extend((path + suffix, entry) for suffix, entry in _entries_of_list(value))
             elif not _is_made_anew(value, known):
                 first = self.by_identity.get(id(value))
                 if first is None:
                     first = self.by_identity[id(value)] = self._first(path, value)
-                    if first.kind is not None:
-                        entries = [*_KINDS[first.kind].entries(value)]
-                        if first.has_attributes:
-                            named = itertools.chain(*_attributes(value))
-                            entries += [(f".{name}", entry) for name, entry in named if type(entry) not in PLAIN_TYPES]
-                        waiting.extend((path + suffix, entry) for suffix, entry in entries)
+                    waiting.extend((path + suffix, entry) for suffix, entry in first.entries(value))
                 self.by_path[path] = first
 
     def _first(self, path: str, value: Any) -> _First:
@@ -330,13 +333,13 @@ class FirstObjects:
 def _is_made_anew(value: Any, known: KnownObjects) -> bool:
     """Tells whether it is of no use to know where an object was."""
     cls = type(value)
+    if cls in _TENSORS:
+        return id(value) in known.names or known.part(value) is not None
     if cls in PLAIN_TYPES or issubclass(cls, _WITHOUT_IDENTITY) or id(value) in known.names:
         return True
     if issubclass(cls, _NAMED):
         return _is_named(value)
-    if cls is MethodType:
-        return _is_found_by_name(value)
-    return issubclass(cls, Tensor) and known.part(value) is not None
+    return cls is MethodType and _is_found_by_name(value)
 
 
 def _is_named(value: Any) -> bool:
@@ -419,10 +422,6 @@ class AttributePickler(pickle.Pickler):
         """Returns what is pickled in place of a tensor's numbers."""
         return _bytes_of(tensor)
 
-    def _contents(self, objects: list[tuple[_First, Any]]) -> list[Any]:
-        """Returns what is in some objects."""
-        return [first.contents(value) for first, value in objects]
-
     def _shares_storage(self, tensor: Tensor) -> bool:
         """Tells whether the storage is stored, and the tensor as a view of it."""
         return False
@@ -432,7 +431,24 @@ class AttributePickler(pickle.Pickler):
         self.dump(value)
         while self._waiting:
             objects, self._waiting = self._waiting, []
-            self.dump(self._contents(objects))
+            self._dump_contents(objects)
+
+    def _dump_contents(self, objects: list[tuple[_First, Any]]) -> None:
+        alone: dict[int, Any] = {}
+        # Of small tensors there may be many: those that are alike are stored in one.
+        alike: dict[Any, list[int]] = {}
+        for index, (first, value) in enumerate(objects):
+            if first.kind == "tensor" and value.nbytes <= _STORED_TOGETHER:
+                key = type(value), value.dtype, value.shape, value.device, value.requires_grad
+                alike.setdefault(key, []).append(index)
+            elif first.kind is not None:
+                alone[index] = first.contents(value)
+        chunks = [indices[at : at + _CHUNK] for indices in alike.values() for at in range(0, len(indices), _CHUNK)]
+        self.dump((alone, len(chunks)))
+        for chunk in chunks:
+            tensors = [objects[index][1] for index in chunk]
+            with torch.no_grad():
+                self.dump((type(tensors[0]).__qualname__, tensors[0].requires_grad, chunk, torch.stack(tensors)))
 
     def persistent_id(self, value: Any) -> Any:
         """Returns what stands for an object that the other process has; None for any other."""
@@ -451,7 +467,7 @@ class AttributePickler(pickle.Pickler):
             return first.path
         if cls is torch.device:
             return ("device", None if value == self._known.device else str(value))
-        part = self._known.part(value) if issubclass(cls, Tensor) else None
+        part = self._known.part(value) if cls in _TENSORS else None
         if part is not None:
             return ("part", *part)
         if not issubclass(cls, (*_NAMED, *_WITHOUT_IDENTITY)):
@@ -461,7 +477,7 @@ class AttributePickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         """Says how an object is pickled that is not of Python's own classes."""
         cls = type(value)
-        if cls in (Tensor, nn.Parameter) and is_usual_tensor(value):
+        if cls in _TENSORS and is_usual_tensor(value):
             return self._reduced(value)
         if cls is torch.UntypedStorage:
             every = torch.empty(0, dtype=torch.uint8, device=value.device).set_(value)
@@ -552,25 +568,6 @@ class Hashed(AttributePickler):
         place = tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
         return tensor._version, place, samples.cpu().numpy().tobytes()
 
-    def _contents(self, objects: list[tuple[_First, Any]]) -> list[Any]:
-        contents: list[Any] = []
-        # Of small tensors there may be many: those that are alike are hashed together.
-        alike: dict[Any, list[Tensor]] = {}
-        for first, value in objects:
-            if first.kind != "tensor":
-                contents.append(first.contents(value))
-            elif value.nbytes <= _HASHED_TOGETHER:
-                key = value.dtype, value.shape, value.device, value.requires_grad
-                alike.setdefault(key, []).append(value)
-            else:
-                contents.append((self._numbers(value), value.dtype, tuple(value.shape), value.requires_grad))
-        for key, tensors in alike.items():
-            self._hash.update(repr((key, len(tensors))).encode())
-            for start in range(0, len(tensors), 1024):
-                with torch.no_grad():
-                    _hash(self._hash, _bytes_of(torch.stack(tensors[start : start + 1024])))
-        return contents
-
 
 def _hash(hash_: Any, buffer: pickle.PickleBuffer) -> bool:
     hash_.update(buffer.raw())
@@ -604,11 +601,19 @@ class AttributeUnpickler(pickle.Unpickler):
         filled: list[tuple[tuple[_First, Any], Any]] = []
         while self._waiting:
             objects, self._waiting = self._waiting, []
-            filled += zip(objects, self.load(), strict=True)
+            filled += [(objects[index], contents) for index, contents in self._load_contents()]
         # What is in a set or a dictionary comes before it: it may be hashed by what is in it.
         for (first, present), contents in reversed(filled):
             first.fill(present, contents)
         return value
+
+    def _load_contents(self) -> Iterator[tuple[int, Any]]:
+        alone, chunks = self.load()
+        yield from alone.items()
+        for _ in range(chunks):
+            name, requires_grad, chunk, tensors = self.load()
+            for index, numbers in zip(chunk, tensors, strict=True):
+                yield index, ("tensor", name, (numbers, requires_grad), None)
 
     def persistent_load(self, identity: Any) -> Any:
         """Returns the object that is there."""
