@@ -24,16 +24,8 @@ from torchmetrics.wrappers import MetricTracker
 from lightning_shim import _torch
 from lightning_shim._lightning import Lightning, is_overridden
 from lightning_shim._warnings import DifferenceWarning, warn_at_caller
-from lightning_shim.attribute_pickle import (
-    NEVER_KEPT,
-    PLAIN_TYPES,
-    AttributeUnpickler,
-    FirstObjects,
-    Hashed,
-    KnownObjects,
-    NotThereError,
-    Written,
-)
+from lightning_shim.attribute_pickle import NEVER_KEPT, AttributeUnpickler, Hashed, Written
+from lightning_shim.first_objects import PLAIN_TYPES, FirstObjects, KnownObjects, NotThereError
 from lightning_shim.strategy import StrategyFacade
 
 FLAGS_OF_LAYERS: Final = ("track_running_stats", "momentum")
