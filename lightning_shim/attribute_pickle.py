@@ -19,6 +19,7 @@ import xxhash
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lightning_shim._torch import count_of_writes
 from lightning_shim._versions import NAMESPACES
 from lightning_shim.first_objects import (
     NAMED,
@@ -249,19 +250,16 @@ class Hashed(AttributePickler):
         return self._hash.digest()
 
     def _numbers(self, tensor: Tensor) -> Any:
-        """Returns a tensor's numbers; of a large one, what changes with them.
-
-        Each write in place counts up ``Tensor._version``, a private name that PyTorch's notes on autograd explain.
-        Writes by ``tensor.data``, by a NumPy array over the same memory, or by another process do not. The samples
-        show those that reach everywhere, as the update of an average does; one of single rows goes unseen.
-        """
+        """Returns a tensor's numbers; of a large one, what changes with them."""
         if tensor.nbytes <= _HASHED_WHOLLY or tensor.is_inference():
             return _bytes_of(tensor)
+        # To read a gigabyte takes a tenth of a second. Writes that PyTorch does not count, such as those by tensor.data,
+        # are seen by the samples if they reach everywhere, as those to an average do; one of a single row is not seen.
         storage = tensor.untyped_storage()
         samples = torch.empty(0, dtype=torch.int64, device=tensor.device)
         samples.set_(storage, 0, (_SAMPLES,), (storage.nbytes() // 8 // _SAMPLES,))
         place = tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
-        return tensor._version, place, samples.cpu().numpy().tobytes()
+        return count_of_writes(tensor), place, samples.cpu().numpy().tobytes()
 
 
 def _hash(hash_: Any, buffer: pickle.PickleBuffer) -> bool:

@@ -290,10 +290,9 @@ class OwnAttributes:
         if lost:
             self._warn(
                 f"Checkpoints do not hold {self._names(lost)}: it is, or has in it, another object than before the "
-                "first batch, and one that cannot be kept. Numbers, text, tensors, arrays, random generators and "
-                "containers of these can. After a pause it is as __init__ and the hooks before the first batch make "
-                "it. If training depends on it, register a buffer, or save and restore it in on_save_checkpoint and "
-                "on_load_checkpoint."
+                "first batch, and one that cannot be pickled. After a pause it is as __init__ and the hooks before "
+                "the first batch make it. If training depends on it, register a buffer, or save and restore it in "
+                "on_save_checkpoint and on_load_checkpoint."
             )
 
     @staticmethod

@@ -110,14 +110,19 @@ DIFFERENCES: Final = (
     (
         "continuing: attributes",
         "What has changed since the first batch in attributes of the module, its submodules, and callbacks of the "
-        "user's without a `state_dict` is in Determined's checkpoints: numbers, text, tensors, arrays, random "
-        "generators, containers of these, functions and classes by their names, buffers that are not persistent; and "
-        "if they were there before the first batch, objects with `state_dict` and `load_state_dict`, or of the "
-        "user's own classes, and modules that are not registered. It is restored just before the first batch. "
-        "Anything else that is another object by then gives a warning at the next checkpoint, unless the module has "
-        "`on_save_checkpoint` and `on_load_checkpoint`; what changes within objects of other packages is not seen. "
-        "What has not changed is as `__init__` and the hooks before the first batch make it: random numbers drawn "
-        "there are the same if the seed is. A data module says by its `state_dict` what there is to keep.",
+        "user's without a `state_dict` is in Determined's checkpoints: whatever Python can pickle (numbers, text, "
+        "tensors, arrays, containers, random generators, objects of the user's own classes), functions and classes by "
+        "their names, and buffers that are not persistent. Containers, tensors and objects of the user's own classes "
+        "that were there before the first batch stay the same objects; what cannot be pickled in them stays as it is. "
+        "It is restored just before the first batch. A new object that cannot be pickled, such as an open file or a "
+        "lambda, and datasets, loaders and samplers give a warning at the next checkpoint, unless the module has "
+        "`on_save_checkpoint` and `on_load_checkpoint`; what changes within objects of other packages that were there "
+        "is seen by their `state_dict` alone. A tensor of more than 64 MiB is not read to see whether it has changed: "
+        "PyTorch counts the writes to it, but not those by `tensor.data`, by a NumPy array over its memory or by "
+        "another process, which are seen if they reach all of it. If a class has moved when a trial goes on, a warning "
+        "names the attributes, and the others are restored. What has not changed is as `__init__` and the hooks before "
+        "the first batch make it: random numbers drawn there are the same if the seed is. A data module says by its "
+        "`state_dict` what there is to keep.",
         "Lightning's checkpoints have nothing of this; its Trainer starts it anew.",
     ),
     (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 import warnings
 from collections import Counter, defaultdict, deque
 from pathlib import Path
@@ -307,6 +308,12 @@ class MakesObjects(Weighted):
         return 1.0 + total
 
 
+class MakesObjectsAndCounts(MakesObjects, Counts):
+    def weight(self, batch_idx: int) -> float:
+        Counts.weight(self, batch_idx)
+        return super().weight(batch_idx)
+
+
 class TwoSeeOneList(Weighted):
     """What two attributes share is made anew with each epoch."""
 
@@ -547,18 +554,15 @@ class TestWarning:
             train(module, tmp_path / "resumed", monkeypatch, latest_checkpoint=checkpoints(tmp_path)[3])
 
     def test_class_that_has_moved(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        class Both(MakesObjects, Counts):
-            def weight(self, batch_idx: int) -> float:
-                Counts.weight(self, batch_idx)
-                return MakesObjects.weight(self, batch_idx)
-
-        train(Both(), tmp_path, monkeypatch)
+        train(MakesObjectsAndCounts(), tmp_path, monkeypatch)
         monkeypatch.delattr("tests.resume.test_attributes.Sample")
-        module = Both()
+        module = MakesObjectsAndCounts()
         module.weight = lambda batch_idx: 1.0  # type: ignore[method-assign]
-        message = r"state of Both\.samples, Both\.newest cannot be read \(AttributeError: .*Sample"
-        with pytest.warns(DifferenceWarning, match=message):
+        names = r"MakesObjectsAndCounts\.samples, MakesObjectsAndCounts\.newest"
+        message = rf"state of {names} cannot be read \(AttributeError: .*Sample"
+        with pytest.warns(DifferenceWarning) as caught:
             train(module, tmp_path / "resumed", monkeypatch, latest_checkpoint=checkpoints(tmp_path)[3])
+        assert re.search(message, single(caught))
         assert (module.samples, module.newest, module.counter) == ([], None, 3)
 
 
