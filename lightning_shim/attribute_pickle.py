@@ -253,8 +253,8 @@ class Hashed(AttributePickler):
         """Returns a tensor's numbers; of a large one, what changes with them."""
         if tensor.nbytes <= _HASHED_WHOLLY or tensor.is_inference():
             return _bytes_of(tensor)
-        # To read a gigabyte takes a tenth of a second. Writes that PyTorch does not count, such as those by tensor.data,
-        # are seen by the samples if they reach everywhere, as those to an average do; one of a single row is not seen.
+        # To read a gigabyte takes a tenth of a second. Writes that PyTorch does not count, as those by tensor.data, are
+        # seen by the samples if they reach everywhere, as those to an average do; one of a single row is not seen.
         storage = tensor.untyped_storage()
         samples = torch.empty(0, dtype=torch.int64, device=tensor.device)
         samples.set_(storage, 0, (_SAMPLES,), (storage.nbytes() // 8 // _SAMPLES,))
