@@ -109,7 +109,8 @@ class AttributePickler(pickle.Pickler):
     ) -> None:
         super().__init__(SimpleNamespace(write=write), protocol=5, buffer_callback=take)
         self._known: Final = known
-        self._first: Final = first
+        self._names: Final = known.names
+        self._first: Final = first.by_identity
         self._waiting: list[tuple[First, Any]] = []
         self.reached: Final[dict[Any, Any]] = {}
         self.storages: Final[Counter[int]] = Counter()
@@ -135,7 +136,7 @@ class AttributePickler(pickle.Pickler):
         alike: dict[Any, list[int]] = {}
         for index, (first, value) in enumerate(objects):
             if first.kind == "tensor" and value.nbytes <= _STORED_TOGETHER:
-                key = type(value), value.dtype, value.shape, value.device, value.requires_grad
+                key = type(value), value.dtype, value.shape, value.get_device(), value.requires_grad
                 alike.setdefault(key, []).append(index)
             elif first.kind is not None:
                 alone[index] = first.contents(value)
@@ -152,10 +153,10 @@ class AttributePickler(pickle.Pickler):
         if cls in PLAIN_TYPES:
             return None
         identity = id(value)
-        name = self._known.names.get(identity)
+        name = self._names.get(identity)
         if name is not None:
             return ("known", name)
-        first = self._first.by_identity.get(identity)
+        first = self._first.get(identity)
         if first is not None and first.reference() is value:
             if identity not in self.reached:
                 self.reached[identity] = value

@@ -43,12 +43,7 @@ class NotThereError(Exception):
 
 def is_usual_tensor(tensor: Tensor) -> bool:
     """Tells whether a tensor is nothing but numbers in memory."""
-    return (
-        type(tensor) in TENSORS
-        and tensor.layout is torch.strided
-        and not tensor.is_quantized
-        and tensor.device.type != "meta"
-    )
+    return type(tensor) in TENSORS and tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 class KnownObjects:
@@ -240,6 +235,7 @@ class First(NamedTuple):
         entries = () if find is None else find(value)
         if not self.has_attributes:
             return entries
+        # Both those of its dictionary and those in slots.
         attributes = itertools.chain(*_attributes(value))
         return itertools.chain(entries, ((f".{name}", entry) for name, entry in attributes))
 
@@ -283,13 +279,15 @@ class FirstObjects:
         waiting = [(path, value)]
         while waiting:
             path, value = waiting.pop()
-            if isinstance(value, tuple):
+            if issubclass(type(value), tuple):
                 waiting.extend((path + suffix, entry) for suffix, entry in _entries_of_list(value))
             elif not _is_made_anew(value, known):
                 first = self.by_identity.get(id(value))
                 if first is None:
                     first = self.by_identity[id(value)] = self._first(path, value)
-                    waiting.extend((path + suffix, entry) for suffix, entry in first.entries(value))
+                    entries = first.entries(value)
+                    if entries:
+                        waiting.extend((path + suffix, entry) for suffix, entry in entries)
                 self.by_path[path] = first
 
     def _first(self, path: str, value: Any) -> First:

@@ -349,7 +349,7 @@ class TestObjectsThatWereThere:
 
     def test_state_that_has_a_state_again_is_not_followed(self) -> None:
         mock = Mock()
-        value = [mock, Mock(spec=nn.Module), Mock(spec=dict)]
+        value = [mock, Mock(spec=nn.Module), Mock(spec=dict), Mock(spec=tuple)]
         digest(value, first_objects(value))
         assert mock.mock_calls == []
 
