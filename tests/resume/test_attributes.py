@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torchmetrics.wrappers import Running
 
 import lightning_shim
-from lightning_shim import DifferenceWarning, attribute_pickle
+from lightning_shim import DifferenceWarning
+from lightning_shim.checkpoint import attribute_pickle
 from tests.parity.modules import Regression, StepsByHand, loaders
 from tests.parity.oracle import Case, assert_equal, assert_same, run_determined, run_lightning
 from tests.resume.conftest import Resumes, checkpoints
