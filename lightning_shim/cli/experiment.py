@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,6 +27,15 @@ _LARGEST_INTEGER: Final = 2**53
 """Determined's master keeps numbers as JavaScript does."""
 
 _INDENT: Final = 2
+
+_ENVIRONMENT: Final = """\
+# Without an image Determined takes its own, and the startup hook installs in each container what that lacks.
+# environment:
+#   image: my-registry/my-image:1
+"""
+
+_PLAIN: Final = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null|none)$)[a-z_][\w/.-]*", re.IGNORECASE | re.ASCII)
+"""Texts that no version of YAML takes for anything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +98,10 @@ class Experiment:
         )
         top["max_restarts"] = _MAX_RESTARTS
         _comment(top, "max_restarts", "How often a trial that fails is started again, from its last checkpoint.")
-        top["environment"] = CommentedMap(environment_variables=[DoubleQuotedScalarString("PYTHONUNBUFFERED=1")])
-        top["environment"].yaml_set_comment_before_after_key(
-            "environment_variables",
-            "Determined's default image has an older PyTorch: name one with PyTorch 2.13 or later.\n"
-            "image: my-registry/my-image:1\n"
-            "Unbuffered, so that what the script prints is in the trial's log at once.",
-            indent=_INDENT,
-        )
         top.yaml_set_start_comment(f"Written for {self.script} by: lightning_shim init\n")
         stream = io.StringIO()
         _yaml().dump(top, stream)
-        return stream.getvalue()
+        return stream.getvalue() + _ENVIRONMENT
 
     # The hyperparameters.
 
@@ -200,10 +202,10 @@ def _problem(value: Any) -> str | None:
 
 
 def _quoted(value: Any) -> Any:
-    """Quotes texts, since YAML's versions take others of them for numbers and the like."""
+    """Quotes texts that some version of YAML would take for a number or the like."""
     match value:
         case str():
-            return DoubleQuotedScalarString(value)
+            return value if _PLAIN.fullmatch(value) else DoubleQuotedScalarString(value)
         case list():
             return [_quoted(each) for each in value]
         case dict():

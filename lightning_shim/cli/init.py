@@ -56,15 +56,15 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "init",
         help="write what a cluster needs beside a script",
-        description="Writes an experiment's YAML file, a startup hook and a .detignore beside a script. The metric, the "
-        "hyperparameters and the slots are read from the script's source; nothing of it is run, and no file is "
-        "overwritten.",
+        description="Writes an experiment's YAML file, a startup hook and a .detignore beside a script. The metric, "
+        "the hyperparameters and the slots are read from the script's source; nothing of it is run, and no file "
+        "is overwritten.",
         epilog=f"exit code: {FINE} if the files are written, {UNUSABLE} if nothing is",
     )
     parser.add_argument(
         "script",
-        help="a script for Lightning's Trainer, of LightningCLI or with lightning_shim.fit; or path/to/model.py:LitModel, "
-        f"for which {_MODEL_DEF} is written too",
+        help="a script for Lightning's Trainer, of LightningCLI or with lightning_shim.fit; or "
+        f"path/to/model.py:LitModel, for which {_MODEL_DEF} is written too",
     )
     parser.add_argument("--search", action="store_true", help="search for better values of the numeric hyperparameters")
     parser.set_defaults(function=_init)
@@ -151,14 +151,14 @@ class _Plan:
             names = ", ".join(each.name for each in self._script.built) or module.name
             raise SourceError(
                 f"{module.place}: there is nothing to search for: no parameter of {names} has a number that the source "
-                f"says and that can vary. Write `init` without --search, and the ranges into its YAML file by hand."
+                "says and that can vary. Call init without --search, and write the ranges into the YAML file by hand."
             )
 
     def report(self) -> list[str]:
         """Says what was written, what is missing, and what to do next."""
         folder = self._path.parent
         experiment, metric = self._experiment, self._experiment.metric
-        lines = [f"wrote {shown_in(folder, name)}" for name in self.files]
+        lines = []
         if metric.name != FILL_IN:
             lines.append(f"searcher.metric: {metric.name} ({metric.place})")
         elif self._logged.has_validation:
@@ -168,10 +168,13 @@ class _Plan:
             lines.append(f"{module.place}: {module.name} has no validation_step: there is no metric for the searcher.")
         if experiment.searched:
             lines.append(f"searched: {', '.join(experiment.searched)}")
-        lines += [f"fill in, in {shown_in(folder, self._yaml)}: {each}" for each in experiment.to_fill_in]
+        lines += [f"fill in, in {folder / self._yaml}: {each}" for each in experiment.to_fill_in]
         packages = [name for name in self._project.packages() if name not in _BROUGHT_ALONG]
         if packages and not (folder / REQUIREMENTS).exists():
-            lines.append(f"the image needs these packages, or {REQUIREMENTS} beside the script: {', '.join(packages)}")
+            lines.append(
+                f"imported: {', '.join(packages)}. The image needs them, or {REQUIREMENTS} beside the script "
+                "with their packages."
+            )
         quoted = shlex.quote(str(folder))
         lines.append("next:")
         if not list(folder.glob("lightning_shim-*.whl")):
@@ -306,11 +309,6 @@ def template(name: str) -> str:
     return (resources.files("lightning_shim.cli") / "templates" / name).read_text()
 
 
-def shown_in(folder: Path, name: str) -> str:
-    """Returns a file's path as the user has named its folder."""
-    return str(folder / name)
-
-
 def _own_source() -> str:
     """Returns where pip finds this package: what it was installed from."""
     distribution = metadata.distribution("lightning_shim")
@@ -322,18 +320,26 @@ def _own_source() -> str:
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:
     """Writes all files, or none."""
-    differing = []
-    for name, text in files.items():
-        path = folder / name
-        if path.exists() and (name.endswith(".yaml") or not path.is_file() or path.read_text() != text):
-            differing.append(shown_in(folder, name))
-    if differing:
+    present = [
+        str(folder / name) for name, text in files.items() if (folder / name).exists() and not _is(folder / name, text)
+    ]
+    if present:
         raise TargetError(
-            f"{', '.join(differing)} {'exists' if len(differing) == 1 else 'exist'}, and nothing is overwritten: no file "
-            "was written. Move it away, or remove it, and call init again."
+            f"{', '.join(present)} {'exists' if len(present) == 1 else 'exist'}, and nothing is overwritten: no file "
+            "was written. Move away or remove what is there, and call init again."
         )
     for name, text in files.items():
+        path = folder / name
+        if path.exists():
+            print(f"{path} is there already")
+            continue
         try:
-            (folder / name).write_text(text)
+            path.write_text(text)
         except OSError as error:
-            raise TargetError(f"{shown_in(folder, name)} cannot be written: {error.strerror}.") from error
+            raise TargetError(f"{path} cannot be written: {error.strerror}.") from error
+        print(f"wrote {path}")
+
+
+def _is(path: Path, text: str) -> bool:
+    """Tells whether a file holds a text already, as the startup hook does for a second experiment."""
+    return path.suffix != ".yaml" and path.is_file() and path.read_bytes() == text.encode()

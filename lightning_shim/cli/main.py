@@ -30,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 if something is refused, 2 if the command cannot be carried out.
     """
     parser = argparse.ArgumentParser(
-        prog=_program(), description="Trains unchanged PyTorch Lightning modules on Determined AI."
+        prog=_program(),
+        description="Trains unchanged PyTorch Lightning modules on Determined AI.",
+        # Leaves the versions on one line.
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--version", action="version", version=_versions(), help="print the versions of everything involved"

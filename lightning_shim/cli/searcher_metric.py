@@ -15,66 +15,15 @@ PREFERRED: Final = "val_loss"
 FILL_IN: Final = "FILL_IN"
 """What stands in the YAML where the source does not say the name."""
 
-_LESS_IS_BETTER: Final = frozenset(
-    [
-        "loss",
-        "error",
-        "err",
-        "mse",
-        "rmse",
-        "mae",
-        "mape",
-        "msle",
-        "nll",
-        "bce",
-        "ce",
-        "crossentropy",
-        "entropy",
-        "perplexity",
-        "ppl",
-        "wer",
-        "cer",
-        "fid",
-        "kl",
-        "elbo",
-        "distance",
-        "divergence",
-        "eer",
-    ]
+_LESS_IS_BETTER: Final = re.compile(
+    r"loss|error|err|mse|rmse|mae|mape|msle|nll|bce|ce|crossentropy|entropy|perplexity|ppl|wer|cer|eer|fid|kl"
+    r"|distance|divergence"
 )
-_MORE_IS_BETTER: Final = frozenset(
-    [
-        "acc",
-        "accuracy",
-        "f1",
-        "fbeta",
-        "auc",
-        "auroc",
-        "auprc",
-        "ap",
-        "map",
-        "precision",
-        "recall",
-        "specificity",
-        "sensitivity",
-        "iou",
-        "miou",
-        "jaccard",
-        "dice",
-        "kappa",
-        "mcc",
-        "bleu",
-        "rouge",
-        "psnr",
-        "ssim",
-        "r2",
-        "top1",
-        "top5",
-        "reward",
-        "return",
-        "score",
-    ]
+_MORE_IS_BETTER: Final = re.compile(
+    r"acc|accuracy|f1|fbeta|auc|auroc|auprc|ap|map|precision|recall|specificity|sensitivity|iou|miou|jaccard|dice|kappa"
+    r"|mcc|bleu|rouge|psnr|ssim|r2|top1|top5|reward|return|score"
 )
+"""Words of metrics' names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +83,9 @@ def smaller_is_better(name: str) -> bool | None:
     """
     # The last word is what it is: `error_recall` is a recall.
     for word in reversed(_words(name)):
-        if word in _LESS_IS_BETTER:
+        if _LESS_IS_BETTER.fullmatch(word):
             return True
-        if word in _MORE_IS_BETTER:
+        if _MORE_IS_BETTER.fullmatch(word):
             return False
     return None
 

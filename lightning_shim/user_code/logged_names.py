@@ -1,7 +1,7 @@
 """The names that a module logs in validation, read from its source.
 
-It follows what can be followed without running anything: the methods that the hooks of validation call on ``self``, with
-the texts that they are given, so that ``self.log(f"{stage}_loss", ...)`` has a name where ``stage`` is ``"val"``.
+It follows what can be followed without running anything: the methods that the hooks of validation call on ``self``,
+with the texts that they are given, so that ``self.log(f"{stage}_loss", ...)`` has a name where ``stage`` is ``"val"``.
 Standard library only.
 """
 

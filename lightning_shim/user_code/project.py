@@ -91,9 +91,8 @@ class SourceModule:
             with tokenize.open(path) as file:
                 self.tree: Final = ast.parse(file.read())
         except SyntaxError as error:
-            raise SourceError(
-                f"{shown(path)}:{error.lineno or 1}: {error.msg}. Python cannot read it either."
-            ) from error
+            place = f"{shown(path)}:{error.lineno or 1}"
+            raise SourceError(f"{place}: {error.msg}. Mend the line: Python cannot read the file either.") from error
         except (OSError, ValueError, RecursionError) as error:
             raise SourceError(f"{shown(path)} cannot be read: {error}") from error
         self.bindings: Final[dict[str, ast.ClassDef | Import | ast.expr]] = {}
@@ -171,10 +170,20 @@ class SourceModule:
                     long = [name for name in names if isinstance(name, str) and name.startswith("--")]
                     match given.get("dest"), given.get("action"), given.get("default"), long:
                         case [_, ast.Constant(value="store_true"), None, [name, *_]]:
-                            defaults[name.lstrip("-").replace("-", "_")] = ast.Constant(value=False)
+                            absent = ast.copy_location(ast.Constant(value=False), node)
+                            defaults[name.lstrip("-").replace("-", "_")] = absent
                         case [None, _, ast.expr() as default, [name, *_]]:
                             defaults[name.lstrip("-").replace("-", "_")] = default
         return defaults
+
+    def origin(self, node: ast.expr) -> ast.expr:
+        """Returns the expression that a name, or an argument of the command line, has its value from."""
+        match node:
+            case ast.Name(id=name) if len(self.values.get(name, [])) == 1 and name not in self._rebound:
+                return self.values[name][0]
+            case ast.Attribute(value=ast.Name(id=owner), attr=name) if owner != "self" and name in self._command_line:
+                return self._command_line[name]
+        return node
 
     def literal(self, node: ast.expr) -> Any:
         """Reads a value.
@@ -188,16 +197,8 @@ class SourceModule:
         Raises:
             NotLiteralError: If the source does not say it.
         """
-        match node:
-            case ast.Name(id=name) if len(self.values.get(name, [])) == 1 and name not in self._rebound:
-                return self._plain(self.values[name][0])
-            case ast.Attribute(value=ast.Name(id=owner), attr=name) if owner != "self" and name in self._command_line:
-                return self._plain(self._command_line[name])
-        return self._plain(node)
-
-    def _plain(self, node: ast.expr) -> Any:
         try:
-            return ast.literal_eval(node)
+            return ast.literal_eval(self.origin(node))
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
             raise NotLiteralError from error
 

@@ -26,6 +26,7 @@ TRAINER: Final = "Trainer"
 LIGHTNING_CLI: Final = "LightningCLI"
 
 _TRIAL: Final = "lightning_shim.LightningTrial"
+_PATCH: Final = Outside("lightning_shim.patch")
 _LOAD: Final = "load_from_checkpoint"
 
 
@@ -221,7 +222,8 @@ def _parameter(
     if node is None:
         return Parameter(name, definition.place if definition is not None else "", False)
     try:
-        return Parameter(name, module.place(node), True, module.literal(node), ast.unparse(node))
+        origin = module.origin(node)
+        return Parameter(name, module.place(origin), True, module.literal(node), ast.unparse(origin))
     except NotLiteralError:
         return Parameter(name, module.place(node), False, text=ast.unparse(node))
 
@@ -261,9 +263,9 @@ def read_training_script(project: Project, class_name: str = "", class_path: str
     data = objects[DATA_MODULE] or _mentioned(project, DATA_MODULE)
     if not way and any(_is_trial(project, each) for each in _classes(project.script, project)):
         raise SourceError(
-            f"{shown(project.script.path)} defines a LightningTrial and trains nothing by itself: call lightning_shim.fit "
-            'in it, under `if __name__ == "__main__":`. Determined\'s older entry point, `model_def:MyTrial`, has the '
-            "length of the training in its YAML file; write that one by hand."
+            f"{shown(project.script.path)} defines a LightningTrial and trains nothing by itself: call "
+            'lightning_shim.fit in it, under `if __name__ == "__main__":`. With Determined\'s older entry point, '
+            "`model_def:MyTrial`, the YAML file has the length of the training; write that one by hand."
         )
     return TrainingScript(
         project,
@@ -273,12 +275,7 @@ def read_training_script(project: Project, class_name: str = "", class_path: str
         data[0] if len(data) == 1 else None,
         trained,
         list(_monitors(project, calls)),
-        any(
-            isinstance(resolved, Outside)
-            and resolved.name == "lightning_shim.patch"
-            and each.literal("trainer") is True
-            for each, resolved in calls
-        ),
+        any(resolved == _PATCH and each.literal("trainer") is True for each, resolved in calls),
     )
 
 
@@ -349,7 +346,8 @@ def _only_module(project: Project, given: list[ClassDefinition]) -> ClassDefinit
     script = shown(project.script.path)
     if not found:
         raise SourceError(
-            f"{script}: neither it nor the files that it imports have a LightningModule. Name the script that trains one."
+            f"{script}: neither it nor the files that it imports have a LightningModule. Name the script that trains "
+            "one: lightning_shim init train.py"
         )
     if len(found) > 1:
         listed = ", ".join(f"{each.name} ({each.place})" for each in found)
