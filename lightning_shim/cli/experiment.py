@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
@@ -27,6 +27,7 @@ _LARGEST_INTEGER: Final = 2**53
 """Determined's master keeps numbers as JavaScript does."""
 
 _INDENT: Final = 2
+_WIDTH: Final = 2**16
 
 _ENVIRONMENT: Final = """\
 # Without an image Determined takes its own, and the startup hook installs in each container what that lacks.
@@ -109,9 +110,9 @@ class Experiment:
         known, left_out = _values(self.parameters)
         kept = CommentedMap()
         for name, parameter in known.items():
-            kept[name] = self._hyperparameter(name, parameter.value)
-            if self.is_search and kept[name] != parameter.value:
-                _comment(kept, name, f"{parameter.place}: {parameter.text}", indent=_INDENT)
+            kept[_quoted(name)] = self._hyperparameter(name, parameter.value)
+            if isinstance(kept[name], CommentedMap):
+                _comment(kept, name, f"{parameter.place}: {_shortened(parameter.text)}", indent=_INDENT)
             else:
                 kept.yaml_add_eol_comment(parameter.place, name)
         lines = [f"They take the place of the values in {self.script}, by the constructors' parameter names."]
@@ -124,7 +125,7 @@ class Experiment:
 
     def _hyperparameter(self, name: str, value: Any) -> Any:
         if isinstance(value, dict):
-            return CommentedMap({key: self._hyperparameter(key, each) for key, each in value.items()})
+            return CommentedMap({_quoted(key): self._hyperparameter(key, each) for key, each in value.items()})
         space = search_space(name, value) if self.is_search else None
         if space is not None:
             self.searched.append(name)
@@ -202,14 +203,18 @@ def _problem(value: Any) -> str | None:
 
 
 def _quoted(value: Any) -> Any:
-    """Quotes texts that some version of YAML would take for a number or the like."""
+    """Quotes texts that some version of YAML would take for something else, and keeps lists on one line."""
     match value:
         case str():
             return value if _PLAIN.fullmatch(value) else DoubleQuotedScalarString(value)
         case list():
-            return [_quoted(each) for each in value]
+            items = CommentedSeq(map(_quoted, value))
+            items.fa.set_flow_style()
+            return items
         case dict():
-            return {key: _quoted(each) for key, each in value.items()}
+            entries = CommentedMap({_quoted(key): _quoted(each) for key, each in value.items()})
+            entries.fa.set_flow_style()
+            return entries
     return value
 
 
@@ -238,7 +243,8 @@ _Representer.add_representer(float, _Representer.represent_float)
 def _yaml() -> YAML:
     yaml = YAML()
     yaml.Representer = _Representer
-    yaml.width = 120
+    # A comment at the end of a line belongs to the whole of it.
+    yaml.width = _WIDTH
     return yaml
 
 

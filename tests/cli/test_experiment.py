@@ -44,7 +44,7 @@ def read(text: str) -> dict[str, Any]:
     return configuration
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.dictionaries(NAMES, VALUES, max_size=4), TEXTS)
 def test_values_are_read_back(values: dict[str, Any], metric: str) -> None:
     configuration = read(experiment(values, metric=metric).text())
@@ -52,13 +52,13 @@ def test_values_are_read_back(values: dict[str, Any], metric: str) -> None:
     assert configuration["searcher"]["metric"] == metric
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.dictionaries(NAMES, VALUES, max_size=4))
 def test_search_is_valid(values: dict[str, Any]) -> None:
     assert read(experiment(values, is_search=True).text())["hyperparameters"].keys() == values.keys()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.sampled_from(["lr", "dropout", "width"]), st.floats(1e-300, 1e300) | st.integers(1, 2**52))
 def test_range_is_around_the_value(name: str, value: float) -> None:
     space = search_space(name, value)
