@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import lightning_shim
 from lightning_shim.cli.init import template
 from tests.cluster.trial import assert_ended_well, run_trial
 from tests.configurations.validation import problems
-from tests.places import place_in
+from tests.support.places import place_in
 
 ROOT = Path(lightning_shim.__file__).parents[1]
 
@@ -619,10 +620,36 @@ def test_package_with_relative_imports(tmp_path: Path) -> None:
     assert "lit/base/core.py:" in finished.out
 
 
-def test_hook_is_that_of_the_examples() -> None:
-    for example in ("mnist", "gan"):
+class TestStartupHook:
+    @pytest.mark.parametrize("example", ["mnist", "gan"])
+    def test_is_that_of_the_examples(self, example: str) -> None:
+        """Which install what the package's extra names in the place of a requirements.txt."""
         hook = (ROOT / "examples" / example / "startup-hook.sh").read_text()
-        assert hook == template("startup-hook.sh")
+        assert hook == template("startup-hook.sh").replace('whl)"', 'whl)[examples]"')
+
+    @pytest.mark.parametrize("has_requirements", [False, True])
+    def test_installs(self, project: Path, has_requirements: bool) -> None:
+        """As Determined sources it; pip is one that says what it is asked for."""
+        init(project, "train.py")
+        (project / "lightning_shim-0.1.0-py3-none-any.whl").touch()
+        if has_requirements:
+            (project / "requirements.txt").touch()
+        pip = project.parent / "pip"
+        write(pip, pip="import sys\nprint(*sys.argv[1:3], open(sys.argv[3]).read().strip(), *sys.argv[4:])\n")
+        finished = subprocess.run(
+            ["bash", "-c", "set -e; source startup-hook.sh"],
+            cwd=project,
+            env={
+                **os.environ,
+                "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+                "PYTHONPATH": str(pip),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        asked = f"install --constraint torch=={version('torch')} lightning_shim-0.1.0-py3-none-any.whl"
+        assert finished.stdout == f"{asked}{' --requirement requirements.txt' if has_requirements else ''}\n"
 
 
 def test_experiment_runs_on_a_cluster(project: Path, tmp_path: Path) -> None:
