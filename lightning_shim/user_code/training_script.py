@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES
 from lightning_shim.user_code.project import (
     ClassDefinition,
     NotLiteralError,
@@ -190,7 +191,8 @@ class TrainingScript:
     ) -> list[tuple[str, ast.expr | None, SourceModule]]:
         """Returns the parameters of a constructor, with their defaults."""
         found = self.project.methods(definition).get("__init__")
-        if found is None:
+        # Those of Lightning's own classes get no hyperparameters.
+        if found is None or found[0].module.name.partition(".")[0] in FRAMEWORK_PACKAGES:
             return []
         owner, node = found
         positional = [*node.args.posonlyargs, *node.args.args]

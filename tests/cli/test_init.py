@@ -411,6 +411,9 @@ class TestLightningCLI:
 
 
         class Model(DemoModel):
+            def __init__(self, out_dim: int = 10, learning_rate: float = 0.02):
+                super().__init__(out_dim, learning_rate)
+
             def validation_step(self, batch, batch_idx):
                 self.log("val_loss", self(batch).sum())
 
@@ -420,7 +423,7 @@ class TestLightningCLI:
     """
 
     def test_module_of_lightnings(self, tmp_path: Path) -> None:
-        """It derives from a class in a file of Lightning's, which is read as well."""
+        """It derives from a class of Lightning's demonstrations, and its file is read as well."""
         write(tmp_path / "project", main=self.SCRIPT)
         finished = init(tmp_path / "project", "main.py", "--search")
         configuration = finished.configuration("main_search.yaml")
@@ -430,6 +433,13 @@ class TestLightningCLI:
             "learning_rate": {"type": "log", "base": 10, "minval": -3, "maxval": -1},
         }
         assert configuration["searcher"]["max_time"] == 7
+
+    def test_constructor_of_lightnings(self, tmp_path: Path) -> None:
+        """No hyperparameter reaches it."""
+        write(tmp_path / "project", main=self.SCRIPT.replace("LightningCLI(Model", "LightningCLI(DemoModel"))
+        finished = init(tmp_path / "project", "main.py")
+        configuration = finished.configuration("main_experiment.yaml")
+        assert (configuration["name"], configuration["hyperparameters"]) == ("DemoModel", {})
 
     def test_values_of_the_configuration_file(self, project: Path) -> None:
         write(project, main="from lightning.pytorch.cli import LightningCLI\nLightningCLI()\n")
