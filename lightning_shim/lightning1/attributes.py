@@ -40,7 +40,7 @@ _OF_BOTH: Final[dict[str, Answer]] = {
 
 OF_MODULE: Final[dict[str, Answer]] = {
     **_OF_BOTH,
-    "precision": lambda trainer: trainer.precision_plugin.former_name,
+    "precision": lambda trainer: trainer.precision_plugin.lightning1_name,
 }
 """By the name of the attribute of LightningModule."""
 

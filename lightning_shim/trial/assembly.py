@@ -18,7 +18,7 @@ from lightning_shim.diagnostics.errors import ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location, definition_location
 from lightning_shim.facade.trainer import TrainerFacade
 from lightning_shim.loop.optimization import Optimization
-from lightning_shim.loop.optimizers_in_turn import FormerOptimization, needs_former_optimization
+from lightning_shim.loop.optimizers_in_turn import Lightning1Optimization, needs_lightning1_optimization
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.loop.training import TrainingLoop
 from lightning_shim.loop.validation import EvaluationLoop
@@ -98,7 +98,7 @@ def assemble(
     """
     runtime = Runtime.of(session)
     loggers = Loggers(session.lightning, given.loggers, session.progress)
-    optimization = (FormerOptimization if needs_former_optimization(session.module) else Optimization)(runtime)
+    optimization = (Lightning1Optimization if needs_lightning1_optimization(session.module) else Optimization)(runtime)
     reports = Reports(runtime, loggers, optimization)
     train_source, val_source = (
         DataSource(session, LoaderRequest(session, stage, loaders))
