@@ -6,10 +6,10 @@
 - ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` calls with the model alone.
 - ``PyTorchTrialContext._tbd_writer``, ``_current_batch_idx`` and ``_epoch_len``.
 - ``_PyTorchTrialController.run``, ``_run``, ``_load``, ``_save``, ``_checkpoint``, ``_train_with_boundaries``,
-  ``_train_batch``, ``_step_batch``, ``_on_epoch_start``, ``_validation_is_current``, ``_steps_until_complete``,
-  ``is_chief``, ``test_mode``, ``state``, ``start_from_batch``, ``training_iterator``, ``training_enumerator``,
-  ``local_training``, the periods, ``max_length``: the loop itself. It is repaired for our trials only; see
-  :func:`repair_controller`.
+  ``_train_batch``, ``_step_batch``, ``_on_epoch_start``, ``_validate``, ``_validation_is_current``,
+  ``_steps_until_complete``, ``is_chief``, ``test_mode``, ``state``, ``start_from_batch``, ``training_iterator``,
+  ``training_enumerator``, ``local_training``, the periods, ``max_length``: the loop itself. It is repaired for our
+  trials only; see :func:`repair_controller`.
 - ``_DistributedBackend``: how ``determined.launch`` has said what synchronises the processes.
 - ``_core.checkpoint._storage_manager``: where checkpoints lie off-cluster.
 """
@@ -53,6 +53,9 @@ class ControlledTrial(Protocol):
     def gather_checkpoint(self) -> None:
         """Called on all processes before the chief writes a checkpoint."""
 
+    def after_validation(self) -> None:
+        """Called on all processes after a validation has been reported."""
+
 
 def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial]) -> None:
     """Repairs Determined's training loop for trials of one class, and makes it known to their ``controller``.
@@ -66,6 +69,7 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
       and an error of the disk says which checkpoint is complete.
     - Off-cluster the loop counts batches from zero after it has loaded a checkpoint, so that it trains too long.
     - It validates once more at the end of the training, also where the script of a user has no validation.
+    - It does not learn that a search has stopped the trial; the trial is given the chance to ask.
     - It counts batches, where the script of a user may say how many optimizer steps there are.
     - It has no way to end before the first batch, when a hook has asked to stop.
     - For each batch it asks every period whether it has ended, and measures times that it tells nobody; that costs as
@@ -207,6 +211,12 @@ def _checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs:
         raise
 
 
+def _validate(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+    metrics = wrapped(*args, **kwargs)
+    controller.trial.after_validation()
+    return metrics
+
+
 def _validation_is_current(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     controlled: Controller = controller.trial.controller
     return wrapped(*args, **kwargs) or not (controlled.validates_at_the_end or controlled.validation_is_reached)
@@ -223,6 +233,7 @@ _REPAIRS: Final[dict[str, Wrapper]] = {
     "_load": _load,
     "_save": _save,
     "_checkpoint": _checkpoint,
+    "_validate": _validate,
     "_validation_is_current": _validation_is_current,
     "_steps_until_complete": _steps_until_complete,
 }

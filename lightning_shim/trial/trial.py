@@ -229,6 +229,10 @@ class LightningTrial(pytorch.PyTorchTrial):
         """Collects the state of all processes, before the chief writes a checkpoint."""
         self._callback.on_checkpoint_gather()
 
+    def after_validation(self) -> None:
+        """Looks whether the search has stopped the trial, after a validation has been reported."""
+        self._callback.on_validation_report()
+
     @property
     def has_taken_all_steps(self) -> bool:
         """Whether the training ends before its length has been trained."""

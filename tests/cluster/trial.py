@@ -59,7 +59,13 @@ class Trial:
 
 
 def run_trial(
-    folder: Path, configuration: dict[str, Any], context: dict[str, str], *, seed: int = 3, pauses: tuple[int, ...] = ()
+    folder: Path,
+    configuration: dict[str, Any],
+    context: dict[str, str],
+    *,
+    seed: int = 3,
+    pauses: tuple[int, ...] = (),
+    **master_options: Any,
 ) -> Trial:
     """Runs a trial.
 
@@ -69,12 +75,13 @@ def run_trial(
         context: The files of the context directory, by name.
         seed: The trial's seed.
         pauses: The batches after which it is paused.
+        **master_options: What else the master is to do.
     """
     assert problems(configuration) == []
     storage = folder / "storage"
     storage.mkdir()
-    checkpoint_storage = {"type": "directory", "container_path": str(storage)}
-    with Master({**DEFAULTS, "checkpoint_storage": checkpoint_storage, **configuration}, seed) as master:
+    config = {**DEFAULTS, "checkpoint_storage": {"type": "directory", "container_path": str(storage)}, **configuration}
+    with Master(config, seed, **master_options) as master:
         trial = Trial(master, storage)
         for pause in (*pauses, None):
             run = master.start_run(pause)
