@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import pickle
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,7 +32,13 @@ from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError
 from lightning_shim.patching.registry import PatchRegistry, Wrapper
-from lightning_shim.upstream.determined.checkpoint_errors import STATE_FILE, is_complete, reading_errors, writing_errors
+from lightning_shim.upstream.determined.checkpoint_errors import (
+    STATE_FILE,
+    TRIAL_STATE_FILE,
+    is_complete,
+    reading_errors,
+    writing_errors,
+)
 from lightning_shim.upstream.determined.controller import Controller, go_on_counting
 
 
@@ -53,6 +60,9 @@ class ControlledTrial(Protocol):
     def gather_checkpoint(self) -> None:
         """Called on all processes before the chief writes a checkpoint."""
 
+    def start_from_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Called on all processes with a checkpoint that another trial has written."""
+
     def after_validation(self) -> None:
         """Called on all processes after a validation has been reported."""
 
@@ -62,6 +72,8 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
 
     - Since PyTorch 2.6 ``torch.load`` refuses what the loop itself has saved (NumPy's random state, callbacks' states).
       A checkpoint directory is trusted already, since ``trial_state.pkl`` is unpickled from it.
+    - From another trial's checkpoint, which is a warm start, it takes optimizers, schedulers, callbacks and random
+      numbers too, and counts from zero. The trial takes the weights alone.
     - Off-cluster the whole working directory, a virtual environment and data included, is copied into each checkpoint.
       Nothing of it is copied; on a cluster it is the experiment's own small folder, and is.
     - What a process other than the chief has of its own is not saved; the trial is given the chance to collect it.
@@ -179,7 +191,12 @@ def _load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) 
     controlled.checkpoint_folder = path
     try:
         with reading_errors(path), _full_unpickling():
-            result = wrapped(*args, **kwargs)
+            if _is_of_another_trial(path, controller):
+                controller.trial.start_from_weights(torch.load(path / STATE_FILE, map_location="cpu"))
+                controller.state = pytorch._TrialState(trial_id=controller.trial_id)
+                result = None
+            else:
+                result = wrapped(*args, **kwargs)
             if controller.state is None:
                 raise CheckpointError(f"{path / STATE_FILE} holds no checkpoint of a PyTorchTrial.")
     finally:
@@ -187,6 +204,12 @@ def _load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) 
     if controller.local_training:
         go_on_counting(controller)
     return result
+
+
+def _is_of_another_trial(path: pathlib.Path, controller: Any) -> bool:
+    """Tells by ``trial_state.pkl``, which Determined's ``_load`` reads when it has taken over everything else."""
+    with (path / TRIAL_STATE_FILE).open("rb") as stream:
+        return bool(pickle.load(stream).get("trial_id") != controller.trial_id)
 
 
 def _save(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:

@@ -62,9 +62,14 @@ class LightningCallback(pytorch.PyTorchCallback):
                     "in an epoch its training stood. Load its weights when you build the module, or resume from "
                     "another one."
                 )
-        # Otherwise the checkpoint, if there was one, is another trial's: Determined takes its weights and starts anew.
         elif self._trainer.ckpt_path is not None:
             self._start_from(self._trainer.ckpt_path)
+        if self._controller.has_trained_its_length:
+            batches = self._controller.batches_trained
+            say(
+                f"nothing is left to train: {batches} batches have been trained, which is the length. Give a larger "
+                "one to go on."
+            )
         self._hooks.start_fit_of_stateful_callbacks()
         if self._controller.batches_trained == 0:
             self._sanity_check()
@@ -188,6 +193,16 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._parts.lightning_checkpoint.load(checkpoint)
         if self._trainer.is_global_zero:
             self._parts.kept_files.restore(checkpoint, self._controller.checkpoint_folder)
+
+    def on_warm_start(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the weights of another trial's checkpoint."""
+        self._parts.lightning_checkpoint.load_weights(checkpoint)
+        uuid = os.path.basename(str(self.checkpoint_path))
+        say(
+            f"the weights are those of the checkpoint {uuid}, of another trial. Optimizers, schedulers, callbacks, "
+            "counters and random states are new."
+        )
+        self.checkpoint_path = None
 
     def on_checkpoint_upload_end(self, uuid: str) -> None:
         """Keeps where the newest checkpoint is."""

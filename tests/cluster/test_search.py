@@ -2,53 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from tests.cluster import trial as trials
-from tests.cluster.trial import Trial, assert_ended_well
+from tests.cluster.submission import EPOCH_LENGTH, by_lightning, script, submit
+from tests.cluster.trial import assert_ended_well
 from tests.parity.oracle import assert_same
-from tests.script.execution import RUN, execute
 
 pytestmark = pytest.mark.xdist_group("search")
 
-SCRIPTS = Path(__file__).parent / "scripts"
-CONTEXT = {file.name: file.read_text() for file in SCRIPTS.glob("*.py")}
-LENGTH = 18
+LENGTH = 3 * EPOCH_LENGTH
 # Within the second epoch.
 STOPS_AT = 8
-PERIOD = {"validation_period": ["batches", 4], "reporting_period": ["batches", 1], "max_length": ["epochs", 3]}
+PERIODS = {"validation_period": ["batches", 4], "reporting_period": ["batches", 1], "max_length": ["epochs", 3]}
 TRAINER = {"max_epochs": 3, "val_check_interval": 4, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0}
 LINE = "the search has stopped this trial after {} batches"
 
 
-def submit(folder: Path, entrypoint: str, slots: int = 1, master: dict[str, Any] | None = None, **config: Any) -> Trial:
-    configuration = {
-        "name": "a search",
-        "entrypoint": entrypoint,
-        "hyperparameters": {},
-        "searcher": {"name": "single", "metric": "val_loss", "smaller_is_better": True},
-        "resources": {"slots_per_trial": slots},
-        **config,
-    }
-    return trials.run_trial(folder, configuration, CONTEXT, **(master or {}))
-
-
-@pytest.fixture(scope="module")
-def lightning(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What Lightning leaves when a callback stops it there."""
-    folder = tmp_path_factory.mktemp("lightning") / "run"
-    execute(folder, str(SCRIPTS / "train.py"), json.dumps({**TRAINER, "logger": False, "stops_at": STOPS_AT}))
-    results: dict[str, Any] = torch.load(folder / "results-0.pt", weights_only=False)
-    return results
-
-
 def test_fit_is_stopped(tmp_path: Path) -> None:
-    trial = submit(tmp_path, "python3 call.py", data=PERIOD, master={"stops_at": STOPS_AT})
+    trial = submit(tmp_path, "python3 call.py", data=PERIODS, trial={"stops_at": STOPS_AT})
     assert_ended_well(trial)
     assert sorted(trial.master.metrics("validation")) == [4, STOPS_AT]
     assert sorted(trial.master.metrics("training")) == list(range(1, STOPS_AT + 1))
@@ -62,13 +35,14 @@ def test_fit_is_stopped(tmp_path: Path) -> None:
     assert len(states) == 3
 
 
-def test_script_is_stopped_as_lightning_stops(tmp_path: Path, lightning: dict[str, Any]) -> None:
-    entrypoint = f"python3 {' '.join(RUN)} train.py '{json.dumps(TRAINER)}'"
-    trial = submit(tmp_path, entrypoint, master={"stops_at": STOPS_AT})
+def test_script_is_stopped_as_lightning_stops(tmp_path: Path) -> None:
+    """By a callback that sets ``trainer.should_stop`` in that validation."""
+    lightning = by_lightning(tmp_path / "lightning", stops_at=STOPS_AT, **TRAINER)
+    (tmp_path / "trial").mkdir()
+    trial = submit(tmp_path / "trial", script(**TRAINER), trial={"stops_at": STOPS_AT})
     assert_ended_well(trial)
-    assert lightning["calls"][-3:] == [
-        (name, STOPS_AT) for name in ("on_train_epoch_end", "on_train_end", "on_fit_end")
-    ]
+    hooks = ("on_train_epoch_end", "on_train_end", "on_fit_end")
+    assert lightning["calls"][-3:] == [(name, STOPS_AT) for name in hooks]
     assert_same(trial.results(), lightning)
     assert list(trial.master.checkpoints)[-1] == STOPS_AT
     assert trial.master.metrics("test")[STOPS_AT] == lightning["tested"][0]
@@ -77,7 +51,7 @@ def test_script_is_stopped_as_lightning_stops(tmp_path: Path, lightning: dict[st
 
 def test_two_processes_stop_at_the_same_batch(tmp_path: Path) -> None:
     entrypoint = "python3 -m determined.launch.torch_distributed python3 call.py"
-    trial = submit(tmp_path, entrypoint, slots=2, data=PERIOD, master={"stops_at": 4})
+    trial = submit(tmp_path, entrypoint, slots=2, data=PERIODS, trial={"stops_at": 4})
     assert_ended_well(trial)
     assert sorted(trial.master.metrics("training")) == [1, 2, 3, 4]
     assert list(trial.master.checkpoints)[-1] == 4
@@ -87,7 +61,7 @@ def test_two_processes_stop_at_the_same_batch(tmp_path: Path) -> None:
 
 
 def test_master_that_does_not_answer_stops_nothing(tmp_path: Path) -> None:
-    trial = submit(tmp_path, "python3 call.py", data=PERIOD, master={"is_ill": True})
+    trial = submit(tmp_path, "python3 call.py", data=PERIODS, trial={"is_ill": True})
     assert_ended_well(trial)
     assert sorted(trial.master.metrics("training")) == list(range(1, LENGTH + 1))
     assert trial.log.count("the master does not say whether the search goes on") == 1

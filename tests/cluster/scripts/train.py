@@ -4,6 +4,8 @@ import json
 import sys
 
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from model import LitData, LitModel, save
 
@@ -21,15 +23,18 @@ class Stopping(pl.Callback):
 if __name__ == "__main__":
     pl.seed_everything(3)
     arguments = json.loads(sys.argv[1])
-    stops_at = arguments.pop("stops_at", None)
+    stops_at, weights = arguments.pop("stops_at", None), arguments.pop("weights", None)
+    best = ModelCheckpoint(monitor="val_loss")
     trainer = pl.Trainer(
         accelerator="cpu",
         enable_progress_bar=False,
         log_every_n_steps=1,
-        callbacks=[] if stops_at is None else [Stopping(stops_at)],
+        callbacks=[best, *([] if stops_at is None else [Stopping(stops_at)])],
         **arguments,
     )
     model = LitModel()
+    if weights is not None:
+        model.load_state_dict(torch.load(weights, weights_only=True)["state_dict"])
     trainer.fit(model, LitData())
     tested = trainer.test(model, LitData(), verbose=False)
-    save(model, trainer, tested=tested)
+    save(model, trainer, tested=tested, best=best.best_model_score)
