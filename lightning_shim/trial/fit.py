@@ -95,8 +95,6 @@ def fit(
         CheckpointError: If the checkpoint is missing, damaged or does not fit.
     """
     _verify_trial_options(trial_options)
-    # Before Determined looks for a Horovod that is not installed.
-    verify_backend()
     verify_train_unit("max_length", max_length, required=True)
     verify_train_unit("validation_period", validation_period, may_be_schedule=True)
     verify_train_unit("checkpoint_period", checkpoint_period, may_be_schedule=True)
@@ -173,6 +171,8 @@ def run_trial(
     Returns:
         The trial.
     """
+    # Before Determined looks for a Horovod that is not installed, or for a launcher.
+    verify_backend()
     info = det.get_cluster_info() if is_on_cluster() else None
     if info is not None:
         hparams = {**(hparams or {}), **info.trial.hparams}

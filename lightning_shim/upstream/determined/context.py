@@ -21,6 +21,8 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+import shlex
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -185,12 +187,31 @@ def is_on_cluster() -> bool:
     return info is not None and info.task_type == "TRIAL"
 
 
+def lacks_launcher() -> bool:
+    """Tells whether this is the only process of a trial on several slots, since no launcher has started one for each.
+
+    On a cluster, ``determined.launch`` says which synchronises the processes; Determined looks at the same.
+    """
+    info = det.get_cluster_info() if is_on_cluster() else None
+    if info is None or (len(info.container_addrs) == 1 and len(info.slot_ids) <= 1):
+        return False
+    backend = det._DistributedBackend()
+    return not (backend.use_torch() or backend.use_horovod() or backend.use_deepspeed())
+
+
 def verify_backend() -> None:
     """Refuses what cannot synchronise the gradients of a LightningModule.
 
     Raises:
-        ConfigurationError: If the processes were started for Horovod.
+        ConfigurationError: If the processes were started for Horovod, or only one was for several slots.
     """
+    if lacks_launcher():
+        command = shlex.join(["python3", *sys.orig_argv[1:]])
+        raise ConfigurationError(
+            "The trial has several slots, and one process was started for all of them. Start one for each by "
+            f"`entrypoint: python3 -m determined.launch.torch_distributed {command}`. As `python3 -m lightning_shim "
+            "run SCRIPT`, an entrypoint starts as many processes as there are slots by itself."
+        )
     if det._DistributedBackend().use_horovod():
         raise ConfigurationError(
             "The processes were started for Horovod (USE_HOROVOD is set). It averages gradients in an optimizer of its "

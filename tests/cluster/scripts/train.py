@@ -1,6 +1,7 @@
 """Trains and tests with Lightning's Trainer, given the keyword arguments on the command line in JSON."""
 
 import json
+import os
 import sys
 
 import pytorch_lightning as pl
@@ -21,6 +22,11 @@ class Stopping(pl.Callback):
 
 
 if __name__ == "__main__":
+    if "PATCH_TRAINER" in os.environ:
+        # What `python -m lightning_shim run` does, but for the launcher.
+        import lightning_shim
+
+        lightning_shim.patch(trainer=True)
     pl.seed_everything(3)
     arguments = json.loads(sys.argv[1])
     stops_at, weights = arguments.pop("stops_at", None), arguments.pop("weights", None)
