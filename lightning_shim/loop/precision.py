@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.warn import warn_at_caller
+from lightning_shim.upstream.torch import grad_scaler
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,7 @@ class Precision:
         self.name: Final = str(name)
         self._format: Final = _FORMATS[self.name]
         self._device: Final = device
-        self.scaler: torch.amp.GradScaler | None = (
-            torch.amp.GradScaler(device=device.type) if self._format.scaled else None
-        )
+        self.scaler: torch.amp.GradScaler | None = grad_scaler(device.type) if self._format.scaled else None
         self._changes_default: Final = not self._format.mixed and self._format.dtype != torch.float32
 
     @property
