@@ -25,6 +25,8 @@ from lightning_shim.metrics.collector import MetricCollector, MetricViews
 from lightning_shim.session.progress import Progress
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.upstream.determined.controller import Controller
+from lightning_shim.upstream.lightning import lightning_of
+from lightning_shim.upstream.lightning_behaviour import STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY
 
 SKIPPED: Final = object()
 """Stands for a batch that is only counted: Determined's epochs all have the same number of batches."""
@@ -78,6 +80,9 @@ class TrainingLoop:
         self._should_stop: Final = should_stop
         self._report_epoch: Final = report_epoch
         self._outputs: Final = outputs
+        self._steps_schedulers_early: Final = STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY.is_of(
+            lightning_of(optimization.strategy.lightning_module).version
+        )
         self._length: int | None = None
         self._more_batches = 0
         self._batches: Batches | None = None
@@ -221,7 +226,7 @@ class TrainingLoop:
         self._hooks.call("on_train_epoch_start")
         self._hooks.refresh_if_changed()
         progress.batch_idx = -1
-        progress.is_last_batch = False
+        progress.is_last_batch = progress.ends_early = False
         progress.epoch_is_running = True
         if self._batches is None:
             self._batches = self.source.batches()
@@ -271,10 +276,12 @@ class TrainingLoop:
             if "on_train_batch_start" in names:
                 skips_rest_of_epoch = hooks.call("on_train_batch_start", batch, progress.batch_idx) == -1
             if skips_rest_of_epoch:
+                progress.ends_early = not progress.is_last_batch
                 progress.is_last_batch = True
             else:
                 outputs = optimization.run((batch, progress.batch_idx) if self._takes_batch_idx else (batch,))
-        if optimization.strategy.lr_scheduler_configs:
+        steps_schedulers = not skips_rest_of_epoch or self._steps_schedulers_early
+        if optimization.strategy.lr_scheduler_configs and steps_schedulers:
             optimization.step_schedulers("step")
             if progress.is_last_batch:
                 optimization.step_schedulers("epoch")
@@ -321,7 +328,7 @@ class TrainingLoop:
             self._hooks.call("on_epoch_end")
             self._outputs.clear()
             self._report_epoch()
-            if progress.is_last_batch:
+            if progress.is_last_batch and (self._steps_schedulers_early or not progress.ends_early):
                 self.optimization.step_schedulers("epoch", self._views)
             self._collector.reset()
         progress.current_epoch += 1
