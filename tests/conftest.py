@@ -14,7 +14,8 @@ import pytorch_lightning
 import torch
 
 import lightning_shim
-from tests.given_warnings import forget_given_warnings
+from tests.support.given_warnings import forget_given_warnings
+from tests.support.namespaces import NAMESPACES
 
 # The tensors of the tests are tiny: several threads would only wait for each other.
 torch.set_num_threads(1)
@@ -24,9 +25,6 @@ PATCHED_CLASSES = (
     lightning_pytorch.LightningModule,
     determined.pytorch._PyTorchTrialController,
 )
-
-
-NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
 
 
 @pytest.fixture(params=NAMESPACES)

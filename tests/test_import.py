@@ -8,14 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import wrapt
 
-ROOT = Path(__file__).parents[1]
-NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
+from tests.support.namespaces import NAMESPACES
+from tests.support.repository import REPOSITORY
+
 HEAVY_PACKAGES = ("torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "determined")
 PATCHED_ENTRIES = {
     "log",
@@ -174,7 +174,7 @@ SCENARIOS: dict[str, Callable[..., None]] = {
 
 
 def run(*arguments: str) -> str:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     finished = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout

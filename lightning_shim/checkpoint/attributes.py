@@ -7,9 +7,11 @@ that as well. What hooks set before the first batch they set again.
 
 from __future__ import annotations
 
-import hashlib
-import io
+import contextlib
+import gc
+import itertools
 import pickle
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,25 +21,18 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.wrappers import MetricTracker
 
-from lightning_shim.checkpoint.kind import ABSENT, PLAIN_TYPES, CannotKeepError
-from lightning_shim.checkpoint.known_objects import KnownObjects
-from lightning_shim.checkpoint.plain_values import FirstObjects, Packer, Unpacker
+from lightning_shim.checkpoint.attribute_pickle import NEVER_KEPT, AttributeUnpickler, Hashed, Written
+from lightning_shim.checkpoint.first_objects import PLAIN_TYPES, FirstObjects, KnownObjects, NotThereError
 from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.loop.strategy import StrategyFacade
 from lightning_shim.upstream.lightning import Lightning, is_overridden
-from lightning_shim.upstream.namespaces import NAMESPACES
 from lightning_shim.upstream.torch import buffers_without_state
 
 FLAGS_OF_LAYERS: Final = ("track_running_stats", "momentum")
 """What hooks change of torch.nn's layers; checkpoints hold that once, for all processes."""
 
-_REMOVED: Final = ("removed",)
-"""Stands for an attribute that was there when training began."""
-
-_NEITHER_USERS_NOR_TO_BE_KEPT: Final = frozenset(
-    {"determined", "lightning_shim", "lightning_fabric", *(name.partition(".")[0] for name in NAMESPACES)}
-)
+_ABSENT: Final = object()
 
 _Place = tuple[str, str]
 """The key of an owner, and the name of an attribute."""
@@ -66,6 +61,27 @@ class _Owner:
             # Its other attributes are made of its parameters, as weight normalisation makes the weight.
             own = {name: value for name, value in own.items() if type(value) in PLAIN_TYPES}
         return own | buffers_without_state(self.instance)
+
+
+@dataclass(frozen=True, slots=True)
+class _Changed:
+    """An attribute that a checkpoint is to hold, and what its value was seen to reach."""
+
+    place: _Place
+    value: Any
+    seen: Hashed
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Saves most of the time: many objects are made at once, none of which is garbage before the end."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class OwnAttributes:
@@ -99,43 +115,59 @@ class OwnAttributes:
         self._callbacks: Final = {f"callback {index}": callback for index, callback in enumerate(callbacks)}
         users = [module, *self._callbacks.values()]
         self._packages: Final = frozenset(type(user).__module__.partition(".")[0] for user in users)
-        self._first = FirstObjects()
-        self._prints: dict[_Place, bytes | None] | None = None
-        self._loaded: Tensor | None = None
+        self._first = FirstObjects(self._packages)
+        self._digests: dict[_Place, bytes | None] | None = None
+        self._loaded: list[Tensor] | None = None
         self._restored: frozenset[_Place] = frozenset()
         self._lost: Final[set[_Place]] = set()
 
+    @_without_garbage_collection()
     def start(self) -> None:
         """Looks at what there is before the first batch."""
-        known, first = self._known(), FirstObjects()
+        known = self._known()
+        self._first = FirstObjects(self._packages)
         for place, value in self._attributes():
-            _packed(Packer(known, first, True, self._packages), place, value)
-        self._first = first
-        self._prints = {place: self._print(known, place, value) for place, value in self._attributes()}
+            self._first.add(_path(place), value, known)
+        self._digests = {}
+        for place, value in self._attributes():
+            seen = self._seen(known, value)
+            self._digests[place] = None if seen is None else seen.digest()
 
-    def state(self) -> Tensor | None:
+    @_without_garbage_collection()
+    def state(self) -> list[Tensor] | None:
         """Returns what has changed since then on this process, as bytes; None if nothing has."""
-        if self._prints is None:
+        if self._digests is None:
             # No batch was trained.
             return self._loaded
         known = self._known()
-        packer = Packer(known, self._first, False, self._packages)
         present = dict(self._attributes())
-        entries = [(place, _REMOVED) for place in self._prints.keys() - present.keys()]
+        changed: list[_Changed] = []
         lost = []
         for place, value in present.items():
-            at_first = self._prints.get(place, b"")
-            now = self._print(known, place, value)
-            if now is None:
+            at_first = self._digests.get(place, b"")
+            seen = self._seen(known, value)
+            if seen is None:
                 if at_first is not None and not self._is_cared_for(place, value):
                     lost.append(place)
-            elif now != at_first or place in self._restored:
-                entries.append((place, packer.pack(value, _path(place))))
+            elif seen.digest() != at_first or place in self._restored:
+                changed.append(_Changed(place, value, seen))
         self._warn_about(lost)
+        removed = list(self._digests.keys() - present.keys())
+        if not changed and not removed:
+            return None
+        groups: list[tuple[list[_Place], bytes, int]] = []
+        buffers: list[Tensor] = []
+        for group in _groups(changed):
+            storages = sum((entry.seen.storages for entry in group), Counter[int]())
+            written = Written(known, self._first, storages)
+            written.dump_with_contents([entry.value for entry in group])
+            groups.append(([entry.place for entry in group], written.getvalue(), len(written.buffers)))
+            buffers += written.buffers
         # The pickles that torch.save makes have no bytes.
-        return torch.frombuffer(bytearray(pickle.dumps(entries)), dtype=torch.uint8) if entries else None
+        pickled = pickle.dumps({"removed": removed, "groups": groups})
+        return [torch.frombuffer(bytearray(pickled), dtype=torch.uint8), *buffers]
 
-    def load(self, state: Tensor | None) -> None:
+    def load(self, state: list[Tensor] | None) -> None:
         """Keeps a state until the first batch is about to be trained.
 
         Args:
@@ -143,42 +175,59 @@ class OwnAttributes:
         """
         self._loaded = state
 
+    @_without_garbage_collection()
     def restore(self) -> None:
-        """Brings the attributes to where they were. What hooks and constructors have made of them was looked at."""
+        """Restores the attributes that were loaded. Call it after :meth:`start`."""
         loaded, self._loaded = self._loaded, None
         if loaded is None:
             return
+        pickled, *buffers = loaded
+        state = pickle.loads(pickled.numpy().tobytes())
+        known = self._known()
         owners = {owner.key: owner for owner in self._owners()}
-        unpacker = Unpacker(self._known())
-        missing = []
-        entries = _PlainUnpickler(io.BytesIO(loaded.numpy().tobytes())).load()
-        for place, plain in entries:
-            key, name = place
-            owner = owners.get(key)
-            present = ABSENT if owner is None else owner.attributes().get(name, ABSENT)
+        for key, name in state["removed"]:
+            if key in owners and name in owners[key].attributes():
+                delattr(owners[key].instance, name)
+        missing: list[_Place] = []
+        restored = list(state["removed"])
+        for places, stream, count in state["groups"]:
+            own, buffers = buffers[:count], buffers[count:]
+            restored += places
             try:
-                if owner is None:
-                    raise CannotKeepError(_path(place))
-                if plain != _REMOVED:
-                    value = unpacker.unpack(plain, present, _path(place))
-                    if value is not present:
-                        setattr(owner.instance, name, value)
-                elif present is not ABSENT:
-                    delattr(owner.instance, name)
-            except CannotKeepError:
-                missing.append(place)
-        self._restored = frozenset(place for place, _ in entries)
+                values = AttributeUnpickler(stream, own, known, self._first).load_with_contents()
+                for (key, name), value in zip(places, values, strict=True):
+                    self._set(owners.get(key), name, value)
+            except NotThereError:
+                missing += places
+            except Exception as error:
+                self._warn(
+                    f"The checkpoint's state of {self._names(places)} cannot be read ({type(error).__name__}: "
+                    f"{error}). It is as __init__ and the hooks before the first batch make it. If a class has been "
+                    "renamed or moved, let its former name stand for it as well."
+                )
+        self._restored = frozenset(restored)
         if missing:
-            warn_at_caller(
+            self._warn(
                 f"The checkpoint has a state of {self._names(missing)}, and before the first batch there is nothing "
-                "that could take it. Make what is there in __init__, setup or on_train_start.",
-                DifferenceWarning,
+                "that could take it. Make what is there in __init__, setup or on_train_start."
             )
 
-    def _print(self, known: KnownObjects, place: _Place, value: Any) -> bytes | None:
-        """Returns what a value can be recognised by, or None if it cannot be kept."""
-        packed = _packed(Packer(known, self._first, False, self._packages, _hashed), place, value)
-        return None if packed is None else _hashed(pickle.dumps(packed))
+    @staticmethod
+    def _set(owner: _Owner | None, name: str, value: Any) -> None:
+        if owner is None:
+            raise NotThereError
+        if owner.attributes().get(name, _ABSENT) is not value:
+            setattr(owner.instance, name, value)
+
+    def _seen(self, known: KnownObjects, value: Any) -> Hashed | None:
+        """Returns what a value can be recognised by, or None if it cannot be pickled."""
+        seen = Hashed(known, self._first)
+        try:
+            seen.dump_with_contents([value])
+        except Exception:
+            # Objects may raise anything there, and a deep one is a RecursionError.
+            return None
+        return seen
 
     def _owners(self) -> Iterator[_Owner]:
         of_module = frozenset(vars(nn.Module()))
@@ -197,7 +246,7 @@ class OwnAttributes:
                 left_out = of_module.union(FLAGS_OF_LAYERS)
             yield _Owner(f"module {name}", submodule, left_out)
         for key, callback in self._callbacks.items():
-            is_users = type(callback).__module__.partition(".")[0] not in _NEITHER_USERS_NOR_TO_BE_KEPT
+            is_users = type(callback).__module__.partition(".")[0] not in NEVER_KEPT
             if is_users and not is_overridden("state_dict", callback, self._lightning.Callback):
                 yield _Owner(f"{key} {type(callback).__qualname__}", callback, frozenset())
 
@@ -227,7 +276,7 @@ class OwnAttributes:
 
     def _is_cared_for(self, place: _Place, value: Any) -> bool:
         """Tells whether nobody is to be warned of an attribute that cannot be kept."""
-        if type(value).__module__.partition(".")[0] in _NEITHER_USERS_NOR_TO_BE_KEPT:
+        if type(value).__module__.partition(".")[0] in NEVER_KEPT:
             return True
         owner = next(owner.instance for owner in self._owners() if owner.key == place[0])
         base = self._lightning.Callback if owner in self._callbacks.values() else self._lightning.LightningModule
@@ -238,14 +287,16 @@ class OwnAttributes:
         lost = [place for place in lost if place not in self._lost]
         self._lost.update(lost)
         if lost:
-            warn_at_caller(
+            self._warn(
                 f"Checkpoints do not hold {self._names(lost)}: it is, or has in it, another object than before the "
-                "first batch, and one that cannot be kept. Numbers, text, tensors, arrays, random generators and "
-                "containers of these can. After a pause it is as __init__ and the hooks before the first batch make "
-                "it. If training depends on it, register a buffer, or save and restore it in on_save_checkpoint and "
-                "on_load_checkpoint.",
-                DifferenceWarning,
+                "first batch, and one that cannot be pickled. After a pause it is as __init__ and the hooks before "
+                "the first batch make it. If training depends on it, register a buffer, or save and restore it in "
+                "on_save_checkpoint and on_load_checkpoint."
             )
+
+    @staticmethod
+    def _warn(message: str) -> None:
+        warn_at_caller(message, DifferenceWarning)
 
     def _names(self, places: list[_Place]) -> str:
         classes = {owner.key: type(owner.instance).__qualname__ for owner in self._owners()}
@@ -262,28 +313,22 @@ class _MetricWithoutState(Metric):
         """Does nothing."""
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads plain values: a class, or code, is refused."""
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        raise pickle.UnpicklingError(f"{module_name}.{global_name} is no plain value.")
-
-
 def _is_of_torch(instance: Any) -> bool:
     return type(instance).__module__.partition(".")[0] == "torch"
-
-
-def _hashed(contents: bytes) -> bytes:
-    return hashlib.sha256(contents).digest()
 
 
 def _path(place: _Place) -> str:
     return " ".join(place)
 
 
-def _packed(packer: Packer, place: _Place, value: Any) -> Any:
-    """Packs a value; returns None if that cannot be done. One that is None is packed as a list."""
-    try:
-        return [packer.pack(value, _path(place))]
-    except (CannotKeepError, RecursionError):
-        return None
+def _groups(changed: Iterable[_Changed]) -> list[list[_Changed]]:
+    """Puts those together that share an object: they are to share it again, or fail together."""
+    group_of_place: dict[_Place, list[_Changed]] = {}
+    group_of_object: dict[Any, list[_Changed]] = {}
+    for entry in changed:
+        found = [group_of_object[key] for key in entry.seen.reached if key in group_of_object]
+        group = [*itertools.chain(*{id(other): other for other in found}.values()), entry]
+        for member in group:
+            group_of_place[member.place] = group
+            group_of_object.update(dict.fromkeys(member.seen.reached, group))
+    return list({id(group): group for group in group_of_place.values()}.values())

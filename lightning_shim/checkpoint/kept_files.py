@@ -15,7 +15,7 @@ FOLDER: Final = "model_checkpoints"
 """The folder of the copies in a checkpoint."""
 
 
-class CheckpointFiles:
+class KeptFiles:
     """The checkpoints that callbacks have kept on this machine.
 
     Args:

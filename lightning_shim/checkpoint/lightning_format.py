@@ -14,11 +14,10 @@ from lightning_utilities.core.apply_func import apply_to_collection
 
 from lightning_shim.checkpoint.weight_averaging import WeightAveragingState
 from lightning_shim.diagnostics.errors import CheckpointError
-from lightning_shim.loop.hooks import Hooks
-from lightning_shim.loop.strategy import StrategyFacade
+from lightning_shim.loop.runtime import Runtime
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.session.progress import Progress
-from lightning_shim.upstream.lightning import Lightning, hyperparameters_name
+from lightning_shim.upstream.lightning import hyperparameters_name
 
 SCALER_KEY: Final = "MixedPrecision"
 """Under which Lightning keeps the state of the gradient scaler: the name of its plugin."""
@@ -28,34 +27,17 @@ class LightningCheckpoint:
     """Lightning's part of a checkpoint.
 
     Args:
-        lightning: The module's Lightning.
-        module: The LightningModule.
-        datamodule: The LightningDataModule, if there is one.
-        callbacks: The Lightning callbacks.
-        hooks: Their hooks and the module's.
-        progress: Where training stands.
-        strategy: Has optimizers, schedulers and the scaler.
+        runtime: The parts, of which the strategy has optimizers, schedulers and the scaler.
         averaging: Knows whether a callback's scheduler has taken the place of the module's.
     """
 
-    def __init__(
-        self,
-        lightning: Lightning,
-        module: Any,
-        datamodule: Any,
-        callbacks: list[Any],
-        hooks: Hooks,
-        progress: Progress,
-        strategy: StrategyFacade,
-        averaging: WeightAveragingState,
-    ) -> None:
-        self._lightning: Final = lightning
-        self._module: Final = module
-        self._datamodule: Final = datamodule
-        self._callbacks: Final = callbacks
-        self._hooks: Final = hooks
-        self._progress: Final = progress
-        self._strategy: Final = strategy
+    def __init__(self, runtime: Runtime, averaging: WeightAveragingState) -> None:
+        self._session: Final = runtime.session
+        self._module: Final = runtime.session.module
+        self._datamodule: Final = runtime.session.datamodule
+        self._hooks: Final = runtime.hooks
+        self._progress: Final = runtime.session.progress
+        self._strategy: Final = runtime.strategy
         self._averaging: Final = averaging
 
     def save(self, checkpoint: dict[str, Any]) -> None:
@@ -106,7 +88,7 @@ class LightningCheckpoint:
         return {
             "epoch": self._progress.current_epoch,
             "global_step": self._module.global_step,
-            "pytorch-lightning_version": self._lightning.version,
+            "pytorch-lightning_version": self._session.lightning.version,
             "state_dict": self._module.state_dict(),
             "loops": loops_state(self._progress, vars(self._module)[CURRENT_FX_ATTRIBUTE]),
         }
@@ -115,7 +97,7 @@ class LightningCheckpoint:
         return [config.scheduler.state_dict() for config in self._strategy.lr_scheduler_configs]
 
     def _callback_states(self) -> dict[str, Any]:
-        return {callback.state_key: state for callback in self._callbacks if (state := callback.state_dict())}
+        return {callback.state_key: state for callback in self._session.callbacks if (state := callback.state_dict())}
 
     def _add_scaler(self, checkpoint: dict[str, Any]) -> None:
         scaler = self._strategy.precision_plugin.scaler
@@ -150,7 +132,7 @@ class LightningCheckpoint:
         _prefer_lightning_keys(checkpoint)
         checkpoint["models_state_dict"] = [self._module.state_dict()]
         states = checkpoint.get("callbacks", {})
-        for callback in self._callbacks:
+        for callback in self._session.callbacks:
             if callback.state_key in states:
                 callback.load_state_dict(copy.deepcopy(states[callback.state_key]))
         self._hooks.start_fit_of_stateful_callbacks()
@@ -191,7 +173,7 @@ class LightningCheckpoint:
             raise CheckpointError(f"ckpt_path: {name} is damaged, or no checkpoint ({error}).") from error
         if not isinstance(checkpoint, Mapping) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
             raise CheckpointError(f"ckpt_path: {name} is no checkpoint of Lightning's: it has no state_dict.")
-        migrated, _ = self._lightning.migrate_checkpoint(dict(checkpoint))
+        migrated, _ = self._session.lightning.migrate_checkpoint(dict(checkpoint))
         return migrated
 
     @staticmethod

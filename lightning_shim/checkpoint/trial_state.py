@@ -7,7 +7,8 @@ own; ``torch.save`` writes a shared storage once.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any, Final
 
 from torch import Tensor
@@ -17,9 +18,10 @@ from torchmetrics import Metric, MetricTracker
 from lightning_shim.checkpoint.attributes import FLAGS_OF_LAYERS, OwnAttributes
 from lightning_shim.checkpoint.lightning_format import without_arrays
 from lightning_shim.checkpoint.weight_averaging import WeightAveragingState
+from lightning_shim.compatibility.inspection import may_change_optimization
+from lightning_shim.loop.runtime import Runtime
 from lightning_shim.loop.training import TrainingLoop
-from lightning_shim.metrics.collector import MetricCollector, MetricViews
-from lightning_shim.session.progress import Progress
+from lightning_shim.metrics.collector import MetricViews
 
 STATE_KEY: Final = "lightning_shim"
 """Where it stands in the checkpoint."""
@@ -28,39 +30,31 @@ _FLAGS_OF_MODULES: Final = ("training", *FLAGS_OF_LAYERS)
 """What hooks change of submodules, torch.nn's batch normalisation among them: freezing, unfreezing, averaging."""
 
 
-class CheckpointState:
+class TrialState:
     """Saves and restores what a trial needs to continue exactly.
 
     Args:
-        module: The LightningModule.
-        progress: Where training stands.
+        runtime: The parts whose state is saved.
         training_loop: Knows the loaders' positions.
-        collector: Keeps what the running epoch has logged.
-        views: What the trainer shows of the metrics.
         averaging: Knows what a callback that averages weights needs.
         attributes: Keeps what module and callbacks have in attributes of their own.
-        optimization_may_change: Tells whether code of the user's may change what becomes of gradients.
     """
 
     def __init__(
         self,
-        module: Any,
-        progress: Progress,
+        runtime: Runtime,
         training_loop: TrainingLoop,
-        collector: MetricCollector,
-        views: MetricViews,
         averaging: WeightAveragingState,
         attributes: OwnAttributes,
-        optimization_may_change: Callable[[], bool],
     ) -> None:
-        self._module: Final = module
-        self._progress: Final = progress
+        self._session: Final = runtime.session
+        self._module: Final = runtime.session.module
+        self._progress: Final = runtime.session.progress
+        self._strategy: Final = runtime.strategy
         self._training_loop: Final = training_loop
-        self._collector: Final = collector
-        self._views: Final = views
+        self._metrics: Final = runtime.metrics
         self._averaging: Final = averaging
         self._attributes: Final = attributes
-        self._optimization_may_change: Final = optimization_may_change
         self._processes: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] | None = None
         self._initial_flags: dict[str, Any] = {}
@@ -69,13 +63,9 @@ class CheckpointState:
         """Looks at what hooks may change later, and a module that is built anew does not know."""
         self._initial_flags = self._flags()
 
-    def gather(self, distributed: Any) -> None:
-        """Collects what each process has of its own; the chief saves it. Called on all processes before a checkpoint.
-
-        Args:
-            distributed: Determined's ``DistributedContext``.
-        """
-        self._processes = distributed.gather(self._process_state())
+    def gather(self) -> None:
+        """Collects what each process has of its own, before the chief saves it; called on all processes."""
+        self._processes = self._session.context.distributed.gather(self._process_state())
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Adds the state to a checkpoint.
@@ -87,7 +77,7 @@ class CheckpointState:
         state = {
             "progress": self._progress.state_dict(),
             "flags": flags,
-            "parameter_groups": names_of_groups(self._module, self._module.trainer.optimizers),
+            "parameter_groups": names_of_groups(self._module, self._strategy.optimizers),
             "processes": self._processes,
         }
         checkpoint[STATE_KEY] = without_arrays(state)
@@ -100,16 +90,13 @@ class CheckpointState:
         """
         self._loaded = checkpoint.get(STATE_KEY)
         if self._loaded is not None:
-            add_missing_groups(self._module, self._module.trainer.optimizers, self._loaded["parameter_groups"])
+            add_missing_groups(self._module, self._strategy.optimizers, self._loaded["parameter_groups"])
 
-    def apply(self, rank: int, size: int) -> bool:
+    def apply(self) -> bool:
         """Takes over what was loaded.
 
-        Args:
-            rank: The rank of this process.
-            size: The number of processes. If it is another than before, or if the loaders have another length, no
-                process has a state of its own: what the running epoch has logged by now is lost, and it goes on after
-                the same part of its batches.
+        If the number of processes is another than before, or if the loaders have another length, no process has a state
+        of its own: what the running epoch has logged by now is lost, and it goes on after the same part of its batches.
 
         Returns:
             Whether there was something.
@@ -117,24 +104,25 @@ class CheckpointState:
         state, self._loaded = self._loaded, None
         if state is None:
             return False
+        rank, size = self._session.global_rank, self._session.world_size
         self._progress.load_state_dict(state["progress"])
         self._averaging.apply()
         self._restore_flags(state["flags"])
         processes = state["processes"]
         self._attributes.load(processes[rank if len(processes) == size else 0]["attributes"])
         if len(processes) != size or not self._training_loop.can_go_on(processes[rank]["training_loop"]):
-            self._views.update(MetricViews(**processes[0]["views"]))
+            self._metrics.views.update(MetricViews(**processes[0]["views"]))
             self._training_loop.continue_elsewhere(processes[0]["training_loop"], len(processes), size)
             return True
         own = processes[rank]
-        self._views.update(MetricViews(**own["views"]))
+        self._metrics.views.update(MetricViews(**own["views"]))
         self._training_loop.load_state_dict(own["training_loop"])
         for name, tracker in self._trackers().items():
             # Each pass has a copy of the metrics, which a module that is built anew does not have.
             for _ in range(own["trackers"].get(name, 0) - tracker.n_steps):
                 tracker.increment()
         metrics = self._torchmetrics()
-        self._collector.load_state_dict(own["metrics"], metrics)
+        self._metrics.training.load_state_dict(own["metrics"], metrics)
         parameters = dict(self._module.named_parameters())
         for name, gradient in own["gradients"].items():
             parameters[name].grad = gradient.to(parameters[name].device)
@@ -172,8 +160,8 @@ class CheckpointState:
     def _process_state(self) -> dict[str, Any]:
         return {
             "training_loop": self._training_loop.state_dict(),
-            "metrics": self._collector.state_dict(),
-            "views": {name: dict(getattr(self._views, name)) for name in MetricViews.__slots__},
+            "metrics": self._metrics.training.state_dict(),
+            "views": {name: dict(getattr(self._metrics.views, name)) for name in MetricViews.__slots__},
             "gradients": self._gradients(),
             "attributes": self._attributes.state(),
             "trackers": {name: tracker.n_steps for name, tracker in self._trackers().items()},
@@ -188,7 +176,7 @@ class CheckpointState:
         """Returns the gradients that a step to come will use, and those that no optimizer releases; often none."""
         released = set()
         if self._module.automatic_optimization and not self._may_use_gradients():
-            groups = (group for optimizer in self._module.trainer.optimizers for group in optimizer.param_groups)
+            groups = (group for optimizer in self._strategy.optimizers for group in optimizer.param_groups)
             released = {id(parameter) for group in groups for parameter in group["params"]}
         return {
             name: parameter.grad
@@ -203,8 +191,13 @@ class CheckpointState:
         return (
             self._training_loop.accumulates_gradients
             or self._averaging.needs_gradients(self._progress.current_epoch)
-            or self._optimization_may_change()
+            or self._optimization_may_change
         )
+
+    @functools.cached_property
+    def _optimization_may_change(self) -> bool:
+        """Whether code of the user's may change what becomes of gradients."""
+        return may_change_optimization([self._module, self._session.datamodule, *self._session.callbacks])
 
     def _trackers(self) -> dict[str, MetricTracker]:
         return {name: module for name, module in self._module.named_modules() if isinstance(module, MetricTracker)}

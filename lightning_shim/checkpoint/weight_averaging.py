@@ -8,14 +8,12 @@ the start of an epoch makes of it; and ``_accumulate_grad_batches``, what it res
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
 from torch.optim.swa_utils import SWALR
 
-from lightning_shim.loop.strategy import StrategyFacade
-from lightning_shim.upstream.lightning import Lightning
+from lightning_shim.loop.runtime import Runtime
 
 _KEY: Final = "lightning_shim.averaging"
 """Where it stands in a checkpoint, if an average has been begun."""
@@ -25,19 +23,19 @@ class WeightAveragingState:
     """What the checkpoints of a trial need to hold of StochasticWeightAveraging, beside the callback's own state.
 
     Args:
-        lightning: The module's Lightning.
-        module: The LightningModule.
-        callbacks: The Lightning callbacks.
-        strategy: Has the optimizers and schedulers.
+        runtime: The parts, of which the strategy has the optimizers and schedulers.
     """
 
-    def __init__(self, lightning: Lightning, module: Any, callbacks: Iterable[Any], strategy: StrategyFacade) -> None:
-        self._lightning: Final = lightning
-        self._module: Final = module
-        averaging = lightning.StochasticWeightAveraging
-        self._callbacks: Final[list[Any]] = [callback for callback in callbacks if isinstance(callback, averaging)]
-        self._strategy: Final = strategy
+    def __init__(self, runtime: Runtime) -> None:
+        self._session: Final = runtime.session
+        self._module: Final = runtime.session.module
+        self._strategy: Final = runtime.strategy
         self._loaded: dict[str, Any] = {}
+
+    @property
+    def _callbacks(self) -> list[Any]:
+        averaging = self._session.lightning.StochasticWeightAveraging
+        return [callback for callback in self._session.callbacks if isinstance(callback, averaging)]
 
     def needs_gradients(self, epoch: int) -> bool:
         """Tells whether a step to come may use gradients that are there, although none is to be accumulated.
@@ -100,7 +98,7 @@ class WeightAveragingState:
             if state is None:
                 continue
             scheduler = _scheduler(self._strategy.optimizers[0], callback._scheduler_state)
-            self._strategy.lr_scheduler_configs[:] = [self._lightning.LRSchedulerConfig(scheduler)]
+            self._strategy.lr_scheduler_configs[:] = [self._session.lightning.LRSchedulerConfig(scheduler)]
             device = self._module.device
             callback._swa_scheduler, callback._initialized = scheduler, True
             callback._average_model = callback._average_model.to(callback._device or device)

@@ -1,63 +1,71 @@
-"""Where the user's loaders come from."""
+"""The place that a stage's loaders come from: the arguments, the data module, or the module."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-from lightning_shim.data.sharding import SampleSharing
-from lightning_shim.data.source import DataSource
-from lightning_shim.diagnostics.locations import definition_location
-from lightning_shim.session.options import TrainerOptions
-from lightning_shim.session.progress import Progress
-from lightning_shim.upstream.lightning import Lightning, is_overridden
+from lightning_shim.diagnostics.errors import ConfigurationError, LightningShimWarning
+from lightning_shim.diagnostics.locations import caller_location, definition_location
+from lightning_shim.diagnostics.warn import warn_at_caller, warn_at_definition
+from lightning_shim.session.session import Session
+from lightning_shim.upstream.lightning import is_overridden
 
 
-def find_source(
-    stage: str,
-    given: Any,
-    lightning: Lightning,
-    module: Any,
-    datamodule: Any,
-    rank: int,
-    world_size: int,
-    options: TrainerOptions,
-    progress: Progress,
-) -> DataSource:
-    """Finds where a stage's loaders come from: the arguments, else the data module, else the module.
+class LoaderRequest:
+    """Asks the user for the loaders of a stage, and says where they come from if they are wrong.
+
+    What was passed comes first, then the data module, then the module, as in Lightning.
 
     Args:
+        session: The training.
         stage: ``"train"`` or ``"val"``.
         given: The loaders that were passed, or None.
-        lightning: The module's Lightning.
-        module: The LightningModule.
-        datamodule: The LightningDataModule, if there is one.
-        rank: The index of this process.
-        world_size: How many processes share the data.
-        options: Has ``limit_train_batches``, ``limit_val_batches``, ``reload_dataloaders_every_n_epochs`` and
-            ``use_distributed_sampler``.
-        progress: Where training stands.
 
-    Returns:
-        The source; it may turn out to be undefined.
+    Attributes:
+        stage: The same.
     """
-    hook = f"{stage}_dataloader"
-    owner, base = (
-        (module, lightning.LightningModule) if datamodule is None else (datamodule, lightning.LightningDataModule)
-    )
-    request: Callable[[], Any] | None = None
-    origin = None
-    if given is not None:
-        request = functools.partial(_identity, given)
-    elif is_overridden(hook, owner, base):
-        request = getattr(owner, hook)
-        origin = f"{definition_location(request)}: {hook}"
-    limit = getattr(options, f"limit_{stage}_batches")
-    sharing = SampleSharing(lightning, rank, world_size, options.use_distributed_sampler, options.overfit_batches > 0)
-    reload_period = options.reload_dataloaders_every_n_epochs
-    return DataSource(stage, request, origin, limit, lightning, rank, sharing, progress, reload_period, datamodule)
 
+    def __init__(self, session: Session, stage: str, given: Any) -> None:
+        self.stage: Final = stage
+        self._given: Final = given
+        self._hook: Callable[[], Any] | None = None
+        lightning, name = session.lightning, f"{stage}_dataloader"
+        owner, base = (
+            (session.module, lightning.LightningModule)
+            if session.datamodule is None
+            else (session.datamodule, lightning.LightningDataModule)
+        )
+        if given is None and is_overridden(name, owner, base):
+            self._hook = getattr(owner, name)
 
-def _identity(loaders: Any) -> Any:
-    return loaders
+    @property
+    def is_defined(self) -> bool:
+        """Whether the user has given loaders for the stage."""
+        return self._given is not None or self._hook is not None
+
+    def __call__(self) -> Any:
+        """Returns the loaders; None if there are none."""
+        return self._given if self._hook is None else self._hook()
+
+    def error(self, problem: str) -> ConfigurationError:
+        """Makes an error that leads to where the loaders come from.
+
+        Args:
+            problem: What is wrong, as a sentence without its subject.
+        """
+        if self._hook is None:
+            return ConfigurationError(f"{caller_location()}: {self.stage}_dataloaders {problem}")
+        return ConfigurationError(f"{definition_location(self._hook)}: {self.stage}_dataloader {problem}")
+
+    def warn(self, message: str, category: type[LightningShimWarning]) -> None:
+        """Warns at the place where the loaders come from.
+
+        Args:
+            message: What is to be said.
+            category: The warning's class.
+        """
+        if self._hook is None:
+            warn_at_caller(message, category)
+        else:
+            warn_at_definition(self._hook, message, category)

@@ -8,7 +8,8 @@ from typing import Any, Final
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_shim.upstream.lightning import Lightning, request_loaders, with_distributed_sampler
+from lightning_shim.session.session import Session
+from lightning_shim.upstream.lightning import request_loaders, with_distributed_sampler
 
 
 class SamplerError(Exception):
@@ -22,24 +23,17 @@ class SampleSharing:
     a subclass of DataLoader, is made anew around the part.
 
     Args:
-        lightning: The module's Lightning.
-        rank: The index of this process.
-        world_size: How many processes share the data.
-        use_distributed_sampler: Whether to do so; otherwise loaders stay as the user made them.
-        overfits: Whether each epoch is to have the same samples.
+        session: The training. Without ``use_distributed_sampler`` loaders stay as the user made them.
 
     Attributes:
-        overfits: The same.
+        overfits: Whether each epoch is to have the same samples.
     """
 
-    def __init__(
-        self, lightning: Lightning, rank: int, world_size: int, use_distributed_sampler: bool, overfits: bool
-    ) -> None:
-        self._lightning: Final = lightning
-        self._rank: Final = rank
-        self._world_size: Final = world_size
-        self._is_needed: Final = use_distributed_sampler and world_size > 1
-        self.overfits: Final = overfits
+    def __init__(self, session: Session) -> None:
+        self._session: Final = session
+        self._lightning: Final = session.lightning
+        self._is_needed: Final = session.options.use_distributed_sampler and session.world_size > 1
+        self.overfits: Final = session.options.overfit_batches > 0
 
     def request(self, hook: Callable[[], Any]) -> Any:
         """Asks the user for loaders, and keeps with each what is needed to make it anew.
@@ -93,8 +87,8 @@ class SampleSharing:
                 loader,
                 is_training=is_training,
                 overfits=self.overfits,
-                num_replicas=self._world_size,
-                rank=self._rank,
+                num_replicas=self._session.world_size,
+                rank=self._session.global_rank,
             )
         except (TypeError, self._lightning.MisconfigurationException) as error:
             raise SamplerError(str(error).strip()) from error

@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,20 +16,17 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from lightning_shim.data.determined_loader import as_torch_loader
 from lightning_shim.data.passes import Batches, length_of
+from lightning_shim.data.requests import LoaderRequest
 from lightning_shim.data.sharding import SamplerError, SampleSharing
 from lightning_shim.data.tracked_loader import TooFewBatchesError, TrackedLoader
 from lightning_shim.diagnostics.errors import (
-    ConfigurationError,
     DifferenceWarning,
     HyperparameterWarning,
-    LightningShimWarning,
 )
-from lightning_shim.diagnostics.locations import caller_location
-from lightning_shim.diagnostics.warn import warn_at_caller, warn_at_definition
 from lightning_shim.session.hyperparameters import GLOBAL_BATCH_SIZE
-from lightning_shim.session.progress import Progress
 from lightning_shim.session.random_state import RandomState
-from lightning_shim.upstream.lightning import Lightning, visits_loaders_in_turn
+from lightning_shim.session.session import Session
+from lightning_shim.upstream.lightning import visits_loaders_in_turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,55 +46,29 @@ class DataSource:
     """One stage's loaders, asked for when they are first needed, as Lightning does.
 
     Args:
-        stage: ``"train"`` or ``"val"``.
-        request: Asks the user for the loaders; None if there are none.
-        origin: What the user has to look at when they are wrong: the hook, or None for what was passed to ``fit``.
-        limit: ``limit_train_batches`` or ``limit_val_batches``: a number of batches, or a fraction of them.
-        lightning: The module's Lightning.
-        rank: The index of this process.
-        sharing: Shares the data between processes.
-        progress: Where training stands, which the user's hook may ask.
-        reload_period: Epochs after which they are asked for anew; 0 for never.
-        datamodule: The data module that gives them, if one does.
+        session: The training.
+        request: Asks the user for the loaders.
 
     Attributes:
+        request: The same.
         length: The number of batches of a pass, or None if the loaders have no length.
     """
 
-    def __init__(
-        self,
-        stage: str,
-        request: Callable[[], Any] | None,
-        origin: str | None,
-        limit: int | float,
-        lightning: Lightning,
-        rank: int,
-        sharing: SampleSharing,
-        progress: Progress,
-        reload_period: int = 0,
-        datamodule: Any = None,
-    ) -> None:
-        self._stage: Final = stage
-        self._request: Final = request
-        self._origin: Final = origin
-        self._limit: Final = limit
-        self._lightning: Final = lightning
-        self._rank: Final = rank
-        self._sharing: Final = sharing
-        self._progress: Final = progress
-        self._reload_period: Final = reload_period
-        self._datamodule: Final = datamodule
+    def __init__(self, session: Session, request: LoaderRequest) -> None:
+        options = session.options
+        self.request: Final = request
+        self._trains: Final = request.stage == "train"
+        self._limit_name: Final = f"limit_{request.stage}_batches"
+        self._limit: Final[int | float] = getattr(options, self._limit_name)
+        self._session: Final = session
+        self._sharing: Final = SampleSharing(session)
+        self._reload_period: Final = options.reload_dataloaders_every_n_epochs
         self._asked: _Asked | None = None
         self.length: int | None = None
         self._combined: Any = None
         self._tracked: list[TrackedLoader] = []
         self._combined_tracked: Any = None
         self._batches: Batches | None = None
-
-    @property
-    def is_defined(self) -> bool:
-        """Whether the user has given loaders for the stage."""
-        return self._request is not None
 
     @property
     def is_switched_off(self) -> bool:
@@ -130,27 +101,6 @@ class DataSource:
         limits: list[int | float] = self._combined.limits
         return limits
 
-    def error(self, problem: str) -> ConfigurationError:
-        """Makes an error that leads to where the loaders come from.
-
-        Args:
-            problem: What is wrong, as a sentence without its subject.
-        """
-        return ConfigurationError(f"{self._origin or f'{caller_location()}: {self._stage}_dataloaders'} {problem}")
-
-    def warn(self, message: str, category: type[LightningShimWarning]) -> None:
-        """Warns at the place where the loaders come from.
-
-        Args:
-            message: What is to be said.
-            category: The warning's class.
-        """
-        if self._origin is None:
-            warn_at_caller(message, category)
-        else:
-            assert self._request is not None
-            warn_at_definition(self._request, message, category)
-
     @property
     def batch_size(self) -> int | None:
         """The samples of a batch of this process; None if there are several loaders, or it is not said."""
@@ -170,7 +120,7 @@ class DataSource:
             ConfigurationError: If they are no loaders, are empty, or cannot be made anew with the samplers they are to
                 have.
         """
-        epoch = self._progress.current_epoch
+        epoch = self._session.progress.current_epoch
         if self._asked is not None and not 0 < self._reload_period <= epoch - self._asked.epoch:
             return False
         self._asked = _Asked(epoch, RandomState.capture(), self._datamodule_state())
@@ -181,33 +131,36 @@ class DataSource:
         """Asks for the loaders that were there before a pause, in the state in which they were asked for then."""
         self._asked = _Asked(epoch, RandomState(**random), datamodule)
         self._asked.random.restore()
-        now, self._progress.current_epoch = self._progress.current_epoch, epoch
+        now, self._session.progress.current_epoch = self._session.progress.current_epoch, epoch
         datamodule_now = self._datamodule_state()
         self._load_datamodule_state(datamodule)
         self._ask()
         self._load_datamodule_state(datamodule_now)
-        self._progress.current_epoch = now
+        self._session.progress.current_epoch = now
 
     def _datamodule_state(self) -> bytes:
         """Returns what the data module keeps in a checkpoint, if it may be asked again: its hook may change that."""
-        state = self._datamodule.state_dict() if self._reload_period and self._datamodule is not None else {}
+        state = (
+            self._session.datamodule.state_dict()
+            if self._reload_period and self._session.datamodule is not None
+            else {}
+        )
         return pickle.dumps(state) if state else b""
 
     def _load_datamodule_state(self, state: bytes) -> None:
         if state:
-            self._datamodule.load_state_dict(pickle.loads(state))
+            self._session.datamodule.load_state_dict(pickle.loads(state))
 
     def _ask(self) -> None:
-        assert self._request is not None
-        loaders = self._sharing.request(self._request)
+        loaders = self._sharing.request(self.request)
         if loaders is None:
-            raise self.error("returned None instead of a loader.")
+            raise self.request.error("returned None instead of a loader.")
         combined: Any = loaders
-        if not isinstance(loaders, self._lightning.CombinedLoader):
-            mode = "max_size_cycle" if self._stage == "train" else "sequential"
-            combined = self._lightning.CombinedLoader(loaders, mode)
-        if self._stage == "train" and visits_loaders_in_turn(combined):
-            raise self.error(
+        if not isinstance(loaders, self._session.lightning.CombinedLoader):
+            mode = "max_size_cycle" if self._trains else "sequential"
+            combined = self._session.lightning.CombinedLoader(loaders, mode)
+        if self._trains and visits_loaders_in_turn(combined):
+            raise self.request.error(
                 'gave a CombinedLoader with mode="sequential", which Lightning does not train on either; use '
                 '"max_size_cycle", "max_size" or "min_size".'
             )
@@ -229,19 +182,19 @@ class DataSource:
                 # Lightning tries each, and random numbers may be drawn by it.
                 iter(loader)
             except TypeError:
-                raise self.error(f"gave {loader!r}, which is no loader: it cannot be iterated.") from None
+                raise self.request.error(f"gave {loader!r}, which is no loader: it cannot be iterated.") from None
             return loader
         loader = self._shared(loader)
         if int(os.environ.get("PL_SEED_WORKERS", 0)) and loader.worker_init_fn is None:
             # What seed_everything(workers=True) asks for.
-            loader.worker_init_fn = functools.partial(pl_worker_init_function, rank=self._rank)
+            loader.worker_init_fn = functools.partial(pl_worker_init_function, rank=self._session.global_rank)
         return loader
 
     def _shared(self, loader: DataLoader[Any]) -> DataLoader[Any]:
         try:
-            return self._sharing.share(loader, is_training=self._stage == "train")
+            return self._sharing.share(loader, is_training=self._trains)
         except SamplerError as error:
-            raise self.error(
+            raise self.request.error(
                 f"gave a {type(loader).__name__} that cannot be shared by several processes: {error} Make it so, give "
                 "it a torch.utils.data.distributed.DistributedSampler, or pass use_distributed_sampler=False."
             ) from error
@@ -251,15 +204,15 @@ class DataSource:
         samplers = [loader.sampler for loader in loaders if hasattr(loader, "sampler")]
         if not self._sharing.overfits or all(isinstance(sampler, SequentialSampler) for sampler in samplers):
             return loaders
-        self.warn(
-            f"With overfit_batches the {self._stage} loaders go through their datasets in order, whatever samplers "
-            "they have.",
+        self.request.warn(
+            f"With overfit_batches the {self.request.stage} loaders go through their datasets in order, whatever "
+            "samplers they have.",
             DifferenceWarning,
         )
         try:
             return [self._sharing.in_order(loader) for loader in loaders]
         except SamplerError as error:
-            raise self.error(
+            raise self.request.error(
                 f"gave a loader that cannot go through its dataset in order, as overfit_batches wants it: {error} "
                 "Give it a SequentialSampler, or leave overfit_batches out."
             ) from error
@@ -269,8 +222,8 @@ class DataSource:
             length: int | float = len(loader)
         except (TypeError, NotImplementedError):
             length = float("inf")
-        if length == 0 and self._stage == "train":
-            raise self.error(
+        if length == 0 and self._trains:
+            raise self.request.error(
                 "gave an empty loader: it has no batches. Is the dataset empty, or smaller than the "
                 "batch size with drop_last=True?"
             )
@@ -278,16 +231,16 @@ class DataSource:
             return min(length, self._limit)
         if length == float("inf"):
             if self._limit != 1.0:
-                raise self.error(
-                    f"gave a loader without a length, of which limit_{self._stage}_batches={self._limit} is no number "
-                    "of batches; give one."
+                raise self.request.error(
+                    f"gave a loader without a length, of which {self._limit_name}={self._limit} is no number of "
+                    "batches; give one."
                 )
             return length
         batches = int(length * self._limit)
         if batches == 0 and length:
-            raise self.error(
-                f"gave {length} batches, of which limit_{self._stage}_batches={self._limit} leaves none; it has to be "
-                f"at least {1 / length:.3g}."
+            raise self.request.error(
+                f"gave {length} batches, of which {self._limit_name}={self._limit} leaves none; it has to be at "
+                f"least {1 / length:.3g}."
             )
         return batches
 
@@ -355,7 +308,7 @@ class DataSource:
         if state["asked"] is not None:
             self._ask_as_before(**state["asked"])
         if len(state["positions"]) != len(self._tracked):
-            raise self.error(
+            raise self.request.error(
                 f"gave another number of loaders than before the pause: {len(self._tracked)}, not "
                 f"{len(state['positions'])}."
             )
@@ -365,7 +318,7 @@ class DataSource:
             for loader, position in zip(self._tracked, state["positions"], strict=True):
                 loader.resume(position, epoch, now, batches is not None)
         except TooFewBatchesError as error:
-            raise self.error(f"{error.args[0]} before the pause: it is not the loader that it was.") from None
+            raise self.request.error(f"{error.args[0]} before the pause: it is not the loader that it was.") from None
         if batches is not None:
             self._batches = Batches(self._combined_tracked, **batches)
         for loader, own in zip(self._tracked, state["own"], strict=True):
@@ -384,7 +337,7 @@ def warn_about_global_batch_size(hparams: Mapping[str, Any], source: DataSource,
     wanted, batch_size = hparams.get(GLOBAL_BATCH_SIZE), source.batch_size
     if not isinstance(wanted, int) or batch_size is None or wanted == batch_size * slots:
         return
-    source.warn(
+    source.request.warn(
         f"The hyperparameter {GLOBAL_BATCH_SIZE} is {wanted}, and the training loader has batches of {batch_size} on "
         f"{slots} slot{'s' if slots > 1 else ''}, {batch_size * slots} in all. A loader's batch size is that of one "
         f"slot: {GLOBAL_BATCH_SIZE} // trainer.world_size.",

@@ -13,8 +13,9 @@ from lightning_shim.diagnostics.errors import DifferenceWarning, MetricError, Re
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.members.query import find
+from lightning_shim.session.session import Session
 from lightning_shim.upstream.determined.context import batches_trained, report_metrics, tensorboard_writer
-from lightning_shim.upstream.lightning import Lightning, transferred_example
+from lightning_shim.upstream.lightning import transferred_example
 
 METRIC_GROUP: Final = "logger"
 """The group under which Determined shows what ``log_metrics`` was given."""
@@ -40,18 +41,16 @@ class LoggerFacade:
     It passes for one (``isinstance``), since modules ask before they call ``experiment.add_image`` and its like.
 
     Args:
-        lightning: The module's Lightning.
-        context: Determined's trial context.
-        is_global_zero: Whether this process writes.
+        session: The training; rank 0 writes.
     """
 
     name: Final = "determined"
     group_separator: Final = "/"
 
-    def __init__(self, lightning: Lightning, context: Any, is_global_zero: bool) -> None:
-        self._lightning: Final = lightning
-        self._context: Final = context
-        self._is_global_zero: Final = is_global_zero
+    def __init__(self, session: Session) -> None:
+        self._lightning: Final = session.lightning
+        self._context: Final = session.context
+        self._is_global_zero: Final = session.global_rank == 0
         # By name, the batch for which it has been reported last: the master takes a name once for a batch.
         self._reported: Final[dict[str, int]] = {}
 

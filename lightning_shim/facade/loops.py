@@ -10,7 +10,7 @@ from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.loop.training import TrainingLoop
 from lightning_shim.loop.validation import EvaluationLoop
 from lightning_shim.session.progress import Progress
-from lightning_shim.session.schedule import Schedule
+from lightning_shim.session.session import Session
 
 
 class Refusing:
@@ -36,7 +36,7 @@ class _DataSourceFacade:
 
     def is_defined(self) -> bool:
         """Tells whether there are such loaders."""
-        return self._source.is_defined
+        return self._source.request.is_defined
 
 
 class _EvaluationLoopFacade(Refusing):
@@ -44,8 +44,8 @@ class _EvaluationLoopFacade(Refusing):
 
     _name = "trainer.fit_loop.epoch_loop.val_loop"
 
-    def __init__(self, loop: EvaluationLoop, progress: Progress) -> None:
-        self._progress: Final = progress
+    def __init__(self, session: Session, loop: EvaluationLoop) -> None:
+        self._progress: Final = session.progress
         # The name under which modules ask Lightning's private data source whether there is validation data.
         self._data_source: Final = _DataSourceFacade(loop.source)
 
@@ -74,11 +74,11 @@ class _EpochLoopFacade(Refusing):
 
     _name = "trainer.fit_loop.epoch_loop"
 
-    def __init__(self, trainer: Any, progress: Progress, evaluation_loop: EvaluationLoop) -> None:
-        self._trainer: Final = trainer
-        self._progress: Final = progress
-        self.val_loop: Final = _EvaluationLoopFacade(evaluation_loop, progress)
-        self.batch_progress: Final = _BatchProgressFacade(progress)
+    def __init__(self, session: Session, evaluation_loop: EvaluationLoop) -> None:
+        self._session: Final = session
+        self._progress: Final = session.progress
+        self.val_loop: Final = _EvaluationLoopFacade(session, evaluation_loop)
+        self.batch_progress: Final = _BatchProgressFacade(session.progress)
 
     @property
     def batch_idx(self) -> int:
@@ -102,49 +102,39 @@ class _EpochLoopFacade(Refusing):
     @property
     def global_step(self) -> int:
         """``trainer.global_step``."""
-        return int(self._trainer.global_step)
+        return self._session.global_step
 
 
 class FitLoopFacade(Refusing):
     """Lightning's ``_FitLoop``.
 
     Args:
-        trainer: The stand-in for the trainer.
-        progress: Where training stands.
-        schedule: How long Determined trains.
+        session: The training.
         training_loop: The loop in its place.
         evaluation_loop: The loop for validation.
     """
 
     _name = "trainer.fit_loop"
 
-    def __init__(
-        self,
-        trainer: Any,
-        progress: Progress,
-        schedule: Schedule,
-        training_loop: TrainingLoop,
-        evaluation_loop: EvaluationLoop,
-    ) -> None:
-        self._trainer: Final = trainer
-        self._schedule: Final = schedule
+    def __init__(self, session: Session, training_loop: TrainingLoop, evaluation_loop: EvaluationLoop) -> None:
+        self._session: Final = session
         self._training_loop: Final = training_loop
-        self.epoch_loop: Final = _EpochLoopFacade(trainer, progress, evaluation_loop)
+        self.epoch_loop: Final = _EpochLoopFacade(session, evaluation_loop)
         self._data_source: Final = _DataSourceFacade(training_loop.source)
 
     @property
     def max_epochs(self) -> int:
         """``trainer.max_epochs``."""
-        return int(self._trainer.max_epochs)
+        return int(self._session.trainer.max_epochs)
 
     @max_epochs.setter
     def max_epochs(self, epochs: int) -> None:
-        self._schedule.set_max_epochs(epochs)
+        self._session.schedule.set_max_epochs(epochs)
 
     @property
     def max_steps(self) -> int:
         """``trainer.max_steps``."""
-        return int(self._trainer.max_steps)
+        return int(self._session.trainer.max_steps)
 
     @property
     def max_batches(self) -> int | float:
@@ -173,24 +163,22 @@ class LoggerConnectorFacade(Refusing):
     """Lightning's ``_LoggerConnector``.
 
     Args:
-        trainer: The stand-in for the trainer.
-        progress: Where training stands.
+        session: The training.
         evaluation_loop: Counts the batches of a validation.
     """
 
     _name = "trainer._logger_connector"
     _instead = "Determined reports the metrics. Read trainer.callback_metrics and trainer.logged_metrics instead."
 
-    def __init__(self, trainer: Any, progress: Progress, evaluation_loop: EvaluationLoop) -> None:
-        self._trainer: Final = trainer
-        self._progress: Final = progress
+    def __init__(self, session: Session, evaluation_loop: EvaluationLoop) -> None:
+        self._session: Final = session
         self._evaluation_loop: Final = evaluation_loop
 
     @property
     def should_update_logs(self) -> bool:
         """Whether Lightning's loggers get the values of the present step; never if ``log_every_n_steps`` is 0."""
-        trainer = self._trainer
+        trainer, progress = self._session.trainer, self._session.progress
         every = trainer.log_every_n_steps
         # The batch that is about to step has not been counted.
-        step = self._evaluation_loop.batches_started if trainer.validating else self._progress.batches_that_stepped + 1
+        step = self._evaluation_loop.batches_started if trainer.validating else progress.batches_that_stepped + 1
         return bool(every > 0 and (step % every == 0 or trainer.should_stop))

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-Values = Mapping[str, Callable[[tuple[Any, ...]], Any]]
+FormerValue = Callable[[tuple[Any, ...]], Any]
+Values = Mapping[str, FormerValue]
 """Gives the value of a former argument by its name, from the arguments that Lightning 2 passes."""
 
 

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from torch import nn
-
-from lightning_shim.lightning1.hook_arguments import Values, with_former_arguments
+from lightning_shim.lightning1.hook_arguments import FormerValue, with_former_arguments
 from lightning_shim.members.member import Kind
 from lightning_shim.members.query import members
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.patching.wrappers import unpatched
-from lightning_shim.upstream.lightning import Lightning, is_overridden
+from lightning_shim.session.session import Session
+from lightning_shim.upstream.lightning import is_overridden
 from lightning_shim.user_code.bytecode import is_own_method
 
 Hook = Callable[..., Any]
@@ -29,36 +28,25 @@ _NAMES_OF_CALLBACK: Final = frozenset(row.name for row in members("Callback") if
 class Hooks:
     """The hooks of a module and its callbacks.
 
+    Until :meth:`refresh` has been called for the first time, when the callbacks are known, there are none.
+
     Args:
-        lightning: The module's Lightning.
-        trainer: What callbacks get as their first argument.
-        module: The LightningModule.
-        datamodule: The LightningDataModule, if there is one.
-        callbacks: The Lightning callbacks, in the order in which they are called.
-        former_values: Gives the arguments that only hooks of Lightning 1.x have.
+        session: The training.
 
     Attributes:
         names: The hooks that the module or a callback has.
         state: Where the module keeps the name of the hook that is running; what runs in each step sets it by itself.
+        former_values: By their names, what gives the arguments that only hooks of Lightning 1.x have.
     """
 
-    def __init__(
-        self,
-        lightning: Lightning,
-        trainer: Any,
-        module: nn.Module,
-        datamodule: Any,
-        callbacks: Iterable[Any],
-        former_values: Values,
-    ) -> None:
-        self._trainer: Final = trainer
-        self._module: Final = module
-        self._datamodule: Final = datamodule
-        self._lightning: Final = lightning
-        self._callbacks: Final = list(callbacks)
+    def __init__(self, session: Session) -> None:
+        self._session: Final = session
+        self._module: Final = session.module
+        self._lightning: Final = session.lightning
         # The instance's dictionary: nn.Module.__setattr__ looks for parameters each time.
-        self.state: Final = module.__dict__
-        self._former_values: Final = former_values
+        self.state: Final = session.module.__dict__
+        self.former_values: Final[dict[str, FormerValue]] = {"dataloader_idx": lambda args: 0}
+        self._callbacks: list[Any] = []
         self._fit_has_started = False
         self._set_on_instances: list[dict[str, Any]] = []
         self._with_former_arguments: set[str] = set()
@@ -66,11 +54,11 @@ class Hooks:
         self._of_module_or_default: dict[str, Hook] = {}
         self._of_callbacks: dict[str, list[Hook]] = {}
         self.names: frozenset[str] = frozenset()
-        self.refresh()
 
     def refresh(self) -> None:
-        """Looks again which hooks are overridden."""
-        owners = [type(owner) for owner in (self._module, self._datamodule, *self._callbacks)]
+        """Looks which hooks are overridden."""
+        self._callbacks = list(self._session.callbacks)
+        owners = [type(owner) for owner in (self._module, self._session.datamodule, *self._callbacks)]
         self._of_module = {
             row.name: self._adapted(row.name, getattr(self._module, row.name))
             for row in members("LightningModule")
@@ -106,7 +94,7 @@ class Hooks:
         return [{name: entries[name] for name in names & entries.keys()} for names, entries in attributes]
 
     def _adapted(self, name: str, hook: Hook, leading: int = 0) -> Hook:
-        adapted = with_former_arguments(name, hook, self._former_values, leading)
+        adapted = with_former_arguments(name, hook, self.former_values, leading)
         if adapted is not hook:
             self._with_former_arguments.add(name)
         return adapted
@@ -179,7 +167,7 @@ class Hooks:
         """
         if name in self.names:
             for hook in self._of_callbacks.get(name, ()):
-                self.run(name, hook, self._trainer, self._module, *args, **kwargs)
+                self.run(name, hook, self._session.trainer, self._module, *args, **kwargs)
 
     def call(self, name: str, *args: Any) -> Any:
         """Calls a hook on the callbacks, then on the module.
@@ -234,7 +222,7 @@ class Hooks:
         """Calls a hook on the callbacks for which a condition holds, or on those for which it does not."""
         for hook in self._of_callbacks.get(name, ()):
             if condition(getattr(inspect.unwrap(hook), "__self__", None)) is wanted:
-                self.run(name, hook, self._trainer, self._module)
+                self.run(name, hook, self._session.trainer, self._module)
 
     def call_for_stage(self, name: str, stage: Any) -> None:
         """Calls ``setup`` or ``teardown``: on the data module, the callbacks, then the module.
@@ -255,7 +243,7 @@ class Hooks:
         """
         self.callbacks("on_exception", error)
         self.datamodule("on_exception", error)
-        self._trainer.lightning_loggers.finalize("failed")
+        self._session.trainer.lightning_loggers.finalize("failed")
 
     @contextlib.contextmanager
     def telling_of_errors(self) -> Iterator[None]:
@@ -277,7 +265,8 @@ class Hooks:
         Returns:
             What the hook returned, or None.
         """
-        return None if self._datamodule is None else getattr(self._datamodule, name)(*args, **kwargs)
+        datamodule = self._session.datamodule
+        return None if datamodule is None else getattr(datamodule, name)(*args, **kwargs)
 
     def run(self, name: str, function: Hook, *args: Any, **kwargs: Any) -> Any:
         """Calls a function as a hook of the module: ``self.log`` then knows where it is called.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
@@ -13,11 +13,8 @@ from lightning_shim.diagnostics.locations import definition_location
 from lightning_shim.diagnostics.warn import warn_at_definition
 from lightning_shim.loop.configured_optimizers import SchedulerConfig
 from lightning_shim.loop.epoch_outputs import StepOutputs
-from lightning_shim.loop.hooks import Hooks
-from lightning_shim.loop.strategy import StrategyFacade
-from lightning_shim.metrics.collector import MetricViews
+from lightning_shim.loop.runtime import Runtime
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
-from lightning_shim.session.progress import Progress
 
 _SEE_THE_LOSS: Final = frozenset(
     {
@@ -41,31 +38,23 @@ class Optimization:
     """Trains on batches; follows Lightning's ``_AutomaticOptimization`` and ``_ManualOptimization``.
 
     Args:
-        module: The LightningModule.
-        strategy: Runs the step, backward and the optimizers.
-        hooks: Its hooks.
-        progress: Where training stands; the counts of steps are kept here.
-        accumulate_grad_batches: Batches whose gradients are added up before a step.
+        runtime: The parts that run the step, backward and the optimizers.
 
     Attributes:
-        accumulate_grad_batches: The same at this moment; callbacks may change it.
+        strategy: Has the optimizers.
+        accumulate_grad_batches: The option's value at this moment; callbacks may change it.
         skips_backward: Whether gradients are left as they are, by automatic optimization; callbacks may say so.
     """
 
-    def __init__(
-        self,
-        module: Any,
-        strategy: StrategyFacade,
-        hooks: Hooks,
-        progress: Progress,
-        accumulate_grad_batches: int,
-    ) -> None:
-        self._module: Final = module
-        self.strategy: Final = strategy
-        self._hooks: Final = hooks
-        self._progress: Final = progress
-        self._given_accumulation: Final = accumulate_grad_batches
-        self.accumulate_grad_batches = accumulate_grad_batches
+    def __init__(self, runtime: Runtime) -> None:
+        session = runtime.session
+        self._module: Final = session.module
+        self.strategy: Final = runtime.strategy
+        self._hooks: Final = runtime.hooks
+        self._metrics: Final = runtime.metrics
+        self._progress: Final = session.progress
+        self._given_accumulation: Final = session.options.accumulate_grad_batches
+        self.accumulate_grad_batches = self._given_accumulation
         self.skips_backward = False
 
     @property
@@ -205,12 +194,12 @@ class Optimization:
     def _count_step(self) -> None:
         self._progress.manual_steps += 1
 
-    def step_schedulers(self, interval: str, views: Callable[[], MetricViews] | None = None) -> None:
+    def step_schedulers(self, interval: str, *, on_plateau: bool = False) -> None:
         """Steps the schedulers that are due.
 
         Args:
             interval: ``"step"`` or ``"epoch"``.
-            views: Gives the metrics that a ReduceLROnPlateau may follow; None steps the other schedulers.
+            on_plateau: Whether to step those that follow a metric, as ReduceLROnPlateau, or the others.
 
         Raises:
             ConfigurationError: If a strict scheduler follows a metric that has not been logged.
@@ -222,19 +211,19 @@ class Optimization:
         progress = self._progress
         count = (progress.batch_idx if interval == "step" else progress.current_epoch) + 1
         for config in self.strategy.lr_scheduler_configs:
-            if config.reduce_on_plateau is (views is None) or config.interval != interval:
+            if config.reduce_on_plateau is not on_plateau or config.interval != interval:
                 continue
             if count % config.frequency == 0 and self._is_scheduled(config.scheduler):
-                self._step_scheduler(config, views)
+                self._step_scheduler(config, on_plateau)
 
     def _is_scheduled(self, scheduler: Any) -> bool:
         """Tells whether it is the turn of a scheduler's optimizer."""
         return True
 
-    def _step_scheduler(self, config: SchedulerConfig, views: Callable[[], MetricViews] | None) -> None:
+    def _step_scheduler(self, config: SchedulerConfig, on_plateau: bool) -> None:
         metric = None
-        if views is not None:
-            metrics = views().callback
+        if on_plateau:
+            metrics = self._metrics.current_views().callback
             metric = metrics.get(config.monitor or "")
             if metric is None:
                 message = (

@@ -90,8 +90,7 @@ class FormerOptimization(Optimization):
 
     @functools.cached_property
     def _toggle(self) -> Callable[..., Any]:
-        values = self.strategy.former_values
-        return with_former_arguments("toggle_optimizer", self._module.toggle_optimizer, values)
+        return with_former_arguments("toggle_optimizer", self._module.toggle_optimizer, self._hooks.former_values)
 
     def _splits(self, batch: Any) -> Sequence[Any]:
         if self._truncated_bptt_steps == 0:

@@ -13,44 +13,29 @@ from lightning_shim.diagnostics.locations import definition_location
 from lightning_shim.lightning1.hook_arguments import takes_argument
 from lightning_shim.loop.configured_optimizers import read_optimizers
 from lightning_shim.loop.forward_redirection import ForwardRedirection
-from lightning_shim.loop.hooks import Hooks
-from lightning_shim.loop.strategy import StrategyFacade
-from lightning_shim.session.options import TrainerOptions
+from lightning_shim.loop.runtime import Runtime
 from lightning_shim.upstream.determined.context import wrap_model
-from lightning_shim.upstream.lightning import Lightning, announce_device, is_overridden
+from lightning_shim.upstream.lightning import announce_device, is_overridden
 
 
-def prepare_module(
-    lightning: Lightning,
-    context: pytorch.PyTorchTrialContext,
-    module: Any,
-    datamodule: Any,
-    hooks: Hooks,
-    strategy: StrategyFacade,
-    options: TrainerOptions,
-) -> None:
+def prepare_module(runtime: Runtime) -> None:
     """Calls the hooks that come before training, and gives module and optimizers to Determined.
 
     Args:
-        lightning: The module's Lightning.
-        context: Determined's trial context.
-        module: The LightningModule.
-        datamodule: The LightningDataModule, if there is one.
-        hooks: The hooks of both, and of the callbacks.
-        strategy: Takes the model and the optimizers.
-        options: The trial's options.
+        runtime: The parts, of which the strategy takes the model and the optimizers.
 
     Raises:
         ConfigurationError: If the optimizers cannot be used, or batches cannot be normalised together.
     """
-    precision = strategy.precision_plugin
+    session, hooks, strategy = runtime.session, runtime.hooks, runtime.strategy
+    module, options, precision = session.module, session.options, strategy.precision_plugin
     if strategy.world_size > 1:
         # As Lightning's DDPStrategy does when its processes have come together.
         reset_seed()
-    _prepare_data(lightning, module, datamodule, hooks, strategy)
+    _prepare_data(runtime)
     announce_device(module, strategy.root_device)
     strategy.barrier("pre_setup")
-    hooks.call_for_stage("setup", lightning.TrainerFn.FITTING)
+    hooks.call_for_stage("setup", session.lightning.TrainerFn.FITTING)
     strategy.barrier("post_setup")
     with strategy.root_device, precision.module_init_context():
         hooks.module("configure_sharded_model")
@@ -60,13 +45,13 @@ def prepare_module(
     precision.convert_module(module).to(strategy.root_device)
     if precision.scaler is not None:
         # Determined wants to know the scaler before the model.
-        context.wrap_scaler(precision.scaler)
+        session.context.wrap_scaler(precision.scaler)
     # Lightning 1.x looked for unused parameters by default, and its optimizers in turn leave each other's unused.
     find_unused_parameters = options.find_unused_parameters or takes_argument(module.training_step, "optimizer_idx")
-    model = wrap_model(context, ForwardRedirection(module), find_unused_parameters=find_unused_parameters)
+    model = wrap_model(session.context, ForwardRedirection(module), find_unused_parameters=find_unused_parameters)
     if strategy.world_size > 1:
         strategy.set_model(model)
-    _configure_optimizers(lightning, context, module, hooks, strategy)
+    _configure_optimizers(runtime)
     hooks.refresh()
     hooks.start_fit()
     hooks.refresh_if_changed()
@@ -82,8 +67,13 @@ def _synchronise_batch_norm(module: Any, device: torch.device) -> None:
         )
 
 
-def _prepare_data(lightning: Lightning, module: Any, datamodule: Any, hooks: Hooks, strategy: StrategyFacade) -> None:
-    for owner, base in ((datamodule, lightning.LightningDataModule), (module, lightning.LightningModule)):
+def _prepare_data(runtime: Runtime) -> None:
+    session, hooks, strategy = runtime.session, runtime.hooks, runtime.strategy
+    lightning = session.lightning
+    for owner, base in (
+        (session.datamodule, lightning.LightningDataModule),
+        (session.module, lightning.LightningModule),
+    ):
         if owner is not None and is_overridden("prepare_data", owner, base):
             rank = strategy.local_rank if owner.prepare_data_per_node else strategy.global_rank
             if rank == 0:
@@ -91,15 +81,11 @@ def _prepare_data(lightning: Lightning, module: Any, datamodule: Any, hooks: Hoo
             strategy.barrier("prepare_data")
 
 
-def _configure_optimizers(
-    lightning: Lightning,
-    context: pytorch.PyTorchTrialContext,
-    module: Any,
-    hooks: Hooks,
-    strategy: StrategyFacade,
-) -> None:
+def _configure_optimizers(runtime: Runtime) -> None:
+    session, hooks, strategy = runtime.session, runtime.hooks, runtime.strategy
+    module, context = session.module, session.context
     configured = read_optimizers(
-        lightning,
+        session.lightning,
         hooks.module("configure_optimizers"),
         module.configure_optimizers,
         automatic=module.automatic_optimization,
@@ -115,7 +101,7 @@ def _configure_optimizers(
             "precision, such as 'bf16-mixed', or another optimizer."
         )
     # Determined refuses a trial without an optimizer.
-    for optimizer in configured.optimizers or [lightning.NoOptimizer()]:
+    for optimizer in configured.optimizers or [session.lightning.NoOptimizer()]:
         context.wrap_optimizer(optimizer)
     for config in configured.lr_scheduler_configs:
         # Stepped by us; Determined saves and restores it.

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from lightning_shim.diagnostics.errors import ConfigurationError, RefusedMemberError
 from lightning_shim.diagnostics.locations import caller_location, definition_location
-from lightning_shim.lightning1.hook_arguments import Values
+from lightning_shim.lightning1.hook_arguments import FormerValue
 from lightning_shim.loop.configured_optimizers import ConfiguredOptimizers, SchedulerConfig
 from lightning_shim.loop.hooks import Hooks
 from lightning_shim.loop.precision import Precision
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
-from lightning_shim.upstream.lightning import Lightning, call_after_step, lightning_optimizer
+from lightning_shim.session.session import Session
+from lightning_shim.upstream.lightning import call_after_step, lightning_optimizer
 from lightning_shim.upstream.torch import closure_comes_first
 
 Value = TypeVar("Value")
@@ -43,9 +44,8 @@ class StrategyFacade:
     """Lightning's strategy, answered by Determined and torch.distributed.
 
     Args:
-        lightning: The module's Lightning.
-        context: Determined's trial context.
-        precision: The trial's precision.
+        session: The training.
+        hooks: The module's hooks.
 
     Attributes:
         root_device: The device of this process.
@@ -60,18 +60,18 @@ class StrategyFacade:
         lightning_optimizer: The same, as the hooks get it.
     """
 
-    def __init__(self, lightning: Lightning, context: Any, precision: Precision) -> None:
-        self._lightning: Final = lightning
-        self._context: Final = context
-        # They stay as they are; Determined reads them off several objects each time.
-        self._world_size: Final = int(context.distributed.size)
-        self._global_rank: Final = int(context.distributed.rank)
-        self.precision_plugin: Final = precision
-        self.root_device: Final[torch.device] = context.device
-        self.lightning_module: Any = None
+    def __init__(self, session: Session, hooks: Hooks) -> None:
+        self._session: Final = session
+        self._lightning: Final = session.lightning
+        self._distributed: Final = session.context.distributed
+        self._hooks: Final = hooks
+        self.root_device: Final[torch.device] = session.context.device
+        self.precision_plugin: Final = Precision(session.options.precision, self.root_device)
+        self.lightning_module: Final[Any] = session.module
         self.model: Any = None
         self.calls_directly = False
-        self.checkpoint_io: Any = lightning.TorchCheckpointIO()
+        self.set_model(session.module)
+        self.checkpoint_io: Any = session.lightning.TorchCheckpointIO()
         self._optimizers: list[torch.optim.Optimizer] = []
         self.lr_scheduler_configs: list[SchedulerConfig] = []
         self.optimizer_frequencies: list[int] = []
@@ -80,16 +80,8 @@ class StrategyFacade:
         self.lightning_optimizer: Any = None
         # The name that LightningModule.optimizers() reads.
         self._lightning_optimizers: list[Any] = []
-        self._hooks: Hooks | None = None
-        self._clipping: tuple[float | None, str | None] = (None, None)
         self._clips = False
-
-    def connect(self, module: nn.Module, hooks: Hooks, clipping: tuple[float | None, str | None]) -> None:
-        """Takes the module, its hooks, and ``gradient_clip_val`` with ``gradient_clip_algorithm``."""
-        self.lightning_module = module
-        self._hooks = hooks
-        self.set_model(module)
-        self._clipping = clipping
+        hooks.former_values.update(self._former_values())
 
     def set_model(self, model: nn.Module) -> None:
         """Takes the model whose ``forward`` synchronises gradients; the module itself if there is nothing to."""
@@ -98,8 +90,7 @@ class StrategyFacade:
 
     def set_optimizers(self, configured: ConfiguredOptimizers) -> None:
         """Takes the optimizers and schedulers."""
-        assert self._hooks is not None
-        self._clips = self._clipping[0] is not None or any(
+        self._clips = self._session.options.gradient_clip_val is not None or any(
             map(self._hooks.overridden, ("configure_gradient_clipping", "clip_gradients"))
         )
         self._optimizers = configured.optimizers
@@ -222,7 +213,6 @@ class StrategyFacade:
             The loss, scaled if the precision scales, with its graph.
         """
         hooks = self._hooks
-        assert hooks is not None
         names = hooks.names
         if not self.calls_directly:
             if self.model is not self.lightning_module and not self.lightning_module.automatic_optimization:
@@ -258,7 +248,6 @@ class StrategyFacade:
             What ``optimizer.step`` returned.
         """
         hooks = self._hooks
-        assert hooks is not None
         if self.precision_plugin.scaler is None and not self._clips and "on_before_optimizer_step" not in hooks.names:
             if not closure_comes_first(optimizer):
                 return optimizer.step(closure=closure, **kwargs)
@@ -271,18 +260,16 @@ class StrategyFacade:
         def after_closure() -> None:
             hooks.call("on_before_optimizer_step", optimizer)
             if automatic and self._clips:
-                clip_val, algorithm = self._clipping
                 hooks.module_or_default(
                     "configure_gradient_clipping",
                     optimizer,
-                    gradient_clip_val=clip_val,
-                    gradient_clip_algorithm=algorithm,
+                    gradient_clip_val=self._session.options.gradient_clip_val,
+                    gradient_clip_algorithm=self._session.options.gradient_clip_algorithm,
                 )
 
         return self.precision_plugin.step(optimizer, closure, after_closure, automatic, **kwargs)
 
-    @property
-    def former_values(self) -> Values:
+    def _former_values(self) -> dict[str, FormerValue]:
         """Gives the arguments of hooks of Lightning 1.x that are about optimizers."""
         return {
             "optimizer_idx": self._former_optimizer_idx,
@@ -302,27 +289,27 @@ class StrategyFacade:
     @property
     def world_size(self) -> int:
         """The number of processes that train together."""
-        return self._world_size
+        return self._session.world_size
 
     @property
     def global_rank(self) -> int:
         """The index of this process among all."""
-        return self._global_rank
+        return self._session.global_rank
 
     @property
     def local_rank(self) -> int:
         """The index of this process on its node."""
-        return int(self._context.distributed.local_rank)
+        return int(self._distributed.local_rank)
 
     @property
     def node_rank(self) -> int:
         """The index of this node."""
-        return int(self._context.distributed.cross_rank)
+        return int(self._distributed.cross_rank)
 
     @property
     def num_nodes(self) -> int:
         """The number of nodes."""
-        return int(self._context.distributed.cross_size)
+        return int(self._distributed.cross_size)
 
     @property
     def is_global_zero(self) -> bool:
@@ -336,7 +323,7 @@ class StrategyFacade:
             name: Unused, as in Lightning.
         """
         if self.world_size > 1:
-            self._context.distributed.allgather(None)
+            self._distributed.allgather(None)
 
     def broadcast(self, obj: Value, src: int = 0) -> Value:
         """Gives every process the object of one.
@@ -348,7 +335,7 @@ class StrategyFacade:
         Returns:
             That rank's object.
         """
-        gathered: list[Value] = self._context.distributed.allgather(obj)
+        gathered: list[Value] = self._distributed.allgather(obj)
         return gathered[src]
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
@@ -403,7 +390,7 @@ class StrategyFacade:
         Returns:
             The decision, the same on all processes.
         """
-        decisions = self._context.distributed.allgather(bool(decision))
+        decisions = self._distributed.allgather(bool(decision))
         return sum(decisions) == len(decisions) if all else any(decisions)
 
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:

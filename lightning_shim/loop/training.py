@@ -12,20 +12,17 @@ from typing import Any, Final
 
 import torch
 
+from lightning_shim.compatibility.before_training import takes_batch_idx
 from lightning_shim.data.passes import Batches
 from lightning_shim.data.source import DataSource
 from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.loop.epoch_outputs import StepOutputs, TrainingOutputs
-from lightning_shim.loop.hooks import Hooks
 from lightning_shim.loop.optimization import Optimization
-from lightning_shim.loop.transfer import BatchTransfer
-from lightning_shim.metrics.collector import MetricCollector, MetricViews
-from lightning_shim.session.progress import Progress
+from lightning_shim.loop.runtime import Runtime
+from lightning_shim.loop.validation import EvaluationLoop
 from lightning_shim.session.random_state import RandomState
-from lightning_shim.upstream.determined.controller import Controller
-from lightning_shim.upstream.lightning import lightning_of
 from lightning_shim.upstream.lightning_behaviour import STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY
 
 SKIPPED: Final = object()
@@ -36,53 +33,39 @@ class TrainingLoop:
     """Lightning's ``_FitLoop`` and ``_TrainingEpochLoop``.
 
     Args:
+        runtime: The parts that run the step.
         source: The training loaders.
-        validation_source: The validation loaders, whose state is kept as well.
-        hooks: The module's and the callbacks' hooks.
-        progress: Where training stands.
+        evaluation_loop: The validation, the state of whose loaders is kept as well.
         optimization: Trains on a batch.
-        collector: Keeps what is logged in training.
-        views: What the trainer shows of the metrics by now.
-        transfer: Brings batches to the device.
-        takes_batch_idx: Whether ``training_step`` has a parameter for the batch's index.
-        controller: Determined's loop, which counts the batches.
-        should_stop: Whether to train no more batches.
         report_epoch: Reduces an epoch's metrics over processes, shows and reports them.
-        outputs: Keeps what ``training_step`` has returned in the running epoch.
+
+    Attributes:
+        source: The same.
+        optimization: The same.
     """
 
     def __init__(
         self,
+        runtime: Runtime,
         source: DataSource,
-        validation_source: DataSource,
-        hooks: Hooks,
-        progress: Progress,
+        evaluation_loop: EvaluationLoop,
         optimization: Optimization,
-        collector: MetricCollector,
-        views: Callable[[], MetricViews],
-        transfer: BatchTransfer,
-        takes_batch_idx: bool,
-        controller: Controller,
-        should_stop: Callable[[], bool],
         report_epoch: Callable[[], None],
-        outputs: TrainingOutputs,
     ) -> None:
+        session, hooks = runtime.session, runtime.hooks
         self.source: Final = source
-        self._validation_source: Final = validation_source
+        self._validation_source: Final = evaluation_loop.source
+        self._session: Final = session
         self._hooks: Final = hooks
-        self._progress: Final = progress
+        self._progress: Final = session.progress
         self.optimization: Final = optimization
-        self._collector: Final = collector
-        self._views: Final = views
-        self._transfer: Final = transfer
-        self._takes_batch_idx: Final = takes_batch_idx
-        self._controller: Final = controller
-        self._should_stop: Final = should_stop
+        self._metrics: Final = runtime.metrics
+        self._transfer: Final = runtime.transfer
+        self._takes_batch_idx: Final = takes_batch_idx(session.module.training_step)
         self._report_epoch: Final = report_epoch
-        self._outputs: Final = outputs
-        self._steps_schedulers_early: Final = STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY.is_of(
-            lightning_of(optimization.strategy.lightning_module).version
-        )
+        self._outputs: Final = TrainingOutputs()
+        hooks.former_values["outputs"] = lambda args: self._outputs.of_epoch()
+        self._steps_schedulers_early: Final = STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY.is_of(session.lightning.version)
         self._length: int | None = None
         self._more_batches = 0
         self._batches: Batches | None = None
@@ -100,8 +83,8 @@ class TrainingLoop:
         Raises:
             ConfigurationError: If there are such periods and the loaders have no length.
         """
-        if self.length is None and self._controller.counts_epochs:
-            raise self.source.error(
+        if self.length is None and self._session.controller.counts_epochs:
+            raise self.source.request.error(
                 "gave a loader without a length, so that Determined cannot count epochs. Give max_length and the "
                 "periods as determined.pytorch.Batch(n), or give the loader a __len__."
             )
@@ -131,7 +114,7 @@ class TrainingLoop:
     def _verify_length(self) -> None:
         length, other = self._length, self.source.length
         if (length is None) is not (other is None) or (length is not None and other is not None and other > length):
-            raise self.source.error(
+            raise self.source.request.error(
                 f"gave {'no length' if other is None else f'{other} batches'} in epoch {self._progress.current_epoch}, "
                 f"and {'no length' if length is None else f'{length} batches'} in the first, which all of Determined's "
                 "epochs have. Give the longest loader first, or limit the others by limit_train_batches."
@@ -144,10 +127,14 @@ class TrainingLoop:
 
     def start(self) -> None:
         """Makes the loaders' iterators, as Lightning does before training starts; one that goes on makes others."""
+        hooks = self._hooks
+        self._outputs.is_needed = hooks.overridden("training_epoch_end") or hooks.takes_former_arguments(
+            "on_train_epoch_end"
+        )
         if self._loaded is None:
             self._batches = self.source.batches()
             if self._batches.length == 0:
-                raise self.source.error("gave an empty loader: it has no batches.")
+                raise self.source.request.error("gave an empty loader: it has no batches.")
             if self._progress.epoch_is_running:
                 # A checkpoint of Lightning's, written in the middle of an epoch, does not say where the loaders were;
                 # and one of another number of processes had others.
@@ -197,7 +184,7 @@ class TrainingLoop:
             yield from self._rest_of_epoch()
             yield from self._rest_of_determined_epoch()
             self.finish_epoch()
-            while self._should_stop():
+            while self._session.stops_at_once:
                 yield SKIPPED
 
     def _rest_of_determined_epoch(self) -> Iterator[Any]:
@@ -210,7 +197,7 @@ class TrainingLoop:
         """Whether Determined has counted whole epochs; for loaders without a length, whether the last batch is done."""
         if self._length is None:
             return self._progress.is_last_batch or not self._progress.epoch_is_running
-        return self._controller.batches_trained % self._length == 0
+        return self._session.controller.batches_trained % self._length == 0
 
     def _start_epoch(self) -> None:
         progress = self._progress
@@ -233,18 +220,18 @@ class TrainingLoop:
 
     def _rest_of_epoch(self) -> Iterator[Any]:
         progress = self._progress
-        batches, self._batches = self._batches, None
+        batches: Iterator[Any] = self._batches or iter(())
+        self._batches = None
         while not progress.is_last_batch:
             if progress.batch_end_is_due:
                 self.finish_batch()
-            while self._should_stop():
+            while self._session.stops_at_once:
                 yield SKIPPED
-            assert batches is not None
             try:
                 batch, _, _, is_last = next(batches)
             except StopIteration:
                 if progress.batch_idx < 0:
-                    raise self.source.error(
+                    raise self.source.request.error(
                         f"gave no batches in epoch {progress.current_epoch}: can it be iterated more than once? An "
                         "iterator cannot; give a DataLoader or a list."
                     ) from None
@@ -262,7 +249,12 @@ class TrainingLoop:
         """
         if batch is SKIPPED:
             return
-        progress, hooks, collector, optimization = self._progress, self._hooks, self._collector, self.optimization
+        progress, hooks, collector, optimization = (
+            self._progress,
+            self._hooks,
+            self._metrics.training,
+            self.optimization,
+        )
         names = hooks.names
         batch = self._transfer(batch, 0)
         collector.start_batch(batch)
@@ -295,7 +287,7 @@ class TrainingLoop:
         collector.end_batch()
         if progress.is_last_batch:
             # What validation logs under the same names comes after it, and is what schedulers and callbacks follow.
-            self._views()
+            self._metrics.current_views()
         if self._outputs.is_needed:
             self._outputs.append(outputs)
         progress.batch_end_is_due = True
@@ -306,7 +298,7 @@ class TrainingLoop:
         if progress.batch_end_is_due:
             progress.batch_end_is_due = False
             if optimization.strategy.lr_scheduler_configs:
-                optimization.step_schedulers("step", self._views)
+                optimization.step_schedulers("step", on_plateau=True)
             if not optimization.should_accumulate():
                 progress.batches_that_stepped += 1
 
@@ -318,9 +310,9 @@ class TrainingLoop:
         with torch.enable_grad():
             if progress.batch_end_is_due and not progress.is_last_batch:
                 # The epoch ends within, and no validation has shown what the batch has logged.
-                self._views()
+                self._metrics.current_views()
             self.finish_batch()
-            self._collector.end_batches()
+            self._metrics.training.end_batches()
             outputs = self._outputs.of_epoch()
             if outputs:
                 self._hooks.module("training_epoch_end", outputs)
@@ -329,8 +321,8 @@ class TrainingLoop:
             self._outputs.clear()
             self._report_epoch()
             if progress.is_last_batch and (self._steps_schedulers_early or not progress.ends_early):
-                self.optimization.step_schedulers("epoch", self._views)
-            self._collector.reset()
+                self.optimization.step_schedulers("epoch", on_plateau=True)
+            self._metrics.training.reset()
         progress.current_epoch += 1
         progress.epoch_is_running = False
 
@@ -398,7 +390,7 @@ class TrainingLoop:
                 progress.batch_idx = min(part, length - 1) - 1
             batches, epochs = self.batches_and_epochs()
             progress.total_batch_idx = batches - 1
-            self._controller.continue_at(batches, epochs)
+            self._session.controller.continue_at(batches, epochs)
         trained = progress.batch_idx + 1 if progress.epoch_is_running else 0
         before, now = (
             (f"by {size_before} processes or slots", size)

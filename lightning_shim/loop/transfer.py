@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lightning_shim.lightning1.hook_arguments import without_last_argument
 from lightning_shim.loop.hooks import Hooks
-from lightning_shim.loop.precision import Precision
 from lightning_shim.loop.strategy import StrategyFacade
-from lightning_shim.upstream.lightning import Lightning, is_overridden
+from lightning_shim.session.session import Session
+from lightning_shim.upstream.lightning import is_overridden
 
 _COUNTS: Final = {"on_before_batch_transfer": 2, "transfer_batch_to_device": 3, "on_after_batch_transfer": 2}
 """The transfer hooks in their order, each with the number of its arguments; the last one is the loader's index."""
@@ -20,52 +20,41 @@ TRANSFER_HOOKS: Final = tuple(_COUNTS)
 _CONTAINERS: Final = (tuple, list)
 
 
-def hook_owner(lightning: Lightning, name: str, module: Any, datamodule: Any) -> Any:
+def hook_owner(session: Session, name: str) -> Any:
     """Tells whose transfer hook counts, as Lightning's ``_DataHookSelector``.
 
     Args:
-        lightning: The module's Lightning.
+        session: The training.
         name: The hook's name.
-        module: The LightningModule.
-        datamodule: The LightningDataModule, if there is one.
 
     Returns:
         The data module if it overrides the hook, otherwise the module.
     """
-    if datamodule is not None and is_overridden(name, datamodule, lightning.LightningDataModule):
+    datamodule = session.datamodule
+    if datamodule is not None and is_overridden(name, datamodule, session.lightning.LightningDataModule):
         return datamodule
-    return module
+    return session.module
 
 
 class BatchTransfer:
     """Calls the transfer hooks of the data module where it overrides them, otherwise of the module.
 
     Args:
-        lightning: The module's Lightning.
-        module: The LightningModule.
-        datamodule: The LightningDataModule, if there is one.
+        session: The training.
         hooks: The module's hooks.
-        precision: Converts the batch's numbers first.
-        strategy: Knows the device.
+        strategy: Knows the device, and the precision, which converts the batch's numbers first.
     """
 
-    def __init__(
-        self,
-        lightning: Lightning,
-        module: Any,
-        datamodule: Any,
-        hooks: Hooks,
-        precision: Precision,
-        strategy: StrategyFacade,
-    ) -> None:
+    def __init__(self, session: Session, hooks: Hooks, strategy: StrategyFacade) -> None:
+        precision = strategy.precision_plugin
         self._hooks: Final = hooks
         self._convert_input: Final = precision.convert_input
         self._device: Final = strategy.root_device
-        self._move: Final = lightning.move_data_to_device
+        self._move: Final = session.lightning.move_data_to_device
         self._overridden: Final = {}
         for name in TRANSFER_HOOKS:
-            owner = hook_owner(lightning, name, module, datamodule)
-            if owner is not module or hooks.overridden(name):
+            owner = hook_owner(session, name)
+            if owner is not session.module or hooks.overridden(name):
                 self._overridden[name] = without_last_argument(getattr(owner, name), _COUNTS[name])
         self._only_moves: Final = not (self._overridden or precision.converts_input)
 

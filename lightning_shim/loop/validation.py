@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from torch.utils.data import DataLoader
 
-from lightning_shim.data.passes import Batches
+from lightning_shim.compatibility.before_training import takes_batch_idx, warn_about_validation
 from lightning_shim.data.source import DataSource
-from lightning_shim.loop.hooks import Hooks
-from lightning_shim.loop.strategy import StrategyFacade
-from lightning_shim.loop.transfer import BatchTransfer
-from lightning_shim.metrics.collector import MetricCollector, MetricViews, ReturnedMetrics
+from lightning_shim.loop.runtime import Runtime
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
-from lightning_shim.session.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,49 +48,28 @@ class EvaluationLoop:
     """Lightning's ``_EvaluationLoop``, for validation.
 
     Args:
+        runtime: The parts that run the step.
         source: The validation loaders.
-        module: The LightningModule.
-        hooks: The module's and the callbacks' hooks.
-        progress: Where training stands.
-        strategy: Runs the step.
-        collector: Keeps what is logged in validation.
-        returned_metrics: Keeps what is returned instead.
-        views: What the trainer shows of the metrics.
-        transfer: Brings batches to the device.
-        takes_batch_idx: Whether ``validation_step`` has a parameter for the batch's index.
-        is_enabled: Whether there is anything to validate.
 
     Attributes:
+        source: The same.
         batches_started: The batches of the present validation, of all loaders, that have been started.
     """
 
-    def __init__(
-        self,
-        source: DataSource,
-        module: Any,
-        hooks: Hooks,
-        progress: Progress,
-        strategy: StrategyFacade,
-        collector: MetricCollector,
-        returned_metrics: ReturnedMetrics,
-        views: MetricViews,
-        transfer: BatchTransfer,
-        takes_batch_idx: bool,
-        is_enabled: bool,
-    ) -> None:
+    def __init__(self, runtime: Runtime, source: DataSource) -> None:
+        hooks = runtime.hooks
         self.source: Final = source
-        self._module: Final[Any] = module
+        self._module: Final[Any] = runtime.session.module
         self._hooks: Final = hooks
-        self._progress: Final = progress
-        self._strategy: Final = strategy
-        self._collector: Final = collector
-        self._returned_metrics: Final = returned_metrics
-        self._views: Final = views
-        self._transfer: Final = transfer
-        self._takes_batch_idx: Final = takes_batch_idx
+        self._progress: Final = runtime.session.progress
+        self._strategy: Final = runtime.strategy
+        self._metrics: Final = runtime.metrics
+        self._transfer: Final = runtime.transfer
+        self._takes_batch_idx: Final = takes_batch_idx(self._module.validation_step)
         self._keeps_outputs: Final = hooks.overridden("validation_epoch_end")
-        self._is_enabled = is_enabled
-        self._batches: Batches | None = None
+        self._has_step: Final = hooks.overridden("validation_step")
+        self._is_enabled = source.request.is_defined and self._has_step and not source.is_switched_off
+        self._batches: Iterable[tuple[Any, int, int, bool]] = ()
         self._has_several = False
         self._modes: dict[str, bool] = {}
         # By loader: what validation_step has returned, for validation_epoch_end of Lightning 1.x.
@@ -105,6 +80,10 @@ class EvaluationLoop:
     def is_enabled(self) -> bool:
         """Whether there is anything to validate; loaders that turn out to be empty disable it."""
         return self._is_enabled
+
+    def warn_if_incomplete(self) -> None:
+        """Warns if there are loaders and no ``validation_step``, or the other way round."""
+        warn_about_validation(self.source.request.is_defined, self._has_step)
 
     def set_up(self) -> None:
         """Asks for the loaders, unless they are there."""
@@ -150,7 +129,6 @@ class EvaluationLoop:
         """
         samples = previous = 0
         if self._is_enabled:
-            assert self._batches is not None
             for batch, batch_idx, dataloader_idx, _ in self._batches:
                 if dataloader_idx != previous:
                     self._end_dataloader()
@@ -163,7 +141,7 @@ class EvaluationLoop:
     def _evaluate(self, batch: Any, batch_idx: int, dataloader_idx: int) -> int:
         """Evaluates a batch and returns the number of its samples."""
         self.batches_started += 1
-        hooks, collector = self._hooks, self._collector
+        hooks, collector = self._hooks, self._metrics.validation
         names = hooks.names
         batch = self._transfer(batch, dataloader_idx)
         if self._has_several:
@@ -181,7 +159,7 @@ class EvaluationLoop:
         if output is not None:
             if self._keeps_outputs:
                 self._outputs[dataloader_idx].append(output)
-            self._returned_metrics.keep(output, dataloader_idx if self._has_several else None)
+            self._metrics.returned.keep(output, dataloader_idx if self._has_several else None)
         samples = collector.number_of_samples()
         collector.end_batch()
         return samples
@@ -197,15 +175,15 @@ class EvaluationLoop:
 
     def _end_dataloader(self) -> None:
         """Shows what the last batch of a loader has logged, then what all its batches have."""
-        self._views.update(self._collector.collect(on_step=True))
-        self._collector.end_dataloader()
-        self._views.update(self._collector.collect(on_step=False))
+        self._metrics.views.update(self._metrics.validation.collect(on_step=True))
+        self._metrics.validation.end_dataloader()
+        self._metrics.views.update(self._metrics.validation.collect(on_step=False))
 
     def end_epoch(self) -> None:
         """Calls ``on_validation_epoch_end``; the metrics are complete after it."""
         if self._is_enabled:
             self._end_dataloader()
-            self._collector.end_batches()
+            self._metrics.validation.end_batches()
             if self._keeps_outputs:
                 outputs, self._outputs = self._outputs, []
                 self._hooks.module("validation_epoch_end", outputs if self._has_several else outputs[0])
@@ -217,8 +195,8 @@ class EvaluationLoop:
         if not self._is_enabled:
             return
         self._hooks.call("on_validation_end")
-        self._collector.reset()
-        self._returned_metrics.reset()
+        self._metrics.validation.reset()
+        self._metrics.returned.reset()
         if self._hooks.overridden("on_validation_model_train"):
             self._hooks.module("on_validation_model_train")
             return

@@ -18,6 +18,7 @@ from lightning_shim.script.strategy import join_processes
 from lightning_shim.script.trainer_patch import GIVEN
 from lightning_shim.script.trial import ScriptTrial
 from lightning_shim.session.hyperparameters import DETERMINED_HYPERPARAMETERS
+from lightning_shim.session.options import OPTION_NAMES
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.fit import run_trial
 from lightning_shim.upstream.determined.context import is_on_cluster
@@ -30,24 +31,6 @@ from lightning_shim.upstream.lightning_trainer import (
 )
 
 HAS_FITTED: Final = "_lightning_shim_has_fitted"
-
-_SAME_NAMES: Final = (
-    "precision",
-    "accumulate_grad_batches",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
-    "limit_train_batches",
-    "limit_val_batches",
-    "overfit_batches",
-    "reload_dataloaders_every_n_epochs",
-    "default_root_dir",
-    "min_steps",
-    "num_sanity_val_steps",
-)
-"""Attributes of the Trainer that are options of a trial."""
-
-_AS_GIVEN: Final = ("use_distributed_sampler", "sync_batchnorm")
-"""Arguments of the Trainer that are options of a trial, and that no attribute tells."""
 
 _has_run_on_cluster = False
 
@@ -71,10 +54,13 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     _verify(trainer)
     _warn_about_hyperparameters()
     set_loop_limits(trainer)
-    options: dict[str, Any] = {name: getattr(trainer, name) for name in _SAME_NAMES}
-    options |= {name: given[name] for name in _AS_GIVEN if name in given}
+    options: dict[str, Any] = {
+        # Some of the Trainer's arguments are answered by no attribute of it.
+        name: getattr(trainer, name) if hasattr(trainer, name) else given[name]
+        for name in OPTION_NAMES
+        if hasattr(trainer, name) or name in given
+    }
     options |= {
-        "min_epochs": trainer.fit_loop.min_epochs,
         "find_unused_parameters": "find_unused_parameters_true" in str(given.get("strategy", "")),
         "callbacks": [callback for callback in trainer.callbacks if not has_nothing_to_fit(trainer, callback)],
         "logger": trainer.loggers,

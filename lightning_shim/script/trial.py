@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from determined import pytorch
 
-from lightning_shim.facade.trainer import TrainerFacade
+from lightning_shim.facade.trainer import TrainerFacade, delegates
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.trial import LightningTrial
 
@@ -17,6 +17,18 @@ ENDLESS: Final = sys.maxsize
 """Stands for a length that nobody knows beforehand, since something else ends the training."""
 
 
+_SETTINGS: Final = (
+    "check_val_every_n_epoch",
+    "fast_dev_run",
+    "log_every_n_steps",
+    "max_epochs",
+    "max_steps",
+    "val_check_interval",
+)
+"""Attributes that the user's own Trainer answers."""
+
+
+@delegates({name: f"users.{name}" for name in _SETTINGS})
 class ScriptTrainer(TrainerFacade):
     """What a module has as its trainer while a script's Trainer fits it: the settings are that Trainer's.
 
@@ -33,36 +45,6 @@ class ScriptTrainer(TrainerFacade):
             users: The Trainer.
         """
         vars(self).update(users=users)
-
-    @property
-    def fast_dev_run(self) -> int | bool:
-        """Whether, or how many batches, are trained and validated to try the script."""
-        return self.users.fast_dev_run  # type: ignore[no-any-return]  # of the user's Trainer
-
-    @property
-    def max_epochs(self) -> int:
-        """Epochs to train for; -1 if nothing limits them."""
-        return int(self.users.max_epochs)
-
-    @property
-    def max_steps(self) -> int:
-        """Optimizer steps to train for; -1 if nothing limits them."""
-        return int(self.users.max_steps)
-
-    @property
-    def val_check_interval(self) -> Any:
-        """Batches between two validations, or the fraction of an epoch."""
-        return self.users.val_check_interval
-
-    @property
-    def check_val_every_n_epoch(self) -> Any:
-        """Epochs between two that are validated; None if the interval counts batches of all epochs."""
-        return self.users.check_val_every_n_epoch
-
-    @property
-    def log_every_n_steps(self) -> int:
-        """Steps between two that loggers get."""
-        return int(self.users.log_every_n_steps)
 
     @property
     def estimated_stepping_batches(self) -> int | float:
@@ -132,7 +114,7 @@ class ScriptTrial(LightningTrial):
     @property
     def loaders(self) -> tuple[Any, Any]:
         """Lightning's CombinedLoaders of training and of validation; None where nobody has asked for loaders."""
-        return self._training_loop.source.combined, self._evaluation_loop.source.combined
+        return self._parts.training_loop.source.combined, self._parts.evaluation_loop.source.combined
 
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
         """Trains on a batch, and has Determined look whether it was the last one."""
@@ -165,7 +147,7 @@ class ScriptTrial(LightningTrial):
     def _batches_of_steps(self) -> int:
         """Returns after how many batches all steps are taken, if that is known beforehand."""
         trainer = self.trainer
-        scheduler_class = self._lightning.GradientAccumulationScheduler
+        scheduler_class = self._session.lightning.GradientAccumulationScheduler
         changes = any(isinstance(callback, scheduler_class) for callback in trainer.callbacks)
         if trainer.max_steps == -1 or changes or not self.module.automatic_optimization:
             return ENDLESS

@@ -1,10 +1,10 @@
-"""The options of a trial that Lightning's Trainer has as well."""
+"""The options of a trial that Lightning's Trainer has as well: one row for each."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from lightning_shim.diagnostics.errors import ConfigurationError
@@ -12,41 +12,90 @@ from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.upstream.lightning import Lightning
 
 
-@dataclass(frozen=True, slots=True)
+def _option(default: Any, is_valid: Callable[[Any], bool], meaning: str) -> Any:
+    """A row: the default, a test of a value, and what a value that passes it is."""
+    return field(default=default, metadata={"is_valid": is_valid, "meaning": meaning})
+
+
+def _is_count(value: Any, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_part(value: Any) -> bool:
+    return (isinstance(value, int) and value >= 0) or (isinstance(value, float) and 0 <= value <= 1)
+
+
+def _limit(default: float, may_be_none: bool = True) -> Any:
+    return _option(
+        default,
+        lambda value: (value is None and may_be_none) or _is_part(value),
+        "a number of batches, or a fraction of them as a float up to 1.0",
+    )
+
+
+def _minimum(unit: str) -> Any:
+    return _option(None, lambda value: value is None or _is_count(value), f"a number of {unit}")
+
+
+def _switch(default: bool) -> Any:
+    return _option(default, lambda value: isinstance(value, bool), "True or False")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerOptions:
-    """Options whose names are Lightning's.
+    """Options of a trial whose names, and meanings, are those of Lightning's Trainer.
 
     Attributes:
+        precision: One of Lightning's names, such as ``"32-true"`` or ``"bf16-mixed"``.
         accumulate_grad_batches: Batches whose gradients are added up before a step.
         gradient_clip_val: The largest norm, or value, of the gradients.
-        gradient_clip_algorithm: ``"norm"`` or ``"value"``.
+        gradient_clip_algorithm: ``"norm"`` (if it is None) or ``"value"``.
         limit_train_batches: Batches of a training epoch, or the fraction of them.
         limit_val_batches: Batches of each validation loader, or the fraction of them.
-        overfit_batches: Batches, or the fraction of them, that stand for both limits, always the same; 0 for all.
-        reload_dataloaders_every_n_epochs: Epochs after which the loaders are asked for anew; 0 for never.
-        use_distributed_sampler: Whether several processes share out the samples of each loader.
-        sync_batchnorm: Whether several processes normalise batches together.
-        find_unused_parameters: Whether several processes expect parameters that have no part in a loss.
-        num_sanity_val_steps: Batches of each validation loader that are tried before training.
+        overfit_batches: Batches, or the fraction of them, that are trained and validated on, the same in each epoch:
+            the loaders' own samplers do not count then; 0 for all, by the limits.
+        reload_dataloaders_every_n_epochs: Epochs after which the hooks are asked for other loaders; 0 for never.
+            Determined's epochs stay as long as the first one: another may have fewer batches, not more.
+        use_distributed_sampler: Whether several processes share out the samples of each map-style loader, unless it has
+            a DistributedSampler already.
+        sync_batchnorm: Whether several processes take mean and variance of a batch over all of them.
+        find_unused_parameters: Whether several processes look for parameters that have no part in a loss, as
+            ``strategy="ddp_find_unused_parameters_true"`` of Lightning's Trainer. Optimizers that are toggled need it.
+        num_sanity_val_steps: Batches of each validation loader that are tried before training; -1 for all of them.
         min_epochs: Epochs before which nobody stops the training early.
         min_steps: Optimizer steps before which nobody stops the training early.
-        default_root_dir: Where callbacks write files by default; None for the working directory.
+        default_root_dir: Where callbacks write files by default; the working directory if it is None.
     """
 
-    accumulate_grad_batches: int
-    gradient_clip_val: float | None
-    gradient_clip_algorithm: Any
-    limit_train_batches: int | float
-    limit_val_batches: int | float
-    overfit_batches: int | float
-    reload_dataloaders_every_n_epochs: int
-    use_distributed_sampler: bool
-    sync_batchnorm: bool
-    find_unused_parameters: bool
-    num_sanity_val_steps: int | float
-    min_epochs: int | None
-    min_steps: int | None
-    default_root_dir: str | os.PathLike[str] | None
+    # The class for precisions knows which there are.
+    precision: str | int = _option("32-true", lambda value: True, "one of Lightning's names")
+    accumulate_grad_batches: int = _option(
+        1, lambda value: _is_count(value, least=1), "a number of batches, at least 1"
+    )
+    gradient_clip_val: float | None = _option(
+        None, lambda value: value is None or isinstance(value, (int, float)), "a number"
+    )
+    # As an option it may be a name, and is a member of Lightning's enumeration afterwards.
+    gradient_clip_algorithm: Any = _option(
+        None, lambda value: value is None or isinstance(value, str), "'norm' or 'value'"
+    )
+    limit_train_batches: int | float = _limit(1.0)
+    limit_val_batches: int | float = _limit(1.0)
+    overfit_batches: int | float = _limit(0.0, may_be_none=False)
+    reload_dataloaders_every_n_epochs: int = _option(0, _is_count, "a number of epochs, or 0 for never")
+    use_distributed_sampler: bool = _switch(True)
+    sync_batchnorm: bool = _switch(False)
+    find_unused_parameters: bool = _switch(False)
+    num_sanity_val_steps: int | float = _option(
+        0,
+        lambda value: value == float("inf") or _is_count(value, least=-1),
+        "a number of batches, or -1 for all of them",
+    )
+    min_epochs: int | None = _minimum("epochs")
+    min_steps: int | None = _minimum("optimizer steps")
+    default_root_dir: str | os.PathLike[str] | None = _option(
+        None, lambda value: value is None or isinstance(value, (str, os.PathLike)), "a folder"
+    )
 
     @classmethod
     def checked(cls, lightning: Lightning, **options: Any) -> TrainerOptions:
@@ -54,27 +103,39 @@ class TrainerOptions:
 
         Args:
             lightning: The module's Lightning.
-            **options: The options by name.
+            **options: The options by name; those that are left out have their defaults.
 
         Returns:
             The options, ``gradient_clip_algorithm`` as Lightning's enumeration.
 
         Raises:
-            ConfigurationError: If one of them makes no sense.
+            ConfigurationError: If there is no such option, or a value makes no sense.
         """
-        algorithms = lightning.GradClipAlgorithmType
-        for name in _RULES:
-            verify_option(name, options[name])
+        for name, value in options.items():
+            verify_option(name, value)
+        overfit_batches = options.get("overfit_batches")
         for name in ("limit_train_batches", "limit_val_batches"):
-            options[name] = options["overfit_batches"] or (1.0 if options[name] is None else options[name])
-        algorithm = options["gradient_clip_algorithm"]
+            if overfit_batches:
+                options[name] = overfit_batches
+            elif options.get(name) is None:
+                options.pop(name, None)
+        algorithm = options.get("gradient_clip_algorithm")
         if algorithm is not None:
+            algorithms = lightning.GradClipAlgorithmType
             # It may be a member of the enumeration already, which is a string as well.
-            name = algorithm.lower() if isinstance(algorithm, str) else ""
-            if not algorithms.supported_type(name):
-                raise _error("gradient_clip_algorithm", algorithm, "'norm' or 'value'")
-            options["gradient_clip_algorithm"] = algorithms(name)
+            if not algorithms.supported_type(algorithm.lower()):
+                raise _error("gradient_clip_algorithm", algorithm)
+            options["gradient_clip_algorithm"] = algorithms(algorithm.lower())
         return cls(**options)
+
+
+_ROWS: Final = {row.name: row for row in fields(TrainerOptions)}
+
+OPTION_NAMES: Final = tuple(_ROWS)
+"""The names of the options."""
+
+DEFAULTS: Final = {name: row.default for name, row in _ROWS.items()}
+"""The options' defaults by name."""
 
 
 def verify_option(name: str, value: Any) -> None:
@@ -85,49 +146,16 @@ def verify_option(name: str, value: Any) -> None:
         value: What it is to be.
 
     Raises:
-        ConfigurationError: If it makes no sense.
+        ConfigurationError: If there is no such option, or the value makes no sense.
     """
-    is_valid, meaning = _RULES[name]
-    if not is_valid(value):
-        raise _error(name, value, meaning)
+    if name not in _ROWS:
+        raise ConfigurationError(
+            f"{caller_location()}: a LightningTrial has no option {name!r}. The options are {', '.join(OPTION_NAMES)}."
+        )
+    if not _ROWS[name].metadata["is_valid"](value):
+        raise _error(name, value)
 
 
-def _error(name: str, value: Any, meaning: str) -> ConfigurationError:
+def _error(name: str, value: Any) -> ConfigurationError:
+    meaning = _ROWS[name].metadata["meaning"]
     return ConfigurationError(f"{caller_location()}: {name}={value!r} makes no sense; it is {meaning}.")
-
-
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_limit(value: Any) -> bool:
-    return value is None or _is_part(value)
-
-
-def _is_part(value: Any) -> bool:
-    return (isinstance(value, int) and value >= 0) or (isinstance(value, float) and 0 <= value <= 1)
-
-
-def _is_minimum(value: Any) -> bool:
-    return value is None or _is_count(value, 0)
-
-
-_RULES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
-    "accumulate_grad_batches": (lambda value: _is_count(value, 1), "a number of batches, at least 1"),
-    "limit_train_batches": (_is_limit, "a number of batches, or a fraction of them as a float up to 1.0"),
-    "limit_val_batches": (_is_limit, "a number of batches, or a fraction of them as a float up to 1.0"),
-    "overfit_batches": (_is_part, "a number of batches, or a fraction of them as a float up to 1.0"),
-    "reload_dataloaders_every_n_epochs": (lambda value: _is_count(value, 0), "a number of epochs, or 0 for never"),
-    "num_sanity_val_steps": (
-        lambda value: value == float("inf") or _is_count(value, -1),
-        "a number of batches, or -1 for all of them",
-    ),
-    "min_epochs": (_is_minimum, "a number of epochs"),
-    "min_steps": (_is_minimum, "a number of optimizer steps"),
-    "default_root_dir": (lambda value: value is None or isinstance(value, (str, os.PathLike)), "a folder"),
-    "gradient_clip_val": (lambda value: value is None or isinstance(value, (int, float)), "a number"),
-    **dict.fromkeys(
-        ("use_distributed_sampler", "sync_batchnorm", "find_unused_parameters"),
-        (lambda value: isinstance(value, bool), "True or False"),
-    ),
-}

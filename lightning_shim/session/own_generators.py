@@ -56,6 +56,16 @@ def is_generator(value: Any) -> bool:
     return type(value) in _KINDS
 
 
+def state_of_generator(generator: Any) -> Any:
+    """Returns the state of a random generator that :func:`is_generator` is true of."""
+    return _KINDS[type(generator)].get(generator)
+
+
+def set_state_of_generator(generator: Any, state: Any) -> None:
+    """Sets the state of a random generator, as :func:`state_of_generator` has returned it."""
+    _KINDS[type(generator)].set(generator, state)
+
+
 class OwnGenerators:
     """Finds the generators of some objects, and of the objects that they hold.
 

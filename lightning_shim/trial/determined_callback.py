@@ -10,19 +10,9 @@ import determined
 import torch
 from determined import pytorch
 
-from lightning_shim.checkpoint.attributes import OwnAttributes
-from lightning_shim.checkpoint.kept_files import CheckpointFiles
-from lightning_shim.checkpoint.lightning_format import LightningCheckpoint
-from lightning_shim.checkpoint.trial_state import CheckpointState
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
-from lightning_shim.facade.trainer import TrainerFacade
-from lightning_shim.loop.hooks import Hooks
-from lightning_shim.loop.training import TrainingLoop
-from lightning_shim.loop.validation import EvaluationLoop
-from lightning_shim.trial.processes import Processes
-from lightning_shim.trial.reporting import Reports
+from lightning_shim.trial.assembly import TrialParts
 from lightning_shim.upstream.determined.context import checkpoint_path, close_tensorboard
-from lightning_shim.upstream.determined.controller import Controller
 
 CALLBACK_NAME: Final = "lightning_shim"
 """By which Determined knows the callback."""
@@ -35,51 +25,22 @@ class LightningCallback(pytorch.PyTorchCallback):
     only the chief gets, since it alone writes.
 
     Args:
-        context: Determined's trial context.
-        controller: Determined's loop.
-        trainer: What the module has as its trainer.
-        hooks: The module's and the callbacks' hooks.
-        training_loop: Trains.
-        evaluation_loop: Validates.
-        lightning_checkpoint: Saves and restores what Lightning would.
-        checkpoint_state: Saves and restores what is needed beside it to continue exactly.
-        attributes: Knows what module and callbacks have in attributes of their own.
-        checkpoint_files: Knows the files that callbacks have written.
-        reports: Reports.
-        processes: The processes that train together.
+        parts: The parts of the trial.
 
     Attributes:
         checkpoint_path: The folder of the newest checkpoint if it is on this machine, otherwise its UUID.
     """
 
-    def __init__(
-        self,
-        context: pytorch.PyTorchTrialContext,
-        controller: Controller,
-        trainer: TrainerFacade,
-        hooks: Hooks,
-        training_loop: TrainingLoop,
-        evaluation_loop: EvaluationLoop,
-        lightning_checkpoint: LightningCheckpoint,
-        checkpoint_state: CheckpointState,
-        attributes: OwnAttributes,
-        checkpoint_files: CheckpointFiles,
-        reports: Reports,
-        processes: Processes,
-    ) -> None:
+    def __init__(self, parts: TrialParts) -> None:
         self.checkpoint_path: pathlib.Path | str | None = None
-        self._context: Final = context
-        self._controller: Final = controller
-        self._trainer: Final = trainer
-        self._hooks: Final = hooks
-        self._training_loop: Final = training_loop
-        self._evaluation_loop: Final = evaluation_loop
-        self._lightning_checkpoint: Final = lightning_checkpoint
-        self._checkpoint_state: Final = checkpoint_state
-        self._attributes: Final = attributes
-        self._checkpoint_files: Final = checkpoint_files
-        self._reports: Final = reports
-        self._processes: Final = processes
+        self._parts: Final = parts
+        self._session: Final = parts.session
+        self._context: Final = parts.session.context
+        self._controller: Final = parts.session.controller
+        self._trainer: Final = parts.trainer
+        self._hooks: Final = parts.runtime.hooks
+        self._training_loop: Final = parts.training_loop
+        self._evaluation_loop: Final = parts.evaluation_loop
         self._has_started_training = False
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
@@ -89,10 +50,9 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def on_training_start(self) -> None:
         """Calls ``on_train_start``, after a checkpoint has been loaded."""
-        self._checkpoint_state.start()
+        self._parts.trial_state.start()
         if self._controller.batches_trained > 0:
-            distributed = self._context.distributed
-            if not self._checkpoint_state.apply(distributed.rank, distributed.size):
+            if not self._parts.trial_state.apply():
                 raise CheckpointError(
                     f"the checkpoint {self.checkpoint_path} was not written by a LightningTrial: it does not say where "
                     "in an epoch its training stood. Load its weights when you build the module, or resume from "
@@ -114,15 +74,15 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._hooks.call("on_train_start")
         self._has_started_training = True
         if not self._ends_at_once():
-            self._attributes.start()
+            self._parts.attributes.start()
             self._training_loop.resume()
-            self._attributes.restore()
+            self._parts.attributes.restore()
             # Hooks that other hooks had set are among them.
             self._hooks.refresh_if_changed()
 
     def _start_from(self, path: str | os.PathLike[str]) -> None:
         """Takes over a checkpoint of Lightning's, after which there may be nothing left to train."""
-        self._lightning_checkpoint.start_from(path)
+        self._parts.lightning_checkpoint.start_from(path)
         batches, epochs = self._training_loop.batches_and_epochs()
         max_epochs = self._trainer.max_epochs
         if max_epochs != -1 and epochs > max_epochs:
@@ -158,7 +118,7 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def on_validation_start(self) -> None:
         """Starts a validation."""
-        self._trainer.current_views()
+        self._parts.runtime.metrics.current_views()
         self._trainer.enter_stage(training=False)
         has_trained = self._controller.batches_trained > 0
         self._evaluation_loop.start(has_trained and not self._training_loop.accumulates_gradients)
@@ -175,40 +135,40 @@ class LightningCallback(pytorch.PyTorchCallback):
         """Ends it, and with it the training epoch that has waited for it."""
         self._evaluation_loop.end()
         self._trainer.enter_stage(training=True)
-        self._reports.remember(metrics)
+        self._parts.reports.remember(metrics)
         self._training_loop.after_validation()
         self._agree_to_stop()
 
     def on_training_workload_end(self, avg_metrics: dict[str, Any], batch_metrics: Any) -> None:
         """Keeps what was reported."""
-        self._reports.remember(avg_metrics)
+        self._parts.reports.remember(avg_metrics)
         self._agree_to_stop()
 
     def _agree_to_stop(self) -> None:
         """Stops the trial if any process wants to; Determined looks at it next."""
-        if any(self._context.distributed.allgather(self._trainer.stops_early)):
+        if any(self._context.distributed.allgather(self._session.stops_early)):
             self._trainer.should_stop = True
             if not self._context.get_stop_requested():
                 self._context.set_stop_requested(True)
 
     def on_checkpoint_save_start(self, checkpoint: dict[str, Any]) -> None:
         """Adds the trial's state and Lightning's keys, and calls the hooks that may add more."""
-        self._checkpoint_state.save(checkpoint)
+        self._parts.trial_state.save(checkpoint)
         # It keeps nothing there, where Lightning looks for its own callbacks.
         del checkpoint["callbacks"][CALLBACK_NAME]
-        self._checkpoint_files.save(checkpoint)
-        self._lightning_checkpoint.save(checkpoint)
+        self._parts.kept_files.save(checkpoint)
+        self._parts.lightning_checkpoint.save(checkpoint)
 
     def on_checkpoint_write_end(self, checkpoint_dir: str) -> None:
         """Adds the files that callbacks have written."""
-        self._checkpoint_files.write(checkpoint_dir)
+        self._parts.kept_files.write(checkpoint_dir)
 
     def on_checkpoint_load_start(self, checkpoint: dict[str, Any]) -> None:
         """Calls the hooks that a checkpoint is loaded with."""
-        self._checkpoint_state.load(checkpoint)
-        self._lightning_checkpoint.load(checkpoint)
+        self._parts.trial_state.load(checkpoint)
+        self._parts.lightning_checkpoint.load(checkpoint)
         if self._trainer.is_global_zero:
-            self._checkpoint_files.restore(checkpoint, self._controller.checkpoint_folder)
+            self._parts.kept_files.restore(checkpoint, self._controller.checkpoint_folder)
 
     def on_checkpoint_upload_end(self, uuid: str) -> None:
         """Keeps where the newest checkpoint is."""
@@ -226,11 +186,11 @@ class LightningCallback(pytorch.PyTorchCallback):
         if not self._controller.will_validate and self._training_loop.is_at_the_end_of_an_epoch:
             # The checkpoint then holds what the end of the epoch has changed.
             self._training_loop.after_validation()
-        self._checkpoint_state.gather(self._context.distributed)
+        self._parts.trial_state.gather()
 
     def _verify_that_all_give_up(self, error: BaseException) -> None:
         """Makes an error of it if one process alone ends with exit status 0: the others would wait for ever."""
-        if not self._processes.all_give_up():
+        if not self._parts.processes.all_give_up():
             raise ConfigurationError(
                 f"Rank {self._trainer.global_rank} has raised {error!r}, and other processes have not. What ends a "
                 "trial has to be raised on all of them: decide it by what they have in common "
@@ -250,7 +210,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._training_loop.source.release()
             self._evaluation_loop.source.release()
             close_tensorboard(self._context, self._trainer.is_global_zero)
-            self._processes.stop_watching()
+            self._parts.processes.stop_watching()
 
     def _fail(self, error: BaseException) -> None:
         self._hooks.on_exception(error)
@@ -268,4 +228,4 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)
         self._trainer.lightning_loggers.finalize("success")
         self._trainer.finish()
-        self._processes.part()
+        self._parts.processes.part()

@@ -14,7 +14,7 @@ from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location
-from lightning_shim.facade.progress_bar import ProgressBar
+from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.session.random_state import seed_generators
 from lightning_shim.session.schedule import verify_train_unit
 from lightning_shim.trial.processes import join_processes

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from determined import pytorch
 
 from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
-from lightning_shim.facade.progress_bar import ProgressBar
-from lightning_shim.facade.trainer import TrainerFacade
-from lightning_shim.metrics.collector import MetricCollector, ReturnedMetrics
-from lightning_shim.session.progress import Progress
+from lightning_shim.loop.optimization import Optimization
+from lightning_shim.loop.runtime import Runtime
+from lightning_shim.metrics.lightning_loggers import Loggers
+from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.upstream.determined.context import report_training_metrics
-from lightning_shim.upstream.determined.controller import Controller
 
 _DETERMINED_COUNTS: Final = frozenset({"batches", "epochs"})
 """What Determined adds to every report."""
@@ -24,42 +23,28 @@ class Reports:
     """Reports the metrics of a trial.
 
     Args:
-        context: Determined's trial context.
-        controller: Determined's loop.
-        trainer: Shows the metrics to the module.
-        progress: Where training stands.
-        training_collector: Keeps what is logged in training.
-        returned_metrics: Knows what is reported of a validation.
-        accumulates: Whether the batch that was trained last has only added to the gradients.
+        runtime: The parts, of which the metrics are reported.
+        loggers: Lightning's own loggers, which get the same.
+        optimization: Knows whether a batch has only added to the gradients.
 
     Attributes:
         metrics: The newest value of everything that was reported, by name.
     """
 
-    def __init__(
-        self,
-        context: Any,
-        controller: Controller,
-        trainer: TrainerFacade,
-        progress: Progress,
-        training_collector: MetricCollector,
-        returned_metrics: ReturnedMetrics,
-        accumulates: Callable[[], bool],
-    ) -> None:
+    def __init__(self, runtime: Runtime, loggers: Loggers, optimization: Optimization) -> None:
+        session = runtime.session
         self.metrics: Final[dict[str, float]] = {}
-        self._context: Final = context
-        self._controller: Final = controller
-        self._trainer: Final = trainer
-        self._progress: Final = progress
-        self._loggers: Final = trainer.lightning_loggers
-        self._accumulates: Final = accumulates
-        self._is_alone: Final = trainer.world_size == 1
-        self._training_collector: Final = training_collector
-        self._returned_metrics: Final = returned_metrics
+        self._session: Final = session
+        self._context: Final = session.context
+        self._controller: Final = session.controller
+        self._progress: Final = session.progress
+        self._store: Final = runtime.metrics
+        self._loggers: Final = loggers
+        self._optimization: Final = optimization
+        self._is_alone: Final = session.world_size == 1
         self._reported: frozenset[str] = frozenset()
-        self._progress_bar: ProgressBar | None = None
-        context.wrap_reducer(_TrainingReducer(self), for_validation=False)
-        context.wrap_reducer(_ValidationReducer(self), for_training=False)
+        self._context.wrap_reducer(_TrainingReducer(self), for_validation=False)
+        self._context.wrap_reducer(_ValidationReducer(self), for_training=False)
 
     def show_progress(self, total: int | None) -> None:
         """Shows a progress bar until :meth:`hide_progress` is called.
@@ -67,13 +52,13 @@ class Reports:
         Args:
             total: The number of batches of the whole training, or None if it is not known.
         """
-        self._progress_bar = self._trainer.progress_bar = ProgressBar(total)
+        self._session.progress_bar = ProgressBar(total)
 
     def hide_progress(self) -> None:
         """Closes the progress bar if there is one."""
-        if self._progress_bar is not None:
-            self._progress_bar.close()
-        self._progress_bar = self._trainer.progress_bar = None
+        if self._session.progress_bar is not None:
+            self._session.progress_bar.close()
+        self._session.progress_bar = None
 
     def end_batch(self) -> dict[str, Any]:
         """Counts a training batch in the progress bar.
@@ -83,18 +68,17 @@ class Reports:
             Determined cannot average nothing; it gets its own count, which :meth:`reduce_step_values` puts right in
             the report.
         """
-        if self._progress_bar is not None:
-            self._progress_bar.advance()
+        if self._session.progress_bar is not None:
+            self._session.progress_bar.advance()
         if self._loggers.loggers and self._progress.batch_end_is_due and self._is_logging_time():
-            self._loggers.log_metrics(self._training_collector.collect(on_step=True).logged)
+            self._loggers.log_metrics(self._store.training.collect(on_step=True).logged)
         return {} if self._is_alone else {"batches": self._controller.batches_trained + 1}
 
     def _is_logging_time(self) -> bool:
         """Tells whether Lightning would give its loggers the values of the step that has been trained last."""
-        optimization = self._trainer.lightning_module.automatic_optimization
-        if optimization and self._accumulates():
+        if self._session.module.automatic_optimization and self._optimization.should_accumulate():
             return False
-        return self._trainer._logger_connector.should_update_logs
+        return bool(self._session.trainer._logger_connector.should_update_logs)
 
     def remember(self, metrics: Mapping[str, Any]) -> None:
         """Keeps and shows what has been reported.
@@ -104,8 +88,10 @@ class Reports:
         """
         values = {name: float(value) for name, value in metrics.items() if name not in _DETERMINED_COUNTS}
         self.metrics.update(values)
-        if self._progress_bar is not None:
-            self._progress_bar.show(self._controller.batches_trained, self._trainer.progress_bar_metrics)
+        if self._session.progress_bar is not None:
+            self._session.progress_bar.show(
+                self._controller.batches_trained, self._session.trainer.progress_bar_metrics
+            )
 
     def report_epoch(self) -> None:
         """Reduces and reports the values of a training epoch.
@@ -113,15 +99,15 @@ class Reports:
         Determined has reported the last step's values before its validation; this is a second report for the same
         batch, with other names. A name that both have cannot be reported twice: it goes to TensorBoard, with a warning.
         """
-        collector = self._training_collector
-        if self._trainer.world_size > 1:
+        collector = self._store.training
+        if not self._is_alone:
             collector.merge_epoch_values(self._context.distributed.allgather(collector.partial_epoch_values()))
         views = collector.collect(on_step=False)
-        self._trainer.views.update(views)
+        self._store.views.update(views)
         # The step has been counted, and Lightning logs an epoch's values under its last one.
         self._loggers.log_metrics(views.logged, steps_back=1)
         values = {name: float(value) for name, value in views.logged.items()}
-        if self._trainer.is_global_zero:
+        if self._session.global_rank == 0:
             report_training_metrics(self._context, self._controller.batches_trained, values, self._reported)
         twice = sorted(values.keys() & self._reported)
         if twice:
@@ -140,7 +126,7 @@ class Reports:
             return {}
         if not self._controller.is_reporting_time(self._progress.is_last_batch):
             return {}
-        return self._training_collector.step_values()
+        return self._store.training.step_values()
 
     def reduce_step_values(self, shares: list[Any]) -> dict[str, float]:
         """Chooses the step values to report: rank 0's, as in Lightning; what is to be synchronised has been.
@@ -153,13 +139,13 @@ class Reports:
         """
         values: dict[str, Any] = dict(shares[0])
         self._reported = frozenset(values)
-        if self._trainer.world_size > 1:
+        if not self._is_alone:
             values["batches"] = self._controller.batches_trained
         return values
 
     def validation_values(self) -> Any:
         """Returns this process's share of the values of a validation."""
-        return self._returned_metrics.collector.partial_epoch_values()
+        return self._store.returned.collector.partial_epoch_values()
 
     def reduce_validation_values(self, shares: list[Any]) -> dict[str, float]:
         """Reduces the shares of all processes, and shows the result to the module.
@@ -170,12 +156,12 @@ class Reports:
         Returns:
             The values to report, by name.
         """
-        collector = self._returned_metrics.collector
+        collector = self._store.returned.collector
         if len(shares) > 1:
             collector.merge_epoch_values(shares)
         views = collector.collect(on_step=False, every_dataloader=True)
-        if collector is self._trainer.collector:
-            self._trainer.views.update(views)
+        if collector is self._store.collector:
+            self._store.views.update(views)
             self._loggers.log_metrics(views.logged)
         return {name: float(value) for name, value in views.logged.items()}
 

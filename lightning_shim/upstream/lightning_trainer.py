@@ -84,7 +84,7 @@ def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any, loaders: t
     trainer.strategy.connect(module)
     trainer.strategy.optimizers = stand_in.optimizers
     trainer.strategy.lr_scheduler_configs = stand_in.lr_scheduler_configs
-    connector, views = trainer._logger_connector, stand_in.current_views()
+    connector, views = trainer._logger_connector, stand_in.metrics.current_views()
     connector._callback_metrics = dict(views.callback)
     connector._logged_metrics = dict(views.logged)
     connector._progress_bar_metrics = stand_in.progress_bar_metrics

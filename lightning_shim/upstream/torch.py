@@ -15,6 +15,7 @@
   ``multiprocessing.queues.Queue._on_queue_feeder_error``, which Python calls if a batch cannot be handed over.
 - ``Module._non_persistent_buffers_set``: the names of the buffers that are not in a module's ``state_dict``.
 - ``Module._register_load_state_dict_pre_hook``: the name of ``register_load_state_dict_pre_hook`` before PyTorch 2.5.
+- ``Tensor._version``: how often a tensor was written to in place, which PyTorch's notes on autograd explain.
 - ``torch.serialization`` is where the errors of its writer, which is C++, come out.
 """
 
@@ -95,6 +96,18 @@ def buffers_without_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Returns the buffers of a module, without its submodules', that are not in its ``state_dict``, by name."""
     buffers = dict(module.named_buffers(recurse=False))
     return {name: buffers[name] for name in sorted(module._non_persistent_buffers_set) if name in buffers}
+
+
+def count_of_writes(tensor: torch.Tensor) -> int:
+    """Returns how often a tensor, and those that share its numbers, were written to in place.
+
+    Writes by ``tensor.data``, by a NumPy array over the same memory, and by another process do not count. Inference
+    tensors have no count: it is a RuntimeError to ask for it.
+
+    Args:
+        tensor: The tensor.
+    """
+    return tensor._version
 
 
 def iterates_as_usual(loader: Any) -> bool:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tests.cluster.master import Master
-from tests.distributed.torchrun import REPOSITORY
-from tests.ports import free_ports
+from tests.support.ports import free_ports
+from tests.support.repository import REPOSITORY
 
 # In seconds; a run takes about six, one with several processes about fifteen.
 TIME_LIMIT = 120.0

@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import lightning_shim
 from tests.cluster.master import CLUSTER_ID, EXPERIMENT_ID, TRIAL_ID
 from tests.cluster.trial import Trial, assert_ended_well, run_trial
+from tests.examples.test_examples import EXAMPLES, MODELS
 from tests.parity.oracle import assert_same
-from tests.test_examples import EXAMPLES, MODELS
 
 EPOCHS = 5
 BATCH_SIZE = 500

@@ -20,8 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.cluster import trial as trials
 from tests.cluster.master import CLUSTER_ID, EXPERIMENT_ID, TRIAL_ID, Master
 from tests.cluster.trial import Trial, assert_ended_well
-from tests.distributed.torchrun import REPOSITORY
 from tests.parity.oracle import assert_same
+from tests.support.repository import REPOSITORY
 
 pytestmark = pytest.mark.xdist_group("managed trial")
 

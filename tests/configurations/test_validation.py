@@ -1,4 +1,4 @@
-"""What is wrong with a configuration is found; those of the examples are read by ``tests/test_examples.py``."""
+"""What is wrong with a configuration is found; ``tests/examples`` reads those of the examples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from jsonschema import Draft7Validator
 
 from tests.configurations.validation import KEYWORDS, SCHEMAS, VERSION, problems
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "cluster.md"
+SHOWN = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 SEARCH = """
 name: a search
@@ -32,8 +33,12 @@ def test_valid() -> None:
     assert problems(yaml.safe_load(SEARCH)) == []
 
 
-def test_readme_shows_a_valid_one() -> None:
-    (shown,) = re.findall(r"^```yaml\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+def test_page_shows_experiments() -> None:
+    assert len(SHOWN) == 4
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+def test_page_shows_valid_ones(shown: str) -> None:
     assert problems(yaml.safe_load(shown)) == []
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.torchrun import run
+from tests.support.torchrun import run
 
 # In seconds. It takes about ten; Determined's processes would wait for each other for ever.
 TIME_LIMIT = 90.0

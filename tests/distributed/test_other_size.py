@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.distributed.other_size import BATCH_SIZE, EPOCHS, KINDS, SAMPLES
-from tests.distributed.torchrun import run
 from tests.parity.oracle import assert_same
 from tests.resume.conftest import checkpoints
+from tests.support.torchrun import run
 
 pytestmark = pytest.mark.xdist_group("other number of processes")
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.distributed.resume import LOADERS
-from tests.distributed.torchrun import run
 from tests.parity.oracle import assert_same
+from tests.support.torchrun import run
 
 pytestmark = pytest.mark.xdist_group("resume on two processes")
 

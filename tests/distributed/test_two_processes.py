@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.distributed.scenarios import CALLBACKS, SCENARIOS, UsesOneOfTwoHeads
-from tests.distributed.torchrun import run
 from tests.parity.oracle import assert_same
-from tests.places import place_in
+from tests.support.places import place_in
+from tests.support.torchrun import run
 
 pytestmark = pytest.mark.xdist_group("two processes")
 

@@ -11,7 +11,7 @@ import filelock
 import pytest
 import torch
 
-from tests.recording import Recording
+from tests.support.recording import Recording
 
 # It cannot stand beside Lightning 2 in one environment. Its wheel needs no more than what is there, and pkg_resources.
 REQUIREMENTS = ("pytorch-lightning==1.9.5", "setuptools==79.0.1")

@@ -14,7 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from tests.lightning1.modules import MODULES
 from tests.lightning1.recorded import recorded
-from tests.recording import Recording, recording_logger
+from tests.support.recording import Recording, recording_logger
 
 
 def run(module_class: Any) -> Recording:

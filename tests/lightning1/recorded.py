@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tests.recording import Recording
+from tests.support.recording import Recording
 
 NO_HOOKS = frozenset({"__init__", "loss", "optimizers_of_parts", "train_dataloader", "val_dataloader"})
 

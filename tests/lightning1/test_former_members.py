@@ -22,7 +22,7 @@ import lightning_shim
 from lightning_shim import ConfigurationError
 from lightning_shim.lightning1.attributes import OF_MODULE, OF_TRAINER
 from tests.lightning1.modules import Former, Gan, Recurrent, numbers
-from tests.places import place_in
+from tests.support.places import place_in
 
 
 def place(marker: str) -> str:

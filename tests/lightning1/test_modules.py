@@ -13,7 +13,7 @@ import lightning_shim
 from tests.lightning1.modules import MODULES
 from tests.lightning1.recorded import recorded
 from tests.parity.oracle import assert_equal_ends, assert_same, reports_recorded
-from tests.recording import Recording
+from tests.support.recording import Recording
 
 pytestmark = pytest.mark.xdist_group("Lightning 1.9")
 

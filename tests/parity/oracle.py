@@ -22,8 +22,8 @@ import lightning_shim
 from lightning_shim.facade.logger import METRIC_GROUP
 from lightning_shim.members.member import Kind, Support
 from lightning_shim.members.query import members
-from tests.lightning_trainer import fit_by_lightning
-from tests.recording import Recording, recording_logger
+from tests.support.lightning_trainer import fit_by_lightning
+from tests.support.recording import Recording, recording_logger
 
 # They are asked for by each side in its own time, or take part in no training.
 NOT_COMPARED = frozenset({"configure_callbacks", "configure_sharded_model", "state_dict", "load_state_dict"})

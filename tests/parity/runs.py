@@ -9,7 +9,7 @@ from determined import pytorch
 from pytest_mock import MockerFixture
 
 from tests.parity.oracle import Case, run_determined, run_lightning
-from tests.recording import Recording
+from tests.support.recording import Recording
 
 
 def run_lightning_by_steps(case: Case, steps: int) -> Recording:

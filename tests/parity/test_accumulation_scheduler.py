@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import GradientAccumulationScheduler
 import lightning_shim
 from tests.parity.modules import Regression, StepsByHand, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
-from tests.places import place_in
+from tests.support.places import place_in
 
 
 class Scheduled(Regression):

@@ -21,7 +21,7 @@ from pytest_mock import MockerFixture
 
 from tests.parity.combined import BATCHES, DIMENSIONS, EPOCHS, STOPS_AFTER, Combination, data, module_class
 from tests.parity.oracle import WAYS_TO_RECORD, Case, assert_equal, run_determined, run_lightning
-from tests.recording import Recording
+from tests.support.recording import Recording
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`training_step` returned `None`"),

@@ -13,9 +13,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint, StochasticWeightAveragi
 
 import lightning_shim
 from lightning_shim import CheckpointError
-from tests.lightning_trainer import fit_by_lightning
 from tests.parity.modules import Regression, StepsByHand, loaders
 from tests.parity.oracle import WAYS_TO_RECORD, Case, assert_equal, run_determined, run_lightning
+from tests.support.lightning_trainer import fit_by_lightning
 
 # What saved a checkpoint is not there to continue from it.
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks .*ModelCheckpoint")

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, run_determined, run_lightning
 from tests.parity.oracle import assert_equal as assert_all_equal
-from tests.recording import Recording
+from tests.support.recording import Recording
 
 Scalars = dict[str, list[tuple[int, float]]]
 

@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 from determined import pytorch
 
 import lightning_shim
-from tests.lightning_trainer import fit_by_lightning
 from tests.parity.modules import Regression, loaders
 from tests.parity.test_stopping import RecordsErrors
+from tests.support.lightning_trainer import fit_by_lightning
 
 FAILING = (
     "prepare_data",

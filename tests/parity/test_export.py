@@ -19,10 +19,10 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from torch import Tensor
 
 import lightning_shim
-from tests.lightning_trainer import fit_by_lightning
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, assert_same, run_determined, run_lightning
 from tests.parity.runs import keeping
+from tests.support.lightning_trainer import fit_by_lightning
 
 
 class HasAnExample(Regression):

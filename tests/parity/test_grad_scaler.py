@@ -22,8 +22,8 @@ from lightning_shim import ConfigurationError
 from lightning_shim.loop import precision
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
-from tests.places import place_in
-from tests.recording import Recording
+from tests.support.places import place_in
+from tests.support.recording import Recording
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
-from tests.recording import Recording
+from tests.support.recording import Recording
 
 
 class SeveralGroups(Regression):

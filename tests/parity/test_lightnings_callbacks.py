@@ -17,9 +17,9 @@ from pytorch_lightning.utilities.model_summary import summarize
 import lightning_shim
 from lightning_shim.members.member import Support
 from lightning_shim.members.query import member
-from tests.lightning_trainer import fit_by_lightning
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
+from tests.support.lightning_trainer import fit_by_lightning
 
 
 class Finetunes(callbacks.BaseFinetuning):

@@ -18,9 +18,9 @@ from pytest_mock import MockerFixture
 from torch import Tensor, nn
 
 import lightning_shim
-from tests.lightning_trainer import fit_by_lightning
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
+from tests.support.lightning_trainer import fit_by_lightning
 
 
 class Data(lightning.pytorch.LightningDataModule):

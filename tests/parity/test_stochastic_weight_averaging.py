@@ -16,7 +16,7 @@ from tests.parity.modules import Regression, StepsByHand, loaders
 from tests.parity.oracle import WAYS_TO_RECORD, Case, assert_equal, run_determined, run_lightning
 from tests.parity.runs import run_determined_by, run_lightning_by_steps
 from tests.parity.test_accumulation_scheduler import SetsWithinEpochs
-from tests.recording import Recording
+from tests.support.recording import Recording
 
 EPOCHS = 4
 

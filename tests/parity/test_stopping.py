@@ -12,9 +12,9 @@ from pytorch_lightning.callbacks import EarlyStopping
 from torch.utils.data import DataLoader, IterableDataset
 
 import lightning_shim
-from tests.lightning_trainer import fit_by_lightning
 from tests.parity.modules import Regression, dataset, loaders
 from tests.parity.oracle import Case, assert_equal, assert_same, run_determined, run_lightning
+from tests.support.lightning_trainer import fit_by_lightning
 
 
 class StopsAtStep(Regression):

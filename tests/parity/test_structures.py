@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 
 import lightning_shim
 from lightning_shim import DifferenceWarning
-from tests.lightning_trainer import fit_by_lightning
 from tests.parity.modules import Regression, dataset, loaders
 from tests.parity.oracle import Case, assert_equal, assert_same, run_determined, run_lightning
 from tests.parity.runs import keeping
+from tests.support.lightning_trainer import fit_by_lightning
 
 
 def assert_parity(mocker: MockerFixture, module: type, data: Callable[[], Any] = loaders, **options: Any) -> list[Any]:

@@ -14,12 +14,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import lightning_shim
-from tests.lightning_trainer import fit_by_lightning
 from tests.parity.modules import dataset
 from tests.parity.oracle import assert_same
 from tests.parity.test_stochastic_weight_averaging import MODULES
-from tests.places import place_in
 from tests.resume.conftest import checkpoints
+from tests.support.lightning_trainer import fit_by_lightning
+from tests.support.places import place_in
 
 EPOCHS = 4
 BATCHES = 6

@@ -17,7 +17,7 @@ from determined import pytorch
 from pytest_mock import MockerFixture
 
 from tests.parity.oracle import Case, assert_same, run_determined
-from tests.recording import Recording
+from tests.support.recording import Recording
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 import warnings
 from collections import Counter, defaultdict, deque
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,9 +23,11 @@ from torchmetrics.wrappers import Running
 
 import lightning_shim
 from lightning_shim import DifferenceWarning
+from lightning_shim.checkpoint import attribute_pickle
 from tests.parity.modules import Regression, StepsByHand, loaders
 from tests.parity.oracle import Case, assert_equal, assert_same, run_determined, run_lightning
 from tests.resume.conftest import Resumes, checkpoints
+from tests.test_attribute_pickle import resident_bytes
 
 EPOCHS = 2
 BATCHES = 6
@@ -276,6 +280,79 @@ class Removes(Weighted):
         return float(self.same_numbers.norm())
 
 
+class Sample:
+    """Is made while it trains."""
+
+    def __init__(self, owner: Any, number: float) -> None:
+        self.owner, self.number, self.next = owner, number, None
+
+
+class MakesObjects(Weighted):
+    """Keeps objects of its own class, which refer to one another and to the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.samples: list[Sample] = []
+        self.newest: Any = None
+
+    def weight(self, batch_idx: int) -> float:
+        sample = Sample(self, random.random())
+        if self.newest is not None:
+            assert self.newest is self.samples[-1]
+            assert self.newest.owner is self
+            self.newest.next = sample
+        self.newest = sample
+        self.samples.append(sample)
+        total, entry = 0.0, self.samples[0]
+        while entry is not None:
+            total, entry = total + entry.number, entry.next  # type: ignore[assignment]
+        return 1.0 + total
+
+
+class MakesObjectsAndCounts(MakesObjects, Counts):
+    def weight(self, batch_idx: int) -> float:
+        Counts.weight(self, batch_idx)
+        return super().weight(batch_idx)
+
+
+class TwoSeeOneList(Weighted):
+    """What two attributes share is made anew with each epoch."""
+
+    def on_train_epoch_start(self) -> None:
+        self.numbers: list[float] = []
+        self.by_name = {"numbers": self.numbers}
+
+    def weight(self, batch_idx: int) -> float:
+        self.numbers.append(random.random())
+        return 1.0 + sum(self.by_name["numbers"])
+
+
+class ViewsOfOne(Weighted):
+    """Two tensors over the same numbers."""
+
+    def on_train_epoch_start(self) -> None:
+        numbers = torch.zeros(6)
+        self.first, self.even = numbers[:3], numbers[::2]
+
+    def weight(self, batch_idx: int) -> float:
+        self.first[batch_idx % 3] += random.random()
+        return 1.0 + float(self.even.sum())
+
+
+class HasTable(Weighted):
+    """A table too large to be looked through, of which a row is changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.zeros(17 * 1024**2)
+        self.array = np.zeros(50_000)
+
+    def weight(self, batch_idx: int) -> float:
+        self.table[batch_idx] += random.random()
+        self.array[batch_idx] += 1
+        return 1.0 + float(self.table[:10].sum()) + float(self.array[:10].sum())
+
+
 IDIOMS = [
     Losses,
     Counts,
@@ -292,6 +369,9 @@ IDIOMS = [
     OwnOptimizer,
     ChangesHyperparameters,
     Removes,
+    MakesObjects,
+    TwoSeeOneList,
+    ViewsOfOne,
 ]
 
 
@@ -304,6 +384,10 @@ def test_every_checkpoint(resumes: Resumes, mocker: MockerFixture, module: type)
     random.seed(case.seed)
     assert_equal(lightning, run_determined(case, mocker))
     assert resumes.everywhere(case) == list(range(1, EPOCHS * BATCHES + 1))
+
+
+def test_large_table(resumes: Resumes) -> None:
+    resumes.everywhere(Case(HasTable, loaders, max_epochs=1, every_hook=False), last=2)
 
 
 class Weighs(pl.Callback):
@@ -341,9 +425,9 @@ def train(module: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, **options:
     )
 
 
-def state_of(checkpoint: Path) -> Tensor | None:
+def state_of(checkpoint: Path) -> list[Tensor] | None:
     saved: dict[str, Any] = torch.load(checkpoint / "state_dict.pth", weights_only=True)
-    state: Tensor | None = saved["lightning_shim"]["processes"][0]["attributes"]
+    state: list[Tensor] | None = saved["lightning_shim"]["processes"][0]["attributes"]
     return state
 
 
@@ -365,6 +449,7 @@ class TestCheckpoint:
         module.unused = {"list": [1, torch.ones(3)], "function": lambda: 3}
         module.network = [nn.Linear(3, 3)]
         module.generator = torch.Generator()
+        module.writer = Mock()
         train(module, tmp_path, monkeypatch)
         assert all(state_of(checkpoint) is None for checkpoint in checkpoints(tmp_path).values())
 
@@ -374,7 +459,7 @@ class TestCheckpoint:
         train(module, tmp_path, monkeypatch)
         state = state_of(checkpoints(tmp_path)[2])
         assert state is not None
-        assert len(state) < 200
+        assert sum(map(len, state)) < 200
 
     @pytest.mark.parametrize("module", [Losses, Draws, Averages, Collects, OwnOptimizer])
     def test_lightning_loads_it_with_its_defaults(
@@ -468,3 +553,40 @@ class TestWarning:
         module.weight = lambda batch_idx: 1.0  # type: ignore[method-assign]
         with pytest.warns(DifferenceWarning, match=r"has a state of HasMeter\.meter.*Make what is there in __init__"):
             train(module, tmp_path / "resumed", monkeypatch, latest_checkpoint=checkpoints(tmp_path)[3])
+
+    def test_class_that_has_moved(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        train(MakesObjectsAndCounts(), tmp_path, monkeypatch)
+        monkeypatch.delattr("tests.resume.test_attributes.Sample")
+        module = MakesObjectsAndCounts()
+        module.weight = lambda batch_idx: 1.0  # type: ignore[method-assign]
+        names = r"MakesObjectsAndCounts\.samples, MakesObjectsAndCounts\.newest"
+        message = rf"state of {names} cannot be read \(AttributeError: .*Sample"
+        with pytest.warns(DifferenceWarning) as caught:
+            train(module, tmp_path / "resumed", monkeypatch, latest_checkpoint=checkpoints(tmp_path)[3])
+        assert re.search(message, single(caught))
+        assert (module.samples, module.newest, module.counter) == ([], None, 3)
+
+
+@pytest.mark.usefixtures("patched")
+class TestCost:
+    """Of what does not change."""
+
+    def test_table_is_neither_copied_nor_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = Regression()
+        module.table = torch.zeros(256 * 1024**2)
+        before = resident_bytes()
+        train(module, tmp_path, monkeypatch)
+        # Zeros are in memory when they are read.
+        assert resident_bytes() - before < 256 * 1024**2
+        assert all(state_of(checkpoint) is None for checkpoint in checkpoints(tmp_path).values())
+
+    def test_small_tensors_are_not_taken_one_by_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mocker: MockerFixture
+    ) -> None:
+        module = Regression()
+        module.buffer = [torch.zeros(4) for _ in range(10_000)]
+        hashed = mocker.spy(attribute_pickle, "_hash")
+        train(module, tmp_path, monkeypatch)
+        looks = BATCHES + 1
+        assert 0 < hashed.call_count < 20 * looks
+        assert sum(call.args[1].raw().nbytes for call in hashed.call_args_list) < 170_000 * looks

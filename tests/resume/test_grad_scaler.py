@@ -13,8 +13,8 @@ from torch import Tensor
 from lightning_shim.loop import precision
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_same, run_determined
-from tests.recording import Recording
 from tests.resume.conftest import after, checkpoints
+from tests.support.recording import Recording
 
 
 class Scaled(Regression):

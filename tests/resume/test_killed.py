@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed import torchrun
 from tests.parity.oracle import assert_same
 from tests.resume.conftest import checkpoints
+from tests.support import torchrun
 
 pytestmark = pytest.mark.xdist_group("killed")
 

@@ -1,0 +1,43 @@
+"""The parts that both loops work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lightning_shim.loop.hooks import Hooks
+from lightning_shim.loop.strategy import StrategyFacade
+from lightning_shim.loop.transfer import BatchTransfer
+from lightning_shim.metrics.store import MetricStore
+from lightning_shim.session.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A session, and what runs its batches.
+
+    Attributes:
+        session: The training.
+        hooks: The module's and the callbacks' hooks.
+        strategy: Runs steps, backward and the optimizers.
+        metrics: Keeps what is logged.
+        transfer: Brings batches to the device.
+    """
+
+    session: Session
+    hooks: Hooks
+    strategy: StrategyFacade
+    metrics: MetricStore
+    transfer: BatchTransfer
+
+    @classmethod
+    def of(cls, session: Session) -> Runtime:
+        """Makes the parts for a session.
+
+        Args:
+            session: The training.
+        """
+        hooks = Hooks(session)
+        strategy = StrategyFacade(session, hooks)
+        reduce = strategy.reduce if session.world_size > 1 else None
+        metrics = MetricStore(session.module, session.lightning.extract_batch_size, reduce)
+        return cls(session, hooks, strategy, metrics, BatchTransfer(session, hooks, strategy))

@@ -1,0 +1,162 @@
+"""A wrong self.log call gets an error with its line."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torchmetrics import MeanMetric
+
+from lightning_shim import LightningShimError, MetricError
+from tests.support.places import place_in
+from tests.support.refusals import checkpoints, train, trains
+from tests.support.tiny import loader, tiny
+
+pytestmark = pytest.mark.usefixtures("patched")
+
+place = functools.partial(place_in, Path(__file__))
+
+
+WRONG_LOGS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
+    "vector": (("x", torch.ones(2)), {}, r"a tensor of shape \(2,\); only one element.*x\.mean\(\)"),
+    "empty tensor": (("x", torch.ones(0)), {}, r"a tensor of shape \(0,\)"),
+    "dictionary": (("x", {"a": 1.0}), {}, "got a dict, which cannot be logged.*self.log_dict"),
+    "nested dictionary": (("x", {"a": {"b": 1.0}}), {}, "got a dict.*unnested"),
+    "string": (("x", "good"), {}, "got a str.*self.logger.experiment.add_text"),
+    "None": (("x", None), {}, "got a NoneType"),
+    "list": (("x", [1.0]), {}, "got a list"),
+    "complex number": (("x", 1j), {}, "got a complex"),
+    "neither": (("x", 1.0), {"on_step": False, "on_epoch": False}, "on_step=False with on_epoch=False logs nothing"),
+    "reduction": (("x", 1.0), {"reduce_fx": "median"}, "reduce_fx='median' is none of mean, sum, min, max"),
+    "index in the name": (("x/dataloader_idx_0", 1.0), {}, "add_dataloader_idx=False"),
+    "removed argument": (("x", 1.0), {"sync_dist_op": "sum"}, "removed the argument sync_dist_op; pass reduce_fx"),
+    "unknown argument": (("x", 1.0), {"in_epoch": True}, "Lightning has no argument in_epoch"),
+    "name": ((3, 1.0), {}, "the name must be a string, not int"),
+    "loose torchmetrics object": (("x", MeanMetric()), {}, "MeanMetric is no attribute of the module.*__init__"),
+}
+
+
+def refuse_log(module: Any, **options: Any) -> str:
+    with pytest.raises(MetricError) as caught:
+        train(module, loader(), **options)
+    assert isinstance(caught.value, LightningShimError)
+    assert isinstance(caught.value, ValueError)
+    return str(caught.value)
+
+
+class TestLog:
+    @pytest.mark.parametrize(("args", "options", "expected"), WRONG_LOGS.values(), ids=WRONG_LOGS)
+    def test_log(self, lightning: ModuleType, args: Any, options: dict[str, Any], expected: str) -> None:
+        class Module(tiny(lightning)):
+            is_wrong = True
+
+            def training_step(self, batch: Any, batch_idx: int) -> Any:
+                if self.is_wrong:
+                    self.log(*args, **options)  # here: log
+                return super().training_step(batch, batch_idx)
+
+        module = Module()
+        message = refuse_log(module)
+        assert message.startswith(f"{place('log')}: self.log({args[0]!r})")
+        assert re.search(expected, message)
+        assert checkpoints() == []
+        module.is_wrong = False
+        trains(module)
+
+    @pytest.mark.parametrize(
+        ("dictionary", "expected"),
+        [
+            ({"x": {"y": 1.0}}, r"self.log\('x'\) got a dict"),
+            ({"x": torch.ones(2)}, r"self.log\('x'\) got a tensor of shape \(2,\)"),
+            ([("x", 1.0)], "self.log_dict got a list; it takes a dictionary"),
+            (None, "self.log_dict got a NoneType"),
+        ],
+        ids=["nested", "vector", "list", "None"],
+    )
+    def test_log_dict(self, lightning: ModuleType, dictionary: Any, expected: str) -> None:
+        class Module(tiny(lightning)):
+            def training_step(self, batch: Any, batch_idx: int) -> None:
+                self.log_dict(dictionary)  # here: log_dict
+
+        message = refuse_log(Module())
+        assert message.startswith(f"{place('log_dict')}: ")
+        assert re.search(expected, message)
+
+    def test_name_twice(self, lightning: ModuleType) -> None:
+        class Module(tiny(lightning)):
+            def training_step(self, batch: Any, batch_idx: int) -> Any:
+                self.log("x", 1.0)
+                self.log("x", 1.0, on_epoch=True, prog_bar=True)  # here: name twice
+                return super().training_step(batch, batch_idx)
+
+        message = refuse_log(Module())
+        assert message.startswith(f"{place('name twice')}: self.log('x') was called twice in training_step")
+        assert "prog_bar was False and is True, on_epoch was False and is True" in message
+        assert "a name of its own" in message
+
+    def test_name_for_a_metric_and_a_number(self, pl: ModuleType) -> None:
+        class Module(tiny(pl)):
+            def __init__(self) -> None:
+                super().__init__()
+                self.metric = MeanMetric()
+
+            def training_step(self, batch: Any, batch_idx: int) -> None:
+                self.metric(1.0)
+                self.log("x", self.metric, on_step=True, on_epoch=True)
+                self.log("x", 1.0, on_step=True, on_epoch=True)  # here: number after metric
+
+        message = refuse_log(Module())
+        assert message.startswith(place("number after metric"))
+
+    @pytest.mark.parametrize("hook", ["on_train_epoch_start", "on_train_start"])
+    def test_on_step_where_there_is_no_step(self, pl: ModuleType, hook: str) -> None:
+        def log(self: Any) -> None:
+            self.log("x", 1.0, on_step=True)  # here: no step
+
+        message = refuse_log(type("Module", (tiny(pl),), {hook: log})())
+        assert message.startswith(f"{place('no step')}: self.log('x'): in {hook} only on_step=False")
+
+    @pytest.mark.parametrize(
+        "hook",
+        ["configure_optimizers", "on_fit_start", "setup", "configure_model", "on_validation_end", "on_train_end"],
+    )
+    def test_hook_that_allows_no_logging(self, lightning: ModuleType, hook: str) -> None:
+        def log(self: Any, *args: Any, **kwargs: Any) -> None:
+            self.log("x", 1.0)  # here: no logging
+
+        methods = {hook: log, "validation_step": lambda self, batch, batch_idx: None}
+        message = refuse_log(type("Module", (tiny(lightning),), methods)(), val_dataloaders=loader())
+        assert message.startswith(f"{place('no logging')}: self.log('x'): Lightning allows no logging in {hook};")
+        assert "self.logger.experiment" in message
+
+    def test_while_the_loader_is_made(self, lightning: ModuleType) -> None:
+        class Module(tiny(lightning)):
+            def train_dataloader(self) -> Any:
+                self.log("x", 1.0)  # here: log in train_dataloader
+                return loader()
+
+        with pytest.raises(MetricError) as caught:
+            train(Module())
+        assert str(caught.value).startswith(f"{place('log in train_dataloader')}: self.log('x') was called ")
+
+    def test_after_training(self, lightning: ModuleType) -> None:
+        module = tiny(lightning)()
+        trains(module)
+        with pytest.raises(MetricError) as caught:
+            module.log("x", 1.0)  # here: log after training
+        assert str(caught.value).startswith(f"{place('log after training')}: self.log('x') was called outside any hook")
+
+    def test_in_a_helper_leads_to_the_helper(self, pl: ModuleType) -> None:
+        def helper(module: Any) -> None:
+            module.log("x", "text")  # here: log in a helper
+
+        class Module(tiny(pl)):
+            def training_step(self, batch: Any, batch_idx: int) -> None:
+                helper(self)
+
+        assert refuse_log(Module()).startswith(place("log in a helper"))

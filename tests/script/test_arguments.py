@@ -1,0 +1,127 @@
+"""Each argument of Lightning's Trainer does in a script what the table says of it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+from pytorch_lightning.plugins import MixedPrecision
+
+import lightning_shim
+from lightning_shim.members.member import Support
+from lightning_shim.members.trainer_arguments import ARGUMENTS
+from tests.parity.oracle import assert_same
+from tests.script.scripts.cases import CASES
+from tests.script.test_scripts import results
+
+pytestmark = pytest.mark.xdist_group("a script's arguments")
+
+REFUSED: dict[str, Any] = {
+    "strategy": "fsdp",
+    "barebones": True,
+    "plugins": [MixedPrecision("bf16-mixed", "cpu")],
+}
+IGNORED: dict[str, Any] = {
+    "accelerator": "tpu",
+    "devices": 3,
+    "num_nodes": 2,
+    "profiler": "simple",
+    "model_registry": "model",
+}
+# The scripts of other tests have them.
+ELSEWHERE = {"limit_test_batches", "limit_predict_batches", "logger", "use_distributed_sampler"}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    return results(tmp_path_factory.mktemp("arguments"), "arguments.py")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_is_lightnings(both: tuple[Any, Any], case: str) -> None:
+    actual, expected = both
+    assert_same(actual[case], expected[case])
+
+
+def test_cases_differ(both: tuple[Any, Any]) -> None:
+    """Otherwise they could not tell whether an argument has an effect."""
+    _, expected = both
+    effects = {"weights", "random", "validated", "logged_metrics", "step", "path", "switches", "deterministic"}
+    seen = {
+        case: str({name: str(value) for name, value in expected[case].items() if name in effects}) for case in expected
+    }
+    alike = {case for case in seen if case != "default" and seen[case] == seen["default"]}
+    # What only a GPU, several processes or the eye could tell.
+    assert alike <= {
+        "epochs before steps",
+        "log_every_n_steps",
+        "no loggers' steps",
+        "inference_mode",
+        "max_time",
+        "one process",
+        "profiler",
+        "whole sanity check",
+        "no sanity check",
+    }
+
+
+def test_every_argument_is_tried() -> None:
+    tried = {name for arguments in CASES.values() for name in arguments}
+    assert list(ARGUMENTS) == list(inspect.signature(pl.Trainer).parameters)
+    assert tried | REFUSED.keys() | IGNORED.keys() | ELSEWHERE == set(ARGUMENTS)
+    assert {name for name, row in ARGUMENTS.items() if row.support is Support.REFUSED} == REFUSED.keys() - {"strategy"}
+    assert {name for name, row in ARGUMENTS.items() if row.support is Support.IGNORED} == IGNORED.keys()
+
+
+@pytest.fixture
+def _scripts() -> Any:
+    with lightning_shim.patched(trainer=True):
+        yield
+
+
+@pytest.mark.usefixtures("_scripts")
+@pytest.mark.parametrize("name", REFUSED)
+def test_is_refused(name: str) -> None:
+    with pytest.raises(lightning_shim.ConfigurationError) as error:
+        pl.Trainer(**{name: REFUSED[name]})
+    line = inspect.getsourcelines(test_is_refused)[1]
+    where = re.match(r"(.+):(\d+): Trainer\((\w+)=.* is refused: (.+)$", str(error.value))
+    assert where is not None
+    assert Path(where[1]) == Path(__file__)
+    assert line < int(where[2]) < line + 6
+    assert where[3] == name
+    assert where[4] == ARGUMENTS[name].sentence
+
+
+@pytest.mark.usefixtures("_scripts")
+@pytest.mark.parametrize("name", IGNORED)
+def test_is_ignored_with_a_warning(name: str) -> None:
+    with pytest.warns(lightning_shim.DifferenceWarning, match=rf"^Trainer\({name}=.* is ignored: ") as warnings:
+        trainer = pl.Trainer(**{name: IGNORED[name]}, logger=False)
+    assert warnings[0].filename == __file__
+    assert (trainer.num_devices, trainer.num_nodes, trainer.world_size) == (1, 1, 1)
+
+
+@pytest.mark.usefixtures("_scripts")
+@pytest.mark.parametrize("period", ["00:00:01:00", timedelta(minutes=1), {"minutes": 1}])
+def test_validation_by_the_clock_is_refused(period: Any) -> None:
+    trainer = pl.Trainer(val_check_interval=period, logger=False)
+    with pytest.raises(lightning_shim.ConfigurationError, match=rf"{__file__}:\d+: .*val_check_interval"):
+        trainer.fit(pl.LightningModule())
+
+
+@pytest.mark.usefixtures("_scripts")
+def test_ddp_on_one_process_is_warned_of() -> None:
+    with pytest.warns(lightning_shim.DifferenceWarning, match="DistributedSampler"):
+        pl.Trainer(strategy="ddp", logger=False)
+
+
+@pytest.mark.usefixtures("_scripts")
+def test_what_lightning_does_not_know_is_lightnings_error() -> None:
+    with pytest.raises(TypeError, match="max_epoch"):
+        pl.Trainer(max_epoch=3)  # type: ignore[call-arg]  # the point

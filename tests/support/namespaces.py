@@ -1,0 +1,3 @@
+"""The packages that Lightning is published as."""
+
+NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
