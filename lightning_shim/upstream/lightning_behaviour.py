@@ -36,3 +36,11 @@ class Behaviour:
 STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY: Final = Behaviour(
     ">=2.6", "If `on_train_batch_start` returns -1, learning rate schedulers are stepped as after the last batch."
 )
+
+AUTOCASTS_WEIGHTS_EACH_TIME: Final = Behaviour(
+    ">=2.5.5", "In mixed precision a weight is cast each time that a step uses it, and no cast is kept for the next."
+)
+
+TELLS_DATA_MODULES_OF_ERRORS: Final = Behaviour(
+    ">=2.3", "`LightningDataModule.on_exception` is called when training raises an error."
+)
