@@ -220,8 +220,9 @@ class _WorkerIterator(_MultiProcessingDataLoaderIter):
                 next(self._worker_queue_idx_cycle)
         return super()._next_index()  # type: ignore[no-untyped-call]
 
-    def _process_data(self, data: Any, worker_idx: int) -> Any:
-        data = super()._process_data(data, worker_idx)  # type: ignore[no-untyped-call]
+    def _process_data(self, data: Any, *worker_idx: int) -> Any:
+        # PyTorch passes the worker's index since 2.6.
+        data = super()._process_data(data, *worker_idx)  # type: ignore[no-untyped-call]
         self._keep(data)
         return data.batch
 

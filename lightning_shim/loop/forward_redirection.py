@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from lightning_shim.upstream.torch import register_load_state_dict_pre_hook
+
 
 class ForwardRedirection(nn.Module):
     """The model that Determined wraps: its ``forward`` calls any function it is given.
@@ -22,7 +24,7 @@ class ForwardRedirection(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        self.register_load_state_dict_pre_hook(_with_prefix)  # type: ignore[no-untyped-call]
+        register_load_state_dict_pre_hook(self, _with_prefix)
 
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
         """Calls a function, usually a method of the module."""

@@ -17,6 +17,7 @@ from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.patching.wrappers import unpatched
 from lightning_shim.session.session import Session
 from lightning_shim.upstream.lightning import is_overridden
+from lightning_shim.upstream.lightning_behaviour import TELLS_DATA_MODULES_OF_ERRORS
 from lightning_shim.user_code.bytecode import is_own_method
 
 Hook = Callable[..., Any]
@@ -245,7 +246,8 @@ class Hooks:
             error: The error.
         """
         self.callbacks("on_exception", error)
-        self.datamodule("on_exception", error)
+        if TELLS_DATA_MODULES_OF_ERRORS.is_of(self._lightning.version):
+            self.datamodule("on_exception", error)
         self._session.trainer.lightning_loggers.finalize("failed")
 
     @contextlib.contextmanager

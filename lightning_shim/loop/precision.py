@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.warn import warn_at_caller
+from lightning_shim.upstream.torch import grad_scaler
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Precision:
             ``"bf16-mixed"``, ``"16-mixed"``, or an older short form such as ``16`` and ``"bf16"``.
         device: The module's device. On a CPU ``"16-mixed"`` becomes ``"bf16-mixed"``, as in Lightning, since the
             gradient scaler needs CUDA.
+        keeps_casts: Whether a mixed precision casts a weight once in a step, however often it is used.
 
     Attributes:
         name: The long name.
@@ -58,7 +60,7 @@ class Precision:
         ConfigurationError: If the name is none of these.
     """
 
-    def __init__(self, precision: str | int, device: torch.device) -> None:
+    def __init__(self, precision: str | int, device: torch.device, keeps_casts: bool = False) -> None:
         name = _ALIASES.get(precision, precision)
         if name not in _FORMATS:
             raise ConfigurationError(
@@ -74,9 +76,8 @@ class Precision:
         self.name: Final = str(name)
         self._format: Final = _FORMATS[self.name]
         self._device: Final = device
-        self.scaler: torch.amp.GradScaler | None = (
-            torch.amp.GradScaler(device=device.type) if self._format.scaled else None
-        )
+        self._keeps_casts: Final = keeps_casts
+        self.scaler: torch.amp.GradScaler | None = grad_scaler(device.type) if self._format.scaled else None
         self._changes_default: Final = not self._format.mixed and self._format.dtype != torch.float32
 
     @property
@@ -118,8 +119,7 @@ class Precision:
     def forward_context(self) -> AbstractContextManager[Any]:
         """Returns the context in which ``training_step`` and ``validation_step`` run."""
         if self._format.mixed:
-            # Lightning switches off the cache of casts as well.
-            return torch.autocast(self._device.type, dtype=self._format.dtype, cache_enabled=False)
+            return torch.autocast(self._device.type, dtype=self._format.dtype, cache_enabled=self._keeps_casts)
         return self._default_dtype() if self._changes_default else nullcontext()
 
     def module_init_context(self) -> AbstractContextManager[Any]:

@@ -23,6 +23,7 @@ from lightning_shim.loop.precision import Precision
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.session.session import Session
 from lightning_shim.upstream.lightning import call_after_step, lightning_optimizer
+from lightning_shim.upstream.lightning_behaviour import AUTOCASTS_WEIGHTS_EACH_TIME
 from lightning_shim.upstream.torch import closure_comes_first
 
 Value = TypeVar("Value")
@@ -68,7 +69,11 @@ class StrategyFacade:
         self._distributed: Final = session.context.distributed
         self._hooks: Final = hooks
         self.root_device: Final[torch.device] = session.context.device
-        self.precision_plugin: Final = Precision(session.options.precision, self.root_device)
+        self.precision_plugin: Final = Precision(
+            session.options.precision,
+            self.root_device,
+            keeps_casts=not AUTOCASTS_WEIGHTS_EACH_TIME.is_of(session.lightning.version),
+        )
         self.lightning_module: Final[Any] = session.module
         self.model: Any = None
         self.calls_directly = False

@@ -23,6 +23,7 @@ from lightning_shim.loop.optimization import Optimization
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.loop.validation import EvaluationLoop
 from lightning_shim.session.random_state import RandomState
+from lightning_shim.upstream.lightning_behaviour import STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY
 
 SKIPPED: Final = object()
 """A batch that Determined counts and nobody trains on: all of its epochs have the same number of batches."""
@@ -64,6 +65,7 @@ class TrainingLoop:
         self._report_epoch: Final = report_epoch
         self._outputs: Final = TrainingOutputs()
         hooks.lightning1_values["outputs"] = lambda args: self._outputs.of_epoch()
+        self._steps_schedulers_early: Final = STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY.is_of(session.lightning.version)
         self._length: int | None = None
         self._more_batches = 0
         self._batches: Batches | None = None
@@ -228,7 +230,7 @@ class TrainingLoop:
         self._hooks.call("on_train_epoch_start")
         self._hooks.refresh_if_changed()
         progress.batch_idx = -1
-        progress.is_last_batch = False
+        progress.is_last_batch = progress.ends_early = False
         progress.epoch_is_running = True
         # The first epoch's iterators have been created by start(), and those of an interrupted one by resume().
         if self._batches is None:
@@ -286,11 +288,13 @@ class TrainingLoop:
             if "on_train_batch_start" in names:
                 skips_rest_of_epoch = hooks.call("on_train_batch_start", batch, progress.batch_idx) == -1
             if skips_rest_of_epoch:
+                progress.ends_early = not progress.is_last_batch
                 progress.is_last_batch = True
             else:
                 outputs = optimization.run((batch, progress.batch_idx) if self._takes_batch_idx else (batch,))
         # Schedulers that monitor no metric step now. The others wait for the validation: see finish_batch.
-        if optimization.strategy.lr_scheduler_configs:
+        steps_schedulers = not skips_rest_of_epoch or self._steps_schedulers_early
+        if optimization.strategy.lr_scheduler_configs and steps_schedulers:
             optimization.step_schedulers("step")
             if progress.is_last_batch:
                 optimization.step_schedulers("epoch")
@@ -342,7 +346,7 @@ class TrainingLoop:
             self._hooks.call("on_epoch_end")
             self._outputs.clear()
             self._report_epoch()
-            if progress.is_last_batch:
+            if progress.is_last_batch and (self._steps_schedulers_early or not progress.ends_early):
                 self.optimization.step_schedulers("epoch", on_plateau=True)
             self._metrics.training.reset()
         progress.current_epoch += 1

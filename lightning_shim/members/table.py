@@ -554,7 +554,7 @@ on_keyboard_interrupt         >=0.9,<1.7  Determined handles interruptions; use 
 ModelPruning                  >=1.2       its checkpoints lack the masks, so that a trial could not go on after a pause.
 LearningRateFinder            >=1.9       it trains by itself; Determined searches hyperparameters.
 BatchSizeFinder               >=1.9       "
-SpikeDetection                >=2.5       Lightning cannot load its state, which a trial needs after a pause.
+SpikeDetection                >=2.2       Lightning cannot load its state, which a trial needs after a pause.
 ThroughputMonitor             >=2.2       it reads Lightning's own loops and precision; Determined's profiler measures
                                           a trial.
 [class: ignored]

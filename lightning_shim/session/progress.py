@@ -15,6 +15,7 @@ class Progress:
         batch_idx: Index in the epoch of the last batch that was started; -1 before the first.
         total_batch_idx: The same over all epochs.
         is_last_batch: Whether that batch is the epoch's last one.
+        ends_early: Whether it has become so because ``on_train_batch_start`` returned -1.
         automatic_steps: Optimizer steps taken by automatic optimization.
         manual_steps: Optimizer steps taken by manual optimization; a module that switches has both.
         batches_that_stepped: Batches that completed a step; the ``step`` under which Lightning logs.
@@ -27,6 +28,7 @@ class Progress:
     batch_idx: int = -1
     total_batch_idx: int = -1
     is_last_batch: bool = False
+    ends_early: bool = False
     automatic_steps: int = 0
     manual_steps: int = 0
     batches_that_stepped: int = 0

@@ -39,8 +39,8 @@ def resolved_checkpoint(trainer: Any, ckpt_path: Any) -> Any:
 
 
 def uses_time_interval(trainer: Any) -> bool:
-    """Tells whether a Trainer validates by the clock; its private ``_val_check_time_interval`` knows."""
-    return trainer._val_check_time_interval is not None
+    """Tells whether a Trainer validates by the clock; its private ``_val_check_time_interval`` knows, since 2.6."""
+    return getattr(trainer, "_val_check_time_interval", None) is not None
 
 
 def set_loop_limits(trainer: Any) -> None:

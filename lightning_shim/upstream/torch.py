@@ -2,16 +2,19 @@
 
 - ``Optimizer._optimizer_step_pre_hooks``, ``_optimizer_step_post_hooks``, and in ``torch.optim.optimizer``
   ``_global_optimizer_pre_hooks``, ``_global_optimizer_post_hooks``: what is called before and after a step.
-- ``_wrapped_by_lr_sched``: the mark of the ``step`` by which a scheduler takes the place of its optimizer's own.
+- ``_wrapped_by_lr_sched``: the mark of the ``step`` by which a scheduler takes the place of its optimizer's own. Before
+  PyTorch 2.5 it is ``_with_counter``.
 - ``DataLoader._get_iterator`` and ``_iterator``: what ``iter(loader)`` makes, and keeps for persistent workers.
 - ``_BaseDataLoaderIter._sampler_iter`` and ``_next_index``: where the next batch's indices come from.
 - ``_SingleProcessDataLoaderIter._dataset_fetcher`` and its ``ended``: whether an iterable dataset has ended.
 - ``_BaseDataLoaderIter._reset``: iterates the sampler, once more if there are workers.
 - ``_MultiProcessingDataLoaderIter._reset``, ``_get_data``, ``_process_data``, ``_task_info`` and
-  ``_worker_queue_idx_cycle``: how batches are handed to the workers in turn, and come back.
+  ``_worker_queue_idx_cycle``: how batches are handed to the workers in turn, and come back. ``_process_data`` takes the
+  worker's index as well since PyTorch 2.6.
 - ``torch._utils.ExceptionWrapper``: what a worker gives in place of a batch that could not be made; and
   ``multiprocessing.queues.Queue._on_queue_feeder_error``, which Python calls if a batch cannot be handed over.
 - ``Module._non_persistent_buffers_set``: the names of the buffers that are not in a module's ``state_dict``.
+- ``Module._register_load_state_dict_pre_hook``: the name of ``register_load_state_dict_pre_hook`` before PyTorch 2.5.
 - ``Tensor._version``: how often a tensor was written to in place, which PyTorch's notes on autograd explain.
 - ``torch.serialization`` is where the errors of its writer, which is C++, come out.
 """
@@ -21,14 +24,34 @@ from __future__ import annotations
 import functools
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import torch
+from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.data import DataLoader
 
 Skip = Callable[[Iterator[Any]], int]
 """Advances an iterator, and returns by how much."""
+
+_SCHEDULERS_MARKS: Final = ("_wrapped_by_lr_sched", "_with_counter")
+
+
+def _register_load_state_dict_pre_hook(module: nn.Module, hook: Callable[..., None]) -> Any:
+    return module._register_load_state_dict_pre_hook(hook, with_module=True)  # type: ignore[no-untyped-call]
+
+
+def _cuda_grad_scaler(device: str) -> torch.amp.GradScaler:
+    return torch.cuda.amp.GradScaler()
+
+
+register_load_state_dict_pre_hook: Final[Callable[[nn.Module, Callable[..., None]], Any]] = getattr(
+    nn.Module, "register_load_state_dict_pre_hook", _register_load_state_dict_pre_hook
+)
+"""``Module.register_load_state_dict_pre_hook``, which is public since PyTorch 2.5."""
+
+grad_scaler: Final[Callable[[str], torch.amp.GradScaler]] = getattr(torch.amp, "GradScaler", _cuda_grad_scaler)
+"""Makes a ``GradScaler`` for a type of device; before PyTorch 2.3 there is one for CUDA alone."""
 
 
 @functools.cache
@@ -59,7 +82,8 @@ def closure_comes_first(optimizer: torch.optim.Optimizer) -> bool:
 
 def _is_of_scheduler(step: Any, optimizer: torch.optim.Optimizer) -> bool:
     """Tells whether a ``step`` is a scheduler's, which counts and calls the one of the optimizer's class."""
-    return hasattr(step, "_wrapped_by_lr_sched") and step.__wrapped__ is type(optimizer).step
+    is_marked = any(hasattr(step, mark) for mark in _SCHEDULERS_MARKS)
+    return is_marked and step.__wrapped__ is type(optimizer).step
 
 
 def is_error_of_the_writer(error: BaseException) -> bool:
