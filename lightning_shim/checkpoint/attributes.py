@@ -209,7 +209,7 @@ class OwnAttributes:
                 self._warn(
                     f"The checkpoint's state of {self._names(places)} cannot be read ({type(error).__name__}: "
                     f"{error}). It is as __init__ and the hooks before the first batch make it. If a class has been "
-                    "renamed or moved, let its former name stand for it as well."
+                    "renamed or moved, keep its old name as an alias."
                 )
         self._restored = frozenset(restored)
         if missing:

@@ -150,7 +150,7 @@ class LightningCheckpoint:
             path: Its file.
 
         Raises:
-            CheckpointError: If it is no checkpoint of Lightning's, or does not fit the module.
+            CheckpointError: If it is not a Lightning checkpoint, or does not fit the module.
         """
         checkpoint = self._read(path)
         try:

@@ -135,7 +135,7 @@ class TrialState:
                 tracker.increment()
         metrics = self._torchmetrics()
         self._metrics.training.load_state_dict(own["metrics"], metrics)
-        # Gradients that were being accumulated, which no checkpoint of Lightning's holds.
+        # Gradients that were being accumulated, which a Lightning checkpoint does not hold.
         parameters = dict(self._module.named_parameters())
         for name, gradient in own["gradients"].items():
             parameters[name].grad = gradient.to(parameters[name].device)

@@ -38,7 +38,7 @@ class WeightAveragingState:
         return [callback for callback in self._session.callbacks if isinstance(callback, averaging)]
 
     def needs_gradients(self, epoch: int) -> bool:
-        """Whether a later step may use the present gradients although none are being accumulated.
+        """Whether a later step may use the current gradients although none are being accumulated.
 
         In the epoch that the callback adds for batch normalisation no batch runs ``backward``, yet it ends with a step.
 

@@ -99,7 +99,7 @@ class TrainerFacade(Attached):
         runtime: The components that run the batches.
         training_loop: The loop over epochs.
         evaluation_loop: The loop of a validation.
-        lightning_checkpoint: Creates checkpoints of Lightning's.
+        lightning_checkpoint: Creates Lightning checkpoints.
         loggers: Lightning's own loggers, which run beside Determined's.
 
     Attributes:
@@ -276,7 +276,7 @@ class TrainerFacade(Attached):
 
     @property
     def should_stop(self) -> bool:
-        """Whether somebody has asked to stop, which Determined then does."""
+        """Whether somebody has asked to stop. It is Determined that then stops the trial."""
         return self._session.should_stop
 
     @should_stop.setter
