@@ -33,7 +33,7 @@ from lightning_shim.upstream.lightning import visits_loaders_in_turn
 class _Circumstances:
     """The epoch, the random state and the data module's state in which the loaders were requested.
 
-    The user's hook may depend on each of them, so that a resumed trial gets the same loaders only under the same ones.
+    The user's hook may depend on all three: a resumed trial gets the same loaders only under the same circumstances.
     """
 
     epoch: int

@@ -146,7 +146,7 @@ class StrategyFacade:
         call_after_step(self._lightning_optimizers, function)
 
     def training_step(self, *args: Any) -> Any:
-        """Runs the user's ``training_step`` such that its gradients are synchronised."""
+        """Runs the user's ``training_step`` inside the wrapper that synchronises gradients, if there is one."""
         with self.precision_plugin.forward_context():
             if self.model is self.lightning_module:
                 return self.lightning_module.training_step(*args)
@@ -189,7 +189,7 @@ class StrategyFacade:
         return context
 
     def validation_step(self, *args: Any) -> Any:
-        """Runs the user's ``validation_step``, before which buffers are synchronised."""
+        """Runs the user's ``validation_step`` inside the wrapper that synchronises buffers, if there is one."""
         with self.precision_plugin.forward_context():
             if self.model is self.lightning_module:
                 return self.lightning_module.validation_step(*args)

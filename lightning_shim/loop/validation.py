@@ -29,7 +29,7 @@ class Validation:
 
 
 class ValidationLoader(DataLoader[Any]):
-    """The validation loader that Determined sees. It has to be a DataLoader, and nothing else is asked of it.
+    """The validation loader that Determined sees. Determined checks that it is a DataLoader, and nothing else.
 
     Args:
         validate: Evaluates all batches of a validation.

@@ -16,7 +16,7 @@ class Loggers:
     Args:
         lightning: The module's Lightning.
         loggers: The user's loggers.
-        progress: Where training stands.
+        progress: The progress of the training.
     """
 
     def __init__(self, lightning: Lightning, loggers: list[Any], progress: Progress) -> None:

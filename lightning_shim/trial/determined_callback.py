@@ -114,7 +114,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         limit = self._trainer.num_sanity_val_steps
         if not limit or not self._evaluation_loop.is_enabled:
             return
-        with self._trainer.isolated_random_numbers(), torch.no_grad():
+        with self._session.lightning.isolate_rng(), torch.no_grad():
             self._trainer.enter_sanity_check()
             self._hooks.callbacks("on_sanity_check_start")
             self._evaluation_loop.start(releases_gradients=True, limit=limit)
