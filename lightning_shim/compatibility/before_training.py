@@ -148,8 +148,8 @@ def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: 
 def verify_members(module: Any, datamodule: Any, callbacks: list[Any], tests_afterwards: bool) -> None:
     """Refuses hooks whose absence would change the result, and warns about other members that are not supported.
 
-    The findings are those of :func:`lightning_shim.check`. A warning points at the definition of a hook that will not be
-    called, or at the use of an ignored or refused member.
+    The findings are those of :func:`lightning_shim.check`. A warning points at the definition of a hook that will not
+    be called, or at the use of an ignored or refused member.
 
     Args:
         module: The user's module.
