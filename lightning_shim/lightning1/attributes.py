@@ -67,6 +67,7 @@ OF_TRAINER: Final[dict[str, Answer]] = {
     "progress_bar_dict": lambda trainer: trainer.progress_bar_metrics,
     "early_stop_callback": lambda trainer: trainer.early_stopping_callback,
     "should_rank_save_checkpoint": lambda trainer: trainer.is_global_zero,
+    # A method in Lightning 1.x, so the value is a function.
     "get_model": lambda trainer: lambda: trainer.lightning_module,
 }
 """The values by the name of Trainer's attribute."""

@@ -54,6 +54,7 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     given = vars(trainer)[GIVEN]
     _verify(trainer)
     _warn_about_hyperparameters()
+    # Before the settings are read, since max_epochs is None until Lightning's fit sets the default.
     set_loop_limits(trainer)
     options: dict[str, Any] = {
         # The attribute comes first, since a script may set it after the constructor. Not every argument has one.
@@ -62,6 +63,7 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
         if hasattr(trainer, name) or name in given
     }
     options |= {
+        # Lightning has this in the name of the strategy.
         "find_unused_parameters": "find_unused_parameters_true" in str(given.get("strategy", "")),
         "callbacks": [callback for callback in trainer.callbacks if not has_nothing_to_fit(trainer, callback)],
         "logger": trainer.loggers,

@@ -134,6 +134,7 @@ def patch_constructors(registry: PatchRegistry, owner: type[Any]) -> None:
         if is_users_constructor(subclass):
             registry.wrap(subclass, "__init__", Constructor)
 
+    # Python calls it for each class that the script defines later.
     registry.wrap(owner, "__init_subclass__", lambda present: classmethod(init_subclass))
     for subclass in _subclasses(owner):
         patch_constructor(subclass)

@@ -24,6 +24,7 @@ _STRATEGIES: Final = ("auto", "ddp", "single_device")
 """The beginnings of the names of strategies that train as one process per slot, like a trial."""
 
 
+# This module imports Determined only inside functions, so that patching alone stays quick.
 def _accelerator() -> str:
     from lightning_shim.upstream.determined.context import accelerator
 
@@ -61,6 +62,7 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
 def _verify(given: dict[str, Any]) -> None:
     for name, value in given.items():
         row = ARGUMENTS.get(name)
+        # A value that switches a feature off needs no support.
         # An unknown argument is left to Lightning's own error.
         if row is None or value in (None, False, "auto", 0) or (isinstance(value, list) and not value):
             continue

@@ -60,8 +60,8 @@ class ScriptTrainer(TrainerFacade):
 class ValidationBatches(Container[int]):
     """The batches after which Lightning validates, counted from 1 over all epochs.
 
-    Lightning counts ``val_check_interval`` anew in each epoch, which no single period of Determined's can say. But
-    Determined accepts any container of counts.
+    Lightning starts to count ``val_check_interval`` again in each epoch, which no plain period of Determined's can
+    express. But Determined accepts any container of counts.
 
     Args:
         epoch_length: The number of batches in an epoch.
@@ -135,6 +135,7 @@ class ScriptTrial(LightningTrial):
         return {
             "max_length": self._length(),
             "validation_period": self._validation_period(),
+            # With 0 Lightning never logs.
             "reporting_period": pytorch.Batch(self.trainer.log_every_n_steps or ENDLESS),
         }
 
@@ -164,6 +165,7 @@ class ScriptTrial(LightningTrial):
         trainer, epoch_length = self.trainer, self.epoch_length
         interval, epochs = trainer.val_check_interval, trainer.check_val_every_n_epoch
         if isinstance(interval, float):
+            # A fraction of an unknown length is unknown too, so the trial validates at the epoch's end by itself.
             if epoch_length is None:
                 return None
             interval = max(1, int(epoch_length * interval))

@@ -62,6 +62,7 @@ class HyperparameterBuilder:
                 "of the experiment (off-cluster: fit(hparams=...)), or give the parameter a default."
             )
         self._asked.append(name)
+        # Unlike target(**arguments), this also passes parameters that are positional only.
         bound = inspect.BoundArguments(signature, arguments)
         return target(*bound.args, **bound.kwargs)
 

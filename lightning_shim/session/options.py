@@ -26,6 +26,7 @@ def _is_part(value: Any) -> bool:
     return (isinstance(value, int) and value >= 0) or (isinstance(value, float) and 0 <= value <= 1)
 
 
+# The type matters, as in Lightning: 1 is one batch, and 1.0 is all of them.
 def _limit(default: float, may_be_none: bool = True) -> Any:
     return _option(
         default,
@@ -116,6 +117,7 @@ class TrainerOptions:
             verify_option(name, value)
         overfit_batches = options.get("overfit_batches")
         for name in ("limit_train_batches", "limit_val_batches"):
+            # As in Lightning, overfit_batches sets both limits, and a limit of None is the default.
             if overfit_batches:
                 options[name] = overfit_batches
             elif options.get(name) is None:
@@ -130,6 +132,7 @@ class TrainerOptions:
         return cls(**options)
 
 
+# All that the package knows of an option is read from its row, so a new option is one field above.
 _ROWS: Final = {row.name: row for row in fields(TrainerOptions)}
 
 OPTION_NAMES: Final = tuple(_ROWS)

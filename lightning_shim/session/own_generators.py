@@ -57,6 +57,7 @@ States = dict[str, tuple[str, Any]]
 
 def is_generator(value: Any) -> bool:
     """Whether an object is a random generator whose state can be captured."""
+    # The very class: a subclass may have a state that the functions of its base do not know.
     return type(value) in _ACCESS
 
 

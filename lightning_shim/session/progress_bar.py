@@ -45,6 +45,7 @@ class ProgressBar:
             *args: As for :func:`print`.
             **kwargs: As for :func:`print`.
         """
+        # tqdm removes the bar, lets the text through, and draws the bar again below it.
         with tqdm.external_write_mode(file=kwargs.get("file", sys.stdout)):
             print(*args, **kwargs)
 

@@ -22,6 +22,7 @@ class RandomState:
     @classmethod
     def capture(cls) -> RandomState:
         """Returns the current state."""
+        # The current device alone, since each process trains on one.
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
         return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda)
 
@@ -30,11 +31,13 @@ class RandomState:
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.torch_cpu)
+        # A trial may resume on a machine without a GPU.
         if self.torch_cuda is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(self.torch_cuda)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state as plain values, arrays and tensors."""
+        # dataclasses.asdict would copy each tensor.
         return {name: getattr(self, name) for name in self.__slots__}
 
     def same(self, other: RandomState) -> dict[str, bool]:
@@ -46,6 +49,7 @@ class RandomState:
         Returns:
             Whether they are equal, by the name of the library.
         """
+        # NumPy's state is a tuple of the algorithm's name, the key, the position in it, and two values for normal().
         return {
             "random": self.python == other.python,
             "numpy": bool(self.numpy[2] == other.numpy[2] and np.array_equal(self.numpy[1], other.numpy[1])),

@@ -49,6 +49,7 @@ class Schedule:
         Raises:
             ConfigurationError: If the length is not known yet.
         """
+        # The user's own setting counts first, then the loop's length once that is known, then the announced one.
         if self._controller.max_epochs is not None:
             return None, self._controller.max_epochs
         length = self._controller.max_length or self._max_length

@@ -96,6 +96,7 @@ def assemble(
         ConfigurationError: If module, data or callbacks cannot be used for training.
         RefusedMemberError: If the module overrides a hook that is refused.
     """
+    # Each part takes the ones above it.
     runtime = Runtime.of(session)
     loggers = Loggers(session.lightning, given.loggers, session.progress)
     optimization = (FormerOptimization if needs_former_optimization(session.module) else Optimization)(runtime)

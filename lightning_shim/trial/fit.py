@@ -103,6 +103,7 @@ def fit(
     _verify_choices(checkpoint_policy, seed, hparams)
 
     def make_trial(context: pytorch.PyTorchTrialContext) -> LightningTrial:
+        # After Determined has seeded, and before a class is built into a module.
         if seed is not None:
             _seed(seed)
         return LightningTrial(

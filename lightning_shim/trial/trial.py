@@ -110,6 +110,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             train_dataloaders, datamodule = None, train_dataloaders
         self._given: Final = (module, datamodule)
         processes = Processes(context.distributed.rank, context.distributed.size)
+        # Whatever fails from here on may fail on this process alone.
         with processes:
             self.module, self.datamodule = self._build()
             lightning = lightning_of(self.module)

@@ -60,6 +60,7 @@ def _names_in(code: CodeType) -> NamesInCode:
     read: set[str] = set()
     written: set[str] = set()
     for instruction in dis.get_instructions(code):
+        # Python 3.12 has dropped LOAD_METHOD and added LOAD_SUPER_ATTR.
         if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
             read.add(instruction.argval)
         elif instruction.opname == "STORE_ATTR":

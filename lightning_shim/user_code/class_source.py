@@ -78,6 +78,7 @@ class ClassSource:
             filenames = dict.fromkeys(file for file in [getattr(module, "__file__", None)] if file is not None)
         for filename in filenames:
             source = self._files.file(filename)
+            # Python keeps the last of several definitions.
             for node in reversed([] if source is None else source.classes(name)):
                 if not own or any(_contains(node, code) for code in own if code.co_filename == filename):
                     return source, node
@@ -118,6 +119,7 @@ class ClassSource:
         """
         codes = [code for own_name, _, code in self._functions if own_name == name]
         if self._source is not None and self._node is not None:
+            # If the class defines the name several times, the line of its code tells which definition Python kept.
             lines: list[int] = []
             for statement in _statements(self._node.body):
                 if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)) and statement.name == name:
@@ -140,6 +142,7 @@ def classes_called(method: Method) -> Iterator[tuple[type, int]]:
     Yields:
         Each class, with the line of the call.
     """
+    # Imports first: ast.walk goes level by level, and may reach a call before an import that is nested deeper.
     names = _names_of(method.module)
     for node in ast.walk(method.node):
         if isinstance(node, ast.ImportFrom):

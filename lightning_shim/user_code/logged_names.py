@@ -188,10 +188,12 @@ class _Scope:
                 return self.text(value)
             case ast.BinOp(left=left, op=ast.Add(), right=right):
                 return self._joined([self.text(left), self.text(right)])
+            # self.training is False in validation.
             case ast.IfExp(test=ast.Attribute(value=ast.Name(id=self.itself), attr="training"), orelse=otherwise):
                 return self.text(otherwise)
             case ast.Name(id=name) if name in self._given and name not in self._assigned:
                 return str(self._given[name])
+            # A parameter that is not called with a string.
             case ast.Name(id=name) if name in self._parameters:
                 return None
             case ast.Name(id=name) if len(self._assigned.get(name, [])) == 1:

@@ -120,7 +120,7 @@ class _Reader(ast.NodeVisitor):
         self._is_users: Final = is_users
         self._uses: list[tuple[Use, ast.expr]] = []
         # A member that hasattr asks for anywhere in the function counts as guarded everywhere in it, and so does an
-        # expression that isinstance checks: nobody follows which branch is taken.
+        # expression that isinstance checks: which branch is taken is not followed.
         self._asked_for: set[tuple[str, str]] = set()
         self._checked: set[str] = set()
         self._handlers = 0
@@ -147,6 +147,7 @@ class _Reader(ast.NodeVisitor):
                 return self._element(self._value(inner))
             case ast.NamedExpr(value=inner) | ast.Await(value=inner):
                 return self._value(inner)
+            # Of two alternatives one is mostly None, so the other one is the value.
             case ast.IfExp(body=first, orelse=second):
                 return self._value(first) or self._value(second)
             case ast.BoolOp(values=values):
@@ -176,6 +177,7 @@ class _Reader(ast.NodeVisitor):
     # Uses.
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
+        # The last line is that of the name itself: a chain of calls may have a member on each of its lines.
         self._use(node.value, node.attr, node.end_lineno, is_stored=isinstance(node.ctx, ast.Store))
 
     def _use(
@@ -319,6 +321,7 @@ class _Reader(ast.NodeVisitor):
     visit_ListComp = visit_SetComp = visit_GeneratorExp = visit_DictComp = _visit_comprehension
 
     def visit_FunctionDef(self, node: FunctionNode) -> None:
+        # An inner function sees the method's names, but for those that its own parameters hide.
         outer = dict(self._names)
         for argument in arguments_of(node):
             self._names.pop(argument, None)

@@ -97,6 +97,8 @@ class SourceModule:
             raise SourceError(f"{shown(path)} cannot be read: {error}") from error
         self.bindings: Final[dict[str, ast.ClassDef | Import | ast.expr]] = {}
         self.stars: Final[list[str]] = []
+        # The names of all scopes together: scripts import and define things inside functions, and seldom use a name for
+        # two of them.
         for node in ast.walk(self.tree):
             self._bind(node)
 
@@ -156,6 +158,7 @@ class SourceModule:
                 names[node.arg] += 1
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 names[node.id] += 1
+        # Each assignment in `values` stores its name once. Any further store is of another kind.
         return frozenset(name for name, times in names.items() if times != len(self.values.get(name, [])))
 
     @functools.cached_property
@@ -199,6 +202,7 @@ class SourceModule:
         """
         try:
             return ast.literal_eval(self.origin(node))
+        # The last two are raised if the expression is nested too deeply.
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
             raise NotLiteralError from error
 

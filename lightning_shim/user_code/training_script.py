@@ -179,6 +179,7 @@ class TrainingScript:
         """Returns a parameter with the value that a call passes."""
         names = [each for each, _, _ in self._constructor(definition, only_positional=True)]
         position = names.index(name) if name in names else None
+        # Further values may come from *args or from the checkpoint, neither of which the source shows.
         is_open = any(isinstance(each, ast.Starred) for each in call.node.args) or _is_load(call.node)
         value = call.argument(name, None if is_open else position)
         if value is not None:
@@ -292,6 +293,7 @@ def _training_call(project: Project, calls: list[tuple[Call, Resolved]]) -> tupl
         kind = project.lightning_class(resolved)
         if kind in (LIGHTNING_CLI, TRAINER):
             found.setdefault(kind, []).append(call)
+    # The first that is found counts: a script that calls lightning_shim.fit may still have a Trainer for testing.
     for way in (OWN_FIT, LIGHTNING_CLI, TRAINER):
         # A Trainer without a length is most likely one for testing.
         with_length = [each for each in found.get(way, []) if each.argument("max_epochs") or each.argument("max_steps")]
@@ -319,6 +321,7 @@ def _of_kind(project: Project, arguments: list[tuple[SourceModule, ast.expr]], k
     found = []
     for module, node in arguments:
         target = node.func if isinstance(node, ast.Call) else node
+        # LitModel(...), or a class method such as LitModel.load_from_checkpoint(...).
         candidates = [target, target.value] if isinstance(target, ast.Attribute) else [target]
         for each in (project.resolve(module, candidate) for candidate in candidates):
             if isinstance(each, ClassDefinition) and project.lightning_class(each) == kind and each not in found:
@@ -360,6 +363,7 @@ def _only_module(project: Project, given: list[ClassDefinition]) -> ClassDefinit
 
 
 def _monitors(project: Project, calls: list[tuple[Call, Resolved]]) -> Iterator[Monitor]:
+    # Only EarlyStopping takes the metric by position, and the default mode of both is "min".
     for name, position in (("ModelCheckpoint", None), ("EarlyStopping", 0)):
         for call, resolved in calls:
             if project.lightning_class(resolved) == name:

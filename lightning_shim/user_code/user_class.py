@@ -112,6 +112,7 @@ class UserCode:
         self._by_name: Final[dict[str, list[Function]]] = {}
         for function in self.functions:
             self._by_name.setdefault(function.name, []).append(function)
+        # Attributes that methods set on self, which the class's __dict__ does not have.
         self._set_on_self: Final[dict[str, Place]] = {}
         for function in self.functions:
             for use in function.found.uses:
@@ -242,6 +243,7 @@ class UserCode:
 
     def reached(self) -> set[Function]:
         """Returns the methods that a trial may call: all but those that only never-called hooks lead to."""
+        # Starting with the methods that are called from outside, add what they call until nothing new is found.
         leads_to = {function: set(self._called_by(function)) for function in self.functions}
         called = {target for function, targets in leads_to.items() for target in targets - {function}}
         new = {function for function in self.functions if self._is_entered(function, function in called)}
