@@ -127,7 +127,7 @@ class CompatibilityReport:
             (f"{finding.shown_file}:{finding.line}", finding.member, finding.support.value, finding.sentence)
             for finding in self.findings
         ]
-        # The last column gets the rest of the terminal's width. tabulate makes each at least as wide as its padded header.
+        # The last column gets the rest of the terminal's width. Each column is at least as wide as its padded header.
         headers = [header + " " * MIN_PADDING for header in _HEADERS]
         widths = [max(map(len, column)) + len(_GAP) for column in zip(headers, *rows, strict=True)]
         left = shutil.get_terminal_size(fallback=(120, 24)).columns - sum(widths[:-1])

@@ -12,6 +12,8 @@ It relies on these private names of PyTorch:
 - ``Module._non_persistent_buffers_set``: the names of the buffers that are not in a module's ``state_dict``.
 - ``Tensor._version``: the count of in-place writes, which PyTorch's notes on autograd explain.
 - The traceback of an error of the C++ writer, which ends in ``torch.serialization``.
+
+The private names that the iterator in ``data/workers`` overrides and reads are listed there.
 """
 
 from __future__ import annotations
