@@ -1,4 +1,4 @@
-"""The progress bar of a trial that runs off-cluster in a terminal."""
+"""The progress bar of a trial, shown off-cluster in a terminal."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 
 class ProgressBar:
-    """A tqdm bar over training batches, with the metrics that were logged with ``prog_bar=True``.
+    """A tqdm bar of training batches, with the metrics that were logged with ``prog_bar=True``.
 
     Args:
-        total: The number of batches, or None if it is not known.
+        total: The number of batches, or None if it is unknown.
     """
 
     def __init__(self, total: int | None) -> None:
@@ -21,18 +21,18 @@ class ProgressBar:
 
     @staticmethod
     def has_terminal() -> bool:
-        """Returns whether there is a terminal to show the bar in."""
+        """Whether there is a terminal to show the bar in."""
         return sys.stderr.isatty()
 
     def advance(self) -> None:
-        """Counts a batch."""
+        """Advances the bar by a batch."""
         self._bar.update()
 
     def show(self, batches: int, metrics: Mapping[str, float]) -> None:
-        """Shows how far training is, and metrics behind the bar.
+        """Sets the bar's position and the metrics behind it.
 
         Args:
-            batches: The batches trained, those before a resume included.
+            batches: The number of batches trained, including those before a pause.
             metrics: Numbers by name.
         """
         self._bar.n = batches
@@ -45,9 +45,10 @@ class ProgressBar:
             *args: As for :func:`print`.
             **kwargs: As for :func:`print`.
         """
+        # tqdm removes the bar, lets the text through, and draws the bar again below it.
         with tqdm.external_write_mode(file=kwargs.get("file", sys.stdout)):
             print(*args, **kwargs)
 
     def close(self) -> None:
-        """Leaves the bar as it is and gives the terminal back."""
+        """Leaves the bar as it is, and frees the terminal."""
         self._bar.close()

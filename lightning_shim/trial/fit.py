@@ -1,4 +1,4 @@
-"""``fit``: trains a module off-cluster, and unchanged on a cluster."""
+"""``fit``: trains a module, off-cluster and on a cluster with the same call."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _INSTEAD_OF: Final = {
     "detect_anomaly": "Call torch.autograd.set_detect_anomaly(True) in the script.",
     **dict.fromkeys(("enable_checkpointing", "enable_progress_bar"), "Determined saves, and shows progress."),
 }
-"""What takes the place of Lightning's arguments of ``Trainer``."""
+"""Advice for arguments of Lightning's ``Trainer`` that ``fit`` does not have."""
 
 CHECKPOINT_POLICIES: Final = ("best", "all", "none")
 
@@ -62,37 +62,37 @@ def fit(
 ) -> LightningTrial:
     """Trains a LightningModule with Determined.
 
-    It calls ``determined.pytorch.init``, makes a :class:`LightningTrial` and calls ``determined.pytorch.Trainer.fit``.
-    Off-cluster that needs no master: a progress bar is shown where there is a terminal, and where checkpoints and
-    TensorBoard files are is printed at the end. Under ``torchrun`` the processes train together.
+    It calls ``determined.pytorch.init``, builds a :class:`LightningTrial` and calls ``determined.pytorch.Trainer.fit``.
+    Off-cluster no master is needed: a progress bar is shown if there is a terminal, and the paths of the checkpoint
+    and the TensorBoard files are printed at the end. Under ``torchrun`` the processes train together.
 
     Args:
-        module: A LightningModule, or a class or function that gives one from the hyperparameters, by parameter name.
+        module: A LightningModule, or a class or function that returns one. Its parameters are hyperparameters by name.
         train_dataloaders: A loader, or a list or dictionary of loaders.
         val_dataloaders: A loader or a list of loaders.
-        datamodule: A LightningDataModule, or a class or function that gives one from the hyperparameters.
-        max_length: How long to train: ``determined.pytorch.Epoch(n)`` or ``determined.pytorch.Batch(n)``, in all,
-            batches trained before a checkpoint included.
-        validation_period: How often to validate; by default after each epoch, as in Lightning.
-        checkpoint_period: How often to write a checkpoint beside those of the policy.
-        reporting_period: How often to report training metrics, as Lightning's ``log_every_n_steps``.
+        datamodule: A LightningDataModule, or a class or function that returns one, like ``module``.
+        max_length: The length of the whole training, including batches trained before a checkpoint:
+            ``determined.pytorch.Epoch(n)`` or ``determined.pytorch.Batch(n)``.
+        validation_period: The period of validations; by default each epoch, as in Lightning.
+        checkpoint_period: The period of checkpoints in addition to those of the policy.
+        reporting_period: The period of reports of training metrics, like Lightning's ``log_every_n_steps``.
         checkpoint_policy: Whether to write a checkpoint after a validation: ``"best"``, ``"all"`` or ``"none"``.
-            Off-cluster ``"best"`` means ``"all"``, since nobody knows what was best.
-        latest_checkpoint: Where to continue: a checkpoint's folder or its UUID; by default what the cluster says. Of
-            another trial's checkpoint the weights alone are taken. After a pause, a trial goes on from its own.
+            Off-cluster ``"best"`` means ``"all"``, since there is no searcher metric to compare.
+        latest_checkpoint: The checkpoint to continue from, as a folder or a UUID; by default the cluster's. Only the
+            weights of another trial's checkpoint are taken. After a pause a trial continues from its own.
         step_zero_validation: Whether to validate before training.
-        test_mode: Whether to train and validate one batch only; off-cluster.
+        test_mode: Whether to train and validate a single batch; off-cluster only.
         hparams: Hyperparameters; on a cluster those of the experiment take precedence.
-        seed: Seeds Python, NumPy and PyTorch before the module is built; by default a cluster seeds with the trial's
-            seed, and nobody does off-cluster.
+        seed: The seed of Python, NumPy and PyTorch, set before the module is built. By default it is the trial's seed
+            on a cluster, and nothing is seeded off-cluster.
         **trial_options: Further options of :class:`LightningTrial`, such as ``precision``.
 
     Returns:
         The trial, with ``module``, ``metrics`` and ``checkpoint_path``.
 
     Raises:
-        ConfigurationError: If module, data, length or options cannot be trained.
-        CheckpointError: If the checkpoint is missing, damaged or does not fit.
+        ConfigurationError: If module, data, length or options cannot be used for training.
+        CheckpointError: If the checkpoint is missing or damaged, or does not fit the module.
     """
     _verify_trial_options(trial_options)
     verify_train_unit("max_length", max_length, required=True)
@@ -102,6 +102,7 @@ def fit(
     _verify_choices(checkpoint_policy, seed, hparams)
 
     def make_trial(context: pytorch.PyTorchTrialContext) -> LightningTrial:
+        # After Determined has seeded, and before a class is built into a module.
         if seed is not None:
             _seed(seed)
         return LightningTrial(
@@ -136,7 +137,7 @@ def fit(
     )
 
 
-# What is passed on to the trial is an option as well, but for the context, which Determined gives.
+# Computed from the signatures, so that a new option of the trial is one of fit as well.
 OPTIONS: Final = tuple(
     name
     for name in {**inspect.signature(fit).parameters, **inspect.signature(LightningTrial).parameters}
@@ -157,15 +158,16 @@ def run_trial(
     shows_progress: bool = True,
     **fit_options: Any,
 ) -> _Trial:
-    """Runs a trial, off-cluster or as the cluster says.
+    """Runs a trial, with the hyperparameters and the checkpoint of the cluster if it is on one.
 
     Args:
-        make_trial: Makes the trial, when the processes have come together.
-        periods: Gives the length and the periods of the training, by the names of Determined's ``Trainer.fit``.
+        make_trial: Builds the trial, once the processes have been connected.
+        periods: Returns the length and the periods of the training, by the names of Determined's ``Trainer.fit``. It is
+            called with the trial, since they may depend on the length of its loaders.
         checkpoint_policy: As for :func:`fit`.
         hparams: As for :func:`fit`.
         latest_checkpoint: As for :func:`fit`.
-        shows_progress: Whether there is a progress bar, off-cluster in a terminal.
+        shows_progress: Whether to show a progress bar, off-cluster in a terminal.
         **fit_options: Further arguments of Determined's ``Trainer.fit``.
 
     Returns:
@@ -212,6 +214,8 @@ def _verify_choices(checkpoint_policy: Any, seed: Any, hparams: Any) -> None:
         raise ConfigurationError(f"{caller_location()}: seed={seed!r} is no integer from 0 to 2**32 - 1.")
 
 
+# Off-cluster Determined joins its own folder and the UUID. An absolute path replaces that folder, so a checkpoint may
+# be anywhere.
 def _storage_id(checkpoint: str | os.PathLike[str], on_cluster: bool) -> str:
     name = os.fspath(checkpoint)
     if on_cluster:
@@ -236,7 +240,7 @@ def _seed(seed: int) -> None:
 
 @contextlib.contextmanager
 def _reporting(trial: LightningTrial, off_cluster: bool, shows_progress: bool) -> Iterator[None]:
-    """Shows progress while the trial runs, and says where its files are when it has ended."""
+    """Shows progress while the trial runs off-cluster, and prints the places of its files at the end."""
     if not (off_cluster and trial.trainer.is_global_zero):
         yield
         return
