@@ -45,8 +45,7 @@ def assert_done(trial: Trial) -> None:
 def test_fit_does_what_is_asked(tmp_path: Path) -> None:
     trial = submit(tmp_path, "python3 call.py", **ASKED, **NO_EFFECT)
     assert_done(trial)
-    # Determined's own, which records the load of the machine every ten seconds.
-    assert "_Collector" in trial.results()["threads"]
+    assert trial.results()["is_profiled"]
     found = warnings_of(trial, "call.py")
     assert [warning.partition(" of the experiment's configuration has no effect. ")[0] for warning in found] == [
         "optimizations.aggregation_frequency: 2",
@@ -63,7 +62,7 @@ def test_script_does_what_is_asked(tmp_path: Path) -> None:
     trial = submit(tmp_path / "trial", script(num_sanity_val_steps=0, log_every_n_steps=None), **ASKED)
     assert_done(trial)
     assert lightning["calls"][0] == ("on_validation_end", 0)
-    assert_same(trial.results(), lightning)
+    assert_same(trial.results(), {**lightning, "is_profiled": True})
     assert warnings_of(trial, "train.py") == []
 
 
@@ -74,8 +73,9 @@ def test_what_the_code_says_counts(tmp_path: Path) -> None:
         "checkpoint_period": ["batches", 2],
         "checkpoint_policy": "all",
     }
-    trial = submit(tmp_path, "python3 call.py", data=said, **ASKED)
+    trial = submit(tmp_path, "python3 call.py", data=said, **{**ASKED, "profiling": {"enabled": False}})
     assert_ended_well(trial)
+    assert not trial.results()["is_profiled"]
     assert sorted(trial.master.metrics("validation")) == [0, EPOCH_LENGTH]
     assert list(trial.master.checkpoints) == [2, 4, 6]
     assert warnings_of(trial, "call.py") == [

@@ -49,4 +49,11 @@ if __name__ == "__main__":
         trainer.validate(model, LitData(), verbose=False)
     trainer.fit(model, LitData())
     tested = trainer.test(model, LitData(), verbose=False)
-    save(model, trainer, tested=tested, best=best.best_model_score, length=trainer.estimated_stepping_batches)
+    save(
+        model,
+        trainer,
+        tested=tested,
+        best=best.best_model_score,
+        length=trainer.estimated_stepping_batches,
+        is_profiled=model.is_profiled,
+    )
