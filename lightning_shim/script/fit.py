@@ -21,6 +21,7 @@ from lightning_shim.script.trial import ScriptTrial
 from lightning_shim.session.hyperparameters import DETERMINED_HYPERPARAMETERS
 from lightning_shim.session.options import OPTION_NAMES
 from lightning_shim.session.random_state import RandomState
+from lightning_shim.trial.configuration import Configuration
 from lightning_shim.trial.fit import run_trial
 from lightning_shim.upstream.determined.context import is_on_cluster
 from lightning_shim.upstream.lightning_trainer import (
@@ -70,6 +71,7 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
         "logger": trainer.loggers,
         "ckpt_path": resolved_checkpoint(trainer, ckpt_path),
     }
+    configuration = Configuration.of_experiment()
     # On a cluster Determined seeds all generators when its context is made, but the script goes on from its own state.
     random_state = RandomState.capture()
 
@@ -81,8 +83,9 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
         trial = run_trial(
             make_trial,
             ScriptTrial.periods,
-            # Off-cluster a script's own ModelCheckpoint writes what the script wants to keep.
-            checkpoint_policy="best" if trainer.checkpoint_callback and is_on_cluster() else "none",
+            checkpoint_policy=_checkpoint_policy(trainer, configuration),
+            checkpoint_period=configuration.settle("checkpoint_period", None, None),
+            step_zero_validation=configuration.settle("step_zero_validation", False, False),
             shows_progress=trainer.progress_bar_callback is not None,
         )
     if not trial.is_complete:
@@ -92,6 +95,13 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     remember_training(trial.controller.batches_trained)
     join_processes(trainer)
     fitted(trainer, trial.trainer, trial.module, trial.datamodule, trial.loaders)
+
+
+def _checkpoint_policy(trainer: Any, configuration: Configuration) -> str:
+    # Off-cluster the script's own callback writes what it wants to keep.
+    own = "best" if trainer.checkpoint_callback and is_on_cluster() else "none"
+    policy: str = configuration.settle("checkpoint_policy", own, "best", "Trainer(enable_checkpointing=False)")
+    return policy
 
 
 def _verify(trainer: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any, Final
@@ -40,6 +41,7 @@ _AS_DETERMINED: Final[dict[str, Callable[[], Any]]] = {
 
 
 def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from lightning_shim.script.configuration import asked_arguments
     from lightning_shim.script.strategy import strategy_of
     from lightning_shim.upstream.determined.context import devices
 
@@ -49,6 +51,7 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
     logger = given.get("logger")
     own = {
         **given,
+        **asked_arguments(inspect.signature(wrapped), given),
         **_OF_ONE_PROCESS,
         "strategy": strategy_of(instance, given),
         "accelerator": _accelerator(),

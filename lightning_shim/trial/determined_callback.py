@@ -76,8 +76,8 @@ class LightningCallback(pytorch.PyTorchCallback):
         # From another trial's checkpoint, Determined has taken the weights and counts from zero.
         elif self._trainer.ckpt_path is not None:
             self._start_from(self._trainer.ckpt_path)
-        if self._controller.has_trained_its_length:
-            batches = self._controller.batches_trained
+        batches = self._controller.batches_trained
+        if batches > 0 and self._controller.has_trained_its_length:
             say(
                 f"nothing is left to train: {batches} batches have been trained, which is the length. Give a larger "
                 "one to go on."

@@ -17,9 +17,15 @@ from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.session.random_state import seed_generators
 from lightning_shim.session.schedule import verify_train_unit
+from lightning_shim.trial.configuration import Configuration
 from lightning_shim.trial.processes import join_processes
 from lightning_shim.trial.trial import LightningTrial
-from lightning_shim.upstream.determined.context import is_on_cluster, tensorboard_folder, verify_backend
+from lightning_shim.upstream.determined.context import (
+    checkpoint_to_start_from,
+    is_on_cluster,
+    tensorboard_folder,
+    verify_backend,
+)
 from lightning_shim.upstream.determined.controller import DEFAULT_REPORTING_PERIOD
 
 _INSTEAD_OF: Final = {
@@ -66,6 +72,10 @@ def fit(
     Off-cluster no master is needed: a progress bar is shown if there is a terminal, and the paths of the checkpoint
     and the TensorBoard files are printed at the end. Under ``torchrun`` the processes train together.
 
+    On a cluster the experiment's configuration says what is left at its default here: ``searcher.max_length`` or
+    ``max_time``, ``min_validation_period``, ``min_checkpoint_period``, ``scheduling_unit``, ``checkpoint_policy`` and
+    ``perform_initial_validation``. What is given here counts, with a warning if the configuration has something else.
+
     Args:
         module: A LightningModule, or a class or function that returns one. Its parameters are hyperparameters by name.
         train_dataloaders: A loader, or a list or dictionary of loaders.
@@ -95,11 +105,19 @@ def fit(
         CheckpointError: If the checkpoint is missing or damaged, or does not fit the module.
     """
     _verify_trial_options(trial_options)
-    verify_train_unit("max_length", max_length, required=True)
+    verify_train_unit("max_length", max_length)
     verify_train_unit("validation_period", validation_period, may_be_schedule=True)
     verify_train_unit("checkpoint_period", checkpoint_period, may_be_schedule=True)
     verify_train_unit("reporting_period", reporting_period, required=True, may_be_schedule=True)
     _verify_choices(checkpoint_policy, seed, hparams)
+    configuration = Configuration.of_experiment()
+    max_length = configuration.settle("max_length", max_length, None)
+    validation_period = configuration.settle("validation_period", validation_period, None)
+    checkpoint_period = configuration.settle("checkpoint_period", checkpoint_period, None)
+    reporting_period = configuration.settle("reporting_period", reporting_period, DEFAULT_REPORTING_PERIOD)
+    checkpoint_policy = configuration.settle("checkpoint_policy", checkpoint_policy, "best")
+    step_zero_validation = configuration.settle("step_zero_validation", step_zero_validation, False)
+    verify_train_unit("max_length", max_length, required=True)
 
     def make_trial(context: pytorch.PyTorchTrialContext) -> LightningTrial:
         # After Determined has seeded, and before a class is built into a module.
@@ -178,9 +196,10 @@ def run_trial(
     info = det.get_cluster_info() if is_on_cluster() else None
     if info is not None:
         hparams = {**(hparams or {}), **info.trial.hparams}
-        # A trial that continues after a pause goes on from its own.
-        has_own = info.latest_checkpoint is not None and info.trial._steps_completed > 0
-        latest_checkpoint = info.latest_checkpoint if has_own else latest_checkpoint or info.latest_checkpoint
+        configuration = Configuration.of_experiment()
+        configuration.warn_of_other_units()
+        fit_options["profiling_enabled"] = configuration.profiles
+        latest_checkpoint = checkpoint_to_start_from(latest_checkpoint)
     elif checkpoint_policy == "best":
         checkpoint_policy = "all"
     storage_id = None if latest_checkpoint is None else _storage_id(latest_checkpoint, info is not None)

@@ -30,6 +30,7 @@ from lightning_shim.session.options import DEFAULTS, TrainerOptions
 from lightning_shim.session.schedule import Schedule
 from lightning_shim.session.session import Session
 from lightning_shim.trial.assembly import Given, assemble
+from lightning_shim.trial.configuration import Configuration
 from lightning_shim.trial.determined_callback import CALLBACK_NAME, LightningCallback
 from lightning_shim.trial.processes import Processes
 from lightning_shim.upstream.determined.context import experiment_length, is_on_cluster, verify_backend
@@ -94,13 +95,13 @@ class LightningTrial(pytorch.PyTorchTrial):
         if not is_patched():
             patch()
         verify_backend()
-        # Here rather than in fit, since a user may also pass a LightningTrial to Determined's own Trainer.
+        Configuration.of_experiment().warn_of_what_has_no_effect()
         repair_controller(registry, LightningTrial)
         self.context = context
         self.controller: Final = Controller()
         schedule = Schedule(
             self.controller,
-            max_length or experiment_length(context),
+            max_length or _length_asked_for(context),
             validation_period,
             reporting_period,
         )
@@ -280,6 +281,14 @@ class LightningTrial(pytorch.PyTorchTrial):
     def hide_progress(self) -> None:
         """Closes the progress bar, if there is one."""
         self._parts.reports.hide_progress()
+
+
+def _length_asked_for(context: pytorch.PyTorchTrialContext) -> pytorch.TrainUnit | None:
+    try:
+        return experiment_length(context.get_experiment_config())[2]
+    except ValueError:
+        # Off-cluster there may be no configuration.
+        return None
 
 
 def _as_list(given: Any) -> list[Any]:

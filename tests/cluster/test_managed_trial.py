@@ -222,6 +222,7 @@ def classic(run_trial: RunTrial) -> Trial:
         entrypoint="model_def:MyTrial",
         searcher={"max_length": {"epochs": MAX_LENGTH // EPOCH_LENGTH}},
         min_validation_period={"batches": VALIDATION_PERIOD},
+        scheduling_unit=1,
     )
 
 

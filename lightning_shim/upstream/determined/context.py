@@ -11,6 +11,7 @@ It relies on these private names of Determined:
 - ``TrainContext._metrics``, its ``_shipper`` and ``_post_metrics``: sends each report, in a thread.
 - ``_tensorboard_manager`` of the Core API's ``train``, and its ``_sync``: uploads TensorBoard files.
 - ``_storage_manager`` of the Core API's ``checkpoint``, and its ``_base_path``: the folder of checkpoints.
+- ``TrialInfo._config`` and ``_steps_completed``: the experiment's configuration, and whether the trial has trained.
 - ``determined._DistributedBackend``: the library that synchronizes the processes.
 """
 
@@ -21,7 +22,7 @@ import os
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import determined as det
@@ -222,26 +223,48 @@ def verify_backend() -> None:
         )
 
 
-def experiment_length(context: Any) -> pytorch.TrainUnit | None:
-    """Returns the length of the training in the experiment's configuration, or None if there is none.
+def experiment_config() -> dict[str, Any]:
+    """Returns the experiment's configuration on a cluster, with the master's defaults; off-cluster it is empty."""
+    info = det.get_cluster_info() if is_on_cluster() else None
+    return {} if info is None else dict(info.trial._config)
 
-    It is ``searcher.max_time`` with ``searcher.time_metric``, or the deprecated ``searcher.max_length``.
+
+def checkpoint_to_start_from(given: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
+    """Returns the checkpoint that a trial of a cluster starts from: its own, if it has trained before.
 
     Args:
-        context: Determined's trial context.
+        given: Where it is to start from the first time; by default what the cluster says.
     """
-    try:
-        searcher = context.get_experiment_config().get("searcher", {})
-    except ValueError:
-        # Off-cluster there is no configuration.
-        return None
-    max_length = searcher.get("max_length")
-    lengths = max_length if isinstance(max_length, dict) else {searcher.get("time_metric"): searcher.get("max_time")}
-    if lengths.get("epochs"):
-        return pytorch.Epoch(int(lengths["epochs"]))
-    if lengths.get("batches"):
-        return pytorch.Batch(int(lengths["batches"]))
-    return None
+    info = det.get_cluster_info()
+    assert info is not None
+    return info.latest_checkpoint if info.trial._steps_completed > 0 else given or info.latest_checkpoint
+
+
+def experiment_length(config: Mapping[str, Any]) -> tuple[str, Any, pytorch.TrainUnit | None]:
+    """Returns the length that an experiment's configuration gives for the training.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        The name of the entry, ``searcher.max_time`` or the deprecated ``searcher.max_length``; its value, None if there
+        is none; and the length, None if it is not in epochs or batches.
+    """
+    searcher = config.get("searcher") or {}
+    name = "max_length" if searcher.get("max_length") is not None else "max_time"
+    given = searcher.get(name)
+    lengths = given if isinstance(given, dict) else {searcher.get("time_metric"): given}
+    return f"searcher.{name}", given, train_unit(lengths)
+
+
+def train_unit(length: Mapping[Any, Any] | None) -> pytorch.TrainUnit | None:
+    """Returns a length or a period of an experiment's configuration, if it is one in epochs or batches.
+
+    Args:
+        length: As in ``{"epochs": 5}``; none at all is ``{"batches": 0}``.
+    """
+    units = {"epochs": pytorch.Epoch, "batches": pytorch.Batch}
+    return next((units[name](int(n)) for name, n in (length or {}).items() if name in units and n), None)
 
 
 def accelerator() -> str:
