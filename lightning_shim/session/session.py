@@ -32,6 +32,7 @@ class Session:
         callbacks: The Lightning callbacks, in the order in which they are called; there when the trainer is attached.
         trainer: What the module has as ``self.trainer``; it enters itself.
         should_stop: Whether somebody has asked to stop: ``trainer.should_stop``.
+        stopped_by: Who has, in words; None if it was another process.
         progress_bar: The bar that nobody's printing may tear, if one is shown.
     """
 
@@ -47,6 +48,7 @@ class Session:
     callbacks: list[Any] = field(default_factory=list)
     trainer: Any = None
     should_stop: bool = False
+    stopped_by: str | None = None
     progress_bar: ProgressBar | None = None
 
     # Determined reads them off several objects each time, and they stay as they are.

@@ -12,6 +12,7 @@ from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
 from lightning_shim.trial.assembly import TrialParts
+from lightning_shim.trial.journal import Entry
 from lightning_shim.upstream.determined.context import checkpoint_path, close_tensorboard
 
 CALLBACK_NAME: Final = "lightning_shim"
@@ -46,7 +47,7 @@ class LightningCallback(pytorch.PyTorchCallback):
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
         """Keeps where the trial continues."""
         if checkpoint_uuid is not None:
-            self.on_checkpoint_upload_end(checkpoint_uuid)
+            self._keep(checkpoint_uuid)
 
     def on_training_start(self) -> None:
         """Calls ``on_train_start``, after a checkpoint has been loaded."""
@@ -79,6 +80,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._parts.attributes.restore()
             # Hooks that other hooks had set are among them.
             self._hooks.refresh_if_changed()
+            self._parts.journal.start(self.checkpoint_path)
 
     def _start_from(self, path: str | os.PathLike[str]) -> None:
         """Takes over a checkpoint of Lightning's, after which there may be nothing left to train."""
@@ -135,19 +137,19 @@ class LightningCallback(pytorch.PyTorchCallback):
         """Ends it, and with it the training epoch that has waited for it."""
         self._evaluation_loop.end()
         self._trainer.enter_stage(training=True)
-        self._parts.reports.remember(metrics)
+        self._parts.reports.remember(Entry.VALIDATION, metrics)
         self._training_loop.after_validation()
         self._agree_to_stop()
 
     def on_training_workload_end(self, avg_metrics: dict[str, Any], batch_metrics: Any) -> None:
         """Keeps what was reported."""
-        self._parts.reports.remember(avg_metrics)
+        self._parts.reports.remember(Entry.TRAINING, avg_metrics)
         self._agree_to_stop()
 
     def _agree_to_stop(self) -> None:
         """Stops the trial if any process wants to; Determined looks at it next."""
         if any(self._context.distributed.allgather(self._session.stops_early)):
-            self._trainer.should_stop = True
+            self._session.should_stop = True
             if not self._context.get_stop_requested():
                 self._context.set_stop_requested(True)
 
@@ -171,7 +173,11 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._parts.kept_files.restore(checkpoint, self._controller.checkpoint_folder)
 
     def on_checkpoint_upload_end(self, uuid: str) -> None:
-        """Keeps where the newest checkpoint is."""
+        """Keeps where the newest checkpoint is, and says so."""
+        self._keep(uuid)
+        self._parts.journal.checkpoint(self.checkpoint_path)
+
+    def _keep(self, uuid: str) -> None:
         self.checkpoint_path = checkpoint_path(self._context, uuid) or uuid
 
     def on_checkpoint_gather(self) -> None:

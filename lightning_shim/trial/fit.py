@@ -17,6 +17,12 @@ from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.session.random_state import seed_generators
 from lightning_shim.session.schedule import verify_train_unit
+from lightning_shim.trial.journal import (
+    BESIDE_A_PROGRESS_BAR,
+    IN_A_LOG,
+    WITHOUT_A_PROGRESS_BAR,
+    shown_on_standard_error,
+)
 from lightning_shim.trial.processes import join_processes
 from lightning_shim.trial.trial import LightningTrial
 from lightning_shim.upstream.determined.context import is_on_cluster, tensorboard_folder, verify_backend
@@ -233,18 +239,39 @@ def _seed(seed: int) -> None:
 
 @contextlib.contextmanager
 def _reporting(trial: LightningTrial, off_cluster: bool, shows_progress: bool) -> Iterator[None]:
-    """Shows progress while the trial runs, and says where its files are when it has ended."""
-    if not (off_cluster and trial.trainer.is_global_zero):
+    """Shows progress while the trial runs, and says how it has ended and where its files are."""
+    if not trial.trainer.is_global_zero:
         yield
         return
-    if shows_progress and ProgressBar.has_terminal():
+    journal = trial.journal
+    if not (off_cluster and ProgressBar.has_terminal()):
+        journal.entries = IN_A_LOG
+    elif shows_progress:
+        journal.entries = BESIDE_A_PROGRESS_BAR
         trial.show_progress()
-    try:
-        yield
-    finally:
+    else:
+        journal.entries = WITHOUT_A_PROGRESS_BAR
+    with shown_on_standard_error():
+        try:
+            yield
+        except KeyboardInterrupt:
+            trial.hide_progress()
+            journal.interrupted(trial.newest_checkpoint)
+            raise
+        except BaseException:
+            trial.hide_progress()
+            _say_where_files_are(trial, off_cluster)
+            raise
         trial.hide_progress()
-        tensorboard = tensorboard_folder(trial.context)
-        if trial.checkpoint_path is not None:
-            print(f"Checkpoint: {trial.checkpoint_path}")
-        if tensorboard is not None:
-            print(f"TensorBoard: tensorboard --logdir {os.path.abspath(tensorboard)}")
+        journal.end()
+        _say_where_files_are(trial, off_cluster)
+
+
+def _say_where_files_are(trial: LightningTrial, off_cluster: bool) -> None:
+    if not off_cluster:
+        return
+    tensorboard = tensorboard_folder(trial.context)
+    if trial.checkpoint_path is not None:
+        print(f"Checkpoint: {trial.checkpoint_path}")
+    if tensorboard is not None:
+        print(f"TensorBoard: tensorboard --logdir {os.path.abspath(tensorboard)}")
