@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-
 _ERASE_THE_REST_OF_THE_LINE: Final = "\x1b[K"
 
 

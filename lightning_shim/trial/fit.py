@@ -69,8 +69,9 @@ def fit(
     """Trains a LightningModule with Determined.
 
     It calls ``determined.pytorch.init``, makes a :class:`LightningTrial` and calls ``determined.pytorch.Trainer.fit``.
-    Off-cluster that needs no master: a progress bar is shown where there is a terminal, and where checkpoints and
-    TensorBoard files are is printed at the end. Under ``torchrun`` the processes train together.
+    Off-cluster that needs no master: a progress bar is shown where there is a terminal, elsewhere lines say what
+    happens, and where checkpoints and TensorBoard files are is printed at the end. Under ``torchrun`` the processes
+    train together.
 
     Args:
         module: A LightningModule, or a class or function that gives one from the hyperparameters, by parameter name.
@@ -172,7 +173,7 @@ def run_trial(
         checkpoint_policy: As for :func:`fit`.
         hparams: As for :func:`fit`.
         latest_checkpoint: As for :func:`fit`.
-        shows_progress: Whether there is a progress bar, off-cluster in a terminal.
+        shows_progress: Whether there is a progress bar in a terminal; elsewhere, and on a cluster, there are lines.
         **fit_options: Further arguments of Determined's ``Trainer.fit``.
 
     Returns:

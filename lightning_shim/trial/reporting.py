@@ -129,8 +129,8 @@ class Reports:
             # Those on the way are older.
             self._shown.drop()
             bar.show(self._session.trainer.progress_bar_metrics)
-        if values or entry is Entry.VALIDATION:
-            # Determined also asks for what has been logged where nothing is to be reported.
+        # Determined also asks where nothing is to be reported, and validates modules that have no validation.
+        if values or (entry is Entry.VALIDATION and self._progress.has_validated):
             self._journal.values(entry, values)
 
     def report_epoch(self) -> None:

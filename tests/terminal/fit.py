@@ -7,9 +7,6 @@ import sys
 from determined import pytorch
 
 import lightning_shim
-
-lightning_shim.patch()
-
 from tests.terminal.model import EPOCHS, Lit, loader
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class TestLines:
         first = lightning_shim.fit(tiny(pl)(), loader(), max_length=pytorch.Batch(3))
         caplog.clear()
         lightning_shim.fit(tiny(pl)(), loader(), max_length=pytorch.Batch(5), latest_checkpoint=first.checkpoint_path)
-        start, checkpoint, end = lines(caplog)
+        start, *_, checkpoint, end = lines(caplog)
         assert start == (
             "training Tiny, 4 parameters, 1 process on cpu, up to 5 steps, going on after batch 3, "
             f"from {first.checkpoint_path}"
