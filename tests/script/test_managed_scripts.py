@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,10 +75,18 @@ class Ran:
         return torch.load(ours, weights_only=False), torch.load(theirs, weights_only=False)
 
 
-@pytest.fixture(scope="module", params=CASES)
-def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, by_python: ByPython) -> Ran:
-    case = CASES[request.param]
-    folder = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope="module")
+def run_both_ways(tmp_path_factory: pytest.TempPathFactory, by_python: ByPython) -> Callable[[str], Ran]:
+    """Gives a function that runs a case once, in whatever order pytest puts the tests of single cases."""
+    return functools.cache(lambda name: _run(CASES[name], tmp_path_factory.mktemp(name), by_python))
+
+
+@pytest.fixture(params=CASES)
+def ran(request: pytest.FixtureRequest, run_both_ways: Callable[[str], Ran]) -> Ran:
+    return run_both_ways(request.param)
+
+
+def _run(case: Case, folder: Path, by_python: ByPython) -> Ran:
     context = {file.name: file.read_text() for file in SCRIPTS.glob("*.py")} | {"config.yaml": CONFIG}
     (folder / "config.yaml").write_text(CONFIG)
     script, *arguments = case.command
