@@ -34,6 +34,12 @@ class Lit(pl.LightningModule):
         time.sleep(self.seconds)
         self.log("val_loss", 1.5, prog_bar=True)
 
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("test_loss", 2.5)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.layer(batch[0])
+
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.1)
 

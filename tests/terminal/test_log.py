@@ -173,6 +173,17 @@ assert logging.getLogger("lightning_shim").level == {level}
 """
 
 
+class TestEvaluation:
+    def test_has_its_results_and_no_line_of_a_batch(self, tmp_path: Path) -> None:
+        printed, errors = executed(
+            tmp_path, "-m", "lightning_shim", "run", "-m", "tests.terminal.train", "0", "evaluate"
+        )
+        for verb in ("Validation", "Testing", "Predicting"):
+            assert f"{verb} DataLoader" not in printed + errors
+        assert printed.count("test_loss") == 1
+        assert printed.count("val_loss") == 1
+
+
 class TestLogging:
     END = "trained to its length, after 2 epochs, 8 batches, 8 steps"
 

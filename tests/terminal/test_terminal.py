@@ -87,6 +87,16 @@ class TestTraining:
         assert all(trained - 1 - batch <= 1 / seconds + 1 for trained, batch in shown), shown
 
 
+class TestEvaluation:
+    def test_has_bars_of_lightnings(self, tmp_path: Path) -> None:
+        seen = run_in_terminal(
+            "-m", "lightning_shim", "run", "-m", "tests.terminal.train", "0", "evaluate", folder=tmp_path
+        )
+        assert seen.exit_code == 0
+        for verb in ("Validation", "Testing", "Predicting"):
+            assert f"{verb} DataLoader 0: 100%" in seen.written
+
+
 class TestInterruption:
     @pytest.mark.parametrize("command", [FIT, RUN], ids=["fit", "run"])
     def test_before_a_checkpoint(self, command: tuple[str, ...], tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""A script for Lightning's Trainer; ``patched`` patches it, ``quiet`` wants no progress bar."""
+"""A script for Lightning's Trainer.
+
+Its arguments are the seconds that a batch takes, and words: ``patched`` patches the Trainer, ``quiet`` wants no
+progress bar, ``evaluate`` evaluates afterwards.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,10 @@ if __name__ == "__main__":
         log_every_n_steps=2,
         enable_model_summary=False,
         enable_progress_bar="quiet" not in sys.argv,
+        callbacks=[pl.callbacks.TQDMProgressBar()] if "evaluate" in sys.argv else [],
     )
     trainer.fit(Lit(float(sys.argv[1])), loader(), loader())
     print(f"{trainer.global_step} steps")
+    if "evaluate" in sys.argv:
+        for evaluate in (trainer.validate, trainer.test, trainer.predict):
+            evaluate(dataloaders=loader())
