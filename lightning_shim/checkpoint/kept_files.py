@@ -49,6 +49,10 @@ class KeptFiles:
             names[f"{len(names)}-{name}" if name in names else name] = path
         return names
 
+    def newest(self) -> str | None:
+        """Returns the path of the file that was written last, or None if there is none."""
+        return max(self._by_name().values(), key=os.path.getmtime, default=None)
+
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Lists in a checkpoint the files that it will hold.
 

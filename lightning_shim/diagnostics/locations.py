@@ -43,11 +43,14 @@ def users_frame() -> FrameType:
     last = sys._getframe(1)
     while frame is not None:
         last = frame
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in FRAMEWORK_PACKAGES:
+        if _package_of(frame) not in FRAMEWORK_PACKAGES:
             return frame
         frame = frame.f_back
     return last
+
+
+def _package_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 def definition_of(function: Callable[..., Any]) -> tuple[str, int] | None:
@@ -76,6 +79,16 @@ def definition_location(definition: Any) -> str:
     if found is None:
         return getattr(definition, "__qualname__", repr(definition))
     return f"{found[0]}:{found[1]}"
+
+
+def caller_name() -> str:
+    """Says who calls: ``"file:line"`` if it is the user's code, otherwise the class of Lightning's that does."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _package_of(frame) == "lightning_shim":
+        frame = frame.f_back
+    if frame is None or _package_of(frame) not in FRAMEWORK_PACKAGES or "self" not in frame.f_locals:
+        return caller_location()
+    return type(frame.f_locals["self"]).__name__
 
 
 def caller_location() -> str:

@@ -18,7 +18,7 @@ from determined import pytorch
 from lightning_shim.checkpoint.lightning_format import LightningCheckpoint, loops_state
 from lightning_shim.compatibility.before_training import no_accumulation, usable_callbacks
 from lightning_shim.diagnostics.errors import IgnoredMemberWarning, RefusedMemberError
-from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.diagnostics.locations import caller_location, caller_name
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.facade.logger import LoggerFacade
 from lightning_shim.facade.loops import FitLoopFacade, LoggerConnectorFacade
@@ -281,6 +281,8 @@ class TrainerFacade(Attached):
 
     @should_stop.setter
     def should_stop(self, stops: bool) -> None:
+        if stops and not self._session.should_stop:
+            self._session.stopped_by = caller_name()
         self._session.should_stop = stops
 
     @property

@@ -194,6 +194,7 @@ class TrainingLoop:
                 # A checkpoint may have been written when Lightning's epoch had ended and Determined's had not.
                 yield from self._rest_of_determined_epoch()
                 self._start_epoch()
+            self._show_epoch()
             yield from self._rest_of_epoch()
             # In Lightning the validation of an epoch comes before on_train_epoch_end; Determined validates at the end
             # of its own epoch. So that one has to be over first.
@@ -236,6 +237,16 @@ class TrainingLoop:
         if self._batches is None:
             self._batches = self.source.batches()
 
+    def _show_epoch(self) -> None:
+        """Opens the progress bar of an epoch that starts, or goes on from a checkpoint."""
+        bar = self._session.progress_bar
+        if bar is not None:
+            progress, epochs = self._progress, self._session.trainer.max_epochs
+            # As Lightning counts them.
+            description = f"Epoch {progress.current_epoch}" + (f"/{epochs - 1}" if epochs > 0 else "")
+            total = self.max_batches
+            bar.start_epoch(description, progress.batch_idx + 1, None if total == float("inf") else int(total))
+
     def _rest_of_epoch(self) -> Iterator[Any]:
         progress = self._progress
         batches: Iterator[Any] = self._batches or iter(())
@@ -260,14 +271,17 @@ class TrainingLoop:
             progress.is_last_batch = is_last
             yield batch
 
-    def train_batch(self, batch: Any) -> None:
+    def train_batch(self, batch: Any) -> StepOutputs:
         """Trains on a batch that :meth:`batches` yielded.
 
         Args:
-            batch: The batch as its loader returned it.
+            batch: The batch as the loader gave it.
+
+        Returns:
+            What ``training_step`` returned.
         """
         if batch is SKIPPED:
-            return
+            return []
         progress, hooks, collector, optimization = (
             self._progress,
             self._hooks,
@@ -300,7 +314,7 @@ class TrainingLoop:
                 optimization.step_schedulers("epoch")
         if skips_rest_of_epoch:
             # As in Lightning, a batch that was skipped has no on_train_batch_end.
-            return
+            return outputs
         if "on_train_batch_end" in names:
             seen = None if batch is None else optimization.batch_end_outputs(outputs)
             hooks.call("on_train_batch_end", seen, batch, progress.batch_idx)
@@ -314,6 +328,7 @@ class TrainingLoop:
         if self._outputs.is_needed:
             self._outputs.append(outputs)
         progress.batch_end_is_due = True
+        return outputs
 
     def finish_batch(self) -> None:
         """Does the work that follows a batch and its validation, once."""

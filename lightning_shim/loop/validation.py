@@ -59,6 +59,7 @@ class EvaluationLoop:
     def __init__(self, runtime: Runtime, source: DataSource) -> None:
         hooks = runtime.hooks
         self.source: Final = source
+        self._session: Final = runtime.session
         self._module: Final[Any] = runtime.session.module
         self._hooks: Final = hooks
         self._progress: Final = runtime.session.progress
@@ -109,8 +110,17 @@ class EvaluationLoop:
         self._has_several = self.source.has_several
         self._outputs = [[] for _ in self.source.num_batches]
         self._modes = {name: submodule.training for name, submodule in self._module.named_modules()}
+        self._show(limit)
         self._hooks.module_or_default("on_validation_model_eval")
         self._hooks.call("on_validation_start")
+
+    def _show(self, limit: int | float) -> None:
+        """Opens the progress bar of a validation."""
+        bar = self._session.progress_bar
+        if bar is not None:
+            total = sum(min(limit, batches) for batches in self.source.num_batches)
+            description = "Sanity check" if self._session.trainer.sanity_checking else "Validation"
+            bar.start_validation(description, None if total == math.inf else int(total))
 
     def start_epoch(self) -> None:
         """Calls ``on_validation_epoch_start``."""
@@ -128,12 +138,15 @@ class EvaluationLoop:
             The validation.
         """
         samples = previous = 0
+        bar = self._session.progress_bar
         if self._is_enabled:
             for batch, batch_idx, dataloader_idx, _ in self._batches:
                 if dataloader_idx != previous:
                     self._end_dataloader()
                     previous = dataloader_idx
                 samples += self._evaluate(batch, batch_idx, dataloader_idx)
+                if bar is not None:
+                    bar.advance_validation()
                 if only_one:
                     break
         return Validation(samples)
@@ -194,6 +207,8 @@ class EvaluationLoop:
         """Ends the validation and restores the modes of the module and its submodules."""
         if not self._is_enabled:
             return
+        if self._session.progress_bar is not None:
+            self._session.progress_bar.end_validation()
         self._hooks.call("on_validation_end")
         self._metrics.validation.reset()
         self._metrics.returned.reset()

@@ -302,6 +302,14 @@ class MetricCollector:
             if metric.settings.on_step and metric.settings.logger and metric.step_value is not None
         }
 
+    def shown_step_values(self) -> dict[str, Any]:
+        """Returns the last step's values that progress bars show, as they are kept: on their devices."""
+        return {
+            metric.settings.reported_name(on_step=True): metric.step_value
+            for metric in self._fresh()
+            if metric.settings.on_step and metric.settings.prog_bar and metric.step_value is not None
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """Returns the values of an interrupted epoch, as tensors and plain values."""
         return {

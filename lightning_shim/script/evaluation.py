@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from lightning_shim.diagnostics.warn import is_rank_zero
+from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.upstream.determined.context import is_on_cluster, report_after_training
+from lightning_shim.upstream.lightning_trainer import has_bar_of_lightning
 
 _recorded: Final[dict[str, set[str]]] = {}
 """The names of the recorded metrics by group."""
@@ -25,6 +28,24 @@ def remember_training(batches_trained: int) -> None:
     """
     global _batches_trained
     _batches_trained = batches_trained
+
+
+@contextlib.contextmanager
+def without_lines_of_a_progress_bar(trainer: Any) -> Iterator[None]:
+    """Keeps Lightning's progress bar out of a log, where it would write a line for each batch.
+
+    Args:
+        trainer: The Trainer that evaluates during the block.
+    """
+    bar = trainer.progress_bar_callback
+    if ProgressBar.has_terminal() or not has_bar_of_lightning(trainer) or bar.is_disabled:
+        yield
+        return
+    bar.disable()
+    try:
+        yield
+    finally:
+        bar.enable()
 
 
 def record_evaluation(verb: str, results: Sequence[Mapping[str, float]]) -> None:

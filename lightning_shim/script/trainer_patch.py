@@ -97,17 +97,25 @@ def _recorded(verb: str) -> Wrapper:
     def evaluate(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         from lightning_shim.script.evaluation import record_evaluation
 
-        results = wrapped(*args, **kwargs)
+        results = _evaluated(wrapped, instance, args, kwargs)
         record_evaluation(verb, results)
         return results
 
     return evaluate
 
 
+def _evaluated(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from lightning_shim.script.evaluation import without_lines_of_a_progress_bar
+
+    with without_lines_of_a_progress_bar(instance):
+        return wrapped(*args, **kwargs)
+
+
 METHODS: Final[dict[str, Wrapper]] = {
     "__init__": _init,
     "fit": _fit,
     **{verb: _recorded(verb) for verb in ("validate", "test")},
+    "predict": _evaluated,
 }
 """The replacements by the name of Trainer's method."""
 

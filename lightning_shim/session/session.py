@@ -32,6 +32,7 @@ class Session:
         callbacks: The Lightning callbacks in the order of their calls; empty until the trainer is attached.
         trainer: The facade, which is the module's ``self.trainer``; None until the facade has been created.
         should_stop: Whether a stop has been requested: ``trainer.should_stop``.
+        stopped_by: The requester, in words; None if it was another process.
         progress_bar: The progress bar that is shown, or None. Everything is printed through it, above the bar.
     """
 
@@ -47,6 +48,7 @@ class Session:
     callbacks: list[Any] = field(default_factory=list)
     trainer: Any = None
     should_stop: bool = False
+    stopped_by: str | None = None
     progress_bar: ProgressBar | None = None
 
     # Cached, since Determined goes through several objects to answer, and they are asked for in each step.

@@ -24,6 +24,7 @@ from lightning_shim.loop.training import TrainingLoop
 from lightning_shim.loop.validation import EvaluationLoop
 from lightning_shim.metrics.lightning_loggers import Loggers
 from lightning_shim.session.session import Session
+from lightning_shim.trial.journal import Journal
 from lightning_shim.trial.processes import Processes
 from lightning_shim.trial.reporting import Reports
 
@@ -43,6 +44,7 @@ class TrialParts:
         attributes: Saves and restores the attributes of module, data module and callbacks.
         kept_files: Saves and restores the files that callbacks write.
         reports: Reports metrics.
+        journal: Says what happens.
         processes: The processes that train together.
     """
 
@@ -56,6 +58,7 @@ class TrialParts:
     attributes: OwnAttributes
     kept_files: KeptFiles
     reports: Reports
+    journal: Journal
     processes: Processes
 
 
@@ -100,7 +103,8 @@ def assemble(
     runtime = Runtime.of(session)
     loggers = Loggers(session.lightning, given.loggers, session.progress)
     optimization = (Lightning1Optimization if needs_lightning1_optimization(session.module) else Optimization)(runtime)
-    reports = Reports(runtime, loggers, optimization)
+    journal = Journal(session)
+    reports = Reports(runtime, loggers, optimization, journal)
     train_source, val_source = (
         DataSource(session, LoaderRequest(session, stage, loaders))
         for stage, loaders in (("train", given.train_dataloaders), ("val", given.val_dataloaders))
@@ -130,6 +134,7 @@ def assemble(
         attributes=attributes,
         kept_files=KeptFiles(session.lightning, session.callbacks, trainer.default_root_dir),
         reports=reports,
+        journal=journal,
         processes=processes,
     )
 

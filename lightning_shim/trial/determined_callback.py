@@ -24,6 +24,7 @@ from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationErro
 from lightning_shim.diagnostics.lines import say
 from lightning_shim.trial.assembly import TrialParts
 from lightning_shim.trial.cluster import Search
+from lightning_shim.trial.journal import Entry
 from lightning_shim.upstream.determined.context import checkpoint_path, close_tensorboard
 
 CALLBACK_NAME: Final = "lightning_shim"
@@ -59,7 +60,7 @@ class LightningCallback(pytorch.PyTorchCallback):
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
         """Remembers the checkpoint from which the trial continues."""
         if checkpoint_uuid is not None:
-            self.on_checkpoint_upload_end(checkpoint_uuid)
+            self._keep(checkpoint_uuid)
 
     def on_training_start(self) -> None:
         """Calls the hooks before the first batch, and restores the second and third part of a loaded checkpoint."""
@@ -100,6 +101,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._parts.attributes.restore()
             # A hook may have assigned another hook to an attribute, which has now been restored.
             self._hooks.refresh_if_changed()
+            self._parts.journal.start(self.checkpoint_path)
 
     def _start_from(self, path: str | os.PathLike[str]) -> None:
         """Starts from a Lightning checkpoint, after which there may be nothing left to train."""
@@ -157,7 +159,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         """Ends the validation, and then the training batch or epoch that has been waiting for it."""
         self._evaluation_loop.end()
         self._trainer.enter_stage(training=True)
-        self._parts.reports.remember(metrics)
+        self._parts.reports.remember(Entry.VALIDATION, metrics)
         self._training_loop.after_validation()
         self._agree_to_stop()
 
@@ -170,11 +172,12 @@ class LightningCallback(pytorch.PyTorchCallback):
         batches = self._controller.batches_trained
         if self._search.has_stopped(batches):
             say(f"the search has stopped this trial after {batches} batches.")
+            self._session.stopped_by = "the search"
             self._stop()
 
     def on_training_workload_end(self, avg_metrics: dict[str, Any], batch_metrics: Any) -> None:
         """Remembers the reported metrics."""
-        self._parts.reports.remember(avg_metrics)
+        self._parts.reports.remember(Entry.TRAINING, avg_metrics)
         self._agree_to_stop()
 
     def _agree_to_stop(self) -> None:
@@ -185,7 +188,7 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def _stop(self) -> None:
         """Has Determined write a checkpoint and end the training, when it looks at it next."""
-        self._trainer.should_stop = True
+        self._session.should_stop = True
         if not self._context.get_stop_requested():
             self._context.set_stop_requested(True)
 
@@ -219,7 +222,11 @@ class LightningCallback(pytorch.PyTorchCallback):
         self.checkpoint_path = None
 
     def on_checkpoint_upload_end(self, uuid: str) -> None:
-        """Remembers the newest checkpoint."""
+        """Remembers the newest checkpoint, and says where it is."""
+        self._keep(uuid)
+        self._parts.journal.checkpoint(self.checkpoint_path)
+
+    def _keep(self, uuid: str) -> None:
         self.checkpoint_path = checkpoint_path(self._context, uuid) or uuid
 
     def on_checkpoint_gather(self) -> None:

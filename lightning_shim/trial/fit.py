@@ -18,6 +18,12 @@ from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.session.random_state import seed_generators
 from lightning_shim.session.schedule import verify_train_unit
 from lightning_shim.trial.configuration import Configuration
+from lightning_shim.trial.journal import (
+    BESIDE_A_PROGRESS_BAR,
+    IN_A_LOG,
+    WITHOUT_A_PROGRESS_BAR,
+    shown_on_standard_error,
+)
 from lightning_shim.trial.processes import join_processes
 from lightning_shim.trial.trial import LightningTrial
 from lightning_shim.upstream.determined.context import (
@@ -185,7 +191,7 @@ def run_trial(
         checkpoint_policy: As for :func:`fit`.
         hparams: As for :func:`fit`.
         latest_checkpoint: As for :func:`fit`.
-        shows_progress: Whether to show a progress bar, off-cluster in a terminal.
+        shows_progress: Whether there is a progress bar in a terminal; elsewhere, and on a cluster, there are lines.
         **fit_options: Further arguments of Determined's ``Trainer.fit``.
 
     Returns:
@@ -259,18 +265,39 @@ def _seed(seed: int) -> None:
 
 @contextlib.contextmanager
 def _reporting(trial: LightningTrial, off_cluster: bool, shows_progress: bool) -> Iterator[None]:
-    """Shows progress while the trial runs off-cluster, and prints the places of its files at the end."""
-    if not (off_cluster and trial.trainer.is_global_zero):
+    """Shows progress while the trial runs, and says how it has ended and where its files are."""
+    if not trial.trainer.is_global_zero:
         yield
         return
-    if shows_progress and ProgressBar.has_terminal():
+    journal = trial.journal
+    if not (off_cluster and ProgressBar.has_terminal()):
+        journal.entries = IN_A_LOG
+    elif shows_progress:
+        journal.entries = BESIDE_A_PROGRESS_BAR
         trial.show_progress()
-    try:
-        yield
-    finally:
+    else:
+        journal.entries = WITHOUT_A_PROGRESS_BAR
+    with shown_on_standard_error():
+        try:
+            yield
+        except KeyboardInterrupt:
+            trial.hide_progress()
+            journal.interrupted(trial.newest_checkpoint)
+            raise
+        except BaseException:
+            trial.hide_progress()
+            _say_where_files_are(trial, off_cluster)
+            raise
         trial.hide_progress()
-        tensorboard = tensorboard_folder(trial.context)
-        if trial.checkpoint_path is not None:
-            print(f"Checkpoint: {trial.checkpoint_path}")
-        if tensorboard is not None:
-            print(f"TensorBoard: tensorboard --logdir {os.path.abspath(tensorboard)}")
+        journal.end()
+        _say_where_files_are(trial, off_cluster)
+
+
+def _say_where_files_are(trial: LightningTrial, off_cluster: bool) -> None:
+    if not off_cluster:
+        return
+    tensorboard = tensorboard_folder(trial.context)
+    if trial.checkpoint_path is not None:
+        print(f"Checkpoint: {trial.checkpoint_path}")
+    if tensorboard is not None:
+        print(f"TensorBoard: tensorboard --logdir {os.path.abspath(tensorboard)}")

@@ -32,6 +32,7 @@ from lightning_shim.session.session import Session
 from lightning_shim.trial.assembly import Given, assemble
 from lightning_shim.trial.configuration import Configuration
 from lightning_shim.trial.determined_callback import CALLBACK_NAME, LightningCallback
+from lightning_shim.trial.journal import Journal
 from lightning_shim.trial.processes import Processes
 from lightning_shim.upstream.determined.context import experiment_length, is_on_cluster, verify_backend
 from lightning_shim.upstream.determined.controller import Controller
@@ -212,8 +213,8 @@ class LightningTrial(pytorch.PyTorchTrial):
         return {CALLBACK_NAME: self._callback}
 
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
-        """Trains on a batch. Reducers report the metrics, so that no batch has to copy them to the host."""
-        self._parts.training_loop.train_batch(batch)
+        """Trains on a batch; metrics are reported by reducers, so that nothing is copied to the host for each batch."""
+        outputs = self._parts.training_loop.train_batch(batch)
         if self._session.stops_at_once:
             self.controller.pause_after_this_batch(
                 validates=batch is not SKIPPED and self._parts.evaluation_loop.is_enabled
@@ -221,7 +222,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         elif self.trainer.is_last_batch and self._validates_by_default and self.epoch_length is None:
             # Without a length, Determined cannot know where the epoch ends.
             self.controller.pause_after_this_batch(validates=self._parts.evaluation_loop.is_enabled)
-        return self._parts.reports.end_batch()
+        return self._parts.reports.end_batch(outputs)
 
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Does nothing: the loader has run the validation already, and reducers report the metrics."""
@@ -266,6 +267,16 @@ class LightningTrial(pytorch.PyTorchTrial):
         return self._callback.checkpoint_path
 
     @property
+    def newest_checkpoint(self) -> pathlib.Path | str | None:
+        """The newest of Determined's checkpoints, as :attr:`checkpoint_path`, or else of Lightning's callbacks."""
+        return self.checkpoint_path or self._parts.kept_files.newest()
+
+    @property
+    def journal(self) -> Journal:
+        """Where it is written what happens; nothing until somebody says what of."""
+        return self._parts.journal
+
+    @property
     def epoch_length(self) -> int | None:
         """The number of batches of a training epoch, or None if the loaders have no length."""
         with self._parts.runtime.hooks.telling_of_errors():
@@ -273,10 +284,7 @@ class LightningTrial(pytorch.PyTorchTrial):
 
     def show_progress(self) -> None:
         """Shows a progress bar until :meth:`hide_progress` is called."""
-        batches, epochs = self._session.schedule.batches_and_epochs
-        if epochs is not None and self.epoch_length is not None:
-            batches = epochs * self.epoch_length
-        self._parts.reports.show_progress(batches)
+        self._parts.reports.show_progress()
 
     def hide_progress(self) -> None:
         """Closes the progress bar, if there is one."""

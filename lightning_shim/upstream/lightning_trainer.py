@@ -51,6 +51,12 @@ def has_nothing_to_fit(trainer: Any, callback: Any) -> bool:
     return isinstance(callback, (lightning.ProgressBar, lightning.BasePredictionWriter))
 
 
+def has_bar_of_lightning(trainer: Any) -> bool:
+    """Tells whether a Trainer has a progress bar of Lightning's, not one of the user's own."""
+    callbacks = namespace_of(trainer).module("callbacks")
+    return type(trainer.progress_bar_callback) in (callbacks.TQDMProgressBar, callbacks.RichProgressBar)
+
+
 def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any, loaders: tuple[Any, Any]) -> None:
     """Puts a Trainer into the state that it would be in after ``fit``.
 
