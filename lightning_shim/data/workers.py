@@ -176,7 +176,7 @@ def _send_the_error(queue: Any, error: Exception, data: tuple[int, Any]) -> None
 class _WorkerIterator(_MultiProcessingDataLoaderIter):
     """PyTorch's own iterator, which also keeps the workers' states and can skip indices.
 
-    The private names of PyTorch's that it overrides and reads are listed in :mod:`lightning_shim.upstream.torch`.
+    The private names of PyTorch's that it overrides and reads are listed above.
     """
 
     def __init__(
