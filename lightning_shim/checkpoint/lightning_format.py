@@ -124,9 +124,7 @@ class LightningCheckpoint:
         """
         if self._datamodule is not None and type(self._datamodule).__qualname__ in checkpoint:
             self._datamodule.load_state_dict(checkpoint[type(self._datamodule).__qualname__])
-        self._hooks.module("on_load_checkpoint", checkpoint)
-        _prefer_lightning_keys(checkpoint)
-        self._module.load_state_dict(checkpoint["models_state_dict"][0], strict=self._module.strict_loading)
+        self.load_weights(checkpoint)
         # As in Lightning, they find the weights loaded, and may load others.
         self._hooks.callbacks("on_load_checkpoint", checkpoint)
         _prefer_lightning_keys(checkpoint)
@@ -137,6 +135,16 @@ class LightningCheckpoint:
                 callback.load_state_dict(copy.deepcopy(states[callback.state_key]))
         self._hooks.start_fit_of_stateful_callbacks()
         self._averaging.load(checkpoint)
+
+    def load_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Gives the module the weights, as ``load_from_checkpoint`` does: with its own ``on_load_checkpoint`` alone.
+
+        Args:
+            checkpoint: What has been read. Changed in place.
+        """
+        self._hooks.module("on_load_checkpoint", checkpoint)
+        _prefer_lightning_keys(checkpoint)
+        self._module.load_state_dict(checkpoint["models_state_dict"][0], strict=self._module.strict_loading)
 
     def start_from(self, path: str | os.PathLike[str]) -> None:
         """Takes over a checkpoint that Lightning has written.

@@ -6,10 +6,10 @@
 - ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` calls with the model alone.
 - ``PyTorchTrialContext._tbd_writer``, ``_current_batch_idx`` and ``_epoch_len``.
 - ``_PyTorchTrialController.run``, ``_run``, ``_load``, ``_save``, ``_checkpoint``, ``_train_with_boundaries``,
-  ``_train_batch``, ``_step_batch``, ``_on_epoch_start``, ``_validation_is_current``, ``_steps_until_complete``,
-  ``is_chief``, ``test_mode``, ``state``, ``start_from_batch``, ``training_iterator``, ``training_enumerator``,
-  ``local_training``, the periods, ``max_length``: the loop itself. It is repaired for our trials only; see
-  :func:`repair_controller`.
+  ``_train_batch``, ``_step_batch``, ``_on_epoch_start``, ``_validate``, ``_validation_is_current``,
+  ``_steps_until_complete``, ``is_chief``, ``test_mode``, ``state``, ``start_from_batch``, ``training_iterator``,
+  ``training_enumerator``, ``local_training``, the periods, ``max_length``: the loop itself. It is repaired for our
+  trials only; see :func:`repair_controller`.
 - ``_DistributedBackend``: how ``determined.launch`` has said what synchronises the processes.
 - ``_core.checkpoint._storage_manager``: where checkpoints lie off-cluster.
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import pickle
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,7 +32,13 @@ from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError
 from lightning_shim.patching.registry import PatchRegistry, Wrapper
-from lightning_shim.upstream.determined.checkpoint_errors import STATE_FILE, is_complete, reading_errors, writing_errors
+from lightning_shim.upstream.determined.checkpoint_errors import (
+    STATE_FILE,
+    TRIAL_STATE_FILE,
+    is_complete,
+    reading_errors,
+    writing_errors,
+)
 from lightning_shim.upstream.determined.controller import Controller, go_on_counting
 
 
@@ -53,12 +60,20 @@ class ControlledTrial(Protocol):
     def gather_checkpoint(self) -> None:
         """Called on all processes before the chief writes a checkpoint."""
 
+    def start_from_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Called on all processes with a checkpoint that another trial has written."""
+
+    def after_validation(self) -> None:
+        """Called on all processes after a validation has been reported."""
+
 
 def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial]) -> None:
     """Repairs Determined's training loop for trials of one class, and makes it known to their ``controller``.
 
     - Since PyTorch 2.6 ``torch.load`` refuses what the loop itself has saved (NumPy's random state, callbacks' states).
       A checkpoint directory is trusted already, since ``trial_state.pkl`` is unpickled from it.
+    - From another trial's checkpoint, which is a warm start, it takes optimizers, schedulers, callbacks and random
+      numbers too, and counts from zero. The trial takes the weights alone.
     - Off-cluster the whole working directory, a virtual environment and data included, is copied into each checkpoint.
       Nothing of it is copied; on a cluster it is the experiment's own small folder, and is.
     - What a process other than the chief has of its own is not saved; the trial is given the chance to collect it.
@@ -66,6 +81,7 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
       and an error of the disk says which checkpoint is complete.
     - Off-cluster the loop counts batches from zero after it has loaded a checkpoint, so that it trains too long.
     - It validates once more at the end of the training, also where the script of a user has no validation.
+    - It does not learn that a search has stopped the trial; the trial is given the chance to ask.
     - It counts batches, where the script of a user may say how many optimizer steps there are.
     - It has no way to end before the first batch, when a hook has asked to stop.
     - For each batch it asks every period whether it has ended, and measures times that it tells nobody; that costs as
@@ -175,7 +191,12 @@ def _load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) 
     controlled.checkpoint_folder = path
     try:
         with reading_errors(path), _full_unpickling():
-            result = wrapped(*args, **kwargs)
+            if _is_of_another_trial(path, controller):
+                controller.trial.start_from_weights(torch.load(path / STATE_FILE, map_location="cpu"))
+                controller.state = pytorch._TrialState(trial_id=controller.trial_id)
+                result = None
+            else:
+                result = wrapped(*args, **kwargs)
             if controller.state is None:
                 raise CheckpointError(f"{path / STATE_FILE} holds no checkpoint of a PyTorchTrial.")
     finally:
@@ -183,6 +204,12 @@ def _load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) 
     if controller.local_training:
         go_on_counting(controller)
     return result
+
+
+def _is_of_another_trial(path: pathlib.Path, controller: Any) -> bool:
+    """Tells by ``trial_state.pkl``, which Determined's ``_load`` reads when it has taken over everything else."""
+    with (path / TRIAL_STATE_FILE).open("rb") as stream:
+        return bool(pickle.load(stream).get("trial_id") != controller.trial_id)
 
 
 def _save(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
@@ -207,6 +234,12 @@ def _checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs:
         raise
 
 
+def _validate(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+    metrics = wrapped(*args, **kwargs)
+    controller.trial.after_validation()
+    return metrics
+
+
 def _validation_is_current(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     controlled: Controller = controller.trial.controller
     return wrapped(*args, **kwargs) or not (controlled.validates_at_the_end or controlled.validation_is_reached)
@@ -223,6 +256,7 @@ _REPAIRS: Final[dict[str, Wrapper]] = {
     "_load": _load,
     "_save": _save,
     "_checkpoint": _checkpoint,
+    "_validate": _validate,
     "_validation_is_current": _validation_is_current,
     "_steps_until_complete": _steps_until_complete,
 }

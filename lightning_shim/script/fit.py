@@ -10,6 +10,7 @@ import torch
 from determined import pytorch
 
 from lightning_shim.diagnostics.errors import ConfigurationError, HyperparameterWarning
+from lightning_shim.diagnostics.lines import say
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.script.evaluation import remember_training
@@ -81,7 +82,7 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
             shows_progress=trainer.progress_bar_callback is not None,
         )
     if not trial.is_complete:
-        print("lightning_shim: the trial is paused. The script ends here, and runs again when the trial goes on.")
+        say("the trial is paused. The script ends here, and runs again when the trial goes on.")
         sys.exit(0)
     remember_training(trial.controller.batches_trained)
     join_processes(trainer)

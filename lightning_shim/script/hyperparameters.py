@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import wrapt
 
+from lightning_shim.diagnostics.lines import say
 from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES, caller_location
-from lightning_shim.diagnostics.warn import is_rank_zero
 from lightning_shim.patching.registry import PatchRegistry
 
 _is_making: ContextVar[bool] = ContextVar("lightning_shim_is_making", default=False)
@@ -83,9 +83,9 @@ def _announce(instance: Any, bound: inspect.BoundArguments, name: str, value: An
     parameter = bound.signature.parameters.get(name)
     default = inspect.Parameter.empty if parameter is None else parameter.default
     instead = given.get(name, default)
-    if is_rank_zero() and repr(instead) != repr(value):
-        print(
-            f"lightning_shim: {caller_location()}: {type(instance).__qualname__} gets the trial's {name}={value!r}"
+    if repr(instead) != repr(value):
+        say(
+            f"{caller_location()}: {type(instance).__qualname__} gets the trial's {name}={value!r}"
             + ("." if instead is inspect.Parameter.empty else f" instead of {instead!r}.")
         )
 

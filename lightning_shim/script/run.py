@@ -7,16 +7,21 @@ import runpy
 import sys
 from collections.abc import Sequence
 from types import TracebackType
+from typing import NoReturn
 
 import determined as det
 
+from lightning_shim.diagnostics.lines import say
 from lightning_shim.patching.lightning_module import patch
 from lightning_shim.session.random_state import seed_generators
-from lightning_shim.upstream.determined.context import is_on_cluster
+from lightning_shim.upstream.determined.context import is_on_cluster, lacks_launcher
 
 
 def run_script(script: str, arguments: Sequence[str], is_module: bool = False) -> None:
     """Runs a script whose ``Trainer.fit`` is a trial.
+
+    If the trial has several slots, and nothing has started a process for each of them, Determined's launcher takes the
+    place of this process.
 
     Args:
         script: Its file, or the name of a module.
@@ -26,6 +31,8 @@ def run_script(script: str, arguments: Sequence[str], is_module: bool = False) -
     Raises:
         SystemExit: If the script ends so, or with an error, whose traceback has been printed.
     """
+    if lacks_launcher():
+        _launch(script, arguments, is_module)
     patch(trainer=True)
     info = det.get_cluster_info() if is_on_cluster() else None
     if info is not None:
@@ -44,6 +51,16 @@ def run_script(script: str, arguments: Sequence[str], is_module: bool = False) -
         own = error.with_traceback(_own_part(error.__traceback__))
         sys.excepthook(type(own), own, own.__traceback__)
         sys.exit(1)
+
+
+def _launch(script: str, arguments: Sequence[str], is_module: bool) -> NoReturn:
+    info = det.get_cluster_info()
+    if info is not None and info.container_rank == 0:
+        say("the trial has several slots. determined.launch.torch_distributed starts a process for each of them.")
+    # Its own options end with the first "--"; the script may have some.
+    launcher = [sys.executable, "-m", "determined.launch.torch_distributed", "--"]
+    run = [sys.executable, "-m", "lightning_shim", "run", *(["-m"] if is_module else []), script, *arguments]
+    os.execv(sys.executable, [*launcher, *run])
 
 
 def _own_part(frames: TracebackType | None) -> TracebackType | None:

@@ -11,7 +11,9 @@ import torch
 from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
+from lightning_shim.diagnostics.lines import say
 from lightning_shim.trial.assembly import TrialParts
+from lightning_shim.trial.cluster import Search
 from lightning_shim.upstream.determined.context import checkpoint_path, close_tensorboard
 
 CALLBACK_NAME: Final = "lightning_shim"
@@ -42,6 +44,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._training_loop: Final = parts.training_loop
         self._evaluation_loop: Final = parts.evaluation_loop
         self._has_started_training = False
+        self._search: Search | None = None
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
         """Keeps where the trial continues."""
@@ -50,6 +53,7 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def on_training_start(self) -> None:
         """Calls ``on_train_start``, after a checkpoint has been loaded."""
+        self._search = Search(self._context)
         self._parts.trial_state.start()
         if self._controller.batches_trained > 0:
             if not self._parts.trial_state.apply():
@@ -58,9 +62,14 @@ class LightningCallback(pytorch.PyTorchCallback):
                     "in an epoch its training stood. Load its weights when you build the module, or resume from "
                     "another one."
                 )
-        # Otherwise the checkpoint, if there was one, is another trial's: Determined takes its weights and starts anew.
         elif self._trainer.ckpt_path is not None:
             self._start_from(self._trainer.ckpt_path)
+        if self._controller.has_trained_its_length:
+            batches = self._controller.batches_trained
+            say(
+                f"nothing is left to train: {batches} batches have been trained, which is the length. Give a larger "
+                "one to go on."
+            )
         self._hooks.start_fit_of_stateful_callbacks()
         if self._controller.batches_trained == 0:
             self._sanity_check()
@@ -139,6 +148,17 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._training_loop.after_validation()
         self._agree_to_stop()
 
+    def on_validation_report(self) -> None:
+        """Stops the trial if the search has stopped it, as ``trainer.should_stop`` does."""
+        assert self._search is not None
+        if self._controller.has_trained_its_length or self._context.get_stop_requested():
+            # It ends by itself.
+            return
+        batches = self._controller.batches_trained
+        if self._search.has_stopped(batches):
+            say(f"the search has stopped this trial after {batches} batches.")
+            self._stop()
+
     def on_training_workload_end(self, avg_metrics: dict[str, Any], batch_metrics: Any) -> None:
         """Keeps what was reported."""
         self._parts.reports.remember(avg_metrics)
@@ -147,9 +167,13 @@ class LightningCallback(pytorch.PyTorchCallback):
     def _agree_to_stop(self) -> None:
         """Stops the trial if any process wants to; Determined looks at it next."""
         if any(self._context.distributed.allgather(self._session.stops_early)):
-            self._trainer.should_stop = True
-            if not self._context.get_stop_requested():
-                self._context.set_stop_requested(True)
+            self._stop()
+
+    def _stop(self) -> None:
+        """Has Determined write a checkpoint and end the training, when it looks at it next."""
+        self._trainer.should_stop = True
+        if not self._context.get_stop_requested():
+            self._context.set_stop_requested(True)
 
     def on_checkpoint_save_start(self, checkpoint: dict[str, Any]) -> None:
         """Adds the trial's state and Lightning's keys, and calls the hooks that may add more."""
@@ -169,6 +193,16 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._parts.lightning_checkpoint.load(checkpoint)
         if self._trainer.is_global_zero:
             self._parts.kept_files.restore(checkpoint, self._controller.checkpoint_folder)
+
+    def on_warm_start(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the weights of another trial's checkpoint."""
+        self._parts.lightning_checkpoint.load_weights(checkpoint)
+        uuid = os.path.basename(str(self.checkpoint_path))
+        say(
+            f"the weights are those of the checkpoint {uuid}, of another trial. Optimizers, schedulers, callbacks, "
+            "counters and random states are new."
+        )
+        self.checkpoint_path = None
 
     def on_checkpoint_upload_end(self, uuid: str) -> None:
         """Keeps where the newest checkpoint is."""

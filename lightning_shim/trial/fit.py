@@ -78,7 +78,8 @@ def fit(
         reporting_period: How often to report training metrics, as Lightning's ``log_every_n_steps``.
         checkpoint_policy: Whether to write a checkpoint after a validation: ``"best"``, ``"all"`` or ``"none"``.
             Off-cluster ``"best"`` means ``"all"``, since nobody knows what was best.
-        latest_checkpoint: Where to continue: a checkpoint's folder or its UUID; by default what the cluster says.
+        latest_checkpoint: Where to continue: a checkpoint's folder or its UUID; by default what the cluster says. Of
+            another trial's checkpoint the weights alone are taken. After a pause, a trial goes on from its own.
         step_zero_validation: Whether to validate before training.
         test_mode: Whether to train and validate one batch only; off-cluster.
         hparams: Hyperparameters; on a cluster those of the experiment take precedence.
@@ -94,8 +95,6 @@ def fit(
         CheckpointError: If the checkpoint is missing, damaged or does not fit.
     """
     _verify_trial_options(trial_options)
-    # Before Determined looks for a Horovod that is not installed.
-    verify_backend()
     verify_train_unit("max_length", max_length, required=True)
     verify_train_unit("validation_period", validation_period, may_be_schedule=True)
     verify_train_unit("checkpoint_period", checkpoint_period, may_be_schedule=True)
@@ -172,10 +171,14 @@ def run_trial(
     Returns:
         The trial.
     """
+    # Before Determined looks for a Horovod that is not installed, or for a launcher.
+    verify_backend()
     info = det.get_cluster_info() if is_on_cluster() else None
     if info is not None:
         hparams = {**(hparams or {}), **info.trial.hparams}
-        latest_checkpoint = latest_checkpoint or info.latest_checkpoint
+        # A trial that continues after a pause goes on from its own.
+        has_own = info.latest_checkpoint is not None and info.trial._steps_completed > 0
+        latest_checkpoint = info.latest_checkpoint if has_own else latest_checkpoint or info.latest_checkpoint
     elif checkpoint_policy == "best":
         checkpoint_policy = "all"
     storage_id = None if latest_checkpoint is None else _storage_id(latest_checkpoint, info is not None)

@@ -229,6 +229,14 @@ class LightningTrial(pytorch.PyTorchTrial):
         """Collects the state of all processes, before the chief writes a checkpoint."""
         self._callback.on_checkpoint_gather()
 
+    def start_from_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the weights of another trial's checkpoint, and nothing else."""
+        self._callback.on_warm_start(checkpoint)
+
+    def after_validation(self) -> None:
+        """Looks whether the search has stopped the trial, after a validation has been reported."""
+        self._callback.on_validation_report()
+
     @property
     def has_taken_all_steps(self) -> bool:
         """Whether the training ends before its length has been trained."""

@@ -3,13 +3,15 @@
 - ``determined.util.write_user_code``, which ``_save`` calls: what a checkpoint holds beside the trial's state.
 - ``PyTorchTrialContext._core``: the Core API context, for reports beside those that the training loop makes.
 - ``TrainContext._tensorboard_manager`` and its ``_sync``: uploads TensorBoard files.
+- ``TrainContext._session`` and ``_trial_id``: ask the master for the trial's state.
+- ``TrainContext._metrics``, its ``_shipper`` and the ``_post_metrics`` of that, which a thread sends each report with.
 - ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` calls with the model alone.
 - ``PyTorchTrialContext._tbd_writer``, ``_current_batch_idx`` and ``_epoch_len``.
 - ``_PyTorchTrialController.run``, ``_run``, ``_load``, ``_save``, ``_checkpoint``, ``_train_with_boundaries``,
-  ``_train_batch``, ``_step_batch``, ``_on_epoch_start``, ``_validation_is_current``, ``_steps_until_complete``,
-  ``is_chief``, ``test_mode``, ``state``, ``start_from_batch``, ``training_iterator``, ``training_enumerator``,
-  ``local_training``, the periods, ``max_length``: the loop itself. It is repaired for our trials only; see
-  :func:`repair_controller`.
+  ``_train_batch``, ``_step_batch``, ``_on_epoch_start``, ``_validate``, ``_validation_is_current``,
+  ``_steps_until_complete``, ``is_chief``, ``test_mode``, ``state``, ``start_from_batch``, ``training_iterator``,
+  ``training_enumerator``, ``local_training``, the periods, ``max_length``: the loop itself. It is repaired for our
+  trials only; see :func:`repair_controller`.
 - ``_DistributedBackend``: how ``determined.launch`` has said what synchronises the processes.
 - ``_core.checkpoint._storage_manager``: where checkpoints lie off-cluster.
 """
@@ -19,11 +21,15 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
-from typing import Any
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Any, Final
 
 import determined as det
 import torch
 from determined import core, pytorch, tensorboard
+from determined.common.api import bindings, errors
 
 from lightning_shim.diagnostics.errors import ConfigurationError
 
@@ -101,6 +107,44 @@ def report_after_training(group: str, metrics: dict[str, Any], step: int) -> Non
         context.train.report_metrics(group=group, steps_completed=step, metrics=metrics)
 
 
+MASTER_ERRORS: Final = (errors.BadRequestException, OSError, ValueError, KeyError)
+"""What is raised if the master cannot be reached, answers late, or with something else."""
+
+
+def notify_of_sent_reports(context: Any, notify: Callable[[str, int | None], None]) -> None:
+    """Has a function called when the master has taken a report of metrics; the chief does it, on a cluster.
+
+    Args:
+        context: Determined's trial context.
+        notify: Is called by Determined's thread, with the group and the batches trained.
+    """
+    shipper = context._core.train._metrics._shipper
+    post = shipper._post_metrics
+
+    def post_and_notify(**report: Any) -> None:
+        post(**report)
+        notify(report["group"], report["steps_completed"])
+
+    shipper._post_metrics = post_and_notify
+
+
+def is_stopped_by_search(context: Any, seconds: float) -> bool:
+    """Asks the master whether the search has stopped the trial; one process does it, on a cluster.
+
+    Args:
+        context: Determined's trial context.
+        seconds: How long the master may take to answer.
+
+    Returns:
+        Whether it has. One of ``MASTER_ERRORS`` is raised if the master does not answer.
+    """
+    train = context._core.train
+    # The bindings' get_GetTrial asks the same, but has no limit; the session would try again for half a minute.
+    answer = train._session.with_retry(0).get(f"/api/v1/trials/{train._trial_id}", timeout=seconds)
+    state: str = answer.json()["trial"]["state"]
+    return state == bindings.trialv1State.STOPPING_COMPLETED.value
+
+
 def tensorboard_writer(context: Any) -> Any:
     """Returns Determined's ``SummaryWriter``, which is made when it is first asked for."""
     return context.get_tensorboard_writer()
@@ -143,12 +187,31 @@ def is_on_cluster() -> bool:
     return info is not None and info.task_type == "TRIAL"
 
 
+def lacks_launcher() -> bool:
+    """Tells whether this is the only process of a trial on several slots, since no launcher has started one for each.
+
+    On a cluster, ``determined.launch`` says which synchronises the processes; Determined looks at the same.
+    """
+    info = det.get_cluster_info() if is_on_cluster() else None
+    if info is None or (len(info.container_addrs) == 1 and len(info.slot_ids) <= 1):
+        return False
+    backend = det._DistributedBackend()
+    return not (backend.use_torch() or backend.use_horovod() or backend.use_deepspeed())
+
+
 def verify_backend() -> None:
     """Refuses what cannot synchronise the gradients of a LightningModule.
 
     Raises:
-        ConfigurationError: If the processes were started for Horovod.
+        ConfigurationError: If the processes were started for Horovod, or only one was for several slots.
     """
+    if lacks_launcher():
+        command = shlex.join(["python3", *sys.orig_argv[1:]])
+        raise ConfigurationError(
+            "The trial has several slots, and one process was started for all of them. Start one for each by "
+            f"`entrypoint: python3 -m determined.launch.torch_distributed {command}`. As `python3 -m lightning_shim "
+            "run SCRIPT`, an entrypoint starts as many processes as there are slots by itself."
+        )
     if det._DistributedBackend().use_horovod():
         raise ConfigurationError(
             "The processes were started for Horovod (USE_HOROVOD is set). It averages gradients in an optimizer of its "

@@ -6,10 +6,10 @@
 - ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` calls with the model alone.
 - ``PyTorchTrialContext._tbd_writer``, ``_current_batch_idx`` and ``_epoch_len``.
 - ``_PyTorchTrialController.run``, ``_run``, ``_load``, ``_save``, ``_checkpoint``, ``_train_with_boundaries``,
-  ``_train_batch``, ``_step_batch``, ``_on_epoch_start``, ``_validation_is_current``, ``_steps_until_complete``,
-  ``is_chief``, ``test_mode``, ``state``, ``start_from_batch``, ``training_iterator``, ``training_enumerator``,
-  ``local_training``, the periods, ``max_length``: the loop itself. It is repaired for our trials only; see
-  :func:`repair_controller`.
+  ``_train_batch``, ``_step_batch``, ``_on_epoch_start``, ``_validate``, ``_validation_is_current``,
+  ``_steps_until_complete``, ``is_chief``, ``test_mode``, ``state``, ``start_from_batch``, ``training_iterator``,
+  ``training_enumerator``, ``local_training``, the periods, ``max_length``: the loop itself. It is repaired for our
+  trials only; see :func:`repair_controller`.
 - ``_DistributedBackend``: how ``determined.launch`` has said what synchronises the processes.
 - ``_core.checkpoint._storage_manager``: where checkpoints lie off-cluster.
 """
