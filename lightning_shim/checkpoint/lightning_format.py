@@ -122,18 +122,16 @@ class LightningCheckpoint:
         Args:
             checkpoint: What has been read; optimizers and schedulers are loaded afterwards. Changed in place.
         """
+        self.load_weights(checkpoint)
         if self._datamodule is not None and type(self._datamodule).__qualname__ in checkpoint:
             self._datamodule.load_state_dict(checkpoint[type(self._datamodule).__qualname__])
-        self.load_weights(checkpoint)
         # As in Lightning, they find the weights loaded, and may load others.
         self._hooks.callbacks("on_load_checkpoint", checkpoint)
         _prefer_lightning_keys(checkpoint)
-        checkpoint["models_state_dict"] = [self._module.state_dict()]
         states = checkpoint.get("callbacks", {})
         for callback in self._session.callbacks:
             if callback.state_key in states:
                 callback.load_state_dict(copy.deepcopy(states[callback.state_key]))
-        self._hooks.start_fit_of_stateful_callbacks()
         self._averaging.load(checkpoint)
 
     def load_weights(self, checkpoint: dict[str, Any]) -> None:
@@ -146,31 +144,41 @@ class LightningCheckpoint:
         _prefer_lightning_keys(checkpoint)
         self._module.load_state_dict(checkpoint["models_state_dict"][0], strict=self._module.strict_loading)
 
-    def start_from(self, path: str | os.PathLike[str]) -> None:
-        """Takes over a checkpoint that Lightning has written.
+    def load_training_state(self, checkpoint: dict[str, Any]) -> None:
+        """Gives the scaler, the optimizers and the schedulers their state.
+
+        Args:
+            checkpoint: What :meth:`load` has seen.
+
+        Raises:
+            ValueError: If the module has another number of optimizers or schedulers.
+        """
+        scaler = self._strategy.precision_plugin.scaler
+        if scaler is not None and SCALER_KEY in checkpoint:
+            scaler.load_state_dict(checkpoint[SCALER_KEY])
+        self._restore("optimizer", self._strategy.optimizers, checkpoint.get("optimizers_state_dict"))
+        if not self._averaging.brings_scheduler:
+            schedulers = [config.scheduler for config in self._strategy.lr_scheduler_configs]
+            self._restore("scheduler", schedulers, checkpoint.get("lr_schedulers_state_dict"))
+
+    def load_progress(self, checkpoint: dict[str, Any]) -> None:
+        """Counts from where Lightning's loops were.
+
+        Args:
+            checkpoint: What has been read.
+        """
+        if "loops" in checkpoint:
+            self._progress.load_state_dict(progress_of_loops(checkpoint["loops"]))
+
+    def read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Reads a checkpoint that Lightning has written.
 
         Args:
             path: Its file.
 
         Raises:
-            CheckpointError: If it is no checkpoint of Lightning's, or does not fit the module.
+            CheckpointError: If it is no checkpoint of Lightning's.
         """
-        checkpoint = self._read(path)
-        try:
-            self.load(checkpoint)
-            self._restore("optimizer", self._strategy.optimizers, checkpoint.get("optimizer_states"))
-            if not self._averaging.brings_scheduler:
-                schedulers = [config.scheduler for config in self._strategy.lr_scheduler_configs]
-                self._restore("scheduler", schedulers, checkpoint.get("lr_schedulers"))
-            scaler = self._strategy.precision_plugin.scaler
-            if scaler is not None and SCALER_KEY in checkpoint:
-                scaler.load_state_dict(checkpoint[SCALER_KEY])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"the checkpoint {path} does not fit this module: {error}") from error
-        if "loops" in checkpoint:
-            self._progress.load_state_dict(progress_of_loops(checkpoint["loops"]))
-
-    def _read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         name = os.fspath(path)
         if not os.path.isfile(name):
             raise CheckpointError(f"ckpt_path: there is no file {name!r}.")

@@ -47,7 +47,6 @@ class Hooks:
         self.state: Final = session.module.__dict__
         self.former_values: Final[dict[str, FormerValue]] = {"dataloader_idx": lambda args: 0}
         self._callbacks: list[Any] = []
-        self._fit_has_started = False
         self._set_on_instances: list[dict[str, Any]] = []
         self._with_former_arguments: set[str] = set()
         self._of_module: dict[str, Hook] = {}
@@ -183,24 +182,6 @@ class Hooks:
             return None
         self.callbacks(name, *args)
         return self.module(name, *args)
-
-    def start_fit(self) -> None:
-        """Calls ``on_fit_start``, except on callbacks that are to load their state first.
-
-        Those get it by :meth:`start_fit_of_stateful_callbacks`: Determined loads a checkpoint when the trial is built.
-        """
-        self._callbacks_that("on_fit_start", self._loads_state, False)
-        self.module("on_fit_start")
-
-    def start_fit_of_stateful_callbacks(self) -> None:
-        """Calls ``on_fit_start`` on callbacks with a state, which has been loaded if there is a checkpoint; once."""
-        if self._fit_has_started:
-            return
-        self._fit_has_started = True
-        self._callbacks_that("on_fit_start", self._loads_state, True)
-
-    def _loads_state(self, callback: Any) -> bool:
-        return callback is not None and is_overridden("load_state_dict", callback, self._lightning.Callback)
 
     def call_epoch_end(self, name: str) -> None:
         """Calls a hook on the callbacks and the module, but last on callbacks that follow a metric.

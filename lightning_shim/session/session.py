@@ -28,6 +28,7 @@ class Session:
         module: The LightningModule.
         datamodule: The LightningDataModule, if there is one.
         ckpt_path: A checkpoint of Lightning's to start from, or None.
+        latest_checkpoint: A checkpoint of Determined's to go on from, or None.
         progress: The counters of epochs, batches and steps.
         callbacks: The Lightning callbacks, in the order in which they are called; there when the trainer is attached.
         trainer: What the module has as ``self.trainer``; it enters itself.
@@ -43,6 +44,7 @@ class Session:
     module: Any
     datamodule: Any
     ckpt_path: str | os.PathLike[str] | None = None
+    latest_checkpoint: str | None = None
     progress: Progress = field(default_factory=Progress)
     callbacks: list[Any] = field(default_factory=list)
     trainer: Any = None

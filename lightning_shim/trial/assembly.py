@@ -9,6 +9,7 @@ from typing import Any
 from lightning_shim.checkpoint.attributes import OwnAttributes
 from lightning_shim.checkpoint.kept_files import KeptFiles
 from lightning_shim.checkpoint.lightning_format import LightningCheckpoint
+from lightning_shim.checkpoint.starting_checkpoint import StartingCheckpoint
 from lightning_shim.checkpoint.trial_state import TrialState
 from lightning_shim.checkpoint.weight_averaging import WeightAveragingState
 from lightning_shim.compatibility.before_training import verify_members
@@ -39,6 +40,7 @@ class TrialParts:
         evaluation_loop: The loop of a validation.
         trainer: What the module has as its trainer.
         lightning_checkpoint: Saves and restores what Lightning would.
+        starting_checkpoint: Restores what the training starts from.
         trial_state: Saves and restores what is needed beside it to continue exactly.
         attributes: Keeps what module and callbacks have in attributes of their own.
         kept_files: Keeps the files that callbacks have written.
@@ -52,6 +54,7 @@ class TrialParts:
     evaluation_loop: EvaluationLoop
     trainer: TrainerFacade
     lightning_checkpoint: LightningCheckpoint
+    starting_checkpoint: StartingCheckpoint
     trial_state: TrialState
     attributes: OwnAttributes
     kept_files: KeptFiles
@@ -117,6 +120,7 @@ def assemble(
     attributes = OwnAttributes(
         session.lightning, session.module, session.datamodule, trainer, session.callbacks, runtime.strategy
     )
+    trial_state = TrialState(runtime, training_loop, averaging, attributes)
     return TrialParts(
         session=session,
         runtime=runtime,
@@ -124,7 +128,8 @@ def assemble(
         evaluation_loop=evaluation_loop,
         trainer=trainer,
         lightning_checkpoint=lightning_checkpoint,
-        trial_state=TrialState(runtime, training_loop, averaging, attributes),
+        starting_checkpoint=StartingCheckpoint(runtime, lightning_checkpoint, trial_state),
+        trial_state=trial_state,
         attributes=attributes,
         kept_files=KeptFiles(session.lightning, session.callbacks, trainer.default_root_dir),
         reports=reports,

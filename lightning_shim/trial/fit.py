@@ -101,7 +101,7 @@ def fit(
     verify_train_unit("reporting_period", reporting_period, required=True, may_be_schedule=True)
     _verify_choices(checkpoint_policy, seed, hparams)
 
-    def make_trial(context: pytorch.PyTorchTrialContext) -> LightningTrial:
+    def make_trial(context: pytorch.PyTorchTrialContext, latest_checkpoint: str | None) -> LightningTrial:
         if seed is not None:
             _seed(seed)
         return LightningTrial(
@@ -113,6 +113,7 @@ def fit(
             max_length=max_length,
             validation_period=validation_period,
             reporting_period=reporting_period,
+            latest_checkpoint=latest_checkpoint,
             **trial_options,
         )
 
@@ -148,7 +149,7 @@ _Trial = TypeVar("_Trial", bound=LightningTrial)
 
 
 def run_trial(
-    make_trial: Callable[[pytorch.PyTorchTrialContext], _Trial],
+    make_trial: Callable[[pytorch.PyTorchTrialContext, str | None], _Trial],
     periods: Callable[[_Trial], Mapping[str, Any]],
     *,
     checkpoint_policy: str,
@@ -160,7 +161,7 @@ def run_trial(
     """Runs a trial, off-cluster or as the cluster says.
 
     Args:
-        make_trial: Makes the trial, when the processes have come together.
+        make_trial: Makes the trial, when the processes have come together, for the checkpoint that it starts from.
         periods: Gives the length and the periods of the training, by the names of Determined's ``Trainer.fit``.
         checkpoint_policy: As for :func:`fit`.
         hparams: As for :func:`fit`.
@@ -183,7 +184,7 @@ def run_trial(
         checkpoint_policy = "all"
     storage_id = None if latest_checkpoint is None else _storage_id(latest_checkpoint, info is not None)
     with pytorch.init(hparams=dict(hparams or {}), distributed=join_processes()) as context:
-        trial = make_trial(context)
+        trial = make_trial(context, storage_id)
         with _reporting(trial, info is None, shows_progress):
             pytorch.Trainer(trial, context).fit(
                 checkpoint_policy=checkpoint_policy,
