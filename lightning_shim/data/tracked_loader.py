@@ -142,7 +142,12 @@ class TrackedLoader:
     def _batches(self, position: Position, iterator: Iterator[Any]) -> Iterator[Any]:
         if position.started is None:
             position.started = self._moment()
-        for batch in iterator:
+        while True:
+            # As Lightning does: a `for` would iterate the iterator, which begins anew if it is the loader itself.
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                break
             position.taken += 1
             # The state of a dataset does not say that its iterator has ended.
             position.ended = self._is_stream and has_ended(iterator)
