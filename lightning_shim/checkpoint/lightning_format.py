@@ -17,7 +17,7 @@ from lightning_shim.diagnostics.errors import CheckpointError
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.session.progress import Progress
-from lightning_shim.upstream.lightning import hyperparameters_name
+from lightning_shim.upstream.lightning import hyperparameters_name, is_omegaconf
 
 SCALER_KEY: Final = "MixedPrecision"
 """Under which Lightning keeps the state of the gradient scaler: the name of its plugin."""
@@ -108,13 +108,24 @@ class LightningCheckpoint:
         """Adds what module and data module keep of themselves."""
         for owner in (self._module, self._datamodule):
             if owner is not None and owner.hparams:
-                checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = dict(owner.hparams)
+                checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = self._hyperparameters(owner)
+                if is_omegaconf(owner.hparams):
+                    checkpoint[owner.CHECKPOINT_HYPER_PARAMS_TYPE] = type(owner.hparams)
                 if hyperparameters_name(owner) is not None:
                     checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = hyperparameters_name(owner)
         if self._datamodule is not None:
             state = self._datamodule.state_dict()
             if state:
                 checkpoint[type(self._datamodule).__qualname__] = state
+
+    def _hyperparameters(self, owner: Any) -> Any:
+        if is_omegaconf(owner.hparams):
+            return owner.hparams
+        hparams = dict(owner.hparams)
+        if owner is self._datamodule:
+            # Lightning drops the module's when training starts, and no checkpoint can be written with these.
+            self._session.lightning.clean_namespace(hparams)
+        return hparams
 
     def load(self, checkpoint: dict[str, Any]) -> None:
         """Calls the ``on_load_checkpoint`` hooks, and gives module, callbacks and data module their state.

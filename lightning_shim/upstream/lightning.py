@@ -25,7 +25,8 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,7 @@ class Lightning:
     WandbLogger: type
     PassThroughProfiler: type
     log_hyperparams: Callable[[Any], None]
+    clean_namespace: Callable[[MutableMapping[str, Any]], None]
     isolate_rng: Callable[[], AbstractContextManager[None]]
     migrate_checkpoint: Callable[[dict[str, Any]], tuple[dict[str, Any], Any]]
     LightningOptimizer: type
@@ -110,6 +112,7 @@ def _parts(namespace: Namespace) -> Lightning:
         CSVLogger=loggers.CSVLogger,
         WandbLogger=loggers.WandbLogger,
         PassThroughProfiler=namespace.module("profilers").PassThroughProfiler,
+        clean_namespace=namespace.module("utilities.parsing").clean_namespace,
         log_hyperparams=namespace.module("loggers.utilities")._log_hyperparams,
         isolate_rng=namespace.module("utilities.seed").isolate_rng,
         LightningOptimizer=optimizer.LightningOptimizer,
@@ -239,6 +242,12 @@ def hyperparameters_name(owner: Any) -> str | None:
     """Returns the name of the constructor's parameter that took the hyperparameters, if Lightning knows one."""
     name: str | None = getattr(owner, "_hparams_name", None)
     return name
+
+
+def is_omegaconf(hparams: Any) -> bool:
+    """Returns whether hyperparameters are a configuration of OmegaConf's, which Lightning's checkpoints keep as it is."""
+    # Whoever has one has imported it.
+    return isinstance(hparams, getattr(sys.modules.get("omegaconf"), "Container", ()))
 
 
 def visits_loaders_in_turn(combined_loader: Any) -> bool:
