@@ -25,6 +25,17 @@ _NAMES_OF_MODULE: Final = frozenset(row.name for row in members("LightningModule
 _NAMES_OF_CALLBACK: Final = frozenset(row.name for row in members("Callback") if row.kind is Kind.HOOK)
 
 
+_ONLY_IF_OVERRIDDEN: Final = frozenset(
+    {"training_step", "validation_step", "configure_model", "configure_sharded_model", "on_validation_model_train"}
+)
+"""Of the hooks of a module, those that Lightning does not call where they are its own, though something wraps them."""
+
+
+def _is_called(name: str, owner: Any, base: type) -> bool:
+    is_wrapped = name not in _ONLY_IF_OVERRIDDEN and callable(vars(owner).get(name))
+    return is_wrapped or is_overridden(name, owner, base)
+
+
 class Hooks:
     """The hooks of a module and its callbacks.
 
@@ -61,7 +72,7 @@ class Hooks:
         self._of_module = {
             row.name: self._adapted(row.name, getattr(self._module, row.name))
             for row in members("LightningModule")
-            if row.kind is Kind.HOOK and self.overridden(row.name) and not is_own_method(row, *owners)
+            if row.kind is Kind.HOOK and self.calls(row.name) and not is_own_method(row, *owners)
         }
         # Lightning's own, past the patches, which are for the user's calls.
         defaults = {
@@ -74,7 +85,7 @@ class Hooks:
             row.name: [
                 self._adapted(row.name, getattr(callback, row.name), leading=2)
                 for callback in self._callbacks
-                if is_overridden(row.name, callback, self._lightning.Callback) and not is_own_method(row, *owners)
+                if _is_called(row.name, callback, self._lightning.Callback) and not is_own_method(row, *owners)
             ]
             for row in members("Callback")
             if row.kind is Kind.HOOK
@@ -105,6 +116,14 @@ class Hooks:
             name: The hook's name.
         """
         return is_overridden(name, self._module, self._lightning.LightningModule)
+
+    def calls(self, name: str) -> bool:
+        """Tells whether the module has a hook to call: one of its own, or one that wraps Lightning's default.
+
+        Args:
+            name: The hook's name.
+        """
+        return _is_called(name, self._module, self._lightning.LightningModule)
 
     def module(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Calls the module's hook if it is overridden.
@@ -246,8 +265,8 @@ class Hooks:
         Returns:
             What the hook returned, or None.
         """
-        datamodule = self._session.datamodule
-        return None if datamodule is None else getattr(datamodule, name)(*args, **kwargs)
+        hook = getattr(self._session.datamodule, name, None)
+        return hook(*args, **kwargs) if callable(hook) else None
 
     def run(self, name: str, function: Hook, *args: Any, **kwargs: Any) -> Any:
         """Calls a function as a hook of the module: ``self.log`` then knows where it is called.

@@ -195,15 +195,17 @@ def is_overridden(name: str, instance: Any, base: type) -> bool:
         base: The Lightning class that defines the default.
 
     Returns:
-        Whether it is another than the default; a member that Lightning does not have counts as overridden.
+        Whether it is another than the default, and not None; one that Lightning does not have counts as overridden.
     """
     # As they stand in the classes: a patched method gives another wrapper each time that it is asked for.
     is_class = isinstance(instance, type)
     own = inspect.getattr_static(instance if is_class else type(instance), name, None)
     default = inspect.getattr_static(base, name, None)
     if not is_class and name in getattr(instance, "__dict__", {}):
-        # torch.compile leaves compiled methods on the instance, the default ones too.
+        # torch.compile leaves compiled methods on the instance, the default ones too; and tracers wrap them.
         method = inspect.unwrap(vars(instance)[name])
+        if isinstance(method, functools.partial):
+            method = method.func
         own, default = getattr(method, "__func__", method), inspect.unwrap(default)
     return own is not None and own is not default
 
@@ -245,7 +247,7 @@ def hyperparameters_name(owner: Any) -> str | None:
 
 
 def is_omegaconf(hparams: Any) -> bool:
-    """Returns whether hyperparameters are a configuration of OmegaConf's, which Lightning's checkpoints keep as it is."""
+    """Returns whether hyperparameters are a configuration of OmegaConf's, which a checkpoint keeps as it is."""
     # Whoever has one has imported it.
     return isinstance(hparams, getattr(sys.modules.get("omegaconf"), "Container", ()))
 
