@@ -76,11 +76,11 @@ class KnownObjects:
 
 
 def _is_users(cls: type, packages: frozenset[str]) -> bool:
-    """Whether a class is the user's own, so that an object's attributes are its contents."""
+    """Tells whether a class is the user's own, whose objects are what is in their attributes; or a configuration's."""
     package = cls.__module__.partition(".")[0]
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     is_installed = file is None or file.startswith(_PATHS_OF_PACKAGES)
-    return package not in FRAMEWORK_PACKAGES and (package in {*packages, "__main__"} or not is_installed)
+    return package not in FRAMEWORK_PACKAGES and (package in {*packages, "__main__", "omegaconf"} or not is_installed)
 
 
 @dataclass(frozen=True, slots=True)

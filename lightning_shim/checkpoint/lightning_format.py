@@ -17,7 +17,7 @@ from lightning_shim.diagnostics.errors import CheckpointError
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.session.progress import Progress
-from lightning_shim.upstream.lightning import hyperparameters_name
+from lightning_shim.upstream.lightning import hyperparameters_name, is_omegaconf
 
 SCALER_KEY: Final = "MixedPrecision"
 """Lightning's key of the gradient scaler's state, which is the name of its plugin."""
@@ -110,13 +110,24 @@ class LightningCheckpoint:
         """Adds the hyperparameters of module and data module, and the data module's state."""
         for owner in (self._module, self._datamodule):
             if owner is not None and owner.hparams:
-                checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = dict(owner.hparams)
+                checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = self._hyperparameters(owner)
+                if is_omegaconf(owner.hparams):
+                    checkpoint[owner.CHECKPOINT_HYPER_PARAMS_TYPE] = type(owner.hparams)
                 if hyperparameters_name(owner) is not None:
                     checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = hyperparameters_name(owner)
         if self._datamodule is not None:
             state = self._datamodule.state_dict()
             if state:
                 checkpoint[type(self._datamodule).__qualname__] = state
+
+    def _hyperparameters(self, owner: Any) -> Any:
+        if is_omegaconf(owner.hparams):
+            return owner.hparams
+        hparams = dict(owner.hparams)
+        if owner is self._datamodule:
+            # Lightning drops the module's when training starts, and no checkpoint can be written with these.
+            self._session.lightning.clean_namespace(hparams)
+        return hparams
 
     def load(self, checkpoint: dict[str, Any]) -> None:
         """Calls the ``on_load_checkpoint`` hooks, and restores module, callbacks and data module.
@@ -126,18 +137,16 @@ class LightningCheckpoint:
         """
         # The first phase of loading, in Lightning's order. It comes while Determined builds the trial, so that hooks of
         # the training have not run yet.
+        self.load_weights(checkpoint)
         if self._datamodule is not None and type(self._datamodule).__qualname__ in checkpoint:
             self._datamodule.load_state_dict(checkpoint[type(self._datamodule).__qualname__])
-        self.load_weights(checkpoint)
         # As in Lightning, they find the weights loaded, and may load others.
         self._hooks.callbacks("on_load_checkpoint", checkpoint)
         _prefer_lightning_keys(checkpoint)
-        checkpoint["models_state_dict"] = [self._module.state_dict()]
         states = checkpoint.get("callbacks", {})
         for callback in self._session.callbacks:
             if callback.state_key in states:
                 callback.load_state_dict(copy.deepcopy(states[callback.state_key]))
-        self._hooks.start_fit_of_stateful_callbacks()
         self._averaging.load(checkpoint)
 
     def load_weights(self, checkpoint: dict[str, Any]) -> None:
@@ -150,31 +159,41 @@ class LightningCheckpoint:
         _prefer_lightning_keys(checkpoint)
         self._module.load_state_dict(checkpoint["models_state_dict"][0], strict=self._module.strict_loading)
 
-    def start_from(self, path: str | os.PathLike[str]) -> None:
-        """Starts from a checkpoint that Lightning has written.
+    def load_training_state(self, checkpoint: dict[str, Any]) -> None:
+        """Gives the scaler, the optimizers and the schedulers their state.
+
+        Args:
+            checkpoint: What :meth:`load` has seen.
+
+        Raises:
+            ValueError: If the module has another number of optimizers or schedulers.
+        """
+        scaler = self._strategy.precision_plugin.scaler
+        if scaler is not None and SCALER_KEY in checkpoint:
+            scaler.load_state_dict(checkpoint[SCALER_KEY])
+        self._restore("optimizer", self._strategy.optimizers, checkpoint.get("optimizers_state_dict"))
+        if not self._averaging.brings_scheduler:
+            schedulers = [config.scheduler for config in self._strategy.lr_scheduler_configs]
+            self._restore("scheduler", schedulers, checkpoint.get("lr_schedulers_state_dict"))
+
+    def load_progress(self, checkpoint: dict[str, Any]) -> None:
+        """Counts from where Lightning's loops were.
+
+        Args:
+            checkpoint: What has been read.
+        """
+        if "loops" in checkpoint:
+            self._progress.load_state_dict(progress_of_loops(checkpoint["loops"]))
+
+    def read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Reads a checkpoint that Lightning has written.
 
         Args:
             path: Its file.
 
         Raises:
-            CheckpointError: If it is not a Lightning checkpoint, or does not fit the module.
+            CheckpointError: If it is no checkpoint of Lightning's.
         """
-        checkpoint = self._read(path)
-        try:
-            self.load(checkpoint)
-            self._restore("optimizer", self._strategy.optimizers, checkpoint.get("optimizer_states"))
-            if not self._averaging.brings_scheduler:
-                schedulers = [config.scheduler for config in self._strategy.lr_scheduler_configs]
-                self._restore("scheduler", schedulers, checkpoint.get("lr_schedulers"))
-            scaler = self._strategy.precision_plugin.scaler
-            if scaler is not None and SCALER_KEY in checkpoint:
-                scaler.load_state_dict(checkpoint[SCALER_KEY])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"the checkpoint {path} does not fit this module: {error}") from error
-        if "loops" in checkpoint:
-            self._progress.load_state_dict(progress_of_loops(checkpoint["loops"]))
-
-    def _read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         name = os.fspath(path)
         if not os.path.isfile(name):
             raise CheckpointError(f"ckpt_path: there is no file {name!r}.")

@@ -150,7 +150,12 @@ class TrackedLoader:
         # the sampler draws the order of the samples here.
         if position.started is None:
             position.started = self._moment()
-        for batch in iterator:
+        while True:
+            # As Lightning does: a `for` would iterate the iterator, which begins anew if it is the loader itself.
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                break
             position.taken += 1
             # Known already with the last batch, whereas the state of a dataset does not tell that its iterator has
             # ended: resumed from there, the dataset would start anew.

@@ -26,6 +26,17 @@ _NAMES_OF_MODULE: Final = frozenset(row.name for row in members("LightningModule
 _NAMES_OF_CALLBACK: Final = frozenset(row.name for row in members("Callback") if row.kind is Kind.HOOK)
 
 
+_ONLY_IF_OVERRIDDEN: Final = frozenset(
+    {"training_step", "validation_step", "configure_model", "configure_sharded_model", "on_validation_model_train"}
+)
+"""Of the hooks of a module, those that Lightning does not call where they are its own, though something wraps them."""
+
+
+def _is_called(name: str, owner: Any, base: type) -> bool:
+    is_wrapped = name not in _ONLY_IF_OVERRIDDEN and callable(vars(owner).get(name))
+    return is_wrapped or is_overridden(name, owner, base)
+
+
 class Hooks:
     """The hooks of a module and its callbacks.
 
@@ -49,7 +60,6 @@ class Hooks:
         self.state: Final = session.module.__dict__
         self.lightning1_values: Final[dict[str, FormerValue]] = {"dataloader_idx": lambda args: 0}
         self._callbacks: list[Any] = []
-        self._fit_has_started = False
         self._set_on_instances: list[dict[str, Any]] = []
         self._with_lightning1_arguments: set[str] = set()
         self._of_module: dict[str, Hook] = {}
@@ -64,7 +74,7 @@ class Hooks:
         self._of_module = {
             row.name: self._adapted(row.name, getattr(self._module, row.name))
             for row in members("LightningModule")
-            if row.kind is Kind.HOOK and self.overridden(row.name) and not is_own_method(row, *owners)
+            if row.kind is Kind.HOOK and self.calls(row.name) and not is_own_method(row, *owners)
         }
         # Lightning's own implementations: the patched ones are for calls from the user's code.
         defaults = {
@@ -77,7 +87,7 @@ class Hooks:
             row.name: [
                 self._adapted(row.name, getattr(callback, row.name), leading=2)
                 for callback in self._callbacks
-                if is_overridden(row.name, callback, self._lightning.Callback) and not is_own_method(row, *owners)
+                if _is_called(row.name, callback, self._lightning.Callback) and not is_own_method(row, *owners)
             ]
             for row in members("Callback")
             if row.kind is Kind.HOOK
@@ -108,6 +118,14 @@ class Hooks:
             name: The hook's name.
         """
         return is_overridden(name, self._module, self._lightning.LightningModule)
+
+    def calls(self, name: str) -> bool:
+        """Tells whether the module has a hook to call: one of its own, or one that wraps Lightning's default.
+
+        Args:
+            name: The hook's name.
+        """
+        return _is_called(name, self._module, self._lightning.LightningModule)
 
     def module(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Calls the module's hook if it is overridden.
@@ -186,25 +204,6 @@ class Hooks:
         self.callbacks(name, *args)
         return self.module(name, *args)
 
-    def start_fit(self) -> None:
-        """Calls ``on_fit_start``, except on callbacks that have to load their state first.
-
-        Lightning loads the callbacks' states before this hook, but Determined loads a checkpoint only after the trial
-        has been built. :meth:`start_fit_of_stateful_callbacks` calls it on the remaining callbacks.
-        """
-        self._callbacks_where("on_fit_start", self._loads_state, False)
-        self.module("on_fit_start")
-
-    def start_fit_of_stateful_callbacks(self) -> None:
-        """Calls ``on_fit_start``, once, on callbacks with a state. If there is a checkpoint, it has been loaded."""
-        if self._fit_has_started:
-            return
-        self._fit_has_started = True
-        self._callbacks_where("on_fit_start", self._loads_state, True)
-
-    def _loads_state(self, callback: Any) -> bool:
-        return callback is not None and is_overridden("load_state_dict", callback, self._lightning.Callback)
-
     def call_epoch_end(self, name: str) -> None:
         """Calls a hook on the callbacks and the module; callbacks that monitor a metric come last.
 
@@ -270,8 +269,8 @@ class Hooks:
         Returns:
             The hook's return value, or None.
         """
-        datamodule = self._session.datamodule
-        return None if datamodule is None else getattr(datamodule, name)(*args, **kwargs)
+        hook = getattr(self._session.datamodule, name, None)
+        return hook(*args, **kwargs) if callable(hook) else None
 
     def run(self, name: str, function: Hook, *args: Any, **kwargs: Any) -> Any:
         """Runs a function as a hook, so that ``self.log`` knows where it is called.

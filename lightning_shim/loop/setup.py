@@ -18,17 +18,14 @@ from lightning_shim.upstream.determined.context import wrap_model
 from lightning_shim.upstream.lightning import announce_device, is_overridden
 
 
-def prepare_module(runtime: Runtime) -> None:
-    """Calls the hooks that come before training, and hands the module and its optimizers to Determined.
+def configure_module(runtime: Runtime) -> None:
+    """Calls the hooks that a module is complete after; a checkpoint may then be loaded into it.
 
     Args:
-        runtime: The session's components; the strategy receives the model and the optimizers.
-
-    Raises:
-        ConfigurationError: If the optimizers cannot be used, or if ``sync_batchnorm`` is not supported here.
+        runtime: The parts.
     """
     session, hooks, strategy = runtime.session, runtime.hooks, runtime.strategy
-    module, options, precision = session.module, session.options, strategy.precision_plugin
+    module, precision = session.module, strategy.precision_plugin
     if strategy.world_size > 1:
         # As Lightning's DDPStrategy does once its processes have joined: from here on all draw the same numbers.
         reset_seed()
@@ -40,6 +37,19 @@ def prepare_module(runtime: Runtime) -> None:
     with strategy.root_device, precision.module_init_context():
         hooks.module("configure_sharded_model")
         hooks.module("configure_model")
+
+
+def prepare_training(runtime: Runtime) -> None:
+    """Gives module and optimizers to Determined, up to the hook that says so.
+
+    Args:
+        runtime: The parts, of which the strategy takes the model and the optimizers.
+
+    Raises:
+        ConfigurationError: If the optimizers cannot be used, or batches cannot be normalised together.
+    """
+    session, hooks, strategy = runtime.session, runtime.hooks, runtime.strategy
+    module, options, precision = session.module, session.options, strategy.precision_plugin
     if options.sync_batchnorm and strategy.world_size > 1:
         _synchronise_batch_norm(module, strategy.root_device)
     precision.convert_module(module).to(strategy.root_device)
@@ -54,7 +64,7 @@ def prepare_module(runtime: Runtime) -> None:
     _configure_optimizers(runtime)
     # The hooks called above may have assigned others to the module, as may on_fit_start.
     hooks.refresh()
-    hooks.start_fit()
+    hooks.call("on_fit_start")
     hooks.refresh_if_changed()
 
 

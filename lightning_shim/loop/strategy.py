@@ -99,7 +99,7 @@ class StrategyFacade:
     def set_optimizers(self, configured: ConfiguredOptimizers) -> None:
         """Sets the optimizers and schedulers."""
         self._clips = self._session.options.gradient_clip_val is not None or any(
-            map(self._hooks.overridden, ("configure_gradient_clipping", "clip_gradients"))
+            map(self._hooks.calls, ("configure_gradient_clipping", "clip_gradients"))
         )
         self._optimizers = configured.optimizers
         self.optimizer_frequencies = configured.frequencies

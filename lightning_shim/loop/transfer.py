@@ -54,7 +54,7 @@ class BatchTransfer:
         self._overridden: Final = {}
         for name in TRANSFER_HOOKS:
             owner = hook_owner(session, name)
-            if owner is not session.module or hooks.overridden(name):
+            if owner is not session.module or hooks.calls(name):
                 self._overridden[name] = without_last_argument(getattr(owner, name), _ARGUMENT_COUNTS[name])
         self._only_moves: Final = not (self._overridden or precision.converts_input)
 

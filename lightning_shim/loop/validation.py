@@ -66,9 +66,9 @@ class EvaluationLoop:
         self._strategy: Final = runtime.strategy
         self._metrics: Final = runtime.metrics
         self._transfer: Final = runtime.transfer
-        self._takes_batch_idx: Final = takes_batch_idx(self._module.validation_step)
         self._keeps_outputs: Final = hooks.overridden("validation_epoch_end")
         self._has_step: Final = hooks.overridden("validation_step")
+        self._takes_batch_idx: Final = self._has_step and takes_batch_idx(self._module.validation_step)
         self._is_enabled = source.request.is_defined and self._has_step and not source.is_switched_off
         self._batches: Iterable[tuple[Any, int, int, bool]] = ()
         self._has_several = False

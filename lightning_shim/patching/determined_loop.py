@@ -13,11 +13,9 @@ It relies on these private names of Determined:
 from __future__ import annotations
 
 import contextlib
-import os
+import dataclasses
 import pathlib
-import pickle
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
@@ -26,15 +24,8 @@ import torch
 import wrapt
 from determined import pytorch
 
-from lightning_shim.diagnostics.errors import CheckpointError
 from lightning_shim.patching.registry import PatchRegistry, Wrapper
-from lightning_shim.upstream.determined.checkpoint_errors import (
-    STATE_FILE,
-    TRIAL_STATE_FILE,
-    is_complete,
-    reading_errors,
-    writing_errors,
-)
+from lightning_shim.upstream.determined.checkpoint_errors import fitting_errors, is_complete, writing_errors
 from lightning_shim.upstream.determined.controller import Controller, go_on_counting
 
 
@@ -55,9 +46,6 @@ class ControlledTrial(Protocol):
 
     def gather_checkpoint(self) -> None:
         """Collects the state of all processes; called on each of them before the chief writes a checkpoint."""
-
-    def start_from_weights(self, checkpoint: dict[str, Any]) -> None:
-        """Called on all processes with a checkpoint that another trial has written."""
 
     def after_validation(self) -> None:
         """Called on all processes after a validation has been reported."""
@@ -176,30 +164,21 @@ def _may_be_reached(boundary: Any, batches: int, epoch_length: int) -> int:
 # state, and the states of callbacks. An unreadable checkpoint raises whatever PyTorch happens to raise. And off-cluster
 # the loop counts batches from zero after it has loaded a checkpoint, so that it would train too long.
 def _load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
-    path = pathlib.Path(args[0] if args else kwargs["load_path"])
     controlled: Controller = controller.trial.controller
-    controlled.checkpoint_folder = path
-    try:
-        with reading_errors(path), _full_unpickling():
-            if _is_of_another_trial(path, controller):
-                controller.trial.start_from_weights(torch.load(path / STATE_FILE, map_location="cpu"))
-                controller.state = pytorch._TrialState(trial_id=controller.trial_id)
-                result = None
-            else:
-                result = wrapped(*args, **kwargs)
-            if controller.state is None:
-                raise CheckpointError(f"{path / STATE_FILE} holds no checkpoint of a PyTorchTrial.")
-    finally:
-        controlled.checkpoint_folder = None
+    latest = controlled.latest
+    assert latest is not None
+    if latest.is_own:
+        controlled.checkpoint_folder = pathlib.Path(args[0] if args else kwargs["load_path"])
+        try:
+            with fitting_errors(latest.folder), latest.being_loaded(controller.context):
+                wrapped(*args, **kwargs)
+        finally:
+            controlled.checkpoint_folder = None
+    else:
+        controller.state = pytorch._TrialState(trial_id=controller.trial_id)
+    controlled.latest = dataclasses.replace(latest, content={})
     if controller.local_training:
         go_on_counting(controller)
-    return result
-
-
-def _is_of_another_trial(path: pathlib.Path, controller: Any) -> bool:
-    """Tells by ``trial_state.pkl``, which Determined's ``_load`` reads when it has taken over everything else."""
-    with (path / TRIAL_STATE_FILE).open("rb") as stream:
-        return bool(pickle.load(stream).get("trial_id") != controller.trial_id)
 
 
 # Off-cluster Determined copies the whole working directory into each checkpoint, with virtual environments and data.
@@ -270,23 +249,3 @@ def _no_copy_of_the_working_directory() -> Iterator[None]:
         yield
     finally:
         det.util.write_user_code = write_user_code
-
-
-@contextlib.contextmanager
-def _full_unpickling() -> Iterator[None]:
-    """Makes ``torch.load`` unpickle anything, by PyTorch's own switch for callers that cannot be changed.
-
-    It opens no new hole: Determined unpickles ``trial_state.pkl`` of the same folder without any check.
-    """
-    switch = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-    previous = os.environ.get(switch)
-    os.environ[switch] = "1"
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=f".*{switch}.*", category=UserWarning)
-            yield
-    finally:
-        if previous is None:
-            del os.environ[switch]
-        else:
-            os.environ[switch] = previous

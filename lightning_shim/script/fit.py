@@ -75,7 +75,8 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     # On a cluster Determined seeds all generators when its context is made, but the script goes on from its own state.
     random_state = RandomState.capture()
 
-    def make_trial(context: pytorch.PyTorchTrialContext) -> ScriptTrial:
+    def make_trial(context: pytorch.PyTorchTrialContext, latest_checkpoint: str | None) -> ScriptTrial:
+        options["latest_checkpoint"] = latest_checkpoint
         return ScriptTrial(context, trainer, random_state, model, **data, **options)
 
     vars(trainer)[HAS_FITTED] = _has_run_on_cluster = True

@@ -28,6 +28,7 @@ class Session:
         module: The LightningModule.
         datamodule: The LightningDataModule, or None.
         ckpt_path: A Lightning checkpoint to start from, or None.
+        latest_checkpoint: A checkpoint of Determined's to continue from, or None.
         progress: The counters of epochs, batches and steps.
         callbacks: The Lightning callbacks in the order of their calls; empty until the trainer is attached.
         trainer: The facade, which is the module's ``self.trainer``; None until the facade has been created.
@@ -44,6 +45,7 @@ class Session:
     module: Any
     datamodule: Any
     ckpt_path: str | os.PathLike[str] | None = None
+    latest_checkpoint: str | None = None
     progress: Progress = field(default_factory=Progress)
     callbacks: list[Any] = field(default_factory=list)
     trainer: Any = None

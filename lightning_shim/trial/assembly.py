@@ -9,6 +9,7 @@ from typing import Any
 from lightning_shim.checkpoint.attributes import OwnAttributes
 from lightning_shim.checkpoint.kept_files import KeptFiles
 from lightning_shim.checkpoint.lightning_format import LightningCheckpoint
+from lightning_shim.checkpoint.starting_checkpoint import StartingCheckpoint
 from lightning_shim.checkpoint.trial_state import TrialState
 from lightning_shim.checkpoint.weight_averaging import WeightAveragingState
 from lightning_shim.compatibility.before_training import verify_members
@@ -40,6 +41,7 @@ class TrialParts:
         evaluation_loop: The loop of a validation.
         trainer: The facade, which is the module's trainer.
         lightning_checkpoint: Saves and restores what a checkpoint of Lightning's has.
+        starting_checkpoint: Restores what the training starts from.
         trial_state: Saves and restores what else is needed to continue exactly.
         attributes: Saves and restores the attributes of module, data module and callbacks.
         kept_files: Saves and restores the files that callbacks write.
@@ -54,6 +56,7 @@ class TrialParts:
     evaluation_loop: EvaluationLoop
     trainer: TrainerFacade
     lightning_checkpoint: LightningCheckpoint
+    starting_checkpoint: StartingCheckpoint
     trial_state: TrialState
     attributes: OwnAttributes
     kept_files: KeptFiles
@@ -123,6 +126,7 @@ def assemble(
     attributes = OwnAttributes(
         session.lightning, session.module, session.datamodule, trainer, session.callbacks, runtime.strategy
     )
+    trial_state = TrialState(runtime, training_loop, averaging, attributes)
     return TrialParts(
         session=session,
         runtime=runtime,
@@ -130,7 +134,8 @@ def assemble(
         evaluation_loop=evaluation_loop,
         trainer=trainer,
         lightning_checkpoint=lightning_checkpoint,
-        trial_state=TrialState(runtime, training_loop, averaging, attributes),
+        starting_checkpoint=StartingCheckpoint(runtime, lightning_checkpoint, trial_state),
+        trial_state=trial_state,
         attributes=attributes,
         kept_files=KeptFiles(session.lightning, session.callbacks, trainer.default_root_dir),
         reports=reports,

@@ -58,9 +58,9 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._search: Search | None = None
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
-        """Remembers the checkpoint from which the trial continues."""
-        if checkpoint_uuid is not None:
-            self._keep(checkpoint_uuid)
+        """Keeps where the trial continues."""
+        if self._controller.latest is not None and self._controller.latest.is_own:
+            self._keep(self._controller.latest.name)
 
     def on_training_start(self) -> None:
         """Calls the hooks before the first batch, and restores the second and third part of a loaded checkpoint."""
@@ -76,14 +76,13 @@ class LightningCallback(pytorch.PyTorchCallback):
                 )
         # From another trial's checkpoint, Determined has taken the weights and counts from zero.
         elif self._trainer.ckpt_path is not None:
-            self._start_from(self._trainer.ckpt_path)
+            self._go_on_from(self._trainer.ckpt_path)
         batches = self._controller.batches_trained
         if batches > 0 and self._controller.has_trained_its_length:
             say(
                 f"nothing is left to train: {batches} batches have been trained, which is the length. Give a larger "
                 "one to go on."
             )
-        self._hooks.start_fit_of_stateful_callbacks()
         if self._controller.batches_trained == 0:
             self._sanity_check()
         self._training_loop.start()
@@ -103,9 +102,8 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._hooks.refresh_if_changed()
             self._parts.journal.start(self.checkpoint_path)
 
-    def _start_from(self, path: str | os.PathLike[str]) -> None:
-        """Starts from a Lightning checkpoint, after which there may be nothing left to train."""
-        self._parts.lightning_checkpoint.start_from(path)
+    def _go_on_from(self, path: str | os.PathLike[str]) -> None:
+        """Has Determined count on from a checkpoint of Lightning's; there may be nothing left to train."""
         batches, epochs = self._training_loop.batches_and_epochs()
         max_epochs = self._trainer.max_epochs
         if max_epochs != -1 and epochs > max_epochs:
@@ -205,21 +203,10 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._parts.kept_files.write(checkpoint_dir)
 
     def on_checkpoint_load_start(self, checkpoint: dict[str, Any]) -> None:
-        """Loads the first part of a checkpoint, and calls its hooks."""
-        self._parts.trial_state.load(checkpoint)
-        self._parts.lightning_checkpoint.load(checkpoint)
+        """Restores what the trial's parts were not given before the optimizers were made."""
+        self._parts.starting_checkpoint.restore_datamodule()
         if self._trainer.is_global_zero:
             self._parts.kept_files.restore(checkpoint, self._controller.checkpoint_folder)
-
-    def on_warm_start(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the weights of another trial's checkpoint."""
-        self._parts.lightning_checkpoint.load_weights(checkpoint)
-        uuid = os.path.basename(str(self.checkpoint_path))
-        say(
-            f"the weights are those of the checkpoint {uuid}, of another trial. Optimizers, schedulers, callbacks, "
-            "counters and random states are new."
-        )
-        self.checkpoint_path = None
 
     def on_checkpoint_upload_end(self, uuid: str) -> None:
         """Remembers the newest checkpoint, and says where it is."""

@@ -125,8 +125,7 @@ def fit(
     step_zero_validation = configuration.settle("step_zero_validation", step_zero_validation, False)
     verify_train_unit("max_length", max_length, required=True)
 
-    def make_trial(context: pytorch.PyTorchTrialContext) -> LightningTrial:
-        # After Determined has seeded, and before a class is built into a module.
+    def make_trial(context: pytorch.PyTorchTrialContext, latest_checkpoint: str | None) -> LightningTrial:
         if seed is not None:
             _seed(seed)
         return LightningTrial(
@@ -138,6 +137,7 @@ def fit(
             max_length=max_length,
             validation_period=validation_period,
             reporting_period=reporting_period,
+            latest_checkpoint=latest_checkpoint,
             **trial_options,
         )
 
@@ -173,7 +173,7 @@ _Trial = TypeVar("_Trial", bound=LightningTrial)
 
 
 def run_trial(
-    make_trial: Callable[[pytorch.PyTorchTrialContext], _Trial],
+    make_trial: Callable[[pytorch.PyTorchTrialContext, str | None], _Trial],
     periods: Callable[[_Trial], Mapping[str, Any]],
     *,
     checkpoint_policy: str,
@@ -185,9 +185,8 @@ def run_trial(
     """Runs a trial, with the hyperparameters and the checkpoint of the cluster if it is on one.
 
     Args:
-        make_trial: Builds the trial, once the processes have been connected.
-        periods: Returns the length and the periods of the training, by the names of Determined's ``Trainer.fit``. It is
-            called with the trial, since they may depend on the length of its loaders.
+        make_trial: Makes the trial, when the processes have come together, for the checkpoint that it starts from.
+        periods: Gives the length and the periods of the training, by the names of Determined's ``Trainer.fit``.
         checkpoint_policy: As for :func:`fit`.
         hparams: As for :func:`fit`.
         latest_checkpoint: As for :func:`fit`.
@@ -210,7 +209,7 @@ def run_trial(
         checkpoint_policy = "all"
     storage_id = None if latest_checkpoint is None else _storage_id(latest_checkpoint, info is not None)
     with pytorch.init(hparams=dict(hparams or {}), distributed=join_processes()) as context:
-        trial = make_trial(context)
+        trial = make_trial(context, storage_id)
         with _reporting(trial, info is None, shows_progress):
             pytorch.Trainer(trial, context).fit(
                 checkpoint_policy=checkpoint_policy,

@@ -20,7 +20,7 @@ from lightning_shim.data.source import warn_about_global_batch_size
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.facade.trainer import TrainerFacade
-from lightning_shim.loop.setup import prepare_module
+from lightning_shim.loop.setup import configure_module, prepare_training
 from lightning_shim.loop.training import SKIPPED, TrainingBatches
 from lightning_shim.loop.validation import Validation, ValidationLoader
 from lightning_shim.patching.determined_loop import repair_controller
@@ -36,6 +36,7 @@ from lightning_shim.trial.journal import Journal
 from lightning_shim.trial.processes import Processes
 from lightning_shim.upstream.determined.context import experiment_length, is_on_cluster, verify_backend
 from lightning_shim.upstream.determined.controller import Controller
+from lightning_shim.upstream.determined.latest_checkpoint import name_of_latest_checkpoint
 from lightning_shim.upstream.lightning import lightning_of, unwrapped
 
 
@@ -58,8 +59,10 @@ class LightningTrial(pytorch.PyTorchTrial):
         reporting_period: The period at which Determined will report, for ``trainer.log_every_n_steps``; by default
             Determined's own.
         callbacks: A Lightning callback, or a list of them.
-        logger: A logger of Lightning's to use beside Determined's, or a list of them.
-        ckpt_path: A Lightning checkpoint to start from. A trial that resumes after a pause continues from its own.
+        logger: A logger of Lightning's that runs beside Determined's, or a list of them.
+        ckpt_path: A checkpoint of Lightning's to start from. A trial that continues after a pause goes on from its own.
+        latest_checkpoint: What Determined's ``Trainer.fit`` will be given, by default what the cluster says: the trial
+            loads it before it makes its optimizers.
         **options: The options of :class:`~lightning_shim.session.options.TrainerOptions`, such as ``precision``.
 
     Attributes:
@@ -91,6 +94,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         callbacks: Any = None,
         logger: Any = None,
         ckpt_path: str | os.PathLike[str] | None = None,
+        latest_checkpoint: str | None = None,
         **options: Any,
     ) -> None:
         if not is_patched():
@@ -117,11 +121,20 @@ class LightningTrial(pytorch.PyTorchTrial):
             self.module, self.datamodule = self._build()
             lightning = lightning_of(self.module)
             verify_module(lightning, self.module)
+            lightning.clean_namespace(self.module.hparams)
             verify_datamodule(lightning, self.datamodule, train_dataloaders, val_dataloaders)
             checked = TrainerOptions.checked(lightning, **options)
             verify_manual_optimization(self.module, checked)
             self._session: Final = Session(
-                lightning, context, self.controller, schedule, checked, self.module, self.datamodule, ckpt_path
+                lightning,
+                context,
+                self.controller,
+                schedule,
+                checked,
+                self.module,
+                self.datamodule,
+                ckpt_path,
+                latest_checkpoint or name_of_latest_checkpoint(context),
             )
             given = Given(
                 train_dataloaders, val_dataloaders, _as_list(callbacks), _as_list(logger), self._tests_afterwards
@@ -134,8 +147,11 @@ class LightningTrial(pytorch.PyTorchTrial):
             context.experimental.disable_auto_to_device()
             with self._parts.runtime.hooks.telling_of_errors():
                 self.trainer.lightning_loggers.start()
-                prepare_module(self._parts.runtime)
+                configure_module(self._parts.runtime)
+                self._parts.starting_checkpoint.restore_module()
+                prepare_training(self._parts.runtime)
                 self.trainer.lightning_loggers.log_hyperparams(self.module, self.datamodule)
+                self._parts.starting_checkpoint.restore_training_state()
 
     def build_module(self) -> Any:
         """Returns the LightningModule; override it in a subclass.
@@ -235,10 +251,6 @@ class LightningTrial(pytorch.PyTorchTrial):
     def gather_checkpoint(self) -> None:
         """Collects the state of all processes before the chief writes a checkpoint."""
         self._callback.on_checkpoint_gather()
-
-    def start_from_weights(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the weights of another trial's checkpoint, and nothing else."""
-        self._callback.on_warm_start(checkpoint)
 
     def after_validation(self) -> None:
         """Looks whether the search has stopped the trial, after a validation has been reported."""

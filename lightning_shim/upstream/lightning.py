@@ -24,7 +24,8 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,7 @@ class Lightning:
     WandbLogger: type
     PassThroughProfiler: type
     log_hyperparams: Callable[[Any], None]
+    clean_namespace: Callable[[MutableMapping[str, Any]], None]
     isolate_rng: Callable[[], AbstractContextManager[None]]
     migrate_checkpoint: Callable[[dict[str, Any]], tuple[dict[str, Any], Any]]
     LightningOptimizer: type
@@ -109,6 +111,7 @@ def _parts(namespace: Namespace) -> Lightning:
         CSVLogger=loggers.CSVLogger,
         WandbLogger=loggers.WandbLogger,
         PassThroughProfiler=namespace.module("profilers").PassThroughProfiler,
+        clean_namespace=namespace.module("utilities.parsing").clean_namespace,
         log_hyperparams=namespace.module("loggers.utilities")._log_hyperparams,
         isolate_rng=namespace.module("utilities.seed").isolate_rng,
         LightningOptimizer=optimizer.LightningOptimizer,
@@ -193,15 +196,17 @@ def is_overridden(name: str, instance: Any, base: type) -> bool:
         base: The Lightning class that defines the default.
 
     Returns:
-        Whether it differs from the default. A member that Lightning does not have counts as overridden.
+        Whether it is another than the default, and not None; one that Lightning does not have counts as overridden.
     """
     # The static look-up compares the entries of the classes: binding a patched method makes a new wrapper each time.
     is_class = isinstance(instance, type)
     own = inspect.getattr_static(instance if is_class else type(instance), name, None)
     default = inspect.getattr_static(base, name, None)
     if not is_class and name in getattr(instance, "__dict__", {}):
-        # torch.compile leaves compiled methods on the instance, even those that the user has not overridden.
+        # torch.compile leaves compiled methods on the instance, the default ones too; and tracers wrap them.
         method = inspect.unwrap(vars(instance)[name])
+        if isinstance(method, functools.partial):
+            method = method.func
         own, default = getattr(method, "__func__", method), inspect.unwrap(default)
     return own is not None and own is not default
 
@@ -241,6 +246,12 @@ def hyperparameters_name(owner: Any) -> str | None:
     """Returns the name of the constructor's parameter that took all hyperparameters, if there is one."""
     name: str | None = getattr(owner, "_hparams_name", None)
     return name
+
+
+def is_omegaconf(hparams: Any) -> bool:
+    """Returns whether hyperparameters are a configuration of OmegaConf's, which a checkpoint keeps as it is."""
+    # Whoever has one has imported it.
+    return isinstance(hparams, getattr(sys.modules.get("omegaconf"), "Container", ()))
 
 
 def visits_loaders_in_turn(combined_loader: Any) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import pathlib
 import pickle
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -23,48 +24,62 @@ _DISK_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno
 """The error numbers of a disk that is full, over quota, broken or read-only."""
 
 
-@contextlib.contextmanager
-def reading_errors(path: pathlib.Path) -> Iterator[None]:
-    """Turns errors that occur while a checkpoint is loaded into CheckpointError.
+def read_files(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads the files of a checkpoint of Determined's, which are trusted: Determined unpickles them as well.
 
     Args:
         path: The checkpoint's folder.
 
+    Returns:
+        What Determined has saved of the trial, and the state of its loop.
+
     Raises:
-        CheckpointError: If it is incomplete or damaged, or another module's.
+        CheckpointError: If they are missing or damaged.
     """
     for name in (STATE_FILE, TRIAL_STATE_FILE):
-        file = path / name
-        if not file.is_file():
+        if not (path / name).is_file():
             raise CheckpointError(
-                f"{file} is missing: {path} is not a complete checkpoint of a PyTorchTrial. Resume from another one."
+                f"{path / name} is missing: {path} is not a complete checkpoint of a PyTorchTrial. Resume from another "
+                "one."
             )
+    with _damage(path / STATE_FILE):
+        content = torch.load(path / STATE_FILE, map_location="cpu", weights_only=False)
+    with _damage(path / TRIAL_STATE_FILE), (path / TRIAL_STATE_FILE).open("rb") as stream:
+        state = pickle.load(stream)
+    if not isinstance(content, dict) or not isinstance(state, dict):
+        raise CheckpointError(f"{path / STATE_FILE} holds no checkpoint of a PyTorchTrial.")
+    return content, state
+
+
+@contextlib.contextmanager
+def _damage(file: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(
+            f"{file} is damaged or cut short ({type(error).__name__}: {error}). Resume from another one."
+        ) from error
+
+
+@contextlib.contextmanager
+def fitting_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes errors of ours of those that are raised when a module takes over a checkpoint.
+
+    Args:
+        path: The checkpoint's file or folder.
+
+    Raises:
+        CheckpointError: If it is another module's.
+    """
     try:
         yield
     except LightningShimError:
         raise
     except Exception as error:
-        # PyTorch raises the same kinds of error for a damaged file and for one of another module. Only reading the
-        # files once more tells which it was.
-        damaged = next((name for name in (STATE_FILE, TRIAL_STATE_FILE) if not _is_readable(path / name)), None)
-        problem = (
-            f"{path / damaged} is damaged or cut short"
-            if damaged
-            else f"the checkpoint {path} does not fit this module"
-        )
-        raise CheckpointError(f"{problem} ({type(error).__name__}: {error}). Resume from another one.") from error
-
-
-def _is_readable(file: pathlib.Path) -> bool:
-    try:
-        if file.suffix == ".pth":
-            torch.load(file, map_location="cpu", weights_only=False)
-        else:
-            with file.open("rb") as stream:
-                pickle.load(stream)
-    except Exception:
-        return False
-    return True
+        raise CheckpointError(
+            f"the checkpoint {path} does not fit this module ({type(error).__name__}: {error}). Resume from another "
+            "one."
+        ) from error
 
 
 def is_complete(path: pathlib.Path) -> bool:

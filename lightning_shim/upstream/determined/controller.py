@@ -22,7 +22,7 @@ from typing import Any, Final
 from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError
-from lightning_shim.upstream.determined.context import checkpoint_path
+from lightning_shim.upstream.determined.latest_checkpoint import LatestCheckpoint
 
 DEFAULT_REPORTING_PERIOD: Final = pytorch.Batch(100)
 """The default of Determined's ``Trainer.fit``."""
@@ -38,25 +38,6 @@ def go_on_counting(controller: Any) -> None:
     controller.training_enumerator = enumerate(controller.training_iterator, start=controller.start_from_batch)
 
 
-def verify_checkpoint_is_there(controller: Any) -> None:
-    """Verifies that the checkpoint to continue from exists, off-cluster.
-
-    Args:
-        controller: The ``_PyTorchTrialController``.
-
-    Raises:
-        CheckpointError: If it does not exist.
-    """
-    base = pathlib.Path(controller.core_context.checkpoint._storage_manager._base_path)
-    # Determined fails without its own folder of checkpoints, even if the checkpoint is in another one.
-    base.mkdir(parents=True, exist_ok=True)
-    if checkpoint_path(controller.context, controller.latest_checkpoint) is None:
-        raise CheckpointError(
-            f"There is no checkpoint {controller.latest_checkpoint!r} in {base}. latest_checkpoint is a "
-            "checkpoint's folder (fit(...).checkpoint_path) or its UUID."
-        )
-
-
 class Controller:
     """Determined's training loop as its trial sees it.
 
@@ -66,10 +47,11 @@ class Controller:
     Attributes:
         pauses: Whether the loop has to look at its periods before it fetches another batch.
         skips_training: Whether the loop ends before its first batch.
-        is_running: Whether the loop is training, so that its length is fixed.
-        validates_at_the_end: Whether the loop validates at the end even if no validation period ends there.
-        checkpoint_folder: The folder of the checkpoint that is being loaded, otherwise None.
-        written_folder: Off-cluster, the folder of the checkpoint that is being written or was written last.
+        is_running: Whether the loop trains; its length is then fixed.
+        validates_at_the_end: Whether the loop validates what was trained last, if no period ends with it.
+        latest: The checkpoint that the trial starts from, if it is one of Determined's.
+        checkpoint_folder: The folder that a checkpoint is loaded from, while it is.
+        written_folder: The folder that a checkpoint is written to, off-cluster, or was at last.
     """
 
     def __init__(self) -> None:
@@ -82,6 +64,7 @@ class Controller:
         self.skips_training = False
         self.is_running = False
         self.validates_at_the_end = True
+        self.latest: LatestCheckpoint | None = None
         self.checkpoint_folder: pathlib.Path | None = None
         self.written_folder: pathlib.Path | None = None
 
@@ -92,15 +75,20 @@ class Controller:
             controller: The ``_PyTorchTrialController`` that is about to run the trial.
 
         Raises:
-            CheckpointError: If the checkpoint to continue from does not exist.
+            CheckpointError: If it is to continue from another checkpoint than the trial was made for.
         """
         self._controller = controller
         # Training may have been started while an error is handled, which must not be mistaken for one of training.
         self._outer_error = sys.exc_info()[1]
         if self._max_epochs is not None:
             self.max_epochs = self._max_epochs
-        if controller.local_training and controller.latest_checkpoint is not None:
-            verify_checkpoint_is_there(controller)
+        name = None if self.latest is None else self.latest.name
+        if controller.latest_checkpoint != name:
+            raise CheckpointError(
+                f"Determined's Trainer.fit was given latest_checkpoint={controller.latest_checkpoint!r}, and the trial "
+                f"was made to start from {name!r}. A trial loads its checkpoint before it makes its optimizers: pass "
+                "LightningTrial(context, module, latest_checkpoint=...) the same."
+            )
 
     def start_workload(self, boundaries: list[Any]) -> None:
         """Takes the periods that may end the batches to come.
