@@ -121,7 +121,9 @@ class LightningTrial(pytorch.PyTorchTrial):
             self.module, self.datamodule = self._build()
             lightning = lightning_of(self.module)
             verify_module(lightning, self.module)
-            lightning.clean_namespace(self.module.hparams)
+            if "_hparams" in vars(self.module):
+                # Asking a module that has saved none would give it some, and its copies too.
+                lightning.clean_namespace(self.module.hparams)
             verify_datamodule(lightning, self.datamodule, train_dataloaders, val_dataloaders)
             checked = TrainerOptions.checked(lightning, **options)
             verify_manual_optimization(self.module, checked)

@@ -11,7 +11,7 @@ import torch
 from determined import pytorch
 
 import lightning_shim
-from lightning_shim.trial.trial import processes
+from lightning_shim.trial import processes
 from tests.parity.modules import Regression, loaders
 
 how, which = sys.argv[1], int(sys.argv[2])

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import configparser
 import importlib.metadata
+import importlib.util
 import subprocess
 import venv
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import pip
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -108,7 +108,11 @@ def container(request: pytest.FixtureRequest, tmp_path: Path) -> Container:
     venv.create(environment, symlinks=True)
     [packages] = (environment / "lib").glob("python*/site-packages")
     # Making one with its own pip takes seconds.
-    (packages / "pip").symlink_to(Path(pip.__file__).parent)
+    # Found and not imported: setuptools leaves distutils to Python, which deprecates it, once pip has been imported.
+    spec = importlib.util.find_spec("pip")
+    assert spec is not None
+    assert spec.origin is not None
+    (packages / "pip").symlink_to(Path(spec.origin).parent)
     made = Container(folder, packages, environment / "bin" / "python3")
     for name in {canonicalize_name(Requirement(each).name) for each in REQUIREMENTS} - {"torch"}:
         made.add(name, importlib.metadata.version(name))
