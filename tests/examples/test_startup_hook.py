@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import configparser
 import importlib.metadata
-import importlib.util
 import subprocess
 import venv
 import zipfile
@@ -108,11 +107,8 @@ def container(request: pytest.FixtureRequest, tmp_path: Path) -> Container:
     venv.create(environment, symlinks=True)
     [packages] = (environment / "lib").glob("python*/site-packages")
     # Making one with its own pip takes seconds.
-    # Found and not imported: setuptools leaves distutils to Python, which deprecates it, once pip has been imported.
-    spec = importlib.util.find_spec("pip")
-    assert spec is not None
-    assert spec.origin is not None
-    (packages / "pip").symlink_to(Path(spec.origin).parent)
+    # By its distribution: once Python looks for the module, setuptools leaves distutils to Python, which deprecates it.
+    (packages / "pip").symlink_to(Path(str(importlib.metadata.distribution("pip").locate_file("pip"))))
     made = Container(folder, packages, environment / "bin" / "python3")
     for name in {canonicalize_name(Requirement(each).name) for each in REQUIREMENTS} - {"torch"}:
         made.add(name, importlib.metadata.version(name))
