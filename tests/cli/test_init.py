@@ -645,7 +645,7 @@ class TestStartupHook:
         if has_requirements:
             (project / "requirements.txt").touch()
         pip = project.parent / "pip"
-        printing = "print(open(sys.argv[place + 1]).read().strip(), *sys.argv[place + 2 :])"
+        printing = "print(*sys.argv[1 : place + 1], open(sys.argv[place + 1]).read().strip(), *sys.argv[place + 2 :])"
         write(pip, pip=f"import sys\nplace = sys.argv.index('--constraint')\n{printing}\n")
         finished = subprocess.run(
             ["bash", "-c", "set -e; source startup-hook.sh"],
@@ -659,8 +659,13 @@ class TestStartupHook:
             text=True,
             check=True,
         )
-        asked = f"torch=={version('torch')} ./lightning_shim-0.1.0-py3-none-any.whl"
-        assert finished.stdout.splitlines()[0] == asked + " --requirement requirements.txt" * has_requirements
+        wheel, torch = "lightning_shim-0.1.0-py3-none-any.whl", version("torch")
+        requirements = " --requirement requirements.txt" if has_requirements else ""
+        assert finished.stdout == (
+            f"install --quiet --disable-pip-version-check --root-user-action ignore --constraint torch=={torch} "
+            f"./{wheel}{requirements}\n"
+            f"startup-hook.sh: installed {wheel} with what it needs, beside the image's own torch {torch}.\n"
+        )
 
 
 def test_experiment_runs_on_a_cluster(project: Path, tmp_path: Path) -> None:

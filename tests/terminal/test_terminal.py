@@ -45,7 +45,11 @@ class TestTraining:
         for epoch in range(EPOCHS):
             drawn = bars(seen, f"Epoch {epoch}/{EPOCHS - 1}")
             assert counts(drawn) == [*range(BATCHES + 1)]
-            assert any(re.search(r"loss=0\.5, shown=\d", bar) for bar in drawn)
+            # Values are fetched once a second: in the first epoch first of all those of its first batch.
+            shown = [match[1] for bar in drawn if (match := re.search(r"loss=0\.5, shown=(\S+?)[,\]]", bar))]
+            assert set(shown) <= {str(batch) for batch in range(BATCHES)}
+            assert shown
+            assert epoch > 0 or shown[0] == "0"
             for batch in range(BATCHES):
                 assert f"printed in epoch {epoch}, batch {batch}" in seen.screen, "self.print was torn by the bar"
         assert counts(bars(seen, "Validation")) == [*range(BATCHES + 1)]
