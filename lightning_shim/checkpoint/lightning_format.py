@@ -135,8 +135,7 @@ class LightningCheckpoint:
         Args:
             checkpoint: The checkpoint that was read; changed in place. Its optimizers and schedulers are loaded later.
         """
-        # The first phase of loading, in Lightning's order. It comes while Determined builds the trial, so that hooks of
-        # the training have not run yet.
+        # Lightning's order. The optimizers are configured afterwards, since on_load_checkpoint may rebuild layers.
         self.load_weights(checkpoint)
         if self._datamodule is not None and type(self._datamodule).__qualname__ in checkpoint:
             self._datamodule.load_state_dict(checkpoint[type(self._datamodule).__qualname__])

@@ -18,6 +18,9 @@ from lightning_shim.loop.runtime import Runtime
 from lightning_shim.upstream.determined.checkpoint_errors import fitting_errors
 from lightning_shim.upstream.determined.latest_checkpoint import read_latest_checkpoint
 
+_LARGE: Final = ("state_dict", "models_state_dict", "optimizer_states", "optimizers_state_dict")
+"""The entries of a checkpoint that take as much memory as the module."""
+
 
 class StartingCheckpoint:
     """The trial's own checkpoint after a pause; otherwise that of ``ckpt_path``, or the weights of another trial's.
@@ -78,7 +81,7 @@ class StartingCheckpoint:
                     self._lightning_checkpoint.load_progress(content)
                 self._lightning_checkpoint.load_training_state(content)
         if latest is not None:
-            # It is kept until Determined asks for it, but for what would take as much memory as the module again.
+            # The rest is kept until Determined asks for it.
             rest = {name: entry for name, entry in latest.content.items() if name not in _LARGE}
             self._session.controller.latest = dataclasses.replace(latest, content=rest)
         self._content = None
@@ -95,6 +98,3 @@ class StartingCheckpoint:
         datamodule = self._session.datamodule
         state = None if datamodule is None else datamodule.state_dict()
         return pickle.dumps(state) if state else b""
-
-
-_LARGE: Final = ("state_dict", "models_state_dict", "optimizer_states", "optimizers_state_dict")

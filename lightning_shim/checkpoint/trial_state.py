@@ -3,8 +3,8 @@
 It is loaded in three phases, since a module is built and its hooks run before anything may be restored: what they do to
 counters, attributes and random numbers would overwrite it.
 
-1. While Determined builds the trial, it loads weights, optimizers and schedulers, and the ``on_load_checkpoint`` hooks
-   run. Here :meth:`TrialState.load` only makes room for the optimizers' states.
+1. While the trial is built, :class:`StartingCheckpoint` loads weights, optimizers and schedulers, and the
+   ``on_load_checkpoint`` hooks run. Here :meth:`TrialState.load` only makes room for the optimizers' states.
 2. When training starts, :meth:`TrialState.apply` restores counters, flags and metrics. ``on_train_start`` and the hooks
    after it have to find them.
 3. After those hooks, just before the first batch, loaders, random numbers and attributes are restored. These are kept

@@ -2,10 +2,10 @@
 
 A checkpoint is loaded in three phases:
 
-1. ``on_checkpoint_load_start``: Lightning's ``on_load_checkpoint`` hooks. Determined loads weights and optimizers right
-   afterwards, and only then finds out whether the checkpoint is this trial's own.
-2. ``on_training_start``, if it is: counters, flags and metrics. The hooks that follow, such as ``on_train_start``, must
-   see the epoch and the step at which the training continues.
+1. Before this callback exists, while the trial is built: weights, callbacks and optimizers, by ``StartingCheckpoint``.
+   ``on_checkpoint_load_start`` only adds what could not be restored then.
+2. ``on_training_start``, if the checkpoint is this trial's own: counters, flags and metrics. The hooks that follow, such
+   as ``on_train_start``, must see the epoch and the step at which the training continues.
 3. After these hooks: loaders, random states and attributes. The constructor and the hooks have run once more in this
    process, and the attributes they have set and the random numbers they have drawn have to be overwritten.
 """
@@ -58,7 +58,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._search: Search | None = None
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
-        """Keeps where the trial continues."""
+        """Remembers the checkpoint from which the trial continues."""
         if self._controller.latest is not None and self._controller.latest.is_own:
             self._keep(self._controller.latest.name)
 
@@ -74,7 +74,7 @@ class LightningCallback(pytorch.PyTorchCallback):
                     "in an epoch its training stood. Load its weights when you build the module, or resume from "
                     "another one."
                 )
-        # From another trial's checkpoint, Determined has taken the weights and counts from zero.
+        # Of another trial's checkpoint the module has the weights alone, and Determined counts from zero.
         elif self._trainer.ckpt_path is not None:
             self._go_on_from(self._trainer.ckpt_path)
         batches = self._controller.batches_trained
@@ -203,7 +203,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._parts.kept_files.write(checkpoint_dir)
 
     def on_checkpoint_load_start(self, checkpoint: dict[str, Any]) -> None:
-        """Restores what the trial's parts were not given before the optimizers were made."""
+        """Restores what could not be restored while the trial was built."""
         self._parts.starting_checkpoint.restore_datamodule()
         if self._trainer.is_global_zero:
             self._parts.kept_files.restore(checkpoint, self._controller.checkpoint_folder)
