@@ -25,8 +25,8 @@ from lightning_shim.checkpoint.attribute_pickle import NEVER_KEPT, AttributeUnpi
 from lightning_shim.checkpoint.initial_objects import PLAIN_TYPES, InitialObjects, KnownObjects, MissingObjectError
 from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
-from lightning_shim.loop.strategy import StrategyFacade
-from lightning_shim.upstream.lightning import Lightning, is_overridden
+from lightning_shim.loop.runtime import Runtime
+from lightning_shim.upstream.lightning import is_overridden
 from lightning_shim.upstream.torch import buffers_without_state
 
 FLAGS_OF_LAYERS: Final = ("track_running_stats", "momentum")
@@ -93,29 +93,23 @@ class OwnAttributes:
     A callback with a ``state_dict`` decides by it what to save. The states of torchmetrics' metrics are saved with the
     trial's state.
 
+    A data module has a ``state_dict`` of its own, and is only referred to by name.
+
     Args:
-        lightning: The module's Lightning.
-        module: The LightningModule.
-        datamodule: The LightningDataModule, if there is one. It has a ``state_dict`` and is only referred to by name.
-        trainer: The module's trainer.
-        callbacks: The Lightning callbacks.
-        strategy: Holds optimizers and schedulers.
+        runtime: The components; its session has the callbacks and the trainer.
     """
 
-    def __init__(
-        self,
-        lightning: Lightning,
-        module: Any,
-        datamodule: Any,
-        trainer: Any,
-        callbacks: Iterable[Any],
-        strategy: StrategyFacade,
-    ) -> None:
-        self._lightning: Final = lightning
+    def __init__(self, runtime: Runtime) -> None:
+        session, module = runtime.session, runtime.session.module
+        self._lightning: Final = session.lightning
         self._module: Final = module
-        self._strategy: Final = strategy
-        self._objects: Final = {"trainer": trainer, "strategy": strategy, "datamodule": datamodule}
-        self._callbacks: Final = {f"callback {index}": callback for index, callback in enumerate(callbacks)}
+        self._strategy: Final = runtime.strategy
+        self._objects: Final = {
+            "trainer": session.trainer,
+            "strategy": runtime.strategy,
+            "datamodule": session.datamodule,
+        }
+        self._callbacks: Final = {f"callback {index}": callback for index, callback in enumerate(session.callbacks)}
         users = [module, *self._callbacks.values()]
         self._packages: Final = frozenset(type(user).__module__.partition(".")[0] for user in users)
         self._initial = InitialObjects(self._packages)

@@ -8,13 +8,13 @@ the trial's own checkpoint or one of Lightning's.
 from __future__ import annotations
 
 import dataclasses
-import pickle
 from typing import Any, Final
 
 from lightning_shim.checkpoint.lightning_format import LightningCheckpoint
 from lightning_shim.checkpoint.trial_state import TrialState
 from lightning_shim.diagnostics.lines import say
 from lightning_shim.loop.runtime import Runtime
+from lightning_shim.session.datamodule_state import captured_state, restore_state
 from lightning_shim.upstream.determined.checkpoint_errors import fitting_errors
 from lightning_shim.upstream.determined.latest_checkpoint import read_latest_checkpoint
 
@@ -55,7 +55,7 @@ class StartingCheckpoint:
         if self._content is not None:
             with fitting_errors(self._name):
                 self._lightning_checkpoint.load(self._content)
-            self._datamodule_state = self._present_datamodule_state()
+            self._datamodule_state = captured_state(session.datamodule)
         elif latest is not None:
             with fitting_errors(latest.folder):
                 self._lightning_checkpoint.load_weights(latest.content)
@@ -91,10 +91,6 @@ class StartingCheckpoint:
 
         They were asked for before the pause, and are there anew; Lightning counts that twice.
         """
-        if self._datamodule_state and self._present_datamodule_state() != self._datamodule_state:
-            self._session.datamodule.load_state_dict(pickle.loads(self._datamodule_state))
-
-    def _present_datamodule_state(self) -> bytes:
         datamodule = self._session.datamodule
-        state = None if datamodule is None else datamodule.state_dict()
-        return pickle.dumps(state) if state else b""
+        if self._datamodule_state and captured_state(datamodule) != self._datamodule_state:
+            restore_state(datamodule, self._datamodule_state)

@@ -6,7 +6,6 @@ import copy
 import functools
 import math
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +22,7 @@ from lightning_shim.diagnostics.errors import (
     DifferenceWarning,
     HyperparameterWarning,
 )
+from lightning_shim.session.datamodule_state import captured_state, restore_state
 from lightning_shim.session.hyperparameters import GLOBAL_BATCH_SIZE
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.session.session import Session
@@ -135,23 +135,14 @@ class DataSource:
         self._requested.random.restore()
         now, self._session.progress.current_epoch = self._session.progress.current_epoch, epoch
         datamodule_now = self._datamodule_state()
-        self._load_datamodule_state(datamodule)
+        restore_state(self._session.datamodule, datamodule)
         self._request_loaders()
-        self._load_datamodule_state(datamodule_now)
+        restore_state(self._session.datamodule, datamodule_now)
         self._session.progress.current_epoch = now
 
     def _datamodule_state(self) -> bytes:
         """Returns the data module's state, which its hook may change, if the loaders may be requested again."""
-        state = (
-            self._session.datamodule.state_dict()
-            if self._reload_period and self._session.datamodule is not None
-            else {}
-        )
-        return pickle.dumps(state) if state else b""
-
-    def _load_datamodule_state(self, state: bytes) -> None:
-        if state:
-            self._session.datamodule.load_state_dict(pickle.loads(state))
+        return captured_state(self._session.datamodule) if self._reload_period else b""
 
     def _request_loaders(self) -> None:
         loaders = self._sharing.request(self.request)

@@ -160,10 +160,10 @@ def _may_be_reached(boundary: Any, batches: int, epoch_length: int) -> int:
     return batches - batches % max(period, 1) + max(period, 1)
 
 
-# Determined loads a checkpoint when the optimizers exist, too late for a module that rebuilds layers for it, and since
-# PyTorch 2.6 `torch.load` refuses what the loop itself has saved. The trial has loaded it before: the loop is given what
-# was read, and takes random states and its own counts. Of another trial's checkpoint it takes nothing. And off-cluster it
-# counts batches from zero after it has loaded a checkpoint, so that it would train too long.
+# Determined loads a checkpoint when the optimizers exist, too late for a module that rebuilds layers for it, and
+# since PyTorch 2.6 `torch.load` refuses what the loop itself has saved. The trial has loaded it before: the loop is
+# given what was read, and takes random states and its own counts. It takes nothing of another trial's checkpoint.
+# Off-cluster it counts batches from zero after it has loaded a checkpoint, so that it would train too long.
 def _load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     controlled: Controller = controller.trial.controller
     latest = controlled.latest

@@ -123,9 +123,7 @@ def assemble(
     runtime.hooks.refresh()
     _verify_training_loaders(session, train_source)
     evaluation_loop.warn_if_incomplete()
-    attributes = OwnAttributes(
-        session.lightning, session.module, session.datamodule, trainer, session.callbacks, runtime.strategy
-    )
+    attributes = OwnAttributes(runtime)
     trial_state = TrialState(runtime, training_loop, averaging, attributes)
     return TrialParts(
         session=session,

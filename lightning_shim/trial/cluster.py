@@ -24,7 +24,7 @@ class Search:
     sends the container no signal: the chief asks once after each validation, when the metrics have been sent.
 
     Args:
-        context: Determined's trial context, of a trial that is about to train.
+        context: Determined's trial context.
     """
 
     def __init__(self, context: Any) -> None:
@@ -34,8 +34,11 @@ class Search:
         self._sent = -1
         self._changed: Final = threading.Condition()
         self._has_complained = False
+
+    def start(self) -> None:
+        """Listens, on the chief, to what is reported from now on."""
         if self._is_on_cluster and self._distributed.rank == 0:
-            notify_of_sent_reports(context, self._on_report)
+            notify_of_sent_reports(self._context, self._on_report)
 
     def _on_report(self, group: str, steps_completed: int | None) -> None:
         """Called by the thread that sends reports."""

@@ -4,8 +4,8 @@ A checkpoint is loaded in three phases:
 
 1. Before this callback exists, while the trial is built: weights, callbacks and optimizers, by ``StartingCheckpoint``.
    ``on_checkpoint_load_start`` only adds what could not be restored then.
-2. ``on_training_start``, if the checkpoint is this trial's own: counters, flags and metrics. The hooks that follow, such
-   as ``on_train_start``, must see the epoch and the step at which the training continues.
+2. ``on_training_start``, if the checkpoint is this trial's own: counters, flags and metrics. The hooks that follow,
+   such as ``on_train_start``, must see the epoch and the step at which the training continues.
 3. After these hooks: loaders, random states and attributes. The constructor and the hooks have run once more in this
    process, and the attributes they have set and the random numbers they have drawn have to be overwritten.
 """
@@ -55,7 +55,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._training_loop: Final = parts.training_loop
         self._evaluation_loop: Final = parts.evaluation_loop
         self._has_started_training = False
-        self._search: Search | None = None
+        self._search: Final = Search(parts.session.context)
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
         """Remembers the checkpoint from which the trial continues."""
@@ -64,7 +64,7 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def on_training_start(self) -> None:
         """Calls the hooks before the first batch, and restores the second and third part of a loaded checkpoint."""
-        self._search = Search(self._context)
+        self._search.start()
         self._parts.trial_state.start()
         # Determined sets the count only from a checkpoint of this very trial.
         if self._controller.batches_trained > 0:
@@ -163,7 +163,6 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def on_validation_report(self) -> None:
         """Stops the trial if the search has stopped it, as ``trainer.should_stop`` does."""
-        assert self._search is not None
         if self._controller.has_trained_its_length or self._context.get_stop_requested():
             # It ends by itself.
             return

@@ -176,9 +176,14 @@ def close_tensorboard(context: Any, is_chief: bool) -> None:
         )
 
 
+def checkpoint_storage(context: Any) -> pathlib.Path:
+    """Returns the folder of checkpoints on this machine."""
+    return pathlib.Path(context._core.checkpoint._storage_manager._base_path)
+
+
 def checkpoint_path(context: Any, storage_id: str) -> pathlib.Path | None:
     """Returns the folder of a checkpoint, or None if it is not on this machine."""
-    path = pathlib.Path(context._core.checkpoint._storage_manager._base_path) / storage_id
+    path = checkpoint_storage(context) / storage_id
     return path if path.is_dir() else None
 
 

@@ -10,7 +10,6 @@ It relies on these private names of Determined:
   ``last_val``.
 - ``determined.pytorch._TrainBoundary`` and ``_TrainBoundaryType``: the periods of the loop.
 - ``PyTorchTrialContext._epoch_len``: the batches of an epoch.
-- ``_storage_manager`` of the Core API's ``checkpoint``, and its ``_base_path``: the folder of checkpoints.
 """
 
 from __future__ import annotations

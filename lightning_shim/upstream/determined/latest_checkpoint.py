@@ -18,7 +18,7 @@ from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError
 from lightning_shim.upstream.determined.checkpoint_errors import STATE_FILE, read_files
-from lightning_shim.upstream.determined.context import checkpoint_path, is_on_cluster
+from lightning_shim.upstream.determined.context import checkpoint_path, checkpoint_storage, is_on_cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def read_latest_checkpoint(context: Any, name: str) -> LatestCheckpoint:
 
 
 def _local_folder(context: Any, name: str) -> pathlib.Path:
-    base = pathlib.Path(context._core.checkpoint._storage_manager._base_path)
+    base = checkpoint_storage(context)
     # Determined insists on its folder of checkpoints even where the checkpoint is in another one.
     base.mkdir(parents=True, exist_ok=True)
     folder = checkpoint_path(context, name)
