@@ -275,6 +275,7 @@ class TrainingLoop:
                 optimization.step_schedulers("epoch")
         if skips_rest_of_epoch:
             return
+        progress.batch_end_is_due = True
         if "on_train_batch_end" in names:
             seen = None if batch is None else optimization.batch_end_outputs(outputs)
             hooks.call("on_train_batch_end", seen, batch, progress.batch_idx)
@@ -286,7 +287,6 @@ class TrainingLoop:
             self._metrics.current_views()
         if self._outputs.is_needed:
             self._outputs.append(outputs)
-        progress.batch_end_is_due = True
 
     def finish_batch(self) -> None:
         """Does what follows a batch and the validation after it; does it once."""
@@ -295,8 +295,18 @@ class TrainingLoop:
             progress.batch_end_is_due = False
             if optimization.strategy.lr_scheduler_configs:
                 optimization.step_schedulers("step", on_plateau=True)
-            if not optimization.should_accumulate():
-                progress.batches_that_stepped += 1
+            self._count_batch()
+
+    def _count_batch(self) -> None:
+        progress = self._progress
+        progress.last_batch_stepped = not self.optimization.should_accumulate()
+        progress.batches_that_stepped += progress.last_batch_stepped
+
+    def count_loaded_batch(self) -> None:
+        """Counts the batch in whose hooks Lightning has written a checkpoint; it counts batches after them."""
+        if self._progress.batch_end_is_due:
+            self._progress.batch_end_is_due = False
+            self._count_batch()
 
     def finish_epoch(self) -> None:
         """Does what ends an epoch whose last batch has been trained; does it once."""

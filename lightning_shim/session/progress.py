@@ -19,6 +19,7 @@ class Progress:
         manual_steps: Optimizer steps taken by manual optimization; a module that switches has both.
         batches_that_stepped: Batches that completed a step; the ``step`` under which Lightning logs.
         batch_end_is_due: The batch was trained, but what follows validation has not been done for it yet.
+        last_batch_stepped: That completed a step, and batches_that_stepped counts it.
         epoch_is_running: ``on_train_epoch_start`` has run, ``on_train_epoch_end`` has not.
         has_validated: A validation has run.
     """
@@ -31,8 +32,14 @@ class Progress:
     manual_steps: int = 0
     batches_that_stepped: int = 0
     batch_end_is_due: bool = False
+    last_batch_stepped: bool = False
     epoch_is_running: bool = False
     has_validated: bool = False
+
+    @property
+    def counts_last_batch(self) -> bool:
+        """Whether the batch that was trained last is among batches_that_stepped: only after validation."""
+        return self.last_batch_stepped and not self.batch_end_is_due
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the counters as plain values."""

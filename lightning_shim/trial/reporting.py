@@ -162,7 +162,8 @@ class Reports:
         views = collector.collect(on_step=False, every_dataloader=True)
         if collector is self._store.collector:
             self._store.views.update(views)
-            self._loggers.log_metrics(views.logged)
+            # Under the step of the last batch, which has been counted if its epoch ended early.
+            self._loggers.log_metrics(views.logged, steps_back=self._progress.counts_last_batch)
         return {name: float(value) for name, value in views.logged.items()}
 
 
