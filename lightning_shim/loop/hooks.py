@@ -202,7 +202,7 @@ class Hooks:
         self.callbacks(name, *args)
         return self.module(name, *args)
 
-    def call_epoch_end(self, name: str) -> None:
+    def call_epoch_end(self, name: str, synchronise: Callable[[], None]) -> None:
         """Calls a hook on the callbacks and the module, but last on callbacks that follow a metric.
 
         Those would otherwise miss what the module logs in the same hook; Lightning does so for the end of a training
@@ -210,9 +210,11 @@ class Hooks:
 
         Args:
             name: The hook's name.
+            synchronise: Called before those callbacks, which follow the values of all processes.
         """
         self._callbacks_that(name, self._follows_metric, False)
         self.module(name)
+        synchronise()
         self._callbacks_that(name, self._follows_metric, True)
 
     def _follows_metric(self, callback: Any) -> bool:

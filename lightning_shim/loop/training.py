@@ -319,10 +319,11 @@ class TrainingLoop:
                 self._metrics.current_views()
             self.finish_batch()
             self._metrics.training.end_batches()
+            self._metrics.synchronise()
             outputs = self._outputs.of_epoch()
             if outputs:
                 self._hooks.module("training_epoch_end", outputs)
-            self._hooks.call_epoch_end("on_train_epoch_end")
+            self._hooks.call_epoch_end("on_train_epoch_end", self._metrics.synchronise)
             self._hooks.call("on_epoch_end")
             self._outputs.clear()
             self._report_epoch()

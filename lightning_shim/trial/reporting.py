@@ -100,8 +100,7 @@ class Reports:
         batch, with other names. A name that both have cannot be reported twice: it goes to TensorBoard, with a warning.
         """
         collector = self._store.training
-        if not self._is_alone:
-            collector.merge_epoch_values(self._context.distributed.allgather(collector.partial_epoch_values()))
+        self._store.synchronise()
         views = collector.collect(on_step=False)
         self._store.views.update(views)
         # The step has been counted, and Lightning logs an epoch's values under its last one.
@@ -145,7 +144,7 @@ class Reports:
 
     def validation_values(self) -> Any:
         """Returns this process's share of the values of a validation."""
-        return self._store.returned.collector.partial_epoch_values()
+        return self._store.returned.collector.partial_epoch_values(only_synchronised=False)
 
     def reduce_validation_values(self, shares: list[Any]) -> dict[str, float]:
         """Reduces the shares of all processes, and shows the result to the module.
