@@ -15,6 +15,7 @@ import torch
 
 import lightning_shim
 from tests.support.given_warnings import forget_given_warnings
+from tests.support.lightning_version import has_lightning
 from tests.support.namespaces import NAMESPACES
 
 # The tensors of the tests are tiny: several threads would only wait for each other.
@@ -25,6 +26,17 @@ PATCHED_CLASSES = (
     lightning_pytorch.LightningModule,
     determined.pytorch._PyTorchTrialController,
 )
+
+
+# Its callbacks are there since 2.6.
+collect_ignore = [] if has_lightning(">=2.6") else ["parity/test_weight_averaging.py"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the tests of what the installed Lightning lacks: pytest.mark.lightning says which versions have it."""
+    lacking = {item for item in items if not all(has_lightning(*mark.args) for mark in item.iter_markers("lightning"))}
+    config.hook.pytest_deselected(items=list(lacking))
+    items[:] = [item for item in items if item not in lacking]
 
 
 @pytest.fixture(params=NAMESPACES)

@@ -1,4 +1,4 @@
-"""What Lightning's own checkpoints hold: written into Determined's, and read to start a trial from one."""
+"""Lightning's checkpoint format: written into Determined's checkpoints, and read to start a trial from a file."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from lightning_shim.session.progress import Progress
 from lightning_shim.upstream.lightning import hyperparameters_name, is_omegaconf
 
 SCALER_KEY: Final = "MixedPrecision"
-"""Under which Lightning keeps the state of the gradient scaler: the name of its plugin."""
+"""Lightning's key of the gradient scaler's state, which is the name of its plugin."""
 
 
 class LightningCheckpoint:
-    """Lightning's part of a checkpoint.
+    """The contents of a checkpoint that Lightning knows.
 
     Args:
-        runtime: The parts, of which the strategy has optimizers, schedulers and the scaler.
-        averaging: Knows whether a callback's scheduler has taken the place of the module's.
+        runtime: The session's components; the strategy has optimizers, schedulers and the scaler.
+        averaging: Knows whether a callback's scheduler has replaced the module's.
     """
 
     def __init__(self, runtime: Runtime, averaging: WeightAveragingState) -> None:
@@ -41,11 +41,13 @@ class LightningCheckpoint:
         self._averaging: Final = averaging
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Makes Determined's checkpoint one of Lightning's, and calls the ``on_save_checkpoint`` hooks on it.
+        """Adds Lightning's keys to Determined's checkpoint, and calls the ``on_save_checkpoint`` hooks on it.
 
         Args:
-            checkpoint: What Determined is about to save; changed in place.
+            checkpoint: The checkpoint that Determined is about to save; changed in place.
         """
+        # Determined's tensors are added under a second name. torch.save writes a shared storage once, so they take up
+        # no further space.
         checkpoint.update(
             {
                 **self._weights(),
@@ -54,20 +56,20 @@ class LightningCheckpoint:
                 "rng_state": without_arrays(checkpoint["rng_state"]),
             }
         )
-        # Determined's own callbacks are there already; none of either asks for the other's.
+        # The states of Determined's callbacks are in there as well. Each looks for its own key only.
         checkpoint["callbacks"].update(self._callback_states())
         self._averaging.save(checkpoint)
         self._add_scaler(checkpoint)
         self._add_owners(checkpoint)
         self._hooks.call("on_save_checkpoint", checkpoint)
-        # What the hooks have made of it is what is to be loaded.
+        # If a hook has changed something, its change is to be loaded, by Determined too.
         _prefer_lightning_keys(checkpoint)
 
     def dump(self, weights_only: bool) -> dict[str, Any]:
-        """Makes a checkpoint as Lightning's Trainer does, and calls the ``on_save_checkpoint`` hooks on it.
+        """Creates a checkpoint as Lightning's Trainer does, and calls the ``on_save_checkpoint`` hooks on it.
 
         Args:
-            weights_only: Whether to leave out what is needed to go on training.
+            weights_only: Whether to leave out all that only a resumed training needs.
 
         Returns:
             The checkpoint.
@@ -105,7 +107,7 @@ class LightningCheckpoint:
             checkpoint[SCALER_KEY] = scaler.state_dict()
 
     def _add_owners(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what module and data module keep of themselves."""
+        """Adds the hyperparameters of module and data module, and the data module's state."""
         for owner in (self._module, self._datamodule):
             if owner is not None and owner.hparams:
                 checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = self._hyperparameters(owner)
@@ -128,11 +130,13 @@ class LightningCheckpoint:
         return hparams
 
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Calls the ``on_load_checkpoint`` hooks, and gives module, callbacks and data module their state.
+        """Calls the ``on_load_checkpoint`` hooks, and restores module, callbacks and data module.
 
         Args:
-            checkpoint: What has been read; optimizers and schedulers are loaded afterwards. Changed in place.
+            checkpoint: The checkpoint that was read; changed in place. Its optimizers and schedulers are loaded later.
         """
+        # The first phase of loading, in Lightning's order. It comes while Determined builds the trial, so that hooks of
+        # the training have not run yet.
         self.load_weights(checkpoint)
         if self._datamodule is not None and type(self._datamodule).__qualname__ in checkpoint:
             self._datamodule.load_state_dict(checkpoint[type(self._datamodule).__qualname__])
@@ -194,7 +198,7 @@ class LightningCheckpoint:
         if not os.path.isfile(name):
             raise CheckpointError(f"ckpt_path: there is no file {name!r}.")
         try:
-            # A checkpoint of Lightning's may hold anything that the user's hooks have put into it.
+            # Not weights_only: the user's hooks may have put any object into a checkpoint.
             checkpoint = torch.load(name, map_location="cpu", weights_only=False)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"ckpt_path: {name} is damaged, or no checkpoint ({error}).") from error
@@ -206,7 +210,7 @@ class LightningCheckpoint:
     @staticmethod
     def _restore(kind: str, owners: list[Any], states: list[Any] | None) -> None:
         if states is None:
-            # It was saved with save_weights_only.
+            # The checkpoint was saved with save_weights_only.
             return
         if len(states) != len(owners):
             raise ValueError(f"it holds the states of {len(states)} {kind}s, and the module has {len(owners)}.")
@@ -215,7 +219,7 @@ class LightningCheckpoint:
 
 
 def without_arrays(state: Any) -> Any:
-    """Turns NumPy's arrays into lists, so that PyTorch and Lightning load a checkpoint with their defaults.
+    """Turns NumPy arrays into lists, so that PyTorch and Lightning can load a checkpoint with their default settings.
 
     Args:
         state: Nested tuples, lists and dictionaries.
@@ -223,7 +227,8 @@ def without_arrays(state: Any) -> Any:
     Returns:
         The same with lists for arrays.
     """
-    # Python's random state is some six hundred numbers, in every checkpoint and for each of several generators.
+    # The usual types are handled here, without Lightning's slower search: each random state of Python's has 625
+    # numbers, and a checkpoint holds several states.
     if isinstance(state, (int, float, str, bytes)):
         return state
     if type(state) in (tuple, list):
@@ -238,7 +243,7 @@ def _prefer_lightning_keys(checkpoint: dict[str, Any]) -> None:
         checkpoint["models_state_dict"] = [checkpoint["state_dict"]]
     if "optimizer_states" in checkpoint:
         checkpoint["optimizers_state_dict"] = checkpoint["optimizer_states"]
-    # Otherwise Determined keeps those of the module's own schedulers, which are the ones that it restores.
+    # Determined restores the module's own schedulers. After a swap, Lightning's key holds that of the callback instead.
     if "lr_schedulers" in checkpoint and not WeightAveragingState.has_swapped_schedulers(checkpoint):
         checkpoint["lr_schedulers_state_dict"] = checkpoint["lr_schedulers"]
 
@@ -248,11 +253,11 @@ def _counts(**counts: int) -> dict[str, dict[str, int]]:
 
 
 def loops_state(progress: Progress, hook: str | None = None) -> dict[str, Any]:
-    """Writes what Lightning's checkpoints say of its loops.
+    """Returns the state of Lightning's loops that corresponds to a trial's progress.
 
     Args:
-        progress: Where training stands.
-        hook: The hook that is running, if the checkpoint is written in one: what has called it is not completed yet.
+        progress: The progress of the training.
+        hook: The running hook, if the checkpoint is written in one: the batch or epoch around it is not completed yet.
     """
     batches, total = progress.batch_idx + 1, progress.total_batch_idx + 1
     started = progress.current_epoch + progress.epoch_is_running
@@ -294,10 +299,10 @@ def loops_state(progress: Progress, hook: str | None = None) -> dict[str, Any]:
 
 
 def progress_of_loops(loops: dict[str, Any]) -> dict[str, Any]:
-    """Reads what Lightning's checkpoints say of its loops.
+    """Returns the progress that corresponds to the state of Lightning's loops.
 
     Args:
-        loops: What :func:`loops_state` would write.
+        loops: The state, as :func:`loops_state` returns it.
 
     Returns:
         The counters of :class:`Progress` by name.
@@ -305,7 +310,8 @@ def progress_of_loops(loops: dict[str, Any]) -> dict[str, Any]:
     fit_loop = loops["fit_loop"]
     batches = fit_loop["epoch_loop.batch_progress"]
     epochs = fit_loop["epoch_progress"]["current"]
-    # Lightning saves in `on_train_batch_end`, before it counts the batch as completed, and likewise with epochs.
+    # Not the completed ones: Lightning saves in `on_train_batch_end`, before it counts the batch as completed, and
+    # likewise for epochs.
     trained = batches["current"]["processed"]
     is_in_batch = batches["current"]["ready"] > trained
     is_last = batches["is_last_batch"] and not is_in_batch

@@ -1,4 +1,4 @@
-"""What happens to a module before it is trained, in Lightning's order."""
+"""Preparation of a module for training, in Lightning's order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def configure_module(runtime: Runtime) -> None:
     session, hooks, strategy = runtime.session, runtime.hooks, runtime.strategy
     module, precision = session.module, strategy.precision_plugin
     if strategy.world_size > 1:
-        # As Lightning's DDPStrategy does when its processes have come together.
+        # As Lightning's DDPStrategy does once its processes have joined: from here on all draw the same numbers.
         reset_seed()
     _prepare_data(runtime)
     announce_device(module, strategy.root_device)
@@ -54,14 +54,15 @@ def prepare_training(runtime: Runtime) -> None:
         _synchronise_batch_norm(module, strategy.root_device)
     precision.convert_module(module).to(strategy.root_device)
     if precision.scaler is not None:
-        # Determined wants to know the scaler before the model.
+        # Determined expects the scaler before the model.
         session.context.wrap_scaler(precision.scaler)
-    # Lightning 1.x looked for unused parameters by default, and its optimizers in turn leave each other's unused.
+    # Lightning 1.x looked for unused parameters by default, and with optimizers in turn each leaves the others' unused.
     find_unused_parameters = options.find_unused_parameters or takes_argument(module.training_step, "optimizer_idx")
     model = wrap_model(session.context, ForwardRedirection(module), find_unused_parameters=find_unused_parameters)
     if strategy.world_size > 1:
         strategy.set_model(model)
     _configure_optimizers(runtime)
+    # The hooks called above may have assigned others to the module, as may on_fit_start.
     hooks.refresh()
     hooks.call("on_fit_start")
     hooks.refresh_if_changed()
@@ -85,6 +86,7 @@ def _prepare_data(runtime: Runtime) -> None:
         (session.module, lightning.LightningModule),
     ):
         if owner is not None and is_overridden("prepare_data", owner, base):
+            # One process downloads, on each node or on the first one; the others wait for it.
             rank = strategy.local_rank if owner.prepare_data_per_node else strategy.global_rank
             if rank == 0:
                 hooks.run("prepare_data", owner.prepare_data)
@@ -114,6 +116,6 @@ def _configure_optimizers(runtime: Runtime) -> None:
     for optimizer in configured.optimizers or [session.lightning.NoOptimizer()]:
         context.wrap_optimizer(optimizer)
     for config in configured.lr_scheduler_configs:
-        # Stepped by us; Determined saves and restores it.
+        # The loop steps it; Determined saves and restores it.
         context.wrap_lr_scheduler(config.scheduler, pytorch.LRScheduler.StepMode.MANUAL_STEP)
     strategy.set_optimizers(configured)

@@ -1,4 +1,4 @@
-"""What only a cluster has: the trial's state at the master, and the experiment's configuration."""
+"""What only a cluster has: a search that may stop the trial."""
 
 from __future__ import annotations
 

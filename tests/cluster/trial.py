@@ -26,7 +26,8 @@ DEFAULTS: dict[str, Any] = {
     "perform_initial_validation": False,
     "profiling": {"enabled": False},
     "resources": {"slots_per_trial": 1},
-    "scheduling_unit": 1,
+    "records_per_epoch": 0,
+    "scheduling_unit": 100,
 }
 
 

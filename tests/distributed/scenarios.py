@@ -10,13 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torchmetrics
-from pytorch_lightning.callbacks import (
-    EarlyStopping,
-    EMAWeightAveraging,
-    ModelCheckpoint,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -24,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from tests.distributed import sampling
 from tests.distributed.sampling import HOOKS
 from tests.parity.modules import Regression, StepsWithClosure, dataset, loaders
+from tests.support.lightning_version import has_lightning
 
 
 @rank_zero_only
@@ -376,11 +371,12 @@ CALLBACKS: dict[str, Callable[[Path], list[Any]]] = {
     "ModelCheckpoint": lambda folder: [
         ModelCheckpoint(folder, "{epoch}-{val_loss:.6f}", monitor="val_loss", save_top_k=2, save_last=True)
     ],
-    "WeightAveraging": lambda folder: [WeightAveraging()],
-    "EMAWeightAveraging": lambda folder: [EMAWeightAveraging(decay=0.5)],
     "StochasticWeightAveraging": lambda folder: [StochasticWeightAveraging(0.04, 2)],
     "own callback": lambda folder: [Collects()],
 }
+if has_lightning(">=2.6"):
+    CALLBACKS["WeightAveraging"] = lambda folder: [pl.callbacks.WeightAveraging()]
+    CALLBACKS["EMAWeightAveraging"] = lambda folder: [pl.callbacks.EMAWeightAveraging(decay=0.5)]
 
 SCENARIOS = {
     "automatic": Scenario(Synchronised, options={"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}),

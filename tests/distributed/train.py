@@ -47,7 +47,7 @@ def train_with_determined(scenario: Scenario, folder: Path) -> dict[str, Any]:
 
 
 def train_with_lightning(scenario: Scenario, folder: Path) -> dict[str, Any]:
-    pl.seed_everything(0, verbose=False)
+    pl.seed_everything(0)
     module = (scenario.theirs or scenario.module)()
     callbacks = scenario.callbacks(folder)
     trainer = pl.Trainer(

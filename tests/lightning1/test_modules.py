@@ -22,7 +22,7 @@ def run(module_class: Any, mocker: MockerFixture, seed: int = 7, **fit_options: 
     """Trains a module as ``lightning_1.py`` does, unless the options of ``fit`` say otherwise."""
     recording = Recording()
     with reports_recorded(recording, mocker), lightning_shim.patched():
-        pl.seed_everything(seed, verbose=False)
+        pl.seed_everything(seed)
         module = recorded(module_class, recording)()
         options = {
             "max_length": pytorch.Epoch(3),

@@ -162,7 +162,7 @@ def run_lightning(case: Case, **trainer_options: Any) -> Recording:
     """Runs a case under Lightning's own Trainer; ``trainer_options`` are added to what the case says."""
     recording = Recording()
     lightning = importlib.import_module(case.namespace)
-    lightning.seed_everything(case.seed, verbose=False)
+    lightning.seed_everything(case.seed)
     module = case.make_module(recording)
     options = dict(case.options)
     if case.validation is not None:
@@ -187,7 +187,7 @@ def run_determined(case: Case, mocker: MockerFixture, **fit_options: Any) -> Rec
     recording = Recording()
     lightning = importlib.import_module(case.namespace)
     with reports_recorded(recording, mocker), lightning_shim.patched():
-        lightning.seed_everything(case.seed, verbose=False)
+        lightning.seed_everything(case.seed)
         module = case.make_module(recording)
         options = {
             "max_length": pytorch.Epoch(case.max_epochs),

@@ -194,6 +194,7 @@ def test_skipped_batches(mocker: MockerFixture) -> None:
     assert_equal(run_lightning(case), run_determined(case, mocker))
 
 
+@pytest.mark.versions
 # With an epoch that ends at once, a scheduler is stepped before its optimizer.
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step..` before `optimizer.step..`:UserWarning")
 @pytest.mark.parametrize("accumulate", [1, 4])

@@ -190,6 +190,7 @@ def in_words(combination: Combination) -> str:
     return ", ".join(words if isinstance(value, bool) else str(value) for words, value in settings)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("combination", CASES, ids=in_words)
 def test_combination(mocker: MockerFixture, combination: Combination) -> None:
     lightning, determined = run_both(combination, mocker)

@@ -63,6 +63,7 @@ def test_written_at_the_end_of_the_last_epoch(mocker: MockerFixture) -> None:
     assert_equal(lightning, run_determined(case, mocker, ckpt_path="kept/last.ckpt"))
 
 
+@pytest.mark.lightning(">=2.6.1")
 def test_averages_are_not_taken_over(mocker: MockerFixture) -> None:
     """StochasticWeightAveraging does it in ``on_train_end``."""
     averaging = lambda: StochasticWeightAveraging(0.04, 1)  # noqa: E731

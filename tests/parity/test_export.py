@@ -122,13 +122,13 @@ def graph_written_to(folder: Path) -> Any:
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_graph_for_tensorboard(tmp_path: Path) -> None:
     """It is traced by a forward pass, which draws random numbers and moves the statistics of BatchNorm."""
-    pl.seed_everything(7, verbose=False)
+    pl.seed_everything(7)
     theirs = LogsGraph()
     logger = TensorBoardLogger(tmp_path / "lightning")
     fit_by_lightning(
         pl, theirs, **loaders(), max_epochs=1, logger=logger, callbacks=AllowsGraphs(), log_every_n_steps=1
     )
-    pl.seed_everything(7, verbose=False)
+    pl.seed_everything(7)
     with lightning_shim.patched():
         ours = LogsGraph()
         trial = lightning_shim.fit(ours, **loaders(), max_length=pytorch.Epoch(1))

@@ -133,7 +133,7 @@ def test_trained_by_both_in_turn() -> None:
     """One module goes from Lightning's Trainer to Determined and back."""
     weights = []
     for order in ("lightning lightning lightning", "lightning determined lightning"):
-        lightning.pytorch.seed_everything(7, verbose=False)
+        lightning.pytorch.seed_everything(7)
         module = Everything()
         module.on_validation_epoch_end = lambda: None  # type: ignore[method-assign]
         for trainer in order.split():

@@ -69,11 +69,11 @@ def stream() -> dict[str, Any]:
 
 @pytest.mark.parametrize("callbacks", [list, lambda: [EarlyStopping("val_loss", patience=5)]])
 def test_loader_without_a_length(mocker: MockerFixture, callbacks: Any) -> None:
-    pl.seed_everything(7, verbose=False)
+    pl.seed_everything(7)
     theirs = Regression()
     trainer = fit_by_lightning(pl, theirs, **stream(), max_steps=18, callbacks=callbacks())
     with lightning_shim.patched():
-        pl.seed_everything(7, verbose=False)
+        pl.seed_everything(7)
         ours = Regression()
         trial = lightning_shim.fit(ours, **stream(), max_length=pytorch.Batch(18), callbacks=callbacks())
         metrics = {name: float(value) for name, value in trial.trainer.callback_metrics.items()}

@@ -290,7 +290,7 @@ def test_compiled_as_a_whole(mocker: MockerFixture) -> None:
     case = Case(Quiet, loaders, every_hook=False)
     lightning = run_lightning(case)
     with lightning_shim.patched():
-        pl.seed_everything(case.seed, verbose=False)
+        pl.seed_everything(case.seed)
         module = Quiet()
         compiled = torch.compile(module, backend="eager")
         lightning_shim.fit(compiled, **loaders(), max_length=pytorch.Epoch(3), checkpoint_policy="none")
@@ -301,7 +301,7 @@ def test_compiled_as_a_whole_by_lightning() -> None:
     """What the test above relies on."""
     states = []
     for compiles in (False, True):
-        pl.seed_everything(7, verbose=False)
+        pl.seed_everything(7)
         module = Quiet()
         trained = torch.compile(module, backend="eager") if compiles else module
         fit_by_lightning(pl, trained, **loaders(), max_epochs=1)

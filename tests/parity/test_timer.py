@@ -56,7 +56,7 @@ def test_time_goes_on_after_a_pause(monkeypatch: pytest.MonkeyPatch, clock: Cloc
         monkeypatch.setenv("XDG_DATA_HOME", str(folder))
         limit = Timer(timedelta(seconds=9))
         with lightning_shim.patched():
-            pl.seed_everything(7, verbose=False)
+            pl.seed_everything(7)
             trial = lightning_shim.fit(
                 Regression(), **loaders(), max_length=pytorch.Epoch(3), callbacks=[clock, limit], **options
             )

@@ -126,6 +126,7 @@ class ChangesModesItself(Regression):
 
 @pytest.mark.filterwarnings("ignore:Found 1 module.s. in eval mode at the start of training")
 @pytest.mark.parametrize("module", [KeepsPartInEvaluation, ChangesModesItself])
+@pytest.mark.versions
 def test_modes(mocker: MockerFixture, module: type) -> None:
     case = Case(module, loaders, every_hook=False, validation=2)
     assert_equal(run_lightning(case), run_determined(case, mocker))

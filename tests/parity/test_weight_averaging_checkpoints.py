@@ -34,7 +34,7 @@ def loaders() -> dict[str, Any]:
 
 
 def make(name: str) -> Any:
-    pl.seed_everything(7, verbose=False)
+    pl.seed_everything(7)
     module = MODULES[name]()
     module.layers[3] = nn.Identity()
     return module

@@ -35,6 +35,7 @@ from lightning_shim.diagnostics import warn as _warnings
 from lightning_shim.patching import lightning_module as patches
 from lightning_shim.patching.attachment import Attached
 from tests.support.given_warnings import forget_given_warnings
+from tests.support.lightning_version import ALL_OF_THE_FILE
 
 METHODS = (
     "log",
@@ -1032,7 +1033,7 @@ def test_checkpoint_is_the_same(pl: ModuleType, tmp_path: Path, capsys: pytest.C
         trainer.save_checkpoint(path)
         loaded = type(module).load_from_checkpoint(path)
         resumed = make_trainer(pl, max_epochs=3, logger=make_logger(pl))
-        resumed.fit(loaded, loader(shuffle=True), loader(shuffle=False), ckpt_path=path, weights_only=False)
+        resumed.fit(loaded, loader(shuffle=True), loader(shuffle=False), ckpt_path=path, **ALL_OF_THE_FILE)
         checkpoint = torch.load(path, weights_only=False)
         return sorted(checkpoint), results(module, trainer), results(loaded, resumed)
 

@@ -28,6 +28,7 @@ from tests.checkpoint.test_attribute_pickle import resident_bytes
 from tests.parity.modules import Regression, StepsByHand, loaders
 from tests.parity.oracle import Case, assert_equal, assert_same, run_determined, run_lightning
 from tests.resume.conftest import Resumes, checkpoints
+from tests.support.lightning_version import has_lightning
 
 EPOCHS = 2
 BATCHES = 6
@@ -468,7 +469,9 @@ class TestCheckpoint:
         train(module(), tmp_path, monkeypatch)
         file = checkpoints(tmp_path)[3] / "state_dict.pth"
         saved = torch.load(file, weights_only=True)
-        loaded = module.load_from_checkpoint(file, weights_only=True)  # type: ignore[attr-defined]
+        # Before 2.6 Lightning leaves it to PyTorch.
+        defaults = {"weights_only": True} if has_lightning(">=2.6") else {}
+        loaded = module.load_from_checkpoint(file, **defaults)  # type: ignore[attr-defined]
         assert_same(loaded.state_dict(), saved["state_dict"])
         with warnings.catch_warnings():
             # That the checkpoint lies in the middle of an epoch.
@@ -476,7 +479,7 @@ class TestCheckpoint:
             trainer = pl.Trainer(
                 max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
             )
-            trainer.fit(module(), **loaders(), ckpt_path=file, weights_only=True)
+            trainer.fit(module(), **loaders(), ckpt_path=file, **defaults)
         assert trainer.current_epoch == 2
 
     def test_containers_stay_the_same_objects(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

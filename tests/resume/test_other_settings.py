@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 import lightning_shim
 from tests.parity.modules import Regression, dataset
 from tests.resume.conftest import checkpoints
+from tests.support.lightning_version import ALL_OF_THE_FILE
 
 BATCHES = 6
 
@@ -78,7 +79,7 @@ def fit_by_lightning(checkpoint: Path, epochs: int, train_loader: Any, **options
         train_loader,
         loader(samples=8, shuffle=False),
         ckpt_path=checkpoint / "state_dict.pth",
-        weights_only=False,
+        **ALL_OF_THE_FILE,
     )
     return module, trainer.global_step
 

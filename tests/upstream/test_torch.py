@@ -13,7 +13,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from lightning_shim.upstream.torch import closure_comes_first, iterates_as_usual
+from lightning_shim.upstream.torch import (
+    _register_load_state_dict_pre_hook,
+    closure_comes_first,
+    iterates_as_usual,
+    register_load_state_dict_pre_hook,
+)
 from tests.parity.oracle import assert_same
 
 
@@ -32,6 +37,16 @@ def test_names_that_are_relied_on() -> None:
     workers = iter(DataLoader([1, 2], num_workers=1))
     assert next(workers._worker_queue_idx_cycle) == 0
     assert all(len(waiting) in (1, 2) for waiting in workers._task_info.values())
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("register", [register_load_state_dict_pre_hook, _register_load_state_dict_pre_hook])
+def test_hook_before_loading(register: Any) -> None:
+    module, seen = nn.Linear(1, 1), []
+    register(module, lambda *args: seen.append(args[:3]))
+    state = module.state_dict()
+    module.load_state_dict(state)
+    assert seen == [(module, state, "")]
 
 
 def test_own_way_to_iterate_is_noticed() -> None:
@@ -116,6 +131,7 @@ class TestClosureComesFirst:
         torch.optim.lr_scheduler.StepLR(optimizer, 1)
         assert not closure_comes_first(optimizer)
 
+    @pytest.mark.versions
     def test_is_with_schedulers(self) -> None:
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
         for _ in range(2):

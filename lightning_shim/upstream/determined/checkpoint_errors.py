@@ -1,4 +1,4 @@
-"""What can be wrong with a checkpoint's files when they are read or written, said as errors of ours."""
+"""Turns errors caused by a checkpoint's files, or by the disk, into CheckpointError with advice."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ STATE_FILE: Final = "state_dict.pth"
 TRIAL_STATE_FILE: Final = "trial_state.pkl"
 METADATA_FILE: Final = "metadata.json"
 
-_OF_THE_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-"""What the system says if a disk takes no more."""
+_DISK_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""The error numbers of a disk that is full, over quota, broken or read-only."""
 
 
 def read_files(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -83,7 +83,7 @@ def fitting_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def is_complete(path: pathlib.Path) -> bool:
-    """Tells whether Determined has written a checkpoint to its end: the last file is ``metadata.json``.
+    """Whether Determined has finished writing a checkpoint, of which ``metadata.json`` is the last file.
 
     Args:
         path: The checkpoint's folder.
@@ -97,20 +97,22 @@ def is_complete(path: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def writing_errors(batches: int, last: pathlib.Path | str | None) -> Iterator[None]:
-    """Makes errors of ours of those that the disk is the reason for, while a checkpoint is written.
+    """Turns errors of the disk that occur while a checkpoint is written into CheckpointError.
+
+    Errors of any other kind, such as those of the user's hooks, pass unchanged.
 
     Args:
-        batches: The batches trained.
-        last: The last checkpoint that was written, if there is one.
+        batches: The number of batches trained, for the message.
+        last: The previous checkpoint, or None.
 
     Raises:
-        CheckpointError: If the disk takes no more. What else is raised, such as by a hook, is left as it is.
+        CheckpointError: If the disk cannot be written to.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
         number = error.errno if isinstance(error, OSError) else None
-        if number not in _OF_THE_DISK and not is_error_of_the_writer(error):
+        if number not in _DISK_ERRORS and not is_error_of_the_writer(error):
             raise
         rest = (
             "There is none before it."

@@ -15,4 +15,4 @@ def argument(value):
 
 options = {name: argument(value) for name, value in det.get_cluster_info().user_data.items()}
 trial = lightning_shim.fit(LitModel, datamodule=LitData, **options)
-save(trial.module, trial.trainer, is_complete=trial.is_complete)
+save(trial.module, trial.trainer, is_complete=trial.is_complete, is_profiled=trial.module.is_profiled)

@@ -28,19 +28,32 @@ if __name__ == "__main__":
 
         lightning_shim.patch(trainer=True)
     pl.seed_everything(3)
-    arguments = json.loads(sys.argv[1])
+    arguments = {"log_every_n_steps": 1, **json.loads(sys.argv[1])}
+    # Beside those of the Trainer.
     stops_at, weights = arguments.pop("stops_at", None), arguments.pop("weights", None)
+    validates_first = arguments.pop("validates_first", False)
     best = ModelCheckpoint(monitor="val_loss")
     trainer = pl.Trainer(
         accelerator="cpu",
         enable_progress_bar=False,
-        log_every_n_steps=1,
-        callbacks=[best, *([] if stops_at is None else [Stopping(stops_at)])],
+        callbacks=[
+            *([best] if arguments.get("enable_checkpointing", True) else []),
+            *([] if stops_at is None else [Stopping(stops_at)]),
+        ],
         **arguments,
     )
     model = LitModel()
     if weights is not None:
         model.load_state_dict(torch.load(weights, weights_only=True)["state_dict"])
+    if validates_first:
+        trainer.validate(model, LitData(), verbose=False)
     trainer.fit(model, LitData())
     tested = trainer.test(model, LitData(), verbose=False)
-    save(model, trainer, tested=tested, best=best.best_model_score)
+    save(
+        model,
+        trainer,
+        tested=tested,
+        best=best.best_model_score,
+        length=trainer.estimated_stepping_batches,
+        is_profiled=model.is_profiled,
+    )

@@ -76,7 +76,7 @@ results = {}
 for name, arguments in CASES.items():
     arguments = {"max_epochs": 2, "accelerator": "cpu", "logger": False, **arguments}
     arguments = {key: value() if callable(value) else value for key, value in arguments.items()}
-    pl.seed_everything(3, verbose=False)
+    pl.seed_everything(3)
     model = LitModel()
     LitData.dtype = {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(name, torch.float32)
     with warnings.catch_warnings():
