@@ -262,13 +262,17 @@ def loops_state(progress: Progress, hook: str | None = None) -> dict[str, Any]:
     started = progress.current_epoch + progress.epoch_is_running
     ended = progress.current_epoch
     processed = ended + (hook == "on_train_epoch_end")
-    in_batch = hook == "on_train_batch_end"
+    # Between two batches Lightning writes none: it would count the last one when it goes on, or not, if a validation is
+    # due. It always does so if the last hook was this one.
+    is_between = hook is None and progress.epoch_is_running
+    in_batch = is_between or hook == "on_train_batch_end"
+    stepped = progress.batches_that_stepped - (is_between and progress.counts_last_batch)
     no_batches = {**_counts(ready=0, started=0, processed=0, completed=0), "is_last_batch": False}
     steps = progress.automatic_steps
     fit_loop = {
         "state_dict": {},
         "epoch_progress": _counts(ready=started, started=started, processed=processed, completed=ended),
-        "epoch_loop.state_dict": {"_batches_that_stepped": progress.batches_that_stepped},
+        "epoch_loop.state_dict": {"_batches_that_stepped": stepped},
         "epoch_loop.batch_progress": {
             "total": {**dict.fromkeys(("ready", "started", "processed"), total), "completed": total - in_batch},
             "current": {**dict.fromkeys(("ready", "started", "processed"), batches), "completed": batches - in_batch},
@@ -307,14 +311,19 @@ def progress_of_loops(loops: dict[str, Any]) -> dict[str, Any]:
     epochs = fit_loop["epoch_progress"]["current"]
     # Not the completed ones: Lightning saves in `on_train_batch_end`, before it counts the batch as completed, and
     # likewise for epochs.
-    trained, is_last = batches["current"]["processed"], batches["is_last_batch"]
-    is_running = not is_last and trained > 0 and epochs["processed"] < epochs["ready"]
+    trained = batches["current"]["processed"]
+    is_in_batch = batches["current"]["ready"] > trained
+    is_last = batches["is_last_batch"] and not is_in_batch
+    has_ended = epochs["processed"] >= epochs["ready"]
+    is_running = not is_last and trained > 0 and not has_ended
     optimizer = fit_loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
     return {
         "current_epoch": epochs["ready"] - is_running,
         "batch_idx": trained - 1,
         "total_batch_idx": batches["total"]["processed"] - 1,
         "is_last_batch": is_last,
+        # Written in the hooks between a batch and where Lightning counts it.
+        "batch_end_is_due": trained > 0 and not is_in_batch and not has_ended,
         "epoch_is_running": is_running,
         "automatic_steps": optimizer["step"]["total"]["completed"],
         "manual_steps": fit_loop["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"],

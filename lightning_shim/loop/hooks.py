@@ -204,7 +204,7 @@ class Hooks:
         self.callbacks(name, *args)
         return self.module(name, *args)
 
-    def call_epoch_end(self, name: str) -> None:
+    def call_epoch_end(self, name: str, synchronise: Callable[[], None]) -> None:
         """Calls a hook on the callbacks and the module; callbacks that monitor a metric come last.
 
         They would otherwise miss values that the module logs in the same hook. Lightning does the same at the end of a
@@ -212,9 +212,11 @@ class Hooks:
 
         Args:
             name: The hook's name.
+            synchronise: Called before those callbacks, which follow the values of all processes.
         """
         self._callbacks_where(name, self._monitors_metric, False)
         self.module(name)
+        synchronise()
         self._callbacks_where(name, self._monitors_metric, True)
 
     def _monitors_metric(self, callback: Any) -> bool:

@@ -38,6 +38,8 @@ class Runtime:
         """
         hooks = Hooks(session)
         strategy = StrategyFacade(session, hooks)
-        reduce = strategy.reduce if session.world_size > 1 else None
-        metrics = MetricStore(session.module, session.lightning.extract_batch_size, reduce)
+        reduce, gather = (
+            (None, None) if session.world_size == 1 else (strategy.reduce, session.context.distributed.allgather)
+        )
+        metrics = MetricStore(session.module, session.lightning.extract_batch_size, reduce, gather)
         return cls(session, hooks, strategy, metrics, BatchTransfer(session, hooks, strategy))

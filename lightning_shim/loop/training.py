@@ -315,6 +315,7 @@ class TrainingLoop:
         if skips_rest_of_epoch:
             # As in Lightning, a batch that was skipped has no on_train_batch_end.
             return outputs
+        progress.batch_end_is_due = True
         if "on_train_batch_end" in names:
             seen = None if batch is None else optimization.batch_end_outputs(outputs)
             hooks.call("on_train_batch_end", seen, batch, progress.batch_idx)
@@ -327,7 +328,6 @@ class TrainingLoop:
             self._metrics.current_views()
         if self._outputs.is_needed:
             self._outputs.append(outputs)
-        progress.batch_end_is_due = True
         return outputs
 
     def finish_batch(self) -> None:
@@ -338,8 +338,18 @@ class TrainingLoop:
             progress.batch_end_is_due = False
             if optimization.strategy.lr_scheduler_configs:
                 optimization.step_schedulers("step", on_plateau=True)
-            if not optimization.should_accumulate():
-                progress.batches_that_stepped += 1
+            self._count_batch()
+
+    def _count_batch(self) -> None:
+        progress = self._progress
+        progress.last_batch_stepped = not self.optimization.should_accumulate()
+        progress.batches_that_stepped += progress.last_batch_stepped
+
+    def count_loaded_batch(self) -> None:
+        """Counts the batch in whose hooks Lightning has written a checkpoint; it counts batches after them."""
+        if self._progress.batch_end_is_due:
+            self._progress.batch_end_is_due = False
+            self._count_batch()
 
     def finish_epoch(self) -> None:
         """Ends an epoch whose last batch has been trained, once."""
@@ -353,11 +363,12 @@ class TrainingLoop:
                 self._metrics.current_views()
             self.finish_batch()
             self._metrics.training.end_batches()
+            self._metrics.synchronise()
             # Lightning 1.x called this hook before the callbacks' on_train_epoch_end.
             outputs = self._outputs.of_epoch()
             if outputs:
                 self._hooks.module("training_epoch_end", outputs)
-            self._hooks.call_epoch_end("on_train_epoch_end")
+            self._hooks.call_epoch_end("on_train_epoch_end", self._metrics.synchronise)
             self._hooks.call("on_epoch_end")
             self._outputs.clear()
             self._report_epoch()

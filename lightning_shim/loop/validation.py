@@ -197,6 +197,7 @@ class EvaluationLoop:
         if self._is_enabled:
             self._end_dataloader()
             self._metrics.validation.end_batches()
+            self._metrics.synchronise()
             if self._keeps_outputs:
                 outputs, self._outputs = self._outputs, []
                 self._hooks.module("validation_epoch_end", outputs if self._has_several else outputs[0])

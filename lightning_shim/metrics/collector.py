@@ -84,6 +84,8 @@ class MetricCollector:
         self._metric_attributes: Final = metric_attributes
         self._reduce: Final = reduce
         self._metrics: dict[Key, LoggedMetric] = {}
+        # What has the value of all processes; nothing is logged under it again before the epoch's end.
+        self._merged: Final[set[Key]] = set()
         self._current_fx: str | None = None
         # As Lightning's `_first_loop_iter`: None outside the loop over batches, True in its first batch.
         self._in_first_batch: bool | None = None
@@ -133,6 +135,7 @@ class MetricCollector:
         """Forgets all values, after an epoch."""
         for metric in self._metrics.values():
             metric.reset()
+        self._merged.clear()
         self._in_first_batch = self._current_fx = None
 
     def log(
@@ -258,11 +261,14 @@ class MetricCollector:
         """Returns the values that may be seen now: inside the loop over batches a step's, outside of it an epoch's."""
         return self.collect(on_step=self._in_first_batch is not None)
 
-    def partial_epoch_values(self) -> dict[Key, tuple[Any, int]]:
-        """Returns this process's share of the epoch values that are reduced over all processes.
+    def partial_epoch_values(self, only_synchronised: bool = True) -> dict[Key, tuple[Any, int]]:
+        """Returns this process's share of the epoch values that are still to be reduced over all processes.
 
-        In validation that is every value, since each process sees only a part of the data. In training it is those
-        logged with ``sync_dist=True``. A torchmetrics object synchronises itself.
+        A torchmetrics object synchronises itself.
+
+        Args:
+            only_synchronised: Whether to leave out the values logged without ``sync_dist=True``. They are reduced in
+                validation, where each process sees only a part of the data.
         """
         return {
             key: metric.fold()
@@ -270,8 +276,9 @@ class MetricCollector:
             if metric.is_fresh
             and metric.metric is None
             and metric.settings.on_epoch
-            and (metric.settings.sync_dist or not self.training)
+            and (metric.settings.sync_dist or not only_synchronised)
             and not metric.settings.rank_zero_only
+            and key not in self._merged
         }
 
     def merge_epoch_values(self, shares: list[dict[Key, tuple[Any, int]]]) -> None:
@@ -289,6 +296,7 @@ class MetricCollector:
                     folded = metric.settings.reduction.ufunc(folded, other)
                     weight += other_weight
                 metric.set_epoch_value(folded, weight)
+                self._merged.add(key)
 
     def step_values(self) -> dict[str, float]:
         """Returns the last step's values for loggers, reduced over all processes where ``sync_dist`` is set."""

@@ -19,6 +19,7 @@ class MetricStore:
         module: The LightningModule, which names its torchmetrics objects.
         batch_size_of: Infers the number of samples in a batch; Lightning's ``extract_batch_size``.
         reduce: Reduces a tensor over all processes: ``strategy.reduce``, or None for a single process.
+        gather: Gives all processes the objects of each, or None for a single process.
 
     Attributes:
         training: The values logged in training.
@@ -29,7 +30,11 @@ class MetricStore:
     """
 
     def __init__(
-        self, module: nn.Module, batch_size_of: Callable[[Any], int], reduce: Callable[..., Tensor] | None
+        self,
+        module: nn.Module,
+        batch_size_of: Callable[[Any], int],
+        reduce: Callable[..., Tensor] | None,
+        gather: Callable[[Any], list[Any]] | None,
     ) -> None:
         def names() -> dict[int, str]:
             return {id(submodule): name for name, submodule in module.named_modules()}
@@ -37,6 +42,7 @@ class MetricStore:
         self.training: Final = MetricCollector(True, batch_size_of, names, reduce)
         self.validation: Final = MetricCollector(False, batch_size_of, names, reduce)
         self.returned: Final = ReturnedMetrics(self.validation, MetricCollector(False, batch_size_of, names, reduce))
+        self._gather: Final = gather
         self.collector = self.training
         self.views: Final = MetricViews()
 
@@ -52,6 +58,16 @@ class MetricStore:
         """Returns the views, brought up to date with the current stage."""
         self.views.update(self.collector.current())
         return self.views
+
+    def synchronise(self) -> None:
+        """Gives all processes one value of what was logged with ``sync_dist`` for the epoch; they call it together.
+
+        Lightning does so when such a value is read.
+        """
+        if self._gather is not None:
+            self.collector.merge_epoch_values(self._gather(self.collector.partial_epoch_values()))
+            # Those of a loader that is over are seen here alone.
+            self.views.update(self.collector.collect(on_step=False, every_dataloader=True))
 
     def forget_views(self) -> None:
         """Clears the views."""

@@ -20,6 +20,7 @@ class Progress:
         manual_steps: Optimizer steps of manual optimization. A module that switches has both.
         batches_that_stepped: Batches that completed a step; the ``step`` of Lightning's loggers.
         batch_end_is_due: Whether the last batch has been trained, but not yet ended as Lightning does after validating.
+        last_batch_stepped: Whether the last batch completed a step that ``batches_that_stepped`` counts.
         epoch_is_running: Whether ``on_train_epoch_start`` has run and ``on_train_epoch_end`` has not.
         has_validated: Whether a validation has run.
     """
@@ -33,8 +34,14 @@ class Progress:
     manual_steps: int = 0
     batches_that_stepped: int = 0
     batch_end_is_due: bool = False
+    last_batch_stepped: bool = False
     epoch_is_running: bool = False
     has_validated: bool = False
+
+    @property
+    def counts_last_batch(self) -> bool:
+        """Whether the batch that was trained last is among batches_that_stepped: only after validation."""
+        return self.last_batch_stepped and not self.batch_end_is_due
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the counters as plain values."""

@@ -140,8 +140,7 @@ class Reports:
         batch. It takes each name once: a name that is in both reports goes to TensorBoard only, with a warning.
         """
         collector = self._store.training
-        if not self._is_alone:
-            collector.merge_epoch_values(self._context.distributed.allgather(collector.partial_epoch_values()))
+        self._store.synchronise()
         views = collector.collect(on_step=False)
         self._store.views.update(views)
         # The next step has been counted already, but Lightning logs an epoch's values under the epoch's last one.
@@ -187,7 +186,7 @@ class Reports:
 
     def validation_values(self) -> Any:
         """Returns this process's share of the values of a validation."""
-        return self._store.returned.collector.partial_epoch_values()
+        return self._store.returned.collector.partial_epoch_values(only_synchronised=False)
 
     def reduce_validation_values(self, shares: list[Any]) -> dict[str, float]:
         """Reduces the shares of all processes, and makes the results visible to module and callbacks.
@@ -205,7 +204,8 @@ class Reports:
         # Otherwise the values are what validation_step returned, which Lightning neither shows nor logs.
         if collector is self._store.collector:
             self._store.views.update(views)
-            self._loggers.log_metrics(views.logged)
+            # Under the step of the last batch, which has been counted if its epoch ended early.
+            self._loggers.log_metrics(views.logged, steps_back=self._progress.counts_last_batch)
         return {name: float(value) for name, value in views.logged.items()}
 
 

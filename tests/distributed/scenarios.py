@@ -54,6 +54,38 @@ class Synchronised(Regression):
         return loss
 
 
+class ReadsEpochValues(Synchronised):
+    """Reads the values of an epoch in the hooks at its end, and in a callback that comes before them."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        self.log("own", float(self.global_rank), on_step=False, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        self.log("val_synchronised", loss, sync_dist=True)
+        self.log("val_most", loss, sync_dist=True, reduce_fx="max")
+        super().validation_step(batch, batch_idx)
+
+    def read(self, *names: str) -> None:
+        metrics = self.trainer.callback_metrics
+        self.facts.setdefault("read", []).append({name: float(metrics[name]) for name in names})
+
+    def on_validation_epoch_end(self) -> None:
+        self.read("val_synchronised", "val_most", "val_loss")
+
+    def on_train_epoch_end(self) -> None:
+        self.read("synchronised", "synchronised_sum_epoch", "own")
+        self.log("at_the_end", float(self.global_rank + self.current_epoch), sync_dist=True)
+
+
+class Follows(pl.Callback):
+    """Reads the same, before the module does."""
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.read("synchronised", "synchronised_sum_epoch", "val_synchronised")
+
+
 class Plateau(Synchronised):
     """Follows a step's value of all processes: after one of its own, each would have a learning rate of its own."""
 
@@ -349,6 +381,11 @@ if has_lightning(">=2.6"):
 SCENARIOS = {
     "automatic": Scenario(Synchronised, options={"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}),
     "plateau": Scenario(Plateau),
+    "epoch values": Scenario(
+        ReadsEpochValues,
+        callbacks=lambda folder: [Follows(), EarlyStopping("at_the_end", patience=1, check_on_train_epoch_end=True)],
+        epochs=4,
+    ),
     "gathers gradients": Scenario(GathersGradients),
     "torchmetrics": Scenario(MeasuresWithTorchmetrics),
     "unused parameters": Scenario(UsesOneOfTwoHeads, find_unused_parameters=True),
