@@ -81,9 +81,40 @@ REFUSED = """
 """
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
+FILES = {
+    "fine.py:LitModel": "fine.py",
+    "models/inner.py": "models/layers.py",
+    "models.layers:LitModel": "models/layers.py",
+    "else where/lit.py:LitModel": "else where/neighbour.py",
+    "refused:watch": "refused.py",
+}
+CANNOT = {
+    "no_such_module:LitModel": "there is no module no_such_module.",
+    "models.no_such_module": "there is no module models.no_such_module.",
+    "no_such_file.py:LitModel": "there is no file no_such_file.py.",
+    "refused:NoSuchModel": "refused has no NoSuchModel.",
+    "refused:Outer.NoSuchModel": "refused has no Outer.NoSuchModel.",
+    "refused:Outer": "refused:Outer is no LightningModule, LightningDataModule or Callback.",
+    "refused:number": "refused:number is no LightningModule, LightningDataModule or Callback.",
+    "else where/lit.py": "else where/lit.py defines no LightningModule, LightningDataModule or Callback.",
+    "deep/torch.py:LitModel": "{project}/deep/torch.py cannot be imported, since there is another module torch: "
+    "{torch}.",
+}
+IMPORT_ERRORS = {
+    "no_syntax.py": "SyntaxError: invalid syntax (no_syntax.py, line 1)",
+    "leaving": "SystemExit: 0",
+    "importing": "ModuleNotFoundError: No module named 'no_such_package'",
+}
+
+Checked = dict[tuple[str, ...], tuple[int, str, str]]
+
+pytestmark = pytest.mark.xdist_group("command line")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder, with modules of every kind."""
+    folder = tmp_path_factory.mktemp("command_line") / "project"
     sources = {
         "fine.py": FINE,
         "ignored.py": IGNORED,
@@ -100,10 +131,10 @@ def project(tmp_path: Path) -> Path:
         "deep/torch.py": "",
     }
     for name, source in sources.items():
-        path = tmp_path / "project" / name
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(source))
-    return tmp_path / "project"
+    return folder
 
 
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -126,21 +157,24 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
 EACH = """
 import contextlib, io, json, sys
 from lightning_shim.cli.main import main
-results = {}
-for target in json.loads(sys.argv[1]):
+results = []
+for arguments in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        code = main(["check", target])
-    results[target] = [code, out.getvalue(), err.getvalue().replace("my_model is imported\\n", "")]
+        code = main(["check", *arguments])
+    results.append([code, out.getvalue(), err.getvalue().replace("my_model is imported\\n", "")])
 print(json.dumps(results))
 """
 
 
-def run_each(folder: Path, *targets: str) -> dict[str, tuple[int, str, str]]:
-    """Checks several targets, and returns exit code, output and messages by target."""
-    command = [sys.executable, "-c", EACH, json.dumps(targets)]
+@pytest.fixture(scope="module")
+def checked(project: Path) -> Checked:
+    """Exit code, output and messages of several checks, by arguments."""
+    targets = (*FILES, *CANNOT, *IMPORT_ERRORS, "refused", "refused:Outer.LitModel")
+    arguments = [*((target,) for target in targets), ("refused", "--json")]
+    command = [sys.executable, "-c", EACH, json.dumps(arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "300"}
-    finished = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
-    return {target: tuple(result) for target, result in json.loads(finished.stdout).items()}
+    finished = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=True)
+    return dict(zip(arguments, map(tuple, json.loads(finished.stdout)), strict=True))
 
 
 def fails(finished: subprocess.CompletedProcess[str]) -> str:
@@ -177,21 +211,19 @@ class TestExitCode:
         assert finished.stderr == "my_model is imported\n"
         assert finished.stdout.startswith("file:line ")
 
-    def test_refused(self, project: Path) -> None:
-        finished = run(project, "check", "refused:Outer.LitModel")
-        assert finished.returncode == 1
+    def test_refused(self, checked: Checked) -> None:
+        exit_code, output, _ = checked["refused:Outer.LitModel",]
+        assert exit_code == 1
         row = member("Trainer", "validate_loop")
-        assert re.search(
-            rf"^refused.py:\d+ +Trainer.validate_loop +refused +{re.escape(row.sentence)}$", finished.stdout, re.M
-        )
-        assert finished.stdout.endswith("Outer.LitModel is refused: fix the 1 refused member (1 called, 1 refused).\n")
+        assert re.search(rf"^refused.py:\d+ +Trainer.validate_loop +refused +{re.escape(row.sentence)}$", output, re.M)
+        assert output.endswith("Outer.LitModel is refused: fix the 1 refused member (1 called, 1 refused).\n")
 
 
 class TestTarget:
-    def test_every_class_of_a_module(self, project: Path) -> None:
-        finished = run(project, "check", "refused")
-        assert finished.returncode == 1
-        verdicts = re.findall(r"^(\w+) (?:works on Determined|is refused: )", finished.stdout, re.M)
+    def test_every_class_of_a_module(self, checked: Checked) -> None:
+        exit_code, output, _ = checked["refused",]
+        assert exit_code == 1
+        verdicts = re.findall(r"^(\w+) (?:works on Determined|is refused: )", output, re.M)
         assert verdicts == ["LitData", "Watch"]
 
     def test_absolute_path_from_elsewhere(self, project: Path) -> None:
@@ -199,19 +231,12 @@ class TestTarget:
         assert finished.returncode == 0
         assert place_in(project / "fine.py", "training_step") in finished.stdout
 
-    def test_modules_paths_and_objects(self, project: Path) -> None:
-        files = {
-            "fine.py:LitModel": "fine.py",
-            "models/inner.py": "models/layers.py",
-            "models.layers:LitModel": "models/layers.py",
-            "else where/lit.py:LitModel": "else where/neighbour.py",
-            "refused:watch": "refused.py",
-        }
-        results = run_each(project, *files)
-        assert {(result[0], result[2]) for result in results.values()} == {(0, "")}
-        for target, file in files.items():
-            assert re.search(rf"^{file}:\d+ +\w+\.(training_step|on_train_start) ", results[target][1], re.M)
-        assert results["refused:watch"][1].endswith("\n\nWatch works on Determined (1 called).\n")
+    def test_modules_paths_and_objects(self, checked: Checked) -> None:
+        for target, file in FILES.items():
+            exit_code, output, messages = checked[target,]
+            assert (exit_code, messages) == (0, "")
+            assert re.search(rf"^{file}:\d+ +\w+\.(training_step|on_train_start) ", output, re.M)
+        assert checked["refused:watch",][1].endswith("\n\nWatch works on Determined (1 called).\n")
 
 
 class TestJson:
@@ -238,35 +263,16 @@ class TestJson:
         assert (report["name"], report["is_supported"]) == ("LitModel", True)
         assert report["counts"].keys() == {support.value for support in Support}
 
-    def test_of_several_classes_that_are_refused(self, project: Path) -> None:
-        finished = run(project, "check", "refused", "--json")
-        assert (finished.returncode, finished.stderr) == (1, "")
-        reports: list[dict[str, Any]] = json.loads(finished.stdout)["reports"]
+    def test_of_several_classes_that_are_refused(self, checked: Checked) -> None:
+        exit_code, output, messages = checked["refused", "--json"]
+        assert (exit_code, messages) == (1, "")
+        reports: list[dict[str, Any]] = json.loads(output)["reports"]
         assert [(report["name"], report["is_supported"]) for report in reports] == [("LitData", False), ("Watch", True)]
 
 
-CANNOT = {
-    "no_such_module:LitModel": "there is no module no_such_module.",
-    "models.no_such_module": "there is no module models.no_such_module.",
-    "no_such_file.py:LitModel": "there is no file no_such_file.py.",
-    "refused:NoSuchModel": "refused has no NoSuchModel.",
-    "refused:Outer.NoSuchModel": "refused has no Outer.NoSuchModel.",
-    "refused:Outer": "refused:Outer is no LightningModule, LightningDataModule or Callback.",
-    "refused:number": "refused:number is no LightningModule, LightningDataModule or Callback.",
-    "else where/lit.py": "else where/lit.py defines no LightningModule, LightningDataModule or Callback.",
-    "deep/torch.py:LitModel": "{project}/deep/torch.py cannot be imported, since there is another module torch: "
-    "{torch}.",
-}
-IMPORT_ERRORS = {
-    "no_syntax.py": "SyntaxError: invalid syntax (no_syntax.py, line 1)",
-    "leaving": "SystemExit: 0",
-    "importing": "ModuleNotFoundError: No module named 'no_such_package'",
-}
-
-
 class TestCannot:
-    def test_message_says_why(self, project: Path) -> None:
-        results = run_each(project, *CANNOT, *IMPORT_ERRORS)
+    def test_message_says_why(self, project: Path, checked: Checked) -> None:
+        results = {target: checked[target,] for target in (*CANNOT, *IMPORT_ERRORS)}
         assert {result[:2] for result in results.values()} == {(2, "")}
         messages = {target: result[2] for target, result in results.items()}
         for target, message in CANNOT.items():

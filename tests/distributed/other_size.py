@@ -1,6 +1,7 @@
-"""Trains from every checkpoint of another number of processes: ``other_size.py KIND FOLDER FILE``; by ranks into FILE.
+"""Trains from every checkpoint of another number of processes: ``other_size.py FOLDER``.
 
-Without checkpoints in FOLDER it writes them there, one after each batch. KIND is of ``KINDS``.
+It does so for each of ``KINDS``, in a folder of its own below FOLDER, and writes there what each rank has ended with.
+Without checkpoints it writes those, one after each batch.
 """
 
 from __future__ import annotations
@@ -117,16 +118,17 @@ def train(kind: str, **options: Any) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    kind, folder, file = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-    os.environ["XDG_DATA_HOME"] = str(folder)
-    written = checkpoints(folder)
-    with lightning_shim.patched():
-        if not written:
-            train(kind, checkpoint_period=pytorch.Batch(1))
-        else:
-            os.environ["XDG_DATA_HOME"] = str(folder / "continued")
-            ended = {
-                batches: train(kind, latest_checkpoint=checkpoint, checkpoint_policy="none")
-                for batches, checkpoint in written.items()
-            }
-            torch.save(ended, f"{file}.{os.environ.get('RANK', 0)}")
+    for kind in KINDS:
+        folder = Path(sys.argv[1], kind)
+        os.environ["XDG_DATA_HOME"] = str(folder)
+        written = checkpoints(folder)
+        with lightning_shim.patched():
+            if not written:
+                train(kind, checkpoint_period=pytorch.Batch(1))
+            else:
+                os.environ["XDG_DATA_HOME"] = str(folder / "continued")
+                ended = {
+                    batches: train(kind, latest_checkpoint=checkpoint, checkpoint_policy="none")
+                    for batches, checkpoint in written.items()
+                }
+                torch.save(ended, folder / f"ended.{os.environ.get('RANK', 0)}")

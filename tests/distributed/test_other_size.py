@@ -32,15 +32,21 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(kind: str, sizes: tuple[int, int], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What both trainings have written."""
+def trained(sizes: tuple[int, int], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What both trainings of each kind have written."""
     folder = tmp_path_factory.mktemp("other_size")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         for processes in sizes:
-            finished = run(SCRIPT, kind, str(folder), str(folder / "ended"), processes=processes)
+            finished = run(SCRIPT, str(folder), processes=processes)
             assert finished.returncode == 0, finished.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(kind: str, trained: Path) -> Path:
+    """What both trainings have written."""
+    return trained / kind
 
 
 @pytest.fixture(scope="module")

@@ -12,24 +12,32 @@ from pytest_mock import MockerFixture
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
+from lightning_shim.data.requests import LoaderRequest
 from lightning_shim.data.sharding import SampleSharing
 from lightning_shim.data.source import DataSource
-from lightning_shim.loop.precision import Precision
-from lightning_shim.loop.strategy import StrategyFacade
-from lightning_shim.session.progress import Progress
+from lightning_shim.session.options import TrainerOptions
+from lightning_shim.session.schedule import Schedule
+from lightning_shim.session.session import Session
+from lightning_shim.upstream.determined.controller import Controller
 from lightning_shim.upstream.lightning import lightning_of
 
 SAMPLES = TensorDataset(torch.arange(10.0))
 
 
+def session_of(mocker: MockerFixture, context: Any, rank: int) -> Session:
+    """One of two processes; the other process is all that is made up."""
+    mocker.patch.multiple(Session, world_size=2, global_rank=rank)
+    lightning, controller = lightning_of(pl.LightningModule), Controller()
+    schedule = Schedule(controller, None, None, None)
+    options = TrainerOptions.checked(lightning)
+    return Session(lightning, context, controller, schedule, options, pl.LightningModule(), None)
+
+
 def batches(mocker: MockerFixture, stage: str, loader: DataLoader, rank: int) -> list[Any]:
-    """Returns what one of two processes gets; the other process is all that is made up."""
-    lightning = lightning_of(pl.LightningModule)
+    """Returns what one of two processes gets."""
     with pytorch.init() as context:
-        mocker.patch.multiple(StrategyFacade, world_size=2, global_rank=rank)
-        strategy = StrategyFacade(lightning, context, Precision("32-true", context.device))
-        sharing = SampleSharing(lightning, strategy, use_distributed_sampler=True, overfits=False)
-        source = DataSource(stage, lambda: loader, None, 1.0, lightning, strategy, sharing, Progress())
+        session = session_of(mocker, context, rank)
+        source = DataSource(session, LoaderRequest(session, stage, loader))
         source.set_up()
         return [batch[0].tolist() for batch, *_ in source.batches()]
 
@@ -61,10 +69,7 @@ def test_hook_that_raises_leaves_nothing_behind(mocker: MockerFixture) -> None:
 
     before = dict(vars(DataLoader))
     with pytorch.init() as context:
-        mocker.patch.multiple(StrategyFacade, world_size=2)
-        lightning = lightning_of(pl.LightningModule)
-        strategy = StrategyFacade(lightning, context, Precision("32-true", context.device))
-        sharing = SampleSharing(lightning, strategy, use_distributed_sampler=True, overfits=False)
+        sharing = SampleSharing(session_of(mocker, context, rank=0))
     with pytest.raises(KeyError, match="of the user's"):
         sharing.request(hook)
     after = dict(vars(DataLoader))

@@ -24,11 +24,11 @@ from torchmetrics.wrappers import Running
 import lightning_shim
 from lightning_shim import DifferenceWarning
 from lightning_shim.checkpoint import attribute_pickle
+from tests.checkpoint.test_attribute_pickle import resident_bytes
 from tests.parity.modules import Regression, StepsByHand, loaders
 from tests.parity.oracle import Case, assert_equal, assert_same, run_determined, run_lightning
 from tests.resume.conftest import Resumes, checkpoints
 from tests.support.lightning_version import has_lightning
-from tests.test_attribute_pickle import resident_bytes
 
 EPOCHS = 2
 BATCHES = 6

@@ -16,6 +16,7 @@ import lightning_shim
 from lightning_shim.members.member import Support
 from lightning_shim.members.trainer_arguments import ARGUMENTS
 from tests.parity.oracle import assert_same
+from tests.script.conftest import ByPython
 from tests.script.scripts.cases import CASES
 from tests.script.test_scripts import results
 
@@ -38,17 +39,17 @@ ELSEWHERE = {"limit_test_batches", "limit_predict_batches", "logger", "use_distr
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    return results(tmp_path_factory.mktemp("arguments"), "arguments.py")
+def both(tmp_path_factory: pytest.TempPathFactory, by_python: ByPython) -> list[Any]:
+    return results(by_python, tmp_path_factory.mktemp("arguments"), "arguments.py")
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_is_lightnings(both: tuple[Any, Any], case: str) -> None:
+def test_is_lightnings(both: list[Any], case: str) -> None:
     actual, expected = both
     assert_same(actual[case], expected[case])
 
 
-def test_cases_differ(both: tuple[Any, Any]) -> None:
+def test_cases_differ(both: list[Any]) -> None:
     """Otherwise they could not tell whether an argument has an effect."""
     _, expected = both
     effects = {"weights", "random", "validated", "logged_metrics", "step", "path", "switches", "deterministic"}

@@ -12,9 +12,10 @@ import torch
 from tests.cluster import trial as trials
 from tests.cluster.trial import Trial, assert_ended_well
 from tests.parity.oracle import assert_same
-from tests.script.test_scripts import RUN, SCRIPTS, execute
+from tests.script.conftest import ByPython
+from tests.script.execution import RUN, SCRIPTS
 
-pytestmark = pytest.mark.xdist_group("managed script")
+pytestmark = pytest.mark.xdist_group("scripts")
 
 ENTRYPOINT = f"python3 {' '.join(RUN)} searched.py"
 SEARCHED = {"hidden": 8, "learning_rate": 0.1, "batch_size": 4}
@@ -34,21 +35,15 @@ def submit(folder: Path, entrypoint: str, pauses: tuple[int, ...] = (), slots: i
     return trials.run_trial(folder, configuration, context, pauses=pauses)
 
 
-def lightnings(folder: Path, *arguments: str, rank: int = 0) -> dict[str, Any]:
-    """Runs the script by plain Python."""
-    execute(folder, str(SCRIPTS / "searched.py"), *arguments)
-    results: dict[str, Any] = torch.load(folder / f"results-{rank}.pt", weights_only=False)
-    return results
-
-
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
     return submit(tmp_path_factory.mktemp("trial"), ENTRYPOINT, PAUSES, unknown=1, **SEARCHED)
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return lightnings(tmp_path_factory.mktemp("lightning") / "folder", "searched")
+def expected(by_python: ByPython) -> dict[str, Any]:
+    results: dict[str, Any] = torch.load(by_python("searched.py", "searched") / "results-0.pt", weights_only=False)
+    return results
 
 
 class TestSearched:
@@ -88,12 +83,11 @@ class TestSearched:
         assert checkpoint["hyper_parameters"] == expected["hparams"]
 
 
-def test_two_processes(tmp_path: Path) -> None:
+def test_two_processes(tmp_path: Path, by_python: ByPython) -> None:
     entrypoint = f"python3 -m determined.launch.torch_distributed {ENTRYPOINT} several searched"
     trial = submit(tmp_path, entrypoint, pauses=(4,), slots=2)
     assert_ended_well(trial)
-    lightning = tmp_path / "lightning"
-    lightnings(lightning, "several", "searched")
+    lightning = by_python("searched.py", "several", "searched")
     for rank in (0, 1):
         expected = torch.load(lightning / f"results-{rank}.pt", weights_only=False)
         assert_same(trial.results(rank), expected, f"rank {rank}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ import torch
 from tests.cluster import trial as trials
 from tests.cluster.trial import Trial, assert_ended_well
 from tests.parity.oracle import assert_same
-from tests.script.test_scripts import RUN, SCRIPTS, execute
+from tests.script.conftest import ByPython
+from tests.script.execution import RUN, SCRIPTS
 
-pytestmark = pytest.mark.xdist_group("managed scripts")
+pytestmark = pytest.mark.xdist_group("scripts")
 
 CONFIG = """
 trainer: {max_epochs: 2, accelerator: cpu, log_every_n_steps: 1}
@@ -72,16 +75,23 @@ class Ran:
         return torch.load(ours, weights_only=False), torch.load(theirs, weights_only=False)
 
 
-@pytest.fixture(scope="module", params=CASES)
-def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    case = CASES[request.param]
-    folder = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope="module")
+def run_both_ways(tmp_path_factory: pytest.TempPathFactory, by_python: ByPython) -> Callable[[str], Ran]:
+    """Gives a function that runs a case once, in whatever order pytest puts the tests of single cases."""
+    return functools.cache(lambda name: _run(CASES[name], tmp_path_factory.mktemp(name), by_python))
+
+
+@pytest.fixture(params=CASES)
+def ran(request: pytest.FixtureRequest, run_both_ways: Callable[[str], Ran]) -> Ran:
+    return run_both_ways(request.param)
+
+
+def _run(case: Case, folder: Path, by_python: ByPython) -> Ran:
     context = {file.name: file.read_text() for file in SCRIPTS.glob("*.py")} | {"config.yaml": CONFIG}
-    for name, text in context.items():
-        (folder / name).write_text(text)
+    (folder / "config.yaml").write_text(CONFIG)
     script, *arguments = case.command
     arguments = [str(folder / argument) if argument in context else argument for argument in arguments]
-    execute(folder / "lightning", str(folder / script), *arguments, *case.instead)
+    lightning = by_python(script, *arguments, *case.instead)
     configuration = {
         "name": "a script",
         "entrypoint": " ".join(("python3", *RUN, *case.command)),
@@ -89,9 +99,7 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         "searcher": {"name": "single", "metric": "val_loss", "smaller_is_better": True},
     }
     (folder / "trial").mkdir()
-    return Ran(
-        case, trials.run_trial(folder / "trial", configuration, context, pauses=(case.pause,)), folder / "lightning"
-    )
+    return Ran(case, trials.run_trial(folder / "trial", configuration, context, pauses=(case.pause,)), lightning)
 
 
 def logged(folder: Path) -> list[dict[str, str]]:

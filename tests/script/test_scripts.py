@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +10,26 @@ import pytest
 import torch
 
 from tests.parity.oracle import assert_same
+from tests.script.conftest import ByPython
+from tests.script.execution import RUN, SCRIPTS, execute
 
-SCRIPTS = Path(__file__).parent / "scripts"
-RUN = ("-m", "lightning_shim", "run")
-
-
-def execute(folder: Path, *command: str, exit_code: int = 0) -> str:
-    """Runs Python in a folder of its own, and returns what it has printed."""
-    folder.mkdir()
-    environment = {**os.environ, "XDG_DATA_HOME": str(folder / "data"), "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
-    )
-    assert process.returncode == exit_code, process.stdout + process.stderr
-    return process.stdout + process.stderr
+pytestmark = pytest.mark.xdist_group("scripts")
 
 
-def results(folder: Path, script: str, *arguments: str) -> tuple[Any, Any]:
+def run(folder: Path, script: str, *arguments: str) -> None:
+    """Runs a script as a trial; nothing of these scripts is told that it has no effect."""
+    assert "is ignored" not in execute(folder, *RUN, str(SCRIPTS / script), *arguments)
+
+
+def saved(*folders: Path) -> list[Any]:
+    return [torch.load(folder / "results.pt", weights_only=False) for folder in folders]
+
+
+def results(by_python: ByPython, folder: Path, script: str, *arguments: str) -> list[Any]:
     """Runs a script both ways, and returns what it has saved."""
-    execute(folder / "lightning", str(SCRIPTS / script), *arguments)
-    # Nothing of these scripts is told that it has no effect.
-    assert "is ignored" not in execute(folder / "determined", *RUN, str(SCRIPTS / script), *arguments)
-    expected, actual = (
-        torch.load(folder / side / "results.pt", weights_only=False) for side in ("lightning", "determined")
-    )
-    return actual, expected
+    ours = folder / "determined"
+    run(ours, script, *arguments)
+    return saved(ours, by_python(script, *arguments))
 
 
 def logged(folder: Path) -> list[dict[str, str]]:
@@ -45,47 +37,46 @@ def logged(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_plain(tmp_path: Path) -> None:
-    assert_same(*results(tmp_path, "plain.py"))
+def test_plain(tmp_path: Path, by_python: ByPython) -> None:
+    assert_same(*results(by_python, tmp_path, "plain.py"))
     ours, theirs = (
-        torch.load(tmp_path / side / "final.ckpt", weights_only=False) for side in ("determined", "lightning")
+        torch.load(folder / "final.ckpt", weights_only=False)
+        for folder in (tmp_path / "determined", by_python("plain.py"))
     )
     for name in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "hyper_parameters"):
         assert_same(ours[name], theirs[name], name)
     assert not (tmp_path / "determined" / "lightning_logs").exists()
 
 
-def test_callbacks_and_loggers(tmp_path: Path) -> None:
-    actual, expected = results(tmp_path, "loggers.py", "5")
+def test_callbacks_and_loggers(tmp_path: Path, by_python: ByPython) -> None:
+    actual, expected = results(by_python, tmp_path, "loggers.py", "5")
     assert_same(actual, expected)
     assert 2 <= expected["epoch"] < 6
-    assert logged(tmp_path / "determined") == logged(tmp_path / "lightning")
+    assert logged(tmp_path / "determined") == logged(by_python("loggers.py", "5"))
     assert list((tmp_path / "determined" / "logs" / "board" / "version_0").glob("events.*"))
 
 
-def test_gan(tmp_path: Path) -> None:
-    actual, expected = results(tmp_path, "gan.py")
+def test_gan(tmp_path: Path, by_python: ByPython) -> None:
+    actual, expected = results(by_python, tmp_path, "gan.py")
     assert_same(actual, expected)
     assert expected["step"] == 22
 
 
-def test_two_processes(tmp_path: Path) -> None:
-    command = (str(SCRIPTS / "searched.py"), "several", "searched")
-    execute(tmp_path / "lightning", *command)
-    execute(
-        tmp_path / "determined", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *RUN, *command
-    )
+def test_two_processes(tmp_path: Path, by_python: ByPython) -> None:
+    command = ("searched.py", "several", "searched")
+    lightning, determined = by_python(*command), tmp_path / "determined"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    execute(determined, *launcher, *RUN, str(SCRIPTS / command[0]), *command[1:])
     for rank in (0, 1):
         actual, expected = (
-            torch.load(tmp_path / side / f"results-{rank}.pt", weights_only=False)
-            for side in ("determined", "lightning")
+            torch.load(folder / f"results-{rank}.pt", weights_only=False) for folder in (determined, lightning)
         )
         assert_same(actual, expected, f"rank {rank}")
 
 
 @pytest.mark.parametrize("last_epochs", [1, 2])
-def test_several_trainers(tmp_path: Path, last_epochs: int) -> None:
-    actual, expected = results(tmp_path, "several.py", str(last_epochs))
+def test_several_trainers(tmp_path: Path, by_python: ByPython, last_epochs: int) -> None:
+    actual, expected = results(by_python, tmp_path, "several.py", str(last_epochs))
     assert_same(actual, expected)
     assert [expected[name]["epoch"] for name in ("first", "second", "third", "fourth")] == [2, 4, 5, 1]
     assert expected["fifth"]["epoch"] == last_epochs
@@ -93,7 +84,7 @@ def test_several_trainers(tmp_path: Path, last_epochs: int) -> None:
 
 @pytest.mark.parametrize("before", ["import ", "pl.seed_everything"])
 @pytest.mark.parametrize("script", ["plain.py", "gan.py"])
-def test_patch_within_a_script(tmp_path: Path, script: str, before: str) -> None:
+def test_patch_within_a_script(tmp_path: Path, by_python: ByPython, script: str, before: str) -> None:
     """Before Lightning is imported, and after the modules are defined."""
     text = (SCRIPTS / script).read_text()
     lines = text.splitlines()
@@ -102,27 +93,26 @@ def test_patch_within_a_script(tmp_path: Path, script: str, before: str) -> None
     lines[at:at] = [f"{indent}import lightning_shim", f"{indent}lightning_shim.patch(trainer=True)"]
     patched = tmp_path / f"patched_{script}"
     patched.write_text("\n".join(lines))
-    execute(tmp_path / "lightning", str(SCRIPTS / script))
     printed = execute(tmp_path / "determined", str(patched))
-    actual, expected = (
-        torch.load(tmp_path / side / "results.pt", weights_only=False) for side in ("determined", "lightning")
-    )
-    assert_same(actual, expected)
+    assert_same(*saved(tmp_path / "determined", by_python(script)))
     assert "Checkpoint: " in printed
 
 
 @pytest.mark.parametrize("has_file", [False, True])
-def test_lightning_cli(tmp_path: Path, has_file: bool) -> None:
+def test_lightning_cli(tmp_path: Path, by_python: ByPython, has_file: bool) -> None:
     arguments = ["fit", "--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--model.hidden=6"]
     if has_file:
         file = tmp_path / "config.yaml"
         file.write_text("trainer: {max_epochs: 2, accelerator: cpu}\nmodel: {hidden: 6}\nstopping: {patience: 1}\n")
         arguments = ["fit", "--config", str(file), "--seed_everything=4"]
-    actual, expected = results(tmp_path, "cli.py", *arguments)
+    actual, expected = results(by_python, tmp_path, "cli.py", *arguments)
     assert_same(actual, expected)
     assert (expected["hparams"]["hidden"], expected["epoch"]) == (6, 2)
     [saved] = (tmp_path / "determined").glob("runs/*/config.yaml")
-    assert saved.read_text() == (tmp_path / "lightning" / "lightning_logs" / "version_0" / "config.yaml").read_text()
+    assert (
+        saved.read_text()
+        == (by_python("cli.py", *arguments) / "lightning_logs" / "version_0" / "config.yaml").read_text()
+    )
 
 
 @pytest.mark.parametrize("ending", ["raise ValueError('mine')", "import sys; sys.exit(3)"])

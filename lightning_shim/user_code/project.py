@@ -1,0 +1,436 @@
+"""A script and the files that it imports, read without importing them: which class does a name stand for?
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import sys
+import tokenize
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES
+from lightning_shim.upstream.namespaces import NAMESPACES
+
+_LIGHTNING: Final = frozenset(namespace.partition(".")[0] for namespace in NAMESPACES)
+
+_OF_INTEREST: Final = frozenset(
+    {"LightningModule", "LightningDataModule", "LightningCLI", "Trainer", "ModelCheckpoint", "EarlyStopping"}
+)
+
+_DEMONSTRATIONS: Final = tuple(f"{namespace}.demos" for namespace in NAMESPACES)
+"""Lightning's own classes that a user trains as they are."""
+
+
+class SourceError(Exception):
+    """The user's source does not say what is needed; the message says where, and what to do."""
+
+
+class NotLiteralError(Exception):
+    """An expression has no value that can be read from the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """What a name is imported from.
+
+    Attributes:
+        module: The module's full name.
+        name: The name in it; empty if the module itself is meant.
+    """
+
+    module: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Something that the project does not define.
+
+    Attributes:
+        name: Its full name, such as ``pytorch_lightning.Trainer``.
+    """
+
+    name: str
+
+    @property
+    def lightnings(self) -> str | None:
+        """The name of a class or function of Lightning's, without its module; None for anything else."""
+        root, _, rest = self.name.partition(".")
+        return rest.rpartition(".")[2] if root in _LIGHTNING else None
+
+
+class SourceModule:
+    """A file.
+
+    Args:
+        path: The file.
+        name: The module's full name.
+
+    Attributes:
+        path: The file.
+        name: The module's full name.
+        tree: Its syntax tree.
+        bindings: What its names stand for, wherever in the file they are defined.
+        stars: The modules that it imports everything of.
+
+    Raises:
+        SourceError: If it cannot be read.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path: Final = path
+        self.name: Final = name
+        try:
+            with tokenize.open(path) as file:
+                self.tree: Final = ast.parse(file.read())
+        except SyntaxError as error:
+            place = f"{shown(path)}:{error.lineno or 1}"
+            raise SourceError(f"{place}: {error.msg}. Mend the line: Python cannot read the file either.") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise SourceError(f"{shown(path)} cannot be read: {error}") from error
+        self.bindings: Final[dict[str, ast.ClassDef | Import | ast.expr]] = {}
+        self.stars: Final[list[str]] = []
+        for node in ast.walk(self.tree):
+            self._bind(node)
+
+    def _bind(self, node: ast.AST) -> None:
+        # The first definition counts: the others are what there is without some package.
+        match node:
+            case ast.ClassDef(name=name):
+                self.bindings.setdefault(name, node)
+            case ast.Import(names=aliases):
+                for alias in aliases:
+                    root = alias.name.partition(".")[0]
+                    self.bindings.setdefault(alias.asname or root, Import(alias.name if alias.asname else root, ""))
+            case ast.ImportFrom(names=aliases):
+                base = self.absolute(node)
+                for alias in aliases:
+                    if alias.name == "*":
+                        self.stars.append(base)
+                    else:
+                        self.bindings.setdefault(alias.asname or alias.name, Import(base, alias.name))
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                self.bindings.setdefault(name, value)
+
+    def absolute(self, node: ast.ImportFrom) -> str:
+        """Returns the full name of the module that a statement imports from."""
+        if not node.level:
+            return node.module or ""
+        package = self.name if self.path.stem == "__init__" else self.name.rpartition(".")[0]
+        parts = package.split(".")
+        parts = parts[: len(parts) - node.level + 1]
+        return ".".join([*parts, *filter(None, [node.module])])
+
+    def place(self, node: ast.AST) -> str:
+        """Returns ``"file:line"`` of a node."""
+        return f"{shown(self.path)}:{getattr(node, 'lineno', 1)}"
+
+    @functools.cached_property
+    def values(self) -> dict[str, list[ast.expr]]:
+        """The expressions that names are assigned, wherever in the file."""
+        values: dict[str, list[ast.expr]] = {}
+        for node in ast.walk(self.tree):
+            targets: list[ast.expr] = []
+            if isinstance(node, ast.Assign):
+                targets = node.targets
+            elif isinstance(node, (ast.AnnAssign, ast.NamedExpr)) and node.value is not None:
+                targets = [node.target]
+            for target in targets:
+                for name, value in _assigned(target, node.value):  # type: ignore[attr-defined]  # those three have it
+                    values.setdefault(name, []).append(value)
+        return values
+
+    @functools.cached_property
+    def _rebound(self) -> frozenset[str]:
+        """Names that get values in other ways than by an assignment: loops, arguments, ``+=``."""
+        names: Counter[str] = Counter()
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.arg):
+                names[node.arg] += 1
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names[node.id] += 1
+        return frozenset(name for name, times in names.items() if times != len(self.values.get(name, [])))
+
+    @functools.cached_property
+    def _command_line(self) -> dict[str, ast.expr]:
+        """The defaults of the script's own arguments, by the attribute that argparse gives them."""
+        defaults: dict[str, ast.expr] = {}
+        for node in ast.walk(self.tree):
+            match node:
+                case ast.Call(func=ast.Attribute(attr="add_argument"), args=flags, keywords=keywords):
+                    given = {keyword.arg: keyword.value for keyword in keywords}
+                    names = [flag.value for flag in flags if isinstance(flag, ast.Constant)]
+                    long = [name for name in names if isinstance(name, str) and name.startswith("--")]
+                    match given.get("dest"), given.get("action"), given.get("default"), long:
+                        case [_, ast.Constant(value="store_true"), None, [name, *_]]:
+                            absent = ast.copy_location(ast.Constant(value=False), node)
+                            defaults[name.lstrip("-").replace("-", "_")] = absent
+                        case [None, _, ast.expr() as default, [name, *_]]:
+                            defaults[name.lstrip("-").replace("-", "_")] = default
+        return defaults
+
+    def origin(self, node: ast.expr) -> ast.expr:
+        """Returns the expression that a name, or an argument of the command line, has its value from."""
+        match node:
+            case ast.Name(id=name) if len(self.values.get(name, [])) == 1 and name not in self._rebound:
+                return self.values[name][0]
+            case ast.Attribute(value=ast.Name(id=owner), attr=name) if owner != "self" and name in self._command_line:
+                return self._command_line[name]
+        return node
+
+    def literal(self, node: ast.expr) -> Any:
+        """Reads a value.
+
+        Args:
+            node: A literal, a name that stands for one, or an argument of the command line with its default.
+
+        Returns:
+            The value.
+
+        Raises:
+            NotLiteralError: If the source does not say it.
+        """
+        try:
+            return ast.literal_eval(self.origin(node))
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+            raise NotLiteralError from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassDefinition:
+    """A class of which the source was found.
+
+    Attributes:
+        module: Its file.
+        node: Its definition.
+    """
+
+    module: SourceModule
+    node: ast.ClassDef
+
+    @property
+    def name(self) -> str:
+        """The class's own name."""
+        return self.node.name
+
+    @property
+    def place(self) -> str:
+        """``"file:line"``."""
+        return self.module.place(self.node)
+
+    def methods(self) -> dict[str, ast.FunctionDef]:
+        """Returns the methods that the class itself defines, by name."""
+        return {node.name: node for node in self.node.body if isinstance(node, ast.FunctionDef)}
+
+
+Resolved = ClassDefinition | Outside | None
+
+
+class Project:
+    """A script, with the files that it imports.
+
+    Args:
+        script: The script.
+
+    Attributes:
+        script: The script's file.
+
+    Raises:
+        SourceError: If the script cannot be read.
+    """
+
+    def __init__(self, script: Path) -> None:
+        self._folder: Final = script.resolve().parent
+        self._modules: Final[dict[Path, SourceModule]] = {}
+        self._classes: Final[dict[ast.ClassDef, ClassDefinition]] = {}
+        self.script: Final = self._module(script.resolve(), script.stem)
+
+    def _module(self, path: Path, name: str) -> SourceModule:
+        if path not in self._modules:
+            self._modules[path] = SourceModule(path, name)
+        return self._modules[path]
+
+    def _locate(self, name: str) -> Path | None:
+        """Finds a module's file as Python would: in the script's folder first."""
+        parts = name.split(".")
+        if not name or parts[0] in sys.stdlib_module_names:
+            return None
+        for root in (self._folder, *map(Path, sys.path)):
+            place = root.joinpath(*parts)
+            for file in (place / "__init__.py", place.parent / f"{place.name}.py"):
+                if file.is_file():
+                    return file.resolve()
+        return None
+
+    def _find(self, name: str) -> SourceModule | None:
+        """Reads a module; None if there is no source of it, or it is another package's and has none for this Python."""
+        path = self._locate(name)
+        if path is None:
+            return None
+        try:
+            return self._module(path, name)
+        except SourceError:
+            if self._is_own(path):
+                raise
+            return None
+
+    def _is_own(self, path: Path) -> bool:
+        """Tells whether a file is one of those that are sent to the cluster with the script."""
+        return path.is_relative_to(self._folder) and "site-packages" not in path.parts
+
+    def files(self) -> list[SourceModule]:
+        """Returns the script and the files beside and below it that it imports, nearest first."""
+        found = [self.script]
+        for module in found:
+            for node in ast.walk(module.tree):
+                for name in _imported_by(module, node):
+                    path = self._locate(name)
+                    if path is not None and self._is_own(path) and self._module(path, name) not in found:
+                        found.append(self._module(path, name))
+        return found
+
+    def packages(self) -> list[str]:
+        """Returns the names of the packages, other than Python's own, that the project imports from elsewhere."""
+        names = {
+            name.partition(".")[0]
+            for module in self.files()
+            for node in ast.walk(module.tree)
+            for name in _imported_by(module, node)
+        }
+        own = {name for name in names if (self._folder / name).is_dir() or (self._folder / f"{name}.py").is_file()}
+        return sorted(names - own - sys.stdlib_module_names - FRAMEWORK_PACKAGES)
+
+    def resolve(self, module: SourceModule, node: ast.expr) -> Resolved:
+        """Finds what a name stands for.
+
+        Args:
+            module: The file that it is in.
+            node: The name, or ``package.name``.
+
+        Returns:
+            A class with its source, or the full name of something that the project does not define; None if neither is
+            known.
+        """
+        parts = _dotted(node)
+        return self._look_up(module, parts, frozenset()) if parts else None
+
+    def named(self, name: str) -> Resolved:
+        """Finds what a full name such as ``package.module.Class`` stands for."""
+        return self._in_module("", name.split("."), frozenset())
+
+    def _look_up(self, module: SourceModule, parts: list[str], seen: frozenset[tuple[str, ...]]) -> Resolved:
+        key = (str(module.path), *parts)
+        if key in seen:
+            return None
+        seen |= {key}
+        bound = module.bindings.get(parts[0])
+        match bound:
+            case ast.ClassDef():
+                for part in parts[1:]:
+                    inner = [each for each in bound.body if isinstance(each, ast.ClassDef) and each.name == part]
+                    if not inner:
+                        return None
+                    bound = inner[0]
+                return self._classes.setdefault(bound, ClassDefinition(module, bound))
+            case Import(module=base, name=""):
+                return self._in_module(base, parts[1:], seen)
+            case Import(module=base, name=name):
+                return self._in_module(base, [name, *parts[1:]], seen)
+            case ast.expr():
+                target = _dotted(bound)
+                return self._look_up(module, [*target, *parts[1:]], seen) if target else None
+        found = (self._in_module(star, parts, seen) for star in module.stars)
+        return next((each for each in found if each is not None), None)
+
+    def _in_module(self, name: str, parts: list[str], seen: frozenset[tuple[str, ...]]) -> Resolved:
+        if not parts:
+            return None
+        full = ".".join([*filter(None, [name]), *parts])
+        root = full.partition(".")[0]
+        if root in sys.stdlib_module_names or (root in FRAMEWORK_PACKAGES and not full.startswith(_DEMONSTRATIONS)):
+            return Outside(full)
+        module = self._find(name) if name else None
+        if module is not None and (parts[0] in module.bindings or (len(parts) == 1 and module.stars)):
+            return self._look_up(module, parts, seen)
+        if len(parts) == 1:
+            return Outside(full)
+        return self._in_module(".".join([*filter(None, [name]), parts[0]]), parts[1:], seen)
+
+    def ancestry(self, definition: ClassDefinition) -> list[ClassDefinition | Outside]:
+        """Returns a class and its bases, in the order in which methods are looked up."""
+        order: list[ClassDefinition | Outside] = []
+        self._climb(definition, order)
+        return order
+
+    def _climb(self, definition: ClassDefinition, order: list[ClassDefinition | Outside]) -> None:
+        order.append(definition)
+        for node in definition.node.bases:
+            base = self.resolve(definition.module, node.value if isinstance(node, ast.Subscript) else node)
+            if isinstance(base, Outside):
+                order.append(base)
+            elif base is not None and base not in order:
+                self._climb(base, order)
+
+    def methods(self, definition: ClassDefinition) -> dict[str, tuple[ClassDefinition, ast.FunctionDef]]:
+        """Returns the methods that a class has from the project's source, by name, with the classes that have them."""
+        methods: dict[str, tuple[ClassDefinition, ast.FunctionDef]] = {}
+        for each in self.ancestry(definition):
+            if isinstance(each, ClassDefinition):
+                for name, node in each.methods().items():
+                    methods.setdefault(name, (each, node))
+        return methods
+
+    def lightning_class(self, resolved: Resolved) -> str | None:
+        """Returns which class of Lightning's something is or derives from; None if it is none of those of interest."""
+        order = self.ancestry(resolved) if isinstance(resolved, ClassDefinition) else [resolved]
+        for each in order:
+            if isinstance(each, Outside) and each.lightnings in _OF_INTEREST:
+                return each.lightnings
+        # A base of which there is no source may be Lightning's.
+        has_step = any(isinstance(each, ClassDefinition) and "training_step" in each.methods() for each in order)
+        return "LightningModule" if has_step else None
+
+
+def shown(path: Path) -> str:
+    """Returns a path as the user would write it from where he is."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _imported_by(module: SourceModule, node: ast.AST) -> Iterator[str]:
+    """Gives the full names of the modules that a statement imports, or may import."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = module.absolute(node)
+        yield base
+        yield from (f"{base}.{alias.name}" for alias in node.names if alias.name != "*")
+
+
+def _dotted(node: ast.expr) -> list[str]:
+    """Returns the parts of ``a.b.c``; none for another expression."""
+    match node:
+        case ast.Name(id=name):
+            return [name]
+        case ast.Attribute(value=value, attr=name):
+            parts = _dotted(value)
+            return [*parts, name] if parts else []
+    return []
+
+
+def _assigned(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
+    match target, value:
+        case ast.Name(id=name), _:
+            yield name, value
+        case (ast.Tuple(elts=targets), ast.Tuple(elts=values)) if len(targets) == len(values):
+            for each, its_value in zip(targets, values, strict=True):
+                yield from _assigned(each, its_value)
