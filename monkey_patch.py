@@ -1,4 +1,4 @@
-"""Importing this module patches Lightning for Determined; it is the one-line form of ``lightning_shim.patch()``."""
+"""Patches Lightning for Determined when it is imported: the one-line form of ``lightning_shim.patch()``."""
 
 import lightning_shim
 

@@ -1,6 +1,9 @@
 """Trains unchanged PyTorch Lightning modules on Determined AI.
 
-Importing it imports neither PyTorch, nor Lightning, nor Determined: what needs them is imported when it is used.
+``__all__`` is the public interface, together with ``import monkey_patch`` and ``python -m lightning_shim``. Every
+module below this one is private and may change without notice.
+
+Importing this package imports neither PyTorch, nor Lightning, nor Determined.
 """
 
 from __future__ import annotations
@@ -55,6 +58,8 @@ __all__ = [
     "unpatch",
 ]
 
+# These need PyTorch, Lightning or Determined, which take seconds to import. A script that only patches, and a command
+# line that only prints its help, must not wait for them.
 _IMPORTED_WHEN_USED = {
     "CompatibilityReport": "lightning_shim.compatibility.report",
     "LightningTrial": "lightning_shim.trial.trial",

@@ -1,4 +1,4 @@
-"""``python -m lightning_shim``."""
+"""Entry point of ``python -m lightning_shim``."""
 
 import sys
 

@@ -20,8 +20,8 @@ INSTEAD_IN_FIT: Final = {
     "accelerator": "Nothing. Determined assigns the GPUs; off-cluster a GPU is used if there is one.",
     "strategy": 'Nothing for `"ddp"`, which several processes use anyway. `fit(find_unused_parameters=True)` for '
     '`"ddp_find_unused_parameters_true"`. There are no others.',
-    "devices": "`resources.slots_per_trial`, with `python3 -m determined.launch.torch_distributed` before the script "
-    "in `entrypoint`. Off-cluster `torchrun --nproc_per_node=2`.",
+    "devices": "`resources.slots_per_trial`, with `python3 -m lightning_shim run model_def.py` as `entrypoint`. "
+    "Off-cluster `torchrun --nproc_per_node=2`.",
     "num_nodes": "`resources.slots_per_trial`. If it exceeds the slots of one machine, Determined uses several.",
     "precision": "`fit(precision=...)`, with the same names.",
     "logger": "`fit(logger=...)` for Lightning's own loggers. They run beside Determined's metrics and TensorBoard, "
@@ -51,7 +51,8 @@ INSTEAD_IN_FIT: Final = {
     "inference_mode": "Nothing: validation runs under `torch.no_grad()`.",
     "use_distributed_sampler": "`fit(use_distributed_sampler=...)`. By default the processes share the samples as "
     "under Lightning.",
-    "profiler": "`torch.profiler` in your script.",
+    "profiler": "`torch.profiler` in your script. `profiling.enabled: true` of the experiment records the load of the "
+    "machine.",
     "detect_anomaly": "`torch.autograd.set_detect_anomaly(True)` in your script.",
     "barebones": "Nothing.",
     "plugins": "Nothing. Determined handles processes and checkpoints; precision has an option of its own.",

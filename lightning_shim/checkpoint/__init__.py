@@ -1,1 +1,1 @@
-"""The contents of a checkpoint, and the way back."""
+"""The contents of a checkpoint, and how they are restored."""

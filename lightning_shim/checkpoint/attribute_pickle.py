@@ -1,7 +1,8 @@
-"""Values of attributes as pickles that another process can read into the objects that it has.
+"""Pickles of attribute values, which another process reads into the objects that it already has.
 
-Objects that the other process makes by itself, such as the module, its parameters, and the lists that ``__init__`` has
-made, are not made again: the pickle names them, and what is in them lies beside it. Everything else is a plain pickle.
+The other process creates some objects itself: the module, its parameters, and the lists that ``__init__`` makes. Of
+these the pickle holds the name, and the contents apart from it, so that they are filled and not replaced. Whoever else
+refers to such an object sees the restored contents. Everything else is pickled as usual.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ import xxhash
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lightning_shim.checkpoint.first_objects import (
+from lightning_shim.checkpoint.initial_objects import (
     NAMED,
     PLAIN_TYPES,
     TENSORS,
     WITHOUT_IDENTITY,
-    First,
-    FirstObjects,
+    InitialObject,
+    InitialObjects,
     KnownObjects,
-    NotThereError,
+    MissingObjectError,
     is_found_by_name,
     is_usual_tensor,
 )
@@ -37,31 +38,32 @@ from lightning_shim.upstream.torch import count_of_writes
 NEVER_KEPT: Final = frozenset(
     {"determined", "lightning_shim", "lightning_fabric", *(name.partition(".")[0] for name in NAMESPACES)}
 )
-"""Packages whose objects are made anew in each process."""
+"""Packages whose objects each process creates anew."""
 
 _OUT_OF_BAND: Final = 64 * 1024
-"""From how many bytes on numbers are tensors of their own in the checkpoint, which are written without a copy."""
+"""The size in bytes from which numbers are tensors of their own in the checkpoint, and written without a copy."""
 
 _STORED_TOGETHER: Final = 4096
-"""Up to how many bytes a tensor is stored in one with others of its shape."""
+"""The size in bytes up to which tensors of one shape are stored as one."""
 
 _CHUNK: Final = 1024
-"""How many at most."""
+"""The most tensors that are stored as one."""
 
 _HASHED_WHOLLY: Final = 64 * 1024**2
-"""Up to how many bytes all of a tensor is hashed."""
+"""The size in bytes up to which a tensor is hashed as a whole."""
 
 _SAMPLES: Final = 4096
+"""The number of samples that are hashed of a larger tensor."""
 
 
 def _bytes_of(tensor: Tensor) -> pickle.PickleBuffer:
-    """Returns a tensor's numbers, without a copy if they lie in order in the memory of the CPU."""
+    """Returns a tensor's numbers, without a copy if they are contiguous in the memory of the CPU."""
     numbers = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
     return pickle.PickleBuffer(numbers.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def _numbers(contents: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    # An empty buffer is refused.
+    # torch.frombuffer refuses an empty buffer.
     return torch.frombuffer(contents, dtype=dtype).reshape(shape) if len(contents) else torch.empty(shape, dtype=dtype)
 
 
@@ -87,59 +89,61 @@ def _with_class(tensor: Tensor, requires_grad: bool, cls: type) -> Tensor:
 
 
 class AttributePickler(pickle.Pickler):
-    """Pickles values of attributes.
+    """Pickles the values of attributes.
 
     Args:
-        known: What is stored by its name.
-        first: What was there when training began.
-        write: Takes the bytes.
-        take: Takes numbers in bulk; returns True to have them written as bytes.
+        known: The objects that are stored by name.
+        initial: The objects that existed when training began.
+        write: Receives the bytes.
+        take: Receives large buffers; returns True to have a buffer written as bytes instead.
 
     Attributes:
-        reached: The objects that were come across, by their identity, and the storages of tensors.
-        storages: How many tensors there are on each storage, by its pointer.
+        reached: The pickled objects by identity, and the storages of the pickled tensors.
+        storages: The number of pickled tensors on each storage, by its pointer.
     """
 
     def __init__(
         self,
         known: KnownObjects,
-        first: FirstObjects,
+        initial: InitialObjects,
         write: Callable[[bytes], Any],
         take: Callable[[pickle.PickleBuffer], bool],
     ) -> None:
         super().__init__(SimpleNamespace(write=write), protocol=5, buffer_callback=take)
         self._known: Final = known
         self._names: Final = known.names
-        self._first: Final = first.by_identity
-        self._waiting: list[tuple[First, Any]] = []
+        self._initial: Final = initial.by_identity
+        self._waiting: list[tuple[InitialObject, Any]] = []
         self.reached: Final[dict[Any, Any]] = {}
         self.storages: Final[Counter[int]] = Counter()
 
     def _numbers(self, tensor: Tensor) -> Any:
-        """Returns what is pickled in place of a tensor's numbers."""
+        """Returns the object that is pickled in place of a tensor's numbers."""
         return _bytes_of(tensor)
 
     def _shares_storage(self, tensor: Tensor) -> bool:
-        """Tells whether the storage is stored, and the tensor as a view of it."""
+        """Whether a tensor is stored as a view of a storage that others share."""
         return False
 
     def dump_with_contents(self, value: Any) -> None:
-        """Pickles a value, and what is in the objects that were there when training began."""
+        """Pickles a value, and the contents of the initial objects in it."""
         self.dump(value)
+        # Contents may lead to further initial objects, whose contents follow in another round.
         while self._waiting:
             objects, self._waiting = self._waiting, []
             self._dump_contents(objects)
 
-    def _dump_contents(self, objects: list[tuple[First, Any]]) -> None:
+    def _dump_contents(self, objects: list[tuple[InitialObject, Any]]) -> None:
         alone: dict[int, Any] = {}
-        # Of small tensors there may be many: those that are alike are stored in one.
+        # A replay buffer may hold 100,000 small tensors. Those that are alike are stacked, because pickling a tensor
+        # takes far longer than copying a few numbers.
         alike: dict[Any, list[int]] = {}
-        for index, (first, value) in enumerate(objects):
-            if first.kind == "tensor" and value.nbytes <= _STORED_TOGETHER:
+        for index, (initial, value) in enumerate(objects):
+            if initial.kind == "tensor" and value.nbytes <= _STORED_TOGETHER:
                 key = type(value), value.dtype, value.shape, value.get_device(), value.requires_grad
                 alike.setdefault(key, []).append(index)
-            elif first.kind is not None:
-                alone[index] = first.contents(value)
+            elif initial.kind is not None:
+                alone[index] = initial.contents(value)
         chunks = [indices[at : at + _CHUNK] for indices in alike.values() for at in range(0, len(indices), _CHUNK)]
         self.dump((alone, len(chunks)))
         for chunk in chunks:
@@ -148,7 +152,8 @@ class AttributePickler(pickle.Pickler):
                 self.dump((type(tensors[0]).__qualname__, tensors[0].requires_grad, chunk, torch.stack(tensors)))
 
     def persistent_id(self, value: Any) -> Any:
-        """Returns what stands for an object that the other process has; None for any other."""
+        """Returns the name of an object that the other process has; None for any other."""
+        # Asked for every object, so that the most frequent types come first.
         cls = type(value)
         if cls in PLAIN_TYPES:
             return None
@@ -156,29 +161,37 @@ class AttributePickler(pickle.Pickler):
         name = self._names.get(identity)
         if name is not None:
             return ("known", name)
-        first = self._first.get(identity)
-        if first is not None and first.reference() is value:
+        initial = self._initial.get(identity)
+        # An identity may belong to another object by now, if the initial one is gone.
+        if initial is not None and initial.reference() is value:
             if identity not in self.reached:
                 self.reached[identity] = value
-                self._waiting.append((first, value))
-            return first.path
+                self._waiting.append((initial, value))
+            return initial.path
         if cls is torch.device:
             return ("device", None if value == self._known.device else str(value))
         part = self._known.part(value) if cls in TENSORS else None
         if part is not None:
             return ("part", *part)
+        # Kept alive, or a temporary object could leave its identity to the next one, and attributes that have nothing
+        # in common would seem to share it.
         if not issubclass(cls, (*NAMED, *WITHOUT_IDENTITY)):
             self.reached[identity] = value
         return None
 
     def reducer_override(self, value: Any) -> Any:
-        """Says how an object is pickled that is not of Python's own classes."""
+        """Returns how to pickle an object that is not of one of Python's own classes.
+
+        Raises:
+            pickle.PicklingError: If the object belongs to the process, as a dataset or one of Lightning's own does.
+        """
         cls = type(value)
         if cls in TENSORS and is_usual_tensor(value):
             return self._reduced(value)
         if cls is torch.UntypedStorage:
             every = torch.empty(0, dtype=torch.uint8, device=value.device).set_(value)
             return _make_storage, (_bytes_of(every), value.device)
+        # A method is pickled by its name, which has to lead to the same one again.
         is_kept = cls is not MethodType or is_found_by_name(value)
         if cls.__module__.partition(".")[0] in NEVER_KEPT:
             is_kept = issubclass(cls, (nn.Module, *WITHOUT_IDENTITY))
@@ -198,24 +211,24 @@ class AttributePickler(pickle.Pickler):
         return _make_tensor, (numbers, tensor.dtype, tuple(tensor.shape), tensor.device, trains, type(tensor))
 
 
-class Written(AttributePickler):
-    """A pickle that a checkpoint is to hold.
+class CheckpointPickler(AttributePickler):
+    """Pickles values for a checkpoint.
 
     Args:
-        known: What is stored by its name.
-        first: What was there when training began.
-        storages: How many tensors there are on each storage.
+        known: The objects that are stored by name.
+        initial: The objects that existed when training began.
+        storages: The number of tensors on each storage.
 
     Attributes:
-        buffers: Numbers in bulk, which are not in the pickle: tensors over the memory where they are.
+        buffers: The large buffers, which are not part of the pickle: tensors over the original memory.
     """
 
-    def __init__(self, known: KnownObjects, first: FirstObjects, storages: Mapping[int, int]) -> None:
+    def __init__(self, known: KnownObjects, initial: InitialObjects, storages: Mapping[int, int]) -> None:
         self._stream: Final = io.BytesIO()
         self.buffers: Final[list[Tensor]] = []
-        super().__init__(known, first, self._stream.write, functools.partial(_take, self.buffers))
-        # A view of what was there at first is stored by its own numbers, however large that is.
-        self._shared: Final = {pointer for pointer, count in storages.items() if count > 1} - first.storages()
+        super().__init__(known, initial, self._stream.write, functools.partial(_take, self.buffers))
+        # A view of an initial tensor is stored by its own numbers: the initial tensor's storage may be far larger.
+        self._shared: Final = {pointer for pointer, count in storages.items() if count > 1} - initial.storages()
 
     def getvalue(self) -> bytes:
         """Returns the pickle."""
@@ -227,6 +240,7 @@ class Written(AttributePickler):
 
 
 def _take(buffers: list[Tensor], buffer: pickle.PickleBuffer) -> bool:
+    """Keeps a large buffer out of the pickle, as a tensor over the same memory; refuses a small one."""
     raw = buffer.raw()
     if raw.readonly or raw.nbytes < _OUT_OF_BAND:
         return True
@@ -234,28 +248,29 @@ def _take(buffers: list[Tensor], buffer: pickle.PickleBuffer) -> bool:
     return False
 
 
-class Hashed(AttributePickler):
-    """What a value can be recognised by in this process; it is pickled for nothing else.
+class HashingPickler(AttributePickler):
+    """Hashes a value's pickle, by which changes are recognised within this process. The pickle itself is not kept.
 
     Args:
-        known: What is stored by its name.
-        first: What was there when training began.
+        known: The objects that are stored by name.
+        initial: The objects that existed when training began.
     """
 
-    def __init__(self, known: KnownObjects, first: FirstObjects) -> None:
+    def __init__(self, known: KnownObjects, initial: InitialObjects) -> None:
         self._hash: Final = xxhash.xxh3_128()
-        super().__init__(known, first, self._hash.update, functools.partial(_hash, self._hash))
+        super().__init__(known, initial, self._hash.update, functools.partial(_hash, self._hash))
 
     def digest(self) -> bytes:
-        """Returns the hash of what was pickled."""
+        """Returns the hash of the pickle."""
         return self._hash.digest()
 
     def _numbers(self, tensor: Tensor) -> Any:
-        """Returns a tensor's numbers; of a large one, what changes with them."""
+        """Returns a tensor's numbers or, if it is large, a few values that change along with them."""
         if tensor.nbytes <= _HASHED_WHOLLY or tensor.is_inference():
             return _bytes_of(tensor)
-        # To read a gigabyte takes a tenth of a second. Writes that PyTorch does not count, as those by tensor.data, are
-        # seen by the samples if they reach everywhere, as those to an average do; one of a single row is not seen.
+        # Reading a gigabyte takes a tenth of a second, at each checkpoint. PyTorch's count of writes takes no time.
+        # Writes that it does not count, as those to tensor.data, are noticed by samples if they go to all of a tensor,
+        # as with an average. Such a write to a single row goes unnoticed.
         storage = tensor.untyped_storage()
         samples = torch.empty(0, dtype=torch.int64, device=tensor.device)
         samples.set_(storage, 0, (_SAMPLES,), (storage.nbytes() // 8 // _SAMPLES,))
@@ -269,36 +284,37 @@ def _hash(hash_: Any, buffer: pickle.PickleBuffer) -> bool:
 
 
 class AttributeUnpickler(pickle.Unpickler):
-    """Reads what :class:`AttributePickler` has written.
+    """Reads the pickles of :class:`CheckpointPickler`.
 
     Args:
         stream: The pickle.
-        buffers: The numbers that are not in it.
-        known: What is stored by its name.
-        first: What was there when training began.
+        buffers: The large buffers, which are not part of it.
+        known: The objects that are stored by name.
+        initial: The objects that existed when training began.
     """
 
-    def __init__(self, stream: bytes, buffers: list[Tensor], known: KnownObjects, first: FirstObjects) -> None:
+    def __init__(self, stream: bytes, buffers: list[Tensor], known: KnownObjects, initial: InitialObjects) -> None:
         super().__init__(io.BytesIO(stream), buffers=[buffer.numpy() for buffer in buffers])
         self._known: Final = known
-        self._first: Final = first
-        self._waiting: list[tuple[First, Any]] = []
+        self._initial: Final = initial
+        self._waiting: list[tuple[InitialObject, Any]] = []
         self._reached: Final[set[str]] = set()
 
     def load_with_contents(self) -> Any:
-        """Returns the value, and fills the objects that were there when training began.
+        """Returns the value, and fills the initial objects in it.
 
         Raises:
-            NotThereError: If one of them is missing, or is another one; nothing is filled then.
+            MissingObjectError: If one of them is missing or of another kind.
         """
+        # Everything is read before anything is filled, so that a missing object leaves the others as they are.
         value = self.load()
-        filled: list[tuple[tuple[First, Any], Any]] = []
+        filled: list[tuple[tuple[InitialObject, Any], Any]] = []
         while self._waiting:
             objects, self._waiting = self._waiting, []
             filled += [(objects[index], contents) for index, contents in self._load_contents()]
-        # What is in a set or a dictionary comes before it: it may be hashed by what is in it.
-        for (first, present), contents in reversed(filled):
-            first.fill(present, contents)
+        # Inner objects are filled first. A set or a dictionary hashes its entries, whose hash may depend on contents.
+        for (initial, present), contents in reversed(filled):
+            initial.fill(present, contents)
         return value
 
     def _load_contents(self) -> Iterator[tuple[int, Any]]:
@@ -310,21 +326,21 @@ class AttributeUnpickler(pickle.Unpickler):
                 yield index, ("tensor", name, (numbers, requires_grad), None)
 
     def persistent_load(self, identity: Any) -> Any:
-        """Returns the object that is there."""
+        """Returns the object of this process that has the name."""
         if isinstance(identity, str):
-            first = self._first.by_path.get(identity)
-            present = None if first is None else first.reference()
-            if first is None or present is None:
-                raise NotThereError
+            initial = self._initial.by_path.get(identity)
+            present = None if initial is None else initial.reference()
+            if initial is None or present is None:
+                raise MissingObjectError
             if identity not in self._reached:
                 self._reached.add(identity)
-                self._waiting.append((first, present))
+                self._waiting.append((initial, present))
             return present
         kind, *rest = identity
         if kind == "device":
             return self._device(rest[0])
         if rest[0] not in self._known.by_name:
-            raise NotThereError
+            raise MissingObjectError
         found = self._known.by_name[rest[0]]
         return found if kind == "known" else found.detach().as_strided(*rest[1:])
 

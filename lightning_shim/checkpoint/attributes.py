@@ -1,8 +1,8 @@
-"""What modules and callbacks keep in attributes of their own: lists of an epoch, counters, averages, generators.
+"""State that modules and callbacks keep in attributes of their own: lists of an epoch, counters, averages, generators.
 
-Lightning's checkpoints hold a module's parameters and buffers and nothing else of it: its own Trainer forgets the rest
-when it goes on. A trial may be paused at any time, and what has changed between the first batch and a checkpoint is in
-that as well. What hooks set before the first batch they set again.
+Of a module, Lightning's checkpoints hold the parameters and buffers alone, and its own Trainer forgets the rest when it
+resumes. A trial may be paused at any time, so its checkpoints also hold every attribute that has changed since the
+first batch. Attributes that hooks set before the first batch are set by them again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.wrappers import MetricTracker
 
-from lightning_shim.checkpoint.attribute_pickle import NEVER_KEPT, AttributeUnpickler, Hashed, Written
-from lightning_shim.checkpoint.first_objects import PLAIN_TYPES, FirstObjects, KnownObjects, NotThereError
+from lightning_shim.checkpoint.attribute_pickle import NEVER_KEPT, AttributeUnpickler, CheckpointPickler, HashingPickler
+from lightning_shim.checkpoint.initial_objects import PLAIN_TYPES, InitialObjects, KnownObjects, MissingObjectError
 from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.loop.strategy import StrategyFacade
@@ -30,7 +30,7 @@ from lightning_shim.upstream.lightning import Lightning, is_overridden
 from lightning_shim.upstream.torch import buffers_without_state
 
 FLAGS_OF_LAYERS: Final = ("track_running_stats", "momentum")
-"""What hooks change of torch.nn's layers; checkpoints hold that once, for all processes."""
+"""Attributes of torch.nn's layers that hooks change. Checkpoints hold them once, for all processes."""
 
 _ABSENT: Final = object()
 
@@ -45,7 +45,7 @@ class _Owner:
     Attributes:
         key: Its name, the same in each process.
         instance: The object.
-        names_left_out: What it has without the user's doing.
+        names_left_out: The attributes that it has by itself, without the user.
     """
 
     key: str
@@ -53,28 +53,31 @@ class _Owner:
     names_left_out: frozenset[str]
 
     def attributes(self) -> dict[str, Any]:
-        """Returns what is kept of it by name."""
+        """Returns the attributes to save, by name."""
         own = {name: value for name, value in vars(self.instance).items() if name not in self.names_left_out}
         if not isinstance(self.instance, nn.Module):
             return own
         if _is_of_torch(self.instance):
-            # Its other attributes are made of its parameters, as weight normalisation makes the weight.
+            # Its other attributes are derived from its parameters, as weight normalisation derives the weight.
             own = {name: value for name, value in own.items() if type(value) in PLAIN_TYPES}
         return own | buffers_without_state(self.instance)
 
 
 @dataclass(frozen=True, slots=True)
 class _Changed:
-    """An attribute that a checkpoint is to hold, and what its value was seen to reach."""
+    """An attribute to save, and the hash of its value, which knows the objects that it reaches."""
 
     place: _Place
     value: Any
-    seen: Hashed
+    hashed: HashingPickler
 
 
 @contextlib.contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Saves most of the time: many objects are made at once, none of which is garbage before the end."""
+    """Pauses the garbage collector, which would otherwise take most of the time of pickling.
+
+    Many objects are created at once, none of which is garbage before the end.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -87,16 +90,16 @@ def _without_garbage_collection() -> Iterator[None]:
 class OwnAttributes:
     """Saves and restores the attributes of a module, its submodules and the user's callbacks.
 
-    A callback with a ``state_dict`` says by that what there is to keep. The states of torchmetrics' metrics are kept
-    elsewhere.
+    A callback with a ``state_dict`` decides by it what to save. The states of torchmetrics' metrics are saved with the
+    trial's state.
 
     Args:
         lightning: The module's Lightning.
         module: The LightningModule.
-        datamodule: The LightningDataModule, if there is one. Lightning has a ``state_dict`` for it.
-        trainer: What the module has as its trainer.
+        datamodule: The LightningDataModule, if there is one. It has a ``state_dict`` and is only referred to by name.
+        trainer: The module's trainer.
         callbacks: The Lightning callbacks.
-        strategy: Has optimizers and schedulers.
+        strategy: Holds optimizers and schedulers.
     """
 
     def __init__(
@@ -115,7 +118,7 @@ class OwnAttributes:
         self._callbacks: Final = {f"callback {index}": callback for index, callback in enumerate(callbacks)}
         users = [module, *self._callbacks.values()]
         self._packages: Final = frozenset(type(user).__module__.partition(".")[0] for user in users)
-        self._first = FirstObjects(self._packages)
+        self._initial = InitialObjects(self._packages)
         self._digests: dict[_Place, bytes | None] | None = None
         self._loaded: list[Tensor] | None = None
         self._restored: frozenset[_Place] = frozenset()
@@ -123,21 +126,22 @@ class OwnAttributes:
 
     @_without_garbage_collection()
     def start(self) -> None:
-        """Looks at what there is before the first batch."""
+        """Records the attributes before the first batch."""
+        # In two rounds: a hash names the initial objects that a value reaches, wherever they were found.
         known = self._known()
-        self._first = FirstObjects(self._packages)
+        self._initial = InitialObjects(self._packages)
         for place, value in self._attributes():
-            self._first.add(_path(place), value, known)
+            self._initial.add(_path(place), value, known)
         self._digests = {}
         for place, value in self._attributes():
-            seen = self._seen(known, value)
-            self._digests[place] = None if seen is None else seen.digest()
+            hashed = self._hash(known, value)
+            self._digests[place] = None if hashed is None else hashed.digest()
 
     @_without_garbage_collection()
     def state(self) -> list[Tensor] | None:
-        """Returns what has changed since then on this process, as bytes; None if nothing has."""
+        """Returns the attributes of this process that have changed since :meth:`start`, as bytes; None if none has."""
         if self._digests is None:
-            # No batch was trained.
+            # Training has not started: what an earlier process has saved is still to be restored.
             return self._loaded
         known = self._known()
         present = dict(self._attributes())
@@ -145,12 +149,13 @@ class OwnAttributes:
         lost = []
         for place, value in present.items():
             at_first = self._digests.get(place, b"")
-            seen = self._seen(known, value)
-            if seen is None:
-                if at_first is not None and not self._is_cared_for(place, value):
+            hashed = self._hash(known, value)
+            if hashed is None:
+                if at_first is not None and not self._needs_no_warning(place, value):
                     lost.append(place)
-            elif seen.digest() != at_first or place in self._restored:
-                changed.append(_Changed(place, value, seen))
+            # A restored attribute is saved again, whatever its value: the next process need not begin with the same.
+            elif hashed.digest() != at_first or place in self._restored:
+                changed.append(_Changed(place, value, hashed))
         self._warn_about(lost)
         removed = list(self._digests.keys() - present.keys())
         if not changed and not removed:
@@ -158,26 +163,27 @@ class OwnAttributes:
         groups: list[tuple[list[_Place], bytes, int]] = []
         buffers: list[Tensor] = []
         for group in _groups(changed):
-            storages = sum((entry.seen.storages for entry in group), Counter[int]())
-            written = Written(known, self._first, storages)
+            storages = sum((entry.hashed.storages for entry in group), Counter[int]())
+            written = CheckpointPickler(known, self._initial, storages)
             written.dump_with_contents([entry.value for entry in group])
             groups.append(([entry.place for entry in group], written.getvalue(), len(written.buffers)))
             buffers += written.buffers
-        # The pickles that torch.save makes have no bytes.
+        # As a tensor, since torch.save stores bytes as text.
         pickled = pickle.dumps({"removed": removed, "groups": groups})
         return [torch.frombuffer(bytearray(pickled), dtype=torch.uint8), *buffers]
 
     def load(self, state: list[Tensor] | None) -> None:
-        """Keeps a state until the first batch is about to be trained.
+        """Keeps a state until :meth:`restore`.
 
         Args:
-            state: What :meth:`state` returned.
+            state: The return value of :meth:`state`.
         """
         self._loaded = state
 
     @_without_garbage_collection()
     def restore(self) -> None:
-        """Restores the attributes that were loaded. Call it after :meth:`start`."""
+        """Restores the loaded attributes. Call it after :meth:`start`."""
+        # The third phase of loading: by now the constructors and hooks have created the objects to be filled.
         loaded, self._loaded = self._loaded, None
         if loaded is None:
             return
@@ -194,16 +200,16 @@ class OwnAttributes:
             own, buffers = buffers[:count], buffers[count:]
             restored += places
             try:
-                values = AttributeUnpickler(stream, own, known, self._first).load_with_contents()
+                values = AttributeUnpickler(stream, own, known, self._initial).load_with_contents()
                 for (key, name), value in zip(places, values, strict=True):
                     self._set(owners.get(key), name, value)
-            except NotThereError:
+            except MissingObjectError:
                 missing += places
             except Exception as error:
                 self._warn(
                     f"The checkpoint's state of {self._names(places)} cannot be read ({type(error).__name__}: "
                     f"{error}). It is as __init__ and the hooks before the first batch make it. If a class has been "
-                    "renamed or moved, let its former name stand for it as well."
+                    "renamed or moved, keep its old name as an alias."
                 )
         self._restored = frozenset(restored)
         if missing:
@@ -215,19 +221,19 @@ class OwnAttributes:
     @staticmethod
     def _set(owner: _Owner | None, name: str, value: Any) -> None:
         if owner is None:
-            raise NotThereError
+            raise MissingObjectError
         if owner.attributes().get(name, _ABSENT) is not value:
             setattr(owner.instance, name, value)
 
-    def _seen(self, known: KnownObjects, value: Any) -> Hashed | None:
-        """Returns what a value can be recognised by, or None if it cannot be pickled."""
-        seen = Hashed(known, self._first)
+    def _hash(self, known: KnownObjects, value: Any) -> HashingPickler | None:
+        """Hashes a value; returns None if it cannot be pickled."""
+        hashed = HashingPickler(known, self._initial)
         try:
-            seen.dump_with_contents([value])
+            hashed.dump_with_contents([value])
         except Exception:
-            # Objects may raise anything there, and a deep one is a RecursionError.
+            # An object's own methods may raise anything, and a deeply nested one leads to a RecursionError.
             return None
-        return seen
+        return hashed
 
     def _owners(self) -> Iterator[_Owner]:
         of_module = frozenset(vars(nn.Module()))
@@ -240,7 +246,7 @@ class OwnAttributes:
             if isinstance(submodule, self._lightning.LightningModule):
                 left_out = of_lightning_module
             elif isinstance(submodule, Metric):
-                # A private name of torchmetrics: what is a state, which checkpoints hold by themselves.
+                # torchmetrics' private name of a metric's states, which are saved with the trial's state.
                 left_out = of_metric.union(submodule._defaults)
             elif _is_of_torch(submodule):
                 left_out = of_module.union(FLAGS_OF_LAYERS)
@@ -274,8 +280,9 @@ class OwnAttributes:
         }
         return KnownObjects({name: entry for name, entry in named.items() if entry is not None}, tensors, module.device)
 
-    def _is_cared_for(self, place: _Place, value: Any) -> bool:
-        """Tells whether nobody is to be warned of an attribute that cannot be kept."""
+    def _needs_no_warning(self, place: _Place, value: Any) -> bool:
+        """Whether losing this attribute needs no warning."""
+        # Objects of the frameworks are created anew; and hooks for both ways of a checkpoint take care of the others.
         if type(value).__module__.partition(".")[0] in NEVER_KEPT:
             return True
         owner = next(owner.instance for owner in self._owners() if owner.key == place[0])
@@ -304,7 +311,7 @@ class OwnAttributes:
 
 
 class _MetricWithoutState(Metric):
-    """Has what every metric has."""
+    """A metric whose attributes are those that every metric has."""
 
     def update(self) -> None:
         """Does nothing."""
@@ -322,13 +329,13 @@ def _path(place: _Place) -> str:
 
 
 def _groups(changed: Iterable[_Changed]) -> list[list[_Changed]]:
-    """Puts those together that share an object: they are to share it again, or fail together."""
+    """Groups attributes that share an object: in one pickle they share it again, or fail together."""
     group_of_place: dict[_Place, list[_Changed]] = {}
     group_of_object: dict[Any, list[_Changed]] = {}
     for entry in changed:
-        found = [group_of_object[key] for key in entry.seen.reached if key in group_of_object]
+        found = [group_of_object[key] for key in entry.hashed.reached if key in group_of_object]
         group = [*itertools.chain(*{id(other): other for other in found}.values()), entry]
         for member in group:
             group_of_place[member.place] = group
-            group_of_object.update(dict.fromkeys(member.seen.reached, group))
+            group_of_object.update(dict.fromkeys(member.hashed.reached, group))
     return list({id(group): group for group in group_of_place.values()}.values())

@@ -1,4 +1,4 @@
-"""The files that ModelCheckpoint writes: Determined's checkpoints hold copies, since a container's disk is lost."""
+"""The files that ModelCheckpoint writes. Determined's checkpoints hold copies, as a container's disk does not last."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from typing import Any, Final
 from lightning_shim.upstream.lightning import Lightning
 
 FILES_KEY: Final = "lightning_shim_files"
-"""Where a checkpoint says whose copies it holds: paths by the names of the copies."""
+"""The key in a checkpoint of the original paths, by the names of the copies."""
 
 FOLDER: Final = "model_checkpoints"
 """The folder of the copies in a checkpoint."""
 
 
 class KeptFiles:
-    """The checkpoints that callbacks have kept on this machine.
+    """The checkpoints that ModelCheckpoint callbacks have written on this machine.
 
     Args:
         lightning: The module's Lightning.
         callbacks: The Lightning callbacks.
-        default_root_dir: Where Lightning keeps checkpoints if it has no logger. The folder of TensorBoard, where it
-            would keep them otherwise, is another one after a pause, and Determined uploads what is in there.
+        default_root_dir: The folder for callbacks that have none of their own.
     """
 
     def __init__(self, lightning: Lightning, callbacks: list[Any], default_root_dir: str) -> None:
@@ -30,12 +29,14 @@ class KeptFiles:
             callback for callback in callbacks if isinstance(callback, lightning.ModelCheckpoint)
         ]
         for callback in self._callbacks:
+            # Lightning would use the folder of its logger. That of TensorBoard is another one after a pause, and
+            # Determined uploads all that is in it.
             if callback.dirpath is None:
                 callback.dirpath = os.path.join(default_root_dir, "checkpoints")
         self._saved: dict[str, str] = {}
 
     def _by_name(self) -> dict[str, str]:
-        """Returns the paths of the files by names that differ."""
+        """Returns the paths of the files, by distinct names."""
         paths = {
             path: None
             for callback in self._callbacks
@@ -48,11 +49,15 @@ class KeptFiles:
             names[f"{len(names)}-{name}" if name in names else name] = path
         return names
 
+    def newest(self) -> str | None:
+        """Returns the path of the file that was written last, or None if there is none."""
+        return max(self._by_name().values(), key=os.path.getmtime, default=None)
+
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Says in a checkpoint which files it will hold.
+        """Lists in a checkpoint the files that it will hold.
 
         Args:
-            checkpoint: What Determined is about to save; changed in place.
+            checkpoint: The checkpoint that Determined is about to save; changed in place.
         """
         checkpoint[FILES_KEY] = self._saved = self._by_name()
 
@@ -66,10 +71,10 @@ class KeptFiles:
             _copy(path, os.path.join(folder, FOLDER, name))
 
     def restore(self, checkpoint: dict[str, Any], folder: str | os.PathLike[str] | None) -> None:
-        """Copies the files to where they were, unless they are still there.
+        """Copies the files back to their paths, unless they still exist.
 
         Args:
-            checkpoint: What Determined has read.
+            checkpoint: The checkpoint that Determined has read.
             folder: The checkpoint's folder.
         """
         assert folder is not None
@@ -79,7 +84,7 @@ class KeptFiles:
 
 
 def _copy(source: str, target: str) -> None:
-    """Copies a file, without its data where the file system can: Lightning replaces files, and changes none."""
+    """Copies a file, by a hard link if possible: Lightning replaces files and never changes one."""
     os.makedirs(os.path.dirname(target), exist_ok=True)
     try:
         os.link(os.path.realpath(source), target)

@@ -1,4 +1,4 @@
-"""What Lightning's own checkpoints hold: written into Determined's, and read to start a trial from one."""
+"""Lightning's checkpoint format: written into Determined's checkpoints, and read to start a trial from a file."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lightning_shim.diagnostics.errors import CheckpointError
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.session.progress import Progress
-from lightning_shim.upstream.lightning import hyperparameters_name
+from lightning_shim.upstream.lightning import hyperparameters_name, is_omegaconf
 
 SCALER_KEY: Final = "MixedPrecision"
-"""Under which Lightning keeps the state of the gradient scaler: the name of its plugin."""
+"""Lightning's key of the gradient scaler's state, which is the name of its plugin."""
 
 
 class LightningCheckpoint:
-    """Lightning's part of a checkpoint.
+    """The contents of a checkpoint that Lightning knows.
 
     Args:
-        runtime: The parts, of which the strategy has optimizers, schedulers and the scaler.
-        averaging: Knows whether a callback's scheduler has taken the place of the module's.
+        runtime: The session's components; the strategy has optimizers, schedulers and the scaler.
+        averaging: Knows whether a callback's scheduler has replaced the module's.
     """
 
     def __init__(self, runtime: Runtime, averaging: WeightAveragingState) -> None:
@@ -41,11 +41,13 @@ class LightningCheckpoint:
         self._averaging: Final = averaging
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Makes Determined's checkpoint one of Lightning's, and calls the ``on_save_checkpoint`` hooks on it.
+        """Adds Lightning's keys to Determined's checkpoint, and calls the ``on_save_checkpoint`` hooks on it.
 
         Args:
-            checkpoint: What Determined is about to save; changed in place.
+            checkpoint: The checkpoint that Determined is about to save; changed in place.
         """
+        # Determined's tensors are added under a second name. torch.save writes a shared storage once, so they take up
+        # no further space.
         checkpoint.update(
             {
                 **self._weights(),
@@ -54,20 +56,20 @@ class LightningCheckpoint:
                 "rng_state": without_arrays(checkpoint["rng_state"]),
             }
         )
-        # Determined's own callbacks are there already; none of either asks for the other's.
+        # The states of Determined's callbacks are in there as well. Each looks for its own key only.
         checkpoint["callbacks"].update(self._callback_states())
         self._averaging.save(checkpoint)
         self._add_scaler(checkpoint)
         self._add_owners(checkpoint)
         self._hooks.call("on_save_checkpoint", checkpoint)
-        # What the hooks have made of it is what is to be loaded.
+        # If a hook has changed something, its change is to be loaded, by Determined too.
         _prefer_lightning_keys(checkpoint)
 
     def dump(self, weights_only: bool) -> dict[str, Any]:
-        """Makes a checkpoint as Lightning's Trainer does, and calls the ``on_save_checkpoint`` hooks on it.
+        """Creates a checkpoint as Lightning's Trainer does, and calls the ``on_save_checkpoint`` hooks on it.
 
         Args:
-            weights_only: Whether to leave out what is needed to go on training.
+            weights_only: Whether to leave out all that only a resumed training needs.
 
         Returns:
             The checkpoint.
@@ -105,10 +107,12 @@ class LightningCheckpoint:
             checkpoint[SCALER_KEY] = scaler.state_dict()
 
     def _add_owners(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what module and data module keep of themselves."""
+        """Adds the hyperparameters of module and data module, and the data module's state."""
         for owner in (self._module, self._datamodule):
             if owner is not None and owner.hparams:
-                checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = dict(owner.hparams)
+                checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = self._hyperparameters(owner)
+                if is_omegaconf(owner.hparams):
+                    checkpoint[owner.CHECKPOINT_HYPER_PARAMS_TYPE] = type(owner.hparams)
                 if hyperparameters_name(owner) is not None:
                     checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = hyperparameters_name(owner)
         if self._datamodule is not None:
@@ -116,58 +120,85 @@ class LightningCheckpoint:
             if state:
                 checkpoint[type(self._datamodule).__qualname__] = state
 
+    def _hyperparameters(self, owner: Any) -> Any:
+        if is_omegaconf(owner.hparams):
+            return owner.hparams
+        hparams = dict(owner.hparams)
+        if owner is self._datamodule:
+            # Lightning drops the module's when training starts, and no checkpoint can be written with these.
+            self._session.lightning.clean_namespace(hparams)
+        return hparams
+
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Calls the ``on_load_checkpoint`` hooks, and gives module, callbacks and data module their state.
+        """Calls the ``on_load_checkpoint`` hooks, and restores module, callbacks and data module.
 
         Args:
-            checkpoint: What has been read; optimizers and schedulers are loaded afterwards. Changed in place.
+            checkpoint: The checkpoint that was read; changed in place. Its optimizers and schedulers are loaded later.
         """
+        # The first phase of loading, in Lightning's order. It comes while Determined builds the trial, so that hooks of
+        # the training have not run yet.
+        self.load_weights(checkpoint)
         if self._datamodule is not None and type(self._datamodule).__qualname__ in checkpoint:
             self._datamodule.load_state_dict(checkpoint[type(self._datamodule).__qualname__])
-        self._hooks.module("on_load_checkpoint", checkpoint)
-        _prefer_lightning_keys(checkpoint)
-        self._module.load_state_dict(checkpoint["models_state_dict"][0], strict=self._module.strict_loading)
         # As in Lightning, they find the weights loaded, and may load others.
         self._hooks.callbacks("on_load_checkpoint", checkpoint)
         _prefer_lightning_keys(checkpoint)
-        checkpoint["models_state_dict"] = [self._module.state_dict()]
         states = checkpoint.get("callbacks", {})
         for callback in self._session.callbacks:
             if callback.state_key in states:
                 callback.load_state_dict(copy.deepcopy(states[callback.state_key]))
-        self._hooks.start_fit_of_stateful_callbacks()
         self._averaging.load(checkpoint)
 
-    def start_from(self, path: str | os.PathLike[str]) -> None:
-        """Takes over a checkpoint that Lightning has written.
+    def load_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Gives the module the weights, as ``load_from_checkpoint`` does: with its own ``on_load_checkpoint`` alone.
+
+        Args:
+            checkpoint: What has been read. Changed in place.
+        """
+        self._hooks.module("on_load_checkpoint", checkpoint)
+        _prefer_lightning_keys(checkpoint)
+        self._module.load_state_dict(checkpoint["models_state_dict"][0], strict=self._module.strict_loading)
+
+    def load_training_state(self, checkpoint: dict[str, Any]) -> None:
+        """Gives the scaler, the optimizers and the schedulers their state.
+
+        Args:
+            checkpoint: What :meth:`load` has seen.
+
+        Raises:
+            ValueError: If the module has another number of optimizers or schedulers.
+        """
+        scaler = self._strategy.precision_plugin.scaler
+        if scaler is not None and SCALER_KEY in checkpoint:
+            scaler.load_state_dict(checkpoint[SCALER_KEY])
+        self._restore("optimizer", self._strategy.optimizers, checkpoint.get("optimizers_state_dict"))
+        if not self._averaging.brings_scheduler:
+            schedulers = [config.scheduler for config in self._strategy.lr_scheduler_configs]
+            self._restore("scheduler", schedulers, checkpoint.get("lr_schedulers_state_dict"))
+
+    def load_progress(self, checkpoint: dict[str, Any]) -> None:
+        """Counts from where Lightning's loops were.
+
+        Args:
+            checkpoint: What has been read.
+        """
+        if "loops" in checkpoint:
+            self._progress.load_state_dict(progress_of_loops(checkpoint["loops"]))
+
+    def read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Reads a checkpoint that Lightning has written.
 
         Args:
             path: Its file.
 
         Raises:
-            CheckpointError: If it is no checkpoint of Lightning's, or does not fit the module.
+            CheckpointError: If it is no checkpoint of Lightning's.
         """
-        checkpoint = self._read(path)
-        try:
-            self.load(checkpoint)
-            self._restore("optimizer", self._strategy.optimizers, checkpoint.get("optimizer_states"))
-            if not self._averaging.brings_scheduler:
-                schedulers = [config.scheduler for config in self._strategy.lr_scheduler_configs]
-                self._restore("scheduler", schedulers, checkpoint.get("lr_schedulers"))
-            scaler = self._strategy.precision_plugin.scaler
-            if scaler is not None and SCALER_KEY in checkpoint:
-                scaler.load_state_dict(checkpoint[SCALER_KEY])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"the checkpoint {path} does not fit this module: {error}") from error
-        if "loops" in checkpoint:
-            self._progress.load_state_dict(progress_of_loops(checkpoint["loops"]))
-
-    def _read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         name = os.fspath(path)
         if not os.path.isfile(name):
             raise CheckpointError(f"ckpt_path: there is no file {name!r}.")
         try:
-            # A checkpoint of Lightning's may hold anything that the user's hooks have put into it.
+            # Not weights_only: the user's hooks may have put any object into a checkpoint.
             checkpoint = torch.load(name, map_location="cpu", weights_only=False)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"ckpt_path: {name} is damaged, or no checkpoint ({error}).") from error
@@ -179,7 +210,7 @@ class LightningCheckpoint:
     @staticmethod
     def _restore(kind: str, owners: list[Any], states: list[Any] | None) -> None:
         if states is None:
-            # It was saved with save_weights_only.
+            # The checkpoint was saved with save_weights_only.
             return
         if len(states) != len(owners):
             raise ValueError(f"it holds the states of {len(states)} {kind}s, and the module has {len(owners)}.")
@@ -188,7 +219,7 @@ class LightningCheckpoint:
 
 
 def without_arrays(state: Any) -> Any:
-    """Turns NumPy's arrays into lists, so that PyTorch and Lightning load a checkpoint with their defaults.
+    """Turns NumPy arrays into lists, so that PyTorch and Lightning can load a checkpoint with their default settings.
 
     Args:
         state: Nested tuples, lists and dictionaries.
@@ -196,7 +227,8 @@ def without_arrays(state: Any) -> Any:
     Returns:
         The same with lists for arrays.
     """
-    # Python's random state is some six hundred numbers, in every checkpoint and for each of several generators.
+    # The usual types are handled here, without Lightning's slower search: each random state of Python's has 625
+    # numbers, and a checkpoint holds several states.
     if isinstance(state, (int, float, str, bytes)):
         return state
     if type(state) in (tuple, list):
@@ -211,7 +243,7 @@ def _prefer_lightning_keys(checkpoint: dict[str, Any]) -> None:
         checkpoint["models_state_dict"] = [checkpoint["state_dict"]]
     if "optimizer_states" in checkpoint:
         checkpoint["optimizers_state_dict"] = checkpoint["optimizer_states"]
-    # Otherwise Determined keeps those of the module's own schedulers, which are the ones that it restores.
+    # Determined restores the module's own schedulers. After a swap, Lightning's key holds that of the callback instead.
     if "lr_schedulers" in checkpoint and not WeightAveragingState.has_swapped_schedulers(checkpoint):
         checkpoint["lr_schedulers_state_dict"] = checkpoint["lr_schedulers"]
 
@@ -221,11 +253,11 @@ def _counts(**counts: int) -> dict[str, dict[str, int]]:
 
 
 def loops_state(progress: Progress, hook: str | None = None) -> dict[str, Any]:
-    """Writes what Lightning's checkpoints say of its loops.
+    """Returns the state of Lightning's loops that corresponds to a trial's progress.
 
     Args:
-        progress: Where training stands.
-        hook: The hook that is running, if the checkpoint is written in one: what has called it is not completed yet.
+        progress: The progress of the training.
+        hook: The running hook, if the checkpoint is written in one: the batch or epoch around it is not completed yet.
     """
     batches, total = progress.batch_idx + 1, progress.total_batch_idx + 1
     started = progress.current_epoch + progress.epoch_is_running
@@ -263,10 +295,10 @@ def loops_state(progress: Progress, hook: str | None = None) -> dict[str, Any]:
 
 
 def progress_of_loops(loops: dict[str, Any]) -> dict[str, Any]:
-    """Reads what Lightning's checkpoints say of its loops.
+    """Returns the progress that corresponds to the state of Lightning's loops.
 
     Args:
-        loops: What :func:`loops_state` would write.
+        loops: The state, as :func:`loops_state` returns it.
 
     Returns:
         The counters of :class:`Progress` by name.
@@ -274,7 +306,8 @@ def progress_of_loops(loops: dict[str, Any]) -> dict[str, Any]:
     fit_loop = loops["fit_loop"]
     batches = fit_loop["epoch_loop.batch_progress"]
     epochs = fit_loop["epoch_progress"]["current"]
-    # Lightning saves in `on_train_batch_end`, before it counts the batch as completed, and likewise with epochs.
+    # Not the completed ones: Lightning saves in `on_train_batch_end`, before it counts the batch as completed, and
+    # likewise for epochs.
     trained, is_last = batches["current"]["processed"], batches["is_last_batch"]
     is_running = not is_last and trained > 0 and epochs["processed"] < epochs["ready"]
     optimizer = fit_loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]

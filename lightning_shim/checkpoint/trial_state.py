@@ -1,7 +1,14 @@
-"""What a Determined checkpoint holds beside Determined's own: what is needed to continue exactly, and Lightning's keys.
+"""The state that lets a paused trial continue exactly, added to Determined's checkpoint.
 
-``state_dict.pth`` is a Lightning checkpoint as well. Its tensors are the ones that Determined saves under names of its
-own; ``torch.save`` writes a shared storage once.
+It is loaded in three phases, since a module is built and its hooks run before anything may be restored: what they do to
+counters, attributes and random numbers would overwrite it.
+
+1. While Determined builds the trial, it loads weights, optimizers and schedulers, and the ``on_load_checkpoint`` hooks
+   run. Here :meth:`TrialState.load` only makes room for the optimizers' states.
+2. When training starts, :meth:`TrialState.apply` restores counters, flags and metrics. ``on_train_start`` and the hooks
+   after it have to find them.
+3. After those hooks, just before the first batch, loaders, random numbers and attributes are restored. These are kept
+   until then by the training loop and by :class:`OwnAttributes`.
 """
 
 from __future__ import annotations
@@ -24,20 +31,20 @@ from lightning_shim.loop.training import TrainingLoop
 from lightning_shim.metrics.collector import MetricViews
 
 STATE_KEY: Final = "lightning_shim"
-"""Where it stands in the checkpoint."""
+"""Its key in the checkpoint."""
 
 _FLAGS_OF_MODULES: Final = ("training", *FLAGS_OF_LAYERS)
-"""What hooks change of submodules, torch.nn's batch normalisation among them: freezing, unfreezing, averaging."""
+"""Attributes of submodules that hooks change when they freeze or unfreeze layers, or average weights."""
 
 
 class TrialState:
-    """Saves and restores what a trial needs to continue exactly.
+    """Saves and restores the state that a trial needs to continue exactly.
 
     Args:
-        runtime: The parts whose state is saved.
+        runtime: The components whose state is saved.
         training_loop: Knows the loaders' positions.
-        averaging: Knows what a callback that averages weights needs.
-        attributes: Keeps what module and callbacks have in attributes of their own.
+        averaging: Saves and restores the state of weight averaging.
+        attributes: Saves and restores the attributes of module and callbacks.
     """
 
     def __init__(
@@ -60,19 +67,20 @@ class TrialState:
         self._initial_flags: dict[str, Any] = {}
 
     def start(self) -> None:
-        """Looks at what hooks may change later, and a module that is built anew does not know."""
+        """Records the flags that hooks may change later."""
         self._initial_flags = self._flags()
 
     def gather(self) -> None:
-        """Collects what each process has of its own, before the chief saves it; called on all processes."""
+        """Gathers the state of each process before rank 0 saves it. All processes have to call it."""
         self._processes = self._session.context.distributed.gather(self._process_state())
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Adds the state to a checkpoint.
 
         Args:
-            checkpoint: What Determined is about to save; changed in place.
+            checkpoint: The checkpoint that Determined is about to save; changed in place.
         """
+        # Only those that have changed: the code sets the others again.
         flags = {name: flag for name, flag in self._flags().items() if flag is not self._initial_flags.get(name)}
         state = {
             "progress": self._progress.state_dict(),
@@ -83,23 +91,26 @@ class TrialState:
         checkpoint[STATE_KEY] = without_arrays(state)
 
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the state until it is known whether the trial goes on from there, and makes room for the optimizers'.
+        """Keeps the state until training starts, and adds the parameter groups that the optimizers' states need.
 
         Args:
-            checkpoint: What Determined has read.
+            checkpoint: The checkpoint that Determined has read.
         """
+        # The checkpoint may turn out to be another trial's, from which only the weights are used. Then training starts
+        # with batch 0, and nobody calls apply().
         self._loaded = checkpoint.get(STATE_KEY)
         if self._loaded is not None:
+            # Determined loads the optimizers next, and fails if a hook had added a group, as when it unfreezes layers.
             add_missing_groups(self._module, self._strategy.optimizers, self._loaded["parameter_groups"])
 
     def apply(self) -> bool:
-        """Takes over what was loaded.
+        """Restores the loaded state.
 
-        If the number of processes is another than before, or if the loaders have another length, no process has a state
-        of its own: what the running epoch has logged by now is lost, and it goes on after the same part of its batches.
+        If the number of processes or the length of the loaders has changed, the states of single processes are
+        meaningless. The running epoch then loses its logged values, and continues after the same part of its batches.
 
         Returns:
-            Whether there was something.
+            Whether a state was loaded.
         """
         state, self._loaded = self._loaded, None
         if state is None:
@@ -109,6 +120,7 @@ class TrialState:
         self._averaging.apply()
         self._restore_flags(state["flags"])
         processes = state["processes"]
+        # Not restored yet: hooks up to on_train_start would overwrite them.
         self._attributes.load(processes[rank if len(processes) == size else 0]["attributes"])
         if len(processes) != size or not self._training_loop.can_go_on(processes[rank]["training_loop"]):
             self._metrics.views.update(MetricViews(**processes[0]["views"]))
@@ -118,25 +130,27 @@ class TrialState:
         self._metrics.views.update(MetricViews(**own["views"]))
         self._training_loop.load_state_dict(own["training_loop"])
         for name, tracker in self._trackers().items():
-            # Each pass has a copy of the metrics, which a module that is built anew does not have.
+            # A tracker copies its metrics for each pass, and a newly built one has no copies yet.
             for _ in range(own["trackers"].get(name, 0) - tracker.n_steps):
                 tracker.increment()
         metrics = self._torchmetrics()
         self._metrics.training.load_state_dict(own["metrics"], metrics)
+        # Gradients that were being accumulated, which a Lightning checkpoint does not hold.
         parameters = dict(self._module.named_parameters())
         for name, gradient in own["gradients"].items():
             parameters[name].grad = gradient.to(parameters[name].device)
         for name, saved in own["torchmetrics"].items():
             if name in metrics:
                 for attribute, value in saved.items():
-                    # Metrics of a MetricCollection may have shared their states, and do not when they are new.
+                    # A copy for each: metrics of a MetricCollection share their states once they have been updated, and
+                    # new ones do not.
                     setattr(metrics[name], attribute, copy.deepcopy(value))
         return True
 
     def _flags(self) -> dict[str, Any]:
-        """Returns which parameters are trained, and how; in which mode submodules are; how layers keep statistics."""
+        """Returns the flags by name: which parameters are trained, and the modes and statistics of submodules."""
         trained = {f"requires_grad {name}": entry.requires_grad for name, entry in self._module.named_parameters()}
-        # The name of the module among its submodules is empty.
+        # A flag is named after its owner, and the module's own name among its submodules is empty.
         optimized = {"automatic_optimization ": self._module.automatic_optimization}
         return (
             trained
@@ -173,7 +187,8 @@ class TrialState:
         }
 
     def _gradients(self) -> dict[str, Tensor]:
-        """Returns the gradients that a step to come will use, and those that no optimizer releases; often none."""
+        """Returns the gradients that a later step will use, and those that no optimizer releases; usually none."""
+        # Gradients are as large as the weights. Saving them only where they are needed keeps checkpoints small.
         released = set()
         if self._module.automatic_optimization and not self._may_use_gradients():
             groups = (group for optimizer in self._strategy.optimizers for group in optimizer.param_groups)
@@ -185,9 +200,10 @@ class TrialState:
         }
 
     def _may_use_gradients(self) -> bool:
-        """Tells whether a step to come may use the gradients that automatic optimization has left."""
-        # They are released at an epoch's first batch, and within it where an accumulation begins. If more batches are
-        # accumulated from the next one on, or it is optimized by hand, it may add to what a step has used already.
+        """Whether a later step may use the gradients that automatic optimization has left."""
+        # Gradients are released at the first batch of an epoch, and wherever an accumulation begins. If a callback
+        # makes the accumulation longer, or the module switches to manual optimization, then the next batch may add to
+        # gradients that a step has used already.
         return (
             self._training_loop.accumulates_gradients
             or self._averaging.needs_gradients(self._progress.current_epoch)
@@ -196,7 +212,7 @@ class TrialState:
 
     @functools.cached_property
     def _optimization_may_change(self) -> bool:
-        """Whether code of the user's may change what becomes of gradients."""
+        """Whether the user's code may switch the optimization or change the accumulation."""
         return may_change_optimization([self._module, self._session.datamodule, *self._session.callbacks])
 
     def _trackers(self) -> dict[str, MetricTracker]:
@@ -207,18 +223,18 @@ class TrialState:
 
 
 Names = list[list[list[str]]]
-"""The names of the parameters, by group, by optimizer."""
+"""The parameters' names, by optimizer and group."""
 
 
 def names_of_groups(module: Any, optimizers: Sequence[Optimizer]) -> Names:
-    """Says which parameters are in which group.
+    """Returns the names of the parameters in the optimizers' groups.
 
     Args:
         module: The LightningModule.
         optimizers: Its optimizers.
 
     Returns:
-        The parameters' names; of a parameter that is not the module's, an empty one.
+        The names; empty for a parameter that is not the module's.
     """
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     return [
@@ -228,13 +244,14 @@ def names_of_groups(module: Any, optimizers: Sequence[Optimizer]) -> Names:
 
 
 def add_missing_groups(module: Any, optimizers: Sequence[Optimizer], names: Names) -> None:
-    """Adds the groups that optimizers had beyond those they have; their state and settings are loaded afterwards.
+    """Adds the parameter groups that the optimizers lack. Their states and settings are loaded later.
 
     Args:
         module: The LightningModule.
         optimizers: Its optimizers.
-        names: What :func:`names_of_groups` returned. What does not fit is left to whoever loads the optimizers' states.
+        names: The return value of :func:`names_of_groups` when the checkpoint was written.
     """
+    # A mismatch is no error here: whoever loads the optimizers' states reports it.
     parameters = dict(module.named_parameters())
     for optimizer, groups in zip(optimizers, names, strict=False):
         for group in groups[len(optimizer.param_groups) :]:

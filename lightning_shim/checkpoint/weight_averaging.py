@@ -1,9 +1,9 @@
-"""Continues Lightning's StochasticWeightAveraging where a checkpoint was written, in the middle of an epoch too.
+"""The state that Lightning's StochasticWeightAveraging needs to continue in the middle of an epoch.
 
-What the callback saves by itself is enough to continue at the start of an epoch, where it makes its scheduler anew and
-changes the learning rates by that. Its private names that are relied on are ``_scheduler_state`` and
-``_init_n_averaged``, what it has loaded; ``_swa_scheduler``, ``_initialized``, ``_average_model`` and ``_device``, what
-the start of an epoch makes of it; and ``_accumulate_grad_batches``, what it restores when training ends.
+The state that the callback saves itself is enough to continue at the start of an epoch, where it creates its scheduler
+again, which changes the learning rates. These of its private names are relied on: ``_scheduler_state`` and
+``_init_n_averaged``, which it has loaded; ``_swa_scheduler``, ``_initialized``, ``_average_model`` and ``_device``,
+which it sets at the start of an epoch; and ``_accumulate_grad_batches``, which it restores when training ends.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch.optim.swa_utils import SWALR
 from lightning_shim.loop.runtime import Runtime
 
 _KEY: Final = "lightning_shim.averaging"
-"""Where it stands in a checkpoint, if an average has been begun."""
+"""Its key in a checkpoint that was written after averaging had begun."""
 
 
 class WeightAveragingState:
-    """What the checkpoints of a trial need to hold of StochasticWeightAveraging, beside the callback's own state.
+    """The state of StochasticWeightAveraging in a checkpoint, in addition to the callback's own.
 
     Args:
-        runtime: The parts, of which the strategy has the optimizers and schedulers.
+        runtime: The session's components; the strategy has the optimizers and schedulers.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -38,9 +38,9 @@ class WeightAveragingState:
         return [callback for callback in self._session.callbacks if isinstance(callback, averaging)]
 
     def needs_gradients(self, epoch: int) -> bool:
-        """Tells whether a step to come may use gradients that are there, although none is to be accumulated.
+        """Whether a later step may use the current gradients although none are being accumulated.
 
-        The epoch that the callback adds for batch normalisation goes backward nowhere, and ends with a step.
+        In the epoch that the callback adds for batch normalisation no batch runs ``backward``, yet it ends with a step.
 
         Args:
             epoch: The index of the running epoch.
@@ -54,7 +54,7 @@ class WeightAveragingState:
         """Adds the state to a checkpoint.
 
         Args:
-            checkpoint: What Determined is about to save; changed in place.
+            checkpoint: The checkpoint that Determined is about to save; changed in place.
         """
         names = {submodule: name for name, submodule in self._module.named_modules()}
         state = {
@@ -70,7 +70,7 @@ class WeightAveragingState:
 
     @staticmethod
     def has_swapped_schedulers(checkpoint: dict[str, Any]) -> bool:
-        """Tells whether the callback's scheduler had taken the place of the module's in a trial's checkpoint.
+        """Whether the callback's scheduler had replaced the module's when a trial's checkpoint was written.
 
         Args:
             checkpoint: The checkpoint.
@@ -79,24 +79,26 @@ class WeightAveragingState:
 
     @property
     def brings_scheduler(self) -> bool:
-        """Whether a scheduler will be restored that is none of the module's."""
+        """Whether the callback will restore a scheduler of its own in place of the module's."""
         return any(callback._scheduler_state is not None for callback in self._callbacks)
 
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the state until it is known whether the trial goes on from there.
+        """Keeps the state until :meth:`apply`, if the trial continues from this checkpoint.
 
         Args:
-            checkpoint: What has been read.
+            checkpoint: The checkpoint that was read.
         """
         self._loaded = checkpoint.get(_KEY, {})
 
     def apply(self) -> None:
-        """Brings the callbacks to where they were; they, and the optimizers, have loaded their own states."""
+        """Restores the callbacks. They and the optimizers have loaded their own states before."""
         submodules = dict(self._module.named_modules())
         for callback in self._callbacks:
             state = self._loaded.get(callback.state_key)
             if state is None:
                 continue
+            # From here on this does what the callback would do at the start of its first epoch, except that learning
+            # rates and averages stay as they were saved.
             scheduler = _scheduler(self._strategy.optimizers[0], callback._scheduler_state)
             self._strategy.lr_scheduler_configs[:] = [self._session.lightning.LRSchedulerConfig(scheduler)]
             device = self._module.device
@@ -108,7 +110,8 @@ class WeightAveragingState:
 
 
 def _scheduler(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> SWALR:
-    """Makes a scheduler as it was; with the defaults, its constructor leaves the learning rates as they are."""
+    """Rebuilds the callback's scheduler from its state."""
+    # With its default arguments the constructor leaves the optimizer's learning rates alone.
     scheduler = SWALR(optimizer, [group["swa_lr"] for group in optimizer.param_groups])  # type: ignore[arg-type]
     scheduler.load_state_dict(state)
     return scheduler

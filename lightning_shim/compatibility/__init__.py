@@ -1,1 +1,1 @@
-"""Findings about a module before it is trained."""
+"""The compatibility of the user's classes with Determined, found before anything is trained."""

@@ -1,4 +1,4 @@
-"""Checks before training starts: what cannot be trained is refused, what has no effect is warned about."""
+"""Checks at the start of a trial, which refuse or warn about what would go wrong during training."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _WARNINGS: Final = {
     Support.IGNORED: ("ignored", IgnoredMemberWarning),
     Support.REFUSED: ("refused when this line is reached", RefusedMemberWarning),
 }
-"""By what becomes of a member, what a trial that starts says of it."""
+"""The words and the class of the warnings that a starting trial gives, by the support of the member."""
 
 
 def takes_batch_idx(step: Callable[..., Any]) -> bool:
-    """Tells whether a step wants the index of the batch, by Lightning's rule.
+    """Whether a step takes the index of the batch, by Lightning's rule.
 
     Args:
         step: ``training_step`` or ``validation_step``, bound.
 
     Returns:
-        Whether it has a parameter ``batch_idx``, takes any arguments, or takes at least two.
+        Whether it has a parameter ``batch_idx``, or ``*args``, or at least two parameters.
     """
     specification = inspect.getfullargspec(inspect.unwrap(step))
     arguments = specification.args[1:]
@@ -46,7 +46,8 @@ def takes_batch_idx(step: Callable[..., Any]) -> bool:
 
 
 def is_datamodule(instance: Any) -> bool:
-    """Tells whether something is a LightningDataModule, of either namespace."""
+    """Whether an object is a LightningDataModule of either namespace."""
+    # By name, since the namespace that the module does not use need not be installed.
     return any(base.__name__ == "LightningDataModule" for base in type(instance).__mro__)
 
 
@@ -58,7 +59,8 @@ def verify_module(lightning: Lightning, module: Any) -> None:
         module: The user's module.
 
     Raises:
-        ConfigurationError: If it is none, or lacks a step or its optimizers.
+        ConfigurationError: If it is no LightningModule, lacks a required hook, or mixes manual optimization with
+            ``optimizer_idx``.
     """
     module_class: Any = lightning.LightningModule
     if not isinstance(module, module_class):
@@ -78,14 +80,14 @@ def verify_module(lightning: Lightning, module: Any) -> None:
 
 
 def verify_manual_optimization(module: Any, options: TrainerOptions) -> None:
-    """Refuses options that manual optimization cannot follow, as Lightning does.
+    """Refuses options that have no effect on manual optimization, as Lightning does.
 
     Args:
         module: The user's module.
         options: The trial's options.
 
     Raises:
-        ConfigurationError: If gradients are to be clipped or accumulated automatically.
+        ConfigurationError: If the options clip or accumulate gradients.
     """
     if module.automatic_optimization:
         return
@@ -97,14 +99,14 @@ def verify_manual_optimization(module: Any, options: TrainerOptions) -> None:
 
 
 def no_accumulation(module: Any, batches: int) -> ConfigurationError:
-    """Says that manual optimization accumulates by itself.
+    """Makes the error for ``accumulate_grad_batches`` with manual optimization.
 
     Args:
         module: The user's module.
         batches: The value of ``accumulate_grad_batches``.
 
     Returns:
-        The error to raise.
+        The error, to be raised.
     """
     return _no_effect(module, "accumulate_grad_batches", batches, "step in every few calls of training_step")
 
@@ -117,16 +119,16 @@ def _no_effect(module: Any, name: str, value: Any, instead: str) -> Configuratio
 
 
 def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: Any, val_dataloaders: Any) -> None:
-    """Refuses data that is given twice, or is no data.
+    """Refuses a data module that cannot be used.
 
     Args:
         lightning: The module's Lightning.
         datamodule: The user's data module, or None.
-        train_dataloaders: The loaders that were passed.
-        val_dataloaders: The loaders that were passed.
+        train_dataloaders: The training loaders that were passed, or None.
+        val_dataloaders: The validation loaders that were passed, or None.
 
     Raises:
-        ConfigurationError: If loaders are passed beside a data module, or the data module is none.
+        ConfigurationError: If it is no LightningDataModule of the module's namespace, or loaders are passed as well.
     """
     if datamodule is None:
         return
@@ -144,10 +146,10 @@ def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: 
 
 
 def verify_members(module: Any, datamodule: Any, callbacks: list[Any], tests_afterwards: bool) -> None:
-    """Refuses hooks that would be missed, and warns of what has no effect and of what will be an error later.
+    """Refuses hooks whose absence would change the result, and warns about other members that are not supported.
 
-    The warnings stand where a hook is defined that will not be called, and where a member is used that is ignored or
-    refused. They are those of :func:`lightning_shim.check`.
+    The findings are those of :func:`lightning_shim.check`. A warning points at the definition of a hook that will not
+    be called, or at the use of an ignored or refused member.
 
     Args:
         module: The user's module.
@@ -156,10 +158,10 @@ def verify_members(module: Any, datamodule: Any, callbacks: list[Any], tests_aft
         tests_afterwards: Whether Lightning's own Trainer tests and predicts after the training, with their hooks.
 
     Raises:
-        RefusedMemberError: If somebody overrides hooks that have no counterpart and would be missed; it names them all.
+        RefusedMemberError: If refused hooks are overridden; the error names them all.
     """
     files = SourceFiles()
-    # Lightning's own callbacks have been looked at as a whole.
+    # `usable_callbacks` has judged Lightning's own callbacks as a whole.
     subjects = [module, datamodule, *(callback for callback in callbacks if is_users(type(callback).__module__))]
     reports = [inspect_members(subject, files) for subject in subjects if subject is not None]
     findings = [finding for report in reports for finding in report.findings]
@@ -174,6 +176,8 @@ def verify_members(module: Any, datamodule: Any, callbacks: list[Any], tests_aft
     for finding in findings:
         if tests_afterwards and finding.role is Role.OVERRIDE and _is_of_another_loop(finding.member):
             continue
+        # Code that is never reached cannot go wrong, and a callback that the source only creates is judged for itself
+        # once it is passed.
         if finding.role not in (Role.UNREACHED, Role.MADE) and finding.support in _WARNINGS:
             words, category = _WARNINGS[finding.support]
             message = f"{finding.spelling} is {words}: {finding.sentence}"
@@ -181,23 +185,23 @@ def verify_members(module: Any, datamodule: Any, callbacks: list[Any], tests_aft
 
 
 def _is_of_another_loop(member: str) -> bool:
-    """Tells whether a member, such as ``LightningModule.on_test_start``, is of Lightning's test or predict loop."""
+    """Whether a member, such as ``LightningModule.on_test_start``, belongs to Lightning's test or predict loop."""
     return not {"test", "predict"}.isdisjoint(member.rpartition(".")[2].split("_"))
 
 
 def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
-    """Leaves out the callbacks that have nothing to do, with a warning.
+    """Removes callbacks that have no effect in a trial, with a warning.
 
     Args:
         lightning: The module's Lightning.
-        callbacks: Lightning callbacks, the user's own among them.
+        callbacks: Lightning's callbacks and the user's own.
 
     Returns:
         The callbacks to call.
 
     Raises:
-        ConfigurationError: If something is no callback.
-        RefusedMemberError: If a callback would be missed, but cannot be run.
+        ConfigurationError: If one is no callback of the module's namespace.
+        RefusedMemberError: If one is refused.
     """
     usable = []
     for callback in callbacks:
@@ -216,7 +220,7 @@ def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
 
 
 def warn_about_validation(has_loaders: bool, has_step: bool) -> None:
-    """Warns if one half of validation is there without the other.
+    """Warns if there are validation loaders without a ``validation_step``, or the other way round.
 
     Args:
         has_loaders: Whether there are validation loaders.

@@ -1,7 +1,7 @@
-"""Finds out, without running anything of the user's, what of a module works on Determined.
+"""``check``: the members of Lightning that a user's class overrides and uses, with their support on Determined.
 
-It looks at what a class overrides, and reads its source for what it uses of Lightning's objects. What becomes of each
-is said by the table of members. Neither Determined nor a Trainer is needed.
+The overrides are found in the class, the uses in its source, and the support in the table of members. Nothing of the
+user's is run, and neither Determined nor a Trainer is needed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ _UNKNOWN: Final = {
     "Trainer": "it raises AttributeError; Lightning's Trainer has no such member.",
     "Logger": "it raises AttributeError; Lightning's TensorBoardLogger has no such member.",
 }
-"""By the classes that only have the members that the table has, what happens to another one."""
+"""The sentences for members that the table does not have, of the objects that the trial provides.
+
+Of the user's own classes nothing can be said: they may have members that the source does not show.
+"""
 
 _PRIVATE: Final = member("Trainer", "_callback_connector").sentence
 _GUARDED: Final = "it is not there, and your code goes on without it."
@@ -42,12 +45,14 @@ _NAMES: Final = {
 
 
 def check(module_or_class: Any) -> CompatibilityReport:
-    """Says what of a module works on Determined, before anything is trained; prints the table and returns it.
+    """Prints which parts of a module work on Determined, before anything is trained.
 
-    Nothing of the user's is run, and Determined need not be installed. Of an object, what was set on it counts too.
+    Nothing of the user's is run, and Determined need not be installed. An object's own attributes count as well as its
+    class's.
 
     Args:
-        module_or_class: A LightningModule, LightningDataModule or Lightning callback, of either namespace, or a class.
+        module_or_class: A LightningModule, LightningDataModule or Lightning callback of either namespace, or a class of
+            these.
 
     Returns:
         The report that was printed.
@@ -61,22 +66,22 @@ def check(module_or_class: Any) -> CompatibilityReport:
 
 
 def is_inspectable(module_or_class: Any) -> bool:
-    """Tells whether something is what :func:`check` takes."""
+    """Whether :func:`check` accepts an object or class."""
     return _owner_of(original(module_or_class)) is not None
 
 
 def inspect_members(module_or_class: Any, files: SourceFiles | None = None) -> CompatibilityReport:
-    """Does what :func:`check` does, and prints nothing.
+    """Makes the report of :func:`check` without printing it.
 
     Args:
         module_or_class: As for :func:`check`.
-        files: Source files that may have been read already, for another object.
+        files: A cache of source files, to share between several objects.
 
     Returns:
         The report.
 
     Raises:
-        ConfigurationError: If it is nothing that can be checked.
+        ConfigurationError: If it cannot be checked.
     """
     subject = original(module_or_class)
     found = _owner_of(subject)
@@ -90,13 +95,12 @@ def inspect_members(module_or_class: Any, files: SourceFiles | None = None) -> C
 
 
 def may_change_optimization(subjects: Iterable[Any]) -> bool:
-    """Tells whether code of the user's may change what becomes of gradients, once training has started.
+    """Whether the user's code may change ``accumulate_grad_batches`` or ``automatic_optimization`` during training.
 
-    That is to set how many batches are accumulated, or whether optimization is automatic; classes of which there is no
-    source may do it.
+    Classes without source may do so.
 
     Args:
-        subjects: Modules, datamodules and callbacks, and what is none of these.
+        subjects: Modules, data modules, callbacks and any other objects, which are skipped.
     """
     files = SourceFiles()
     for subject in map(original, subjects):
@@ -104,19 +108,19 @@ def may_change_optimization(subjects: Iterable[Any]) -> bool:
         if found is not None:
             owner, lightning = found
             code = UserCode(subject, owner, getattr(lightning, owner), files)
-            # Their methods alone: a whole package may well have a setting of that name, and gradients are as large as
-            # the weights.
+            # Only the methods of the classes count. Somewhere in the user's package there may well be a setting of
+            # that name, and a wrong yes puts gradients, which are as large as the weights, into every checkpoint.
             if code.unread or any(map(code.sets_later, ("accumulate_grad_batches", "automatic_optimization"))):
                 return True
     return False
 
 
 def lightnings_callback(lightning: Lightning, callback_class: type) -> Member:
-    """Returns the row of the callback of Lightning's that a class is, or derives from.
+    """Returns the row of the Lightning callback that a class is or derives from.
 
     Args:
         lightning: The class's Lightning.
-        callback_class: A class of Lightning callbacks.
+        callback_class: A subclass of Lightning's Callback.
     """
     package = lightning.Callback.__module__.rpartition(".")[0]
     return next(
@@ -137,7 +141,7 @@ def _owner_of(subject: Any) -> tuple[str, Lightning] | None:
 
 
 class _Inspection:
-    """One look at one class or object."""
+    """The inspection of one class or object."""
 
     def __init__(self, subject: Any, owner: str, lightning: Lightning, files: SourceFiles) -> None:
         self._subject: Final = subject
@@ -157,7 +161,7 @@ class _Inspection:
         found: dict[tuple[str, int, str], Finding] = {}
         for finding in (*self._overrides(), *self._lightnings_callback(), *self._configured_callbacks(), *self._uses()):
             key = (finding.file, finding.line, finding.member)
-            # A line may have a member twice, once guarded and once not.
+            # A line may use a member twice, once guarded and once not.
             if key not in found or finding.support is Support.REFUSED:
                 found[key] = finding
         return CompatibilityReport(
@@ -179,6 +183,7 @@ class _Inspection:
                 if is_overridden(row.name, self._subject, self._base):
                     place = self._code.definition(row.name)
                 elif isinstance(self._subject, type):
+                    # An object shows the hooks that were assigned to it. Of a class only the source tells.
                     place = self._code.set_on_self(row.name)
                 if place is not None:
                     yield self._override(row, place)
@@ -190,7 +195,7 @@ class _Inspection:
                 yield self._override(row, self._code.place)
 
     def _configured_callbacks(self) -> Iterator[Finding]:
-        """Says what becomes of the callbacks that ``configure_callbacks`` makes, as far as its source tells."""
+        """Finds the callbacks that ``configure_callbacks`` creates, as far as its source shows."""
         if self._owner != "LightningModule":
             return
         for cls, place in self._code.made_by("configure_callbacks"):
@@ -230,17 +235,18 @@ class _Inspection:
             return None
         if is_own and self._code.defines(name, function.cls if use.value.origin is Origin.SUPER else None):
             return None
-        support_and_sentence = self._what_happens(use, is_own)
-        if support_and_sentence is None:
+        outcome = self._outcome(use, is_own)
+        if outcome is None:
             return None
-        support, sentence = support_and_sentence
+        support, sentence = outcome
         member, spelling = f"{owner}.{name}", f"{'self' if is_own else _NAMES[owner]}.{name}"
         if use.is_guarded and support is Support.REFUSED:
+            # hasattr answers False, or an AttributeError is caught, so nothing goes wrong.
             support, sentence = Support.NATIVE, _GUARDED
         return _finding(function.place(use.line), member, support, sentence, Role.USE, spelling)
 
-    def _what_happens(self, use: Use, is_own: bool) -> tuple[Support, str] | None:
-        """Says what becomes of a use of a member that is not the user's own; None if nothing can be said."""
+    def _outcome(self, use: Use, is_own: bool) -> tuple[Support, str] | None:
+        """Returns the support and the sentence for a use of a member, or None if nothing can be said."""
         owner, name = use.value.owner, use.name
         row = find(owner, name)
         if use.is_stored and owner == "Trainer" and name in FIXED:
@@ -250,9 +256,10 @@ class _Inspection:
                 return None
             return Support.REFUSED, _PRIVATE if owner == "Trainer" and name.startswith("_") else _UNKNOWN[owner]
         if row.kind is Kind.HOOK or (owner in _OWNERS and not is_own and row.is_removed):
-            # A hook counts where it is overridden; and somebody else's module may have what Lightning has removed.
+            # A hook counts where it is overridden, and another class of the user's may define what Lightning removed.
             return None
         if owner == "Trainer" and row.support is not Support.BACKED and name in self._set_on_trainer:
+            # The user's code reads back its own attribute of the trainer.
             return None
         return row.support, row.sentence
 

@@ -1,4 +1,4 @@
-"""What was found in a module before it is trained, and the table in which a user reads it."""
+"""The findings of an inspection, and the table that shows them to the user."""
 
 from __future__ import annotations
 
@@ -17,32 +17,31 @@ from lightning_shim.members.member import Support
 _ORDER: Final = (Support.CALLED, Support.BACKED, Support.NATIVE, Support.IGNORED, Support.REFUSED)
 _HEADERS: Final = ("file:line", "member", "support", "what happens")
 _GAP: Final = "  "
-_NARROWEST: Final = 30
-"""Characters of the last column at least, however narrow the terminal is."""
+_MIN_WIDTH: Final = 30
+"""The least width of the last column, however narrow the terminal is."""
 
 
 class Role(enum.Enum):
-    """What a member is to the line that a finding points at."""
+    """The relation of a finding's line to the member."""
 
     OVERRIDE = "override"  # the line defines it
     USE = "use"  # the line reads, calls or sets it
-    MADE = "made"  # the line makes a callback, which is looked at when it is there
-    UNREACHED = "unreached"  # it would use it, but a trial never gets there
+    MADE = "made"  # the line creates a callback, which the trial checks once it exists
+    UNREACHED = "unreached"  # the line uses it, but a trial never runs that line
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A line of the user's, and what becomes on Determined of a member that it has to do with.
+    """A line of the user's code that overrides or uses a member, with the member's support.
 
     Attributes:
-        file: The file, as Python names it in a traceback.
+        file: The file, as in a traceback.
         line: The line, from 1.
-        member: The member, such as ``LightningModule.training_step`` or ``Trainer.fit_loop``; for a call that logs in
-            a way that is not possible, the call.
-        support: What becomes of it.
-        sentence: What happens, as a sentence that can follow a colon.
-        role: What the member is to the line.
-        spelling: The member as the user's code has it: ``LitModel.training_step``, ``trainer.fit_loop``.
+        member: The member, such as ``LightningModule.training_step`` or ``Trainer.fit_loop``.
+        support: Its level of support.
+        sentence: What happens on Determined, as a sentence that can follow a colon.
+        role: The line's relation to the member.
+        spelling: The member as in the user's code: ``LitModel.training_step``, ``trainer.fit_loop``.
         module: The name of the Python module that the line is in.
     """
 
@@ -75,13 +74,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CompatibilityReport:
-    """What of a module, data module or callback works on Determined; as a string, the table of it.
+    """The support of all members that a module, data module or callback uses; ``str`` makes the table.
 
     Attributes:
         name: The qualified name of its class.
-        owner: What it is: ``LightningModule``, ``LightningDataModule`` or ``Callback``.
-        findings: What was found, by file and line.
-        unread: The classes, by qualified name, whose source could not be read; what they use is not known.
+        owner: Its Lightning base class: ``LightningModule``, ``LightningDataModule`` or ``Callback``.
+        findings: The findings, by file and line.
+        unread: The qualified names of classes whose source could not be read, so that their uses are unknown.
     """
 
     name: str
@@ -91,12 +90,12 @@ class CompatibilityReport:
 
     @property
     def refused(self) -> tuple[Finding, ...]:
-        """What is an error on Determined."""
+        """The findings that are errors on Determined."""
         return tuple(finding for finding in self.findings if finding.support is Support.REFUSED)
 
     @property
     def ignored(self) -> tuple[Finding, ...]:
-        """What has no effect on Determined."""
+        """The findings that have no effect on Determined."""
         return tuple(finding for finding in self.findings if finding.support is Support.IGNORED)
 
     @property
@@ -106,7 +105,7 @@ class CompatibilityReport:
 
     @property
     def verdict(self) -> str:
-        """The report in one line: how many lines have which support, and what follows."""
+        """The conclusion in one line, with the number of findings by support."""
         counts = Counter(finding.support for finding in self.findings)
         counted = ", ".join(f"{counts[support]} {support.value}" for support in _ORDER if counts[support])
         if self.refused:
@@ -128,6 +127,7 @@ class CompatibilityReport:
             (f"{finding.shown_file}:{finding.line}", finding.member, finding.support.value, finding.sentence)
             for finding in self.findings
         ]
+        # The last column gets the rest of the terminal's width. Each column is at least as wide as its padded header.
         headers = [header + " " * MIN_PADDING for header in _HEADERS]
         widths = [max(map(len, column)) + len(_GAP) for column in zip(headers, *rows, strict=True)]
         left = shutil.get_terminal_size(fallback=(120, 24)).columns - sum(widths[:-1])
@@ -135,7 +135,7 @@ class CompatibilityReport:
             rows,
             headers=_HEADERS,
             tablefmt="simple",
-            maxcolwidths=[None, None, None, max(left, _NARROWEST)],
+            maxcolwidths=[None, None, None, max(left, _MIN_WIDTH)],
             disable_numparse=True,
         )
         return table

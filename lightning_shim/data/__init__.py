@@ -1,1 +1,1 @@
-"""Loaders: the next batch, here and after a pause."""
+"""Loaders: which batch is next, and how to get there after a pause."""

@@ -1,4 +1,4 @@
-"""Determined's own ``DataLoader``: it is a recipe for PyTorch's, and is followed."""
+"""Determined's own ``DataLoader``, which describes one of PyTorch's and cannot be iterated itself."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from torch.utils.data import DataLoader
 
 
 def as_torch_loader(loader: Any) -> Any:
-    """Makes PyTorch's loader of the arguments that a ``determined.pytorch.DataLoader`` was made with.
-
-    Its own ``get_data_loader`` would repeat, share and skip batches, which a trial does for every loader alike.
+    """Builds PyTorch's loader from the arguments of a ``determined.pytorch.DataLoader``.
 
     Args:
-        loader: What the user has given.
+        loader: The user's loader.
 
     Returns:
-        The loader to iterate; anything that is not Determined's is returned itself.
+        The loader to iterate; anything but Determined's is returned unchanged.
     """
+    # Not by its own get_data_loader, which repeats, shards and skips batches: a trial does that for every loader alike.
     if not isinstance(loader, pytorch.DataLoader):
         return loader
     batches = (

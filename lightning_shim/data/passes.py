@@ -1,4 +1,4 @@
-"""One pass over the loaders, as Lightning's data fetchers make it."""
+"""One pass over the loaders, as Lightning's data fetchers make them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lightning_shim.upstream.lightning import batches_of
 
 
 @dataclass(frozen=True, slots=True)
-class _Length:
-    """Has a loader's length, and no batches."""
+class _LengthOnly:
+    """A loader's length without its batches."""
 
     loader: Any
 
@@ -29,16 +29,18 @@ class _Length:
 
 
 def length_of(combined: Any) -> int | None:
-    """Tells how many batches a pass over a CombinedLoader has; it does so itself only when it is iterated.
+    """Returns the number of batches of a pass over a CombinedLoader.
 
     Args:
         combined: Lightning's CombinedLoader.
 
     Returns:
-        The number, or None if it is not known.
+        The number, or None if it is unknown.
     """
+    # A CombinedLoader knows its length only while it is iterated. To iterate the loaders themselves would start their
+    # workers and draw random numbers.
     probe = copy.copy(combined)
-    probe.flattened = [_Length(loader) for loader in combined.flattened]
+    probe.flattened = [_LengthOnly(loader) for loader in combined.flattened]
     return _length(iter(probe))
 
 
@@ -52,15 +54,15 @@ def _length(combined: Any) -> int | None:
 class Batches:
     """One pass over the loaders.
 
-    Without a length, one batch is fetched ahead to know which is the last, as in Lightning's prefetcher.
+    Without a length, one batch is fetched ahead to find out which is the last, as in Lightning's prefetcher.
 
     Args:
         combined: Lightning's CombinedLoader.
-        fetched: The batches that were taken before, if the pass goes on.
-        ahead: What was fetched ahead then, as :meth:`state_dict` has it.
+        fetched: The number of batches already taken, if the pass is resumed.
+        ahead: The batch fetched ahead at that time, as in :meth:`state_dict`.
 
     Attributes:
-        length: The number of batches, or None if it is not known.
+        length: The number of batches, or None if it is unknown.
     """
 
     def __init__(self, combined: Any, fetched: int = 0, ahead: Tensor | None = None) -> None:
@@ -69,20 +71,21 @@ class Batches:
         self._fetched = fetched
         self._ahead: list[tuple[Any, int, int]] = [] if ahead is None else pickle.loads(ahead.numpy().tobytes())
         if ahead is not None:
-            # Stands for those that were taken.
+            # A resumed loader starts with a placeholder for the batches that were taken: see TrackedLoader.resume.
             next(self._iterator)
         elif self.length is None:
             self._fetch_ahead()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what is to be known to go on beside where the loaders stand."""
-        # A tensor may be a part of a large one, all of which would be saved.
+        """Returns the state of the pass, to which the loaders' positions have to be added."""
+        # A tensor may be a view of a large one, and pickling it would save all of that one's storage.
         ahead = pickle.dumps(apply_to_collection(self._ahead, Tensor, Tensor.clone))
-        # A batch may be of any class, and Lightning loads none but PyTorch's. A tensor takes up less than bytes.
+        # A batch may contain any class, while a weights_only load admits only PyTorch's: hence a pickle in a pickle. As
+        # a tensor it takes up less space than as bytes.
         return {"fetched": self._fetched, "ahead": torch.frombuffer(bytearray(ahead), dtype=torch.uint8)}
 
     def release(self) -> None:
-        """Lets go of the loaders' iterators, whoever keeps this object: what holds workers ends them with it."""
+        """Drops the loaders' iterators, which end their workers, even if somebody still holds this object."""
         self._iterator = iter(())
 
     def _fetch_ahead(self) -> None:
@@ -98,7 +101,7 @@ class Batches:
         """Returns the batch, its index, the index of its loader, and whether it is the last one."""
         if self.length is not None and not self._ahead:
             if self._fetched >= self.length:
-                # Loaders that are cycled start again, and draw random numbers, if they are asked once more.
+                # Asking once more would restart a loader that cycles, which draws random numbers.
                 raise StopIteration
             batch = next(self._iterator)
             self._fetched += 1

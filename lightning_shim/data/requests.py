@@ -1,4 +1,4 @@
-"""The place that a stage's loaders come from: the arguments, the data module, or the module."""
+"""The source of a stage's loaders: the arguments, the data module, or the module."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lightning_shim.upstream.lightning import is_overridden
 
 
 class LoaderRequest:
-    """Asks the user for the loaders of a stage, and says where they come from if they are wrong.
+    """Requests a stage's loaders from the user, and points errors and warnings at their source.
 
-    What was passed comes first, then the data module, then the module, as in Lightning.
+    Arguments take precedence over the data module, and the data module over the module, as in Lightning.
 
     Args:
         session: The training.
         stage: ``"train"`` or ``"val"``.
-        given: The loaders that were passed, or None.
+        given: The loaders passed as an argument, or None.
 
     Attributes:
-        stage: The same.
+        stage: ``"train"`` or ``"val"``.
     """
 
     def __init__(self, session: Session, stage: str, given: Any) -> None:
@@ -41,28 +41,28 @@ class LoaderRequest:
 
     @property
     def is_defined(self) -> bool:
-        """Whether the user has given loaders for the stage."""
+        """Whether the stage has loaders."""
         return self._given is not None or self._hook is not None
 
     def __call__(self) -> Any:
-        """Returns the loaders; None if there are none."""
+        """Returns the loaders, or None."""
         return self._given if self._hook is None else self._hook()
 
     def error(self, problem: str) -> ConfigurationError:
-        """Makes an error that leads to where the loaders come from.
+        """Returns an error that points at the source of the loaders.
 
         Args:
-            problem: What is wrong, as a sentence without its subject.
+            problem: A sentence without its subject, which is the hook or the argument.
         """
         if self._hook is None:
             return ConfigurationError(f"{caller_location()}: {self.stage}_dataloaders {problem}")
         return ConfigurationError(f"{definition_location(self._hook)}: {self.stage}_dataloader {problem}")
 
     def warn(self, message: str, category: type[LightningShimWarning]) -> None:
-        """Warns at the place where the loaders come from.
+        """Warns at the source of the loaders.
 
         Args:
-            message: What is to be said.
+            message: The message.
             category: The warning's class.
         """
         if self._hook is None:

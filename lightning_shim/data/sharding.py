@@ -1,4 +1,4 @@
-"""Which samples a loader gives, as Lightning's ``use_distributed_sampler`` and ``overfit_batches`` have it."""
+"""The samples of each process, as ``use_distributed_sampler`` and ``overfit_batches`` choose them in Lightning."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from lightning_shim.upstream.lightning import request_loaders, with_distributed_
 
 
 class SamplerError(Exception):
-    """A loader cannot be made anew with another sampler."""
+    """A loader cannot be rebuilt with another sampler."""
 
 
 class SampleSharing:
-    """Gives each process its part of a loader's samples.
+    """Gives each process its share of a loader's samples.
 
-    What has been chosen by a sampler of the user's is chosen on each process, and then shared out; a batch sampler, or
-    a subclass of DataLoader, is made anew around the part.
+    A user's own sampler runs on every process, and its indices are then shared out. A batch sampler, or a subclass of
+    DataLoader, is rebuilt around the share.
 
     Args:
-        session: The training. Without ``use_distributed_sampler`` loaders stay as the user made them.
+        session: The training. Without ``use_distributed_sampler`` loaders stay as the user built them.
 
     Attributes:
-        overfits: Whether each epoch is to have the same samples.
+        overfits: Whether every epoch has the same samples.
     """
 
     def __init__(self, session: Session) -> None:
@@ -36,18 +36,18 @@ class SampleSharing:
         self.overfits: Final = session.options.overfit_batches > 0
 
     def request(self, hook: Callable[[], Any]) -> Any:
-        """Asks the user for loaders, and keeps with each what is needed to make it anew.
+        """Requests loaders from the user; each records the arguments with which it was built, so it can be rebuilt.
 
         Args:
-            hook: Gives the loaders.
+            hook: Returns the loaders.
 
         Returns:
-            What it gave.
+            The loaders.
         """
         return request_loaders(self._lightning, hook) if self._is_needed or self.overfits else hook()
 
     def in_order(self, loader: Any) -> Any:
-        """Makes a loader that goes through its dataset from the beginning.
+        """Rebuilds a loader to go through its dataset in order.
 
         Args:
             loader: The user's loader.
@@ -56,7 +56,7 @@ class SampleSharing:
             The loader to iterate; the user's own if it has no dataset.
 
         Raises:
-            SamplerError: If it cannot be made anew.
+            SamplerError: If it cannot be rebuilt.
         """
         if not hasattr(loader, "dataset"):
             return loader
@@ -66,17 +66,17 @@ class SampleSharing:
             raise SamplerError(str(error).strip()) from error
 
     def share(self, loader: DataLoader[Any], is_training: bool) -> DataLoader[Any]:
-        """Makes a loader of this process's part.
+        """Rebuilds a loader around this process's share of its samples.
 
         Args:
             loader: The user's loader.
-            is_training: Whether the samples are shuffled where the user's loader does not say how they are chosen.
+            is_training: Whether to shuffle if the user's loader does not decide that.
 
         Returns:
-            The loader to iterate; the user's own if there is nothing to share, or it is shared already.
+            The loader to iterate; the user's own if there is nothing to share, or if it is a share already.
 
         Raises:
-            SamplerError: If it cannot be made anew.
+            SamplerError: If it cannot be rebuilt.
         """
         is_stream = isinstance(loader.dataset, IterableDataset)
         if not self._is_needed or is_stream or isinstance(loader.sampler, DistributedSampler):

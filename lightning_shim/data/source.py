@@ -1,4 +1,4 @@
-"""The user's loaders: how they are combined and limited, and where they are continued."""
+"""The loaders of a stage: requested from the user, combined, limited, and resumed after a pause."""
 
 from __future__ import annotations
 
@@ -30,27 +30,30 @@ from lightning_shim.upstream.lightning import visits_loaders_in_turn
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """When the loaders were asked for: in which epoch, and in which state of random numbers and of the data module."""
+class _Circumstances:
+    """The epoch, the random state and the data module's state in which the loaders were requested.
+
+    The user's hook may depend on all three: a resumed trial gets the same loaders only under the same circumstances.
+    """
 
     epoch: int
     random: RandomState
     datamodule: bytes
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the same as plain values."""
+        """Returns the circumstances as plain values."""
         return {"epoch": self.epoch, "random": self.random.state_dict(), "datamodule": self.datamodule}
 
 
 class DataSource:
-    """One stage's loaders, asked for when they are first needed, as Lightning does.
+    """The loaders of one stage, requested when they are first needed, as in Lightning.
 
     Args:
         session: The training.
-        request: Asks the user for the loaders.
+        request: Requests the loaders from the user.
 
     Attributes:
-        request: The same.
+        request: Requests the loaders from the user.
         length: The number of batches of a pass, or None if the loaders have no length.
     """
 
@@ -63,7 +66,7 @@ class DataSource:
         self._session: Final = session
         self._sharing: Final = SampleSharing(session)
         self._reload_period: Final = options.reload_dataloaders_every_n_epochs
-        self._asked: _Asked | None = None
+        self._requested: _Circumstances | None = None
         self.length: int | None = None
         self._combined: Any = None
         self._tracked: list[TrackedLoader] = []
@@ -72,22 +75,22 @@ class DataSource:
 
     @property
     def is_switched_off(self) -> bool:
-        """Whether the limit leaves no batches."""
+        """Whether the limit of batches is 0."""
         return self._limit == 0
 
     @property
     def is_set_up(self) -> bool:
-        """Whether the loaders have been asked for."""
+        """Whether the loaders have been requested."""
         return self._combined is not None
 
     @property
     def combined(self) -> Any:
-        """Lightning's CombinedLoader of them; None before they have been asked for."""
+        """Lightning's CombinedLoader of them, or None before they have been requested."""
         return self._combined
 
     @property
     def loaders(self) -> Any:
-        """The user's loader or loaders, or None before they have been asked for."""
+        """The user's loader or loaders, or None before they have been requested."""
         return None if self._combined is None else self._combined.iterables
 
     @property
@@ -97,13 +100,13 @@ class DataSource:
 
     @property
     def num_batches(self) -> list[int | float]:
-        """The number of batches that will be taken of each loader; infinite where it has no length."""
+        """The number of batches taken from each loader; infinite if it has no length."""
         limits: list[int | float] = self._combined.limits
         return limits
 
     @property
     def batch_size(self) -> int | None:
-        """The samples of a batch of this process; None if there are several loaders, or it is not said."""
+        """The batch size of this process; None if there are several loaders, or if it is unknown."""
         if len(self._combined.flattened) != 1:
             return None
         (loader,) = self._combined.flattened
@@ -111,35 +114,34 @@ class DataSource:
         return next((size for size in sizes if isinstance(size, int)), None)
 
     def set_up(self) -> bool:
-        """Asks for the loaders and prepares them, unless that has been done and it is not yet time to do it again.
+        """Requests the loaders and prepares them, unless they are there and need not be reloaded yet.
 
         Returns:
-            Whether they were asked for.
+            Whether they were requested.
 
         Raises:
-            ConfigurationError: If they are no loaders, are empty, or cannot be made anew with the samplers they are to
-                have.
+            ConfigurationError: If they are no loaders, are empty, or cannot be rebuilt with the samplers they need.
         """
         epoch = self._session.progress.current_epoch
-        if self._asked is not None and not 0 < self._reload_period <= epoch - self._asked.epoch:
+        if self._requested is not None and not 0 < self._reload_period <= epoch - self._requested.epoch:
             return False
-        self._asked = _Asked(epoch, RandomState.capture(), self._datamodule_state())
-        self._ask()
+        self._requested = _Circumstances(epoch, RandomState.capture(), self._datamodule_state())
+        self._request_loaders()
         return True
 
-    def _ask_as_before(self, epoch: int, random: dict[str, Any], datamodule: bytes) -> None:
-        """Asks for the loaders that were there before a pause, in the state in which they were asked for then."""
-        self._asked = _Asked(epoch, RandomState(**random), datamodule)
-        self._asked.random.restore()
+    def _request_loaders_as_before(self, epoch: int, random: dict[str, Any], datamodule: bytes) -> None:
+        """Requests the loaders under the circumstances in which they were requested before a pause."""
+        self._requested = _Circumstances(epoch, RandomState(**random), datamodule)
+        self._requested.random.restore()
         now, self._session.progress.current_epoch = self._session.progress.current_epoch, epoch
         datamodule_now = self._datamodule_state()
         self._load_datamodule_state(datamodule)
-        self._ask()
+        self._request_loaders()
         self._load_datamodule_state(datamodule_now)
         self._session.progress.current_epoch = now
 
     def _datamodule_state(self) -> bytes:
-        """Returns what the data module keeps in a checkpoint, if it may be asked again: its hook may change that."""
+        """Returns the data module's state, which its hook may change, if the loaders may be requested again."""
         state = (
             self._session.datamodule.state_dict()
             if self._reload_period and self._session.datamodule is not None
@@ -151,7 +153,7 @@ class DataSource:
         if state:
             self._session.datamodule.load_state_dict(pickle.loads(state))
 
-    def _ask(self) -> None:
+    def _request_loaders(self) -> None:
         loaders = self._sharing.request(self.request)
         if loaders is None:
             raise self.request.error("returned None instead of a loader.")
@@ -170,23 +172,23 @@ class DataSource:
         self._combined = combined
         self.length = length_of(combined)
         known = {id(tracked.loader): tracked for tracked in self._tracked}
-        # The same loader as before, perhaps with workers that run on, goes on from where it is.
+        # If the user's hook returns the same loader again, its tracker stays: persistent workers may still be running.
         self._tracked = [known.get(id(loader)) or TrackedLoader(loader) for loader in combined.flattened]
-        # The user's own stays as it is: a module may ask the trainer for its loaders.
+        # A copy, because a module may ask the trainer for its loaders and has to find its own.
         self._combined_tracked = copy.copy(combined)
         self._combined_tracked.flattened = self._tracked
 
     def _prepared(self, loader: Any) -> Any:
         if not isinstance(loader, DataLoader):
             try:
-                # Lightning tries each, and random numbers may be drawn by it.
+                # Lightning tries this on each loader, and it may draw random numbers.
                 iter(loader)
             except TypeError:
                 raise self.request.error(f"gave {loader!r}, which is no loader: it cannot be iterated.") from None
             return loader
         loader = self._shared(loader)
         if int(os.environ.get("PL_SEED_WORKERS", 0)) and loader.worker_init_fn is None:
-            # What seed_everything(workers=True) asks for.
+            # The environment variable is set by seed_everything(workers=True).
             loader.worker_init_fn = functools.partial(pl_worker_init_function, rank=self._session.global_rank)
         return loader
 
@@ -200,7 +202,7 @@ class DataSource:
             ) from error
 
     def _in_order(self, loaders: list[Any]) -> list[Any]:
-        """Returns loaders that give the same samples in each epoch if the trial is to overfit on them."""
+        """Returns the loaders, with sequential samplers if ``overfit_batches`` is set."""
         samplers = [loader.sampler for loader in loaders if hasattr(loader, "sampler")]
         if not self._sharing.overfits or all(isinstance(sampler, SequentialSampler) for sampler in samplers):
             return loaders
@@ -227,6 +229,7 @@ class DataSource:
                 "gave an empty loader: it has no batches. Is the dataset empty, or smaller than the "
                 "batch size with drop_last=True?"
             )
+        # As in Lightning, an integer is a number of batches and a float is a part of them: 1 is not 1.0.
         if isinstance(self._limit, int):
             return min(length, self._limit)
         if length == float("inf"):
@@ -245,7 +248,7 @@ class DataSource:
         return batches
 
     def set_epoch(self, epoch: int) -> None:
-        """Tells the samplers the epoch; each that has ``set_epoch`` is told once for each loader.
+        """Sets the epoch of the loaders' samplers that have ``set_epoch``.
 
         Args:
             epoch: The index of the epoch.
@@ -254,7 +257,7 @@ class DataSource:
             loader.set_epoch(epoch)
 
     def release(self) -> None:
-        """Stops the loaders' workers, if there are any; the next pass starts new ones."""
+        """Stops the loaders' workers. The next pass starts new ones."""
         if self._combined is not None:
             self._end_pass()
             self._combined.reset()
@@ -266,12 +269,12 @@ class DataSource:
         self._combined_tracked.reset()
 
     def batches(self, limit: int | float = math.inf) -> Batches:
-        """Starts to iterate; the loaders' own iterators are made now, the first batch is fetched later.
+        """Starts a pass: creates the loaders' iterators. The first batch is fetched later.
 
         Args:
-            limit: How many batches of each loader to take at most.
+            limit: The most batches to take from each loader.
         """
-        # The workers of the pass before end now, not when its last exception is collected.
+        # Ends the workers of the previous pass now. An exception's traceback could keep its iterator alive for long.
         self._end_pass()
         for loader in self._tracked:
             loader.start_epoch()
@@ -280,38 +283,39 @@ class DataSource:
         return self._batches
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns where the loaders stand."""
-        asked = self._asked if self._reload_period else None
+        """Returns the positions of the loaders."""
+        # Without a reload period the loaders are requested when a trial starts, whether it is a resumed one or not.
+        requested = self._requested if self._reload_period else None
         return {
-            "asked": asked
-            and {"epoch": asked.epoch, "random": asked.random.state_dict(), "datamodule": asked.datamodule},
+            "requested": None if requested is None else requested.state_dict(),
             "positions": [loader.state_dict() for loader in self._tracked],
             "own": [loader.own_state() for loader in self._tracked],
             "batches": None if self._batches is None else self._batches.state_dict(),
         }
 
     def resume(self, state: dict[str, Any], epoch: int, now: RandomState, continues: bool) -> Batches | None:
-        """Brings the loaders to where they stood in another process.
+        """Moves the loaders to the positions that they had in another process.
 
         Args:
-            state: What :meth:`state_dict` returned there.
-            epoch: The index of the epoch that is being trained.
-            now: The random state to come; this method leaves another.
-            continues: Whether the pass over the loaders goes on.
+            state: The return value of :meth:`state_dict` there.
+            epoch: The index of the running epoch.
+            now: The random state that the caller will restore; this method leaves a different one.
+            continues: Whether the pass goes on.
 
         Returns:
             The rest of the pass, if it goes on.
 
         Raises:
-            ConfigurationError: If they are not the loaders that they were.
+            ConfigurationError: If the loaders are not the same as before.
         """
-        if state["asked"] is not None:
-            self._ask_as_before(**state["asked"])
+        if state["requested"] is not None:
+            self._request_loaders_as_before(**state["requested"])
         if len(state["positions"]) != len(self._tracked):
             raise self.request.error(
                 f"gave another number of loaders than before the pause: {len(self._tracked)}, not "
                 f"{len(state['positions'])}."
             )
+        # Workers may be running by now, as after a sanity check, and their random states are not the checkpoint's.
         self.release()
         batches = state["batches"] if continues else None
         try:
@@ -321,17 +325,18 @@ class DataSource:
             raise self.request.error(f"{error.args[0]} before the pause: it is not the loader that it was.") from None
         if batches is not None:
             self._batches = Batches(self._combined_tracked, **batches)
+        # Last, because getting to the positions repeats draws from these generators as well.
         for loader, own in zip(self._tracked, state["own"], strict=True):
             loader.restore_own_state(own)
         return self._batches
 
 
 def warn_about_global_batch_size(hparams: Mapping[str, Any], source: DataSource, slots: int) -> None:
-    """Warns if the hyperparameters speak of other batches than those that the slots train on.
+    """Warns if the hyperparameter ``global_batch_size`` is not the batch size over all slots.
 
     Args:
         hparams: The hyperparameters by name.
-        source: The training loaders, which have been asked for.
+        source: The training loaders, which have been requested.
         slots: The number of slots, each of which trains on a batch of its own.
     """
     wanted, batch_size = hparams.get(GLOBAL_BATCH_SIZE), source.batch_size

@@ -1,8 +1,8 @@
-"""Where a loader stands, and how a loader of another process is brought there without loading what was trained on.
+"""The exact position of a loader, and the way back to it in another process, without loading samples again.
 
-Random numbers are drawn when a loader's iterator is made (seeds for its workers), when its sampler gives the first
-index (the order of the samples) and by whatever makes the samples. What happened in between, such as dropout, has drawn
-from the same generators; each moment is therefore kept with its random state, and is repeated under it.
+A loader draws random numbers when its iterator is created (seeds for its workers), when its sampler gives the first
+index (the order of the samples), and whenever samples are made. In between, others draw from the same generators, such
+as dropout. So each of these moments is recorded with its random state, and is repeated under that state.
 """
 
 from __future__ import annotations
@@ -30,23 +30,24 @@ from lightning_shim.upstream.torch import (
 )
 
 _WITHOUT_COUNTERS: Final = (BatchSampler, RandomSampler, SequentialSampler, DistributedSampler)
+"""PyTorch's samplers, whose integers are settings. Those of a user's sampler may count passes or epochs."""
 
 
 def samplers_of(loader: Any) -> list[Any]:
-    """Returns a loader's sampler and its batch sampler's, each once: those that Lightning calls ``set_epoch`` on."""
+    """Returns a loader's sampler and its batch sampler's sampler, each once; Lightning calls ``set_epoch`` on them."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     samplers = (getattr(loader, "sampler", None), getattr(batch_sampler, "sampler", None))
     return list({id(sampler): sampler for sampler in samplers if sampler is not None}.values())
 
 
 def has_state(holder: Any) -> bool:
-    """Tells whether an object keeps its position by itself, as Lightning's protocol ``_Stateful`` has it."""
+    """Whether an object saves its position itself, by Lightning's protocol ``_Stateful``."""
     return all(callable(getattr(holder, name, None)) for name in ("state_dict", "load_state_dict"))
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """The random state of the process, of what the loader holds, and the counters of its samplers."""
+    """The global random state, the loader's own generators, and the counters of its samplers."""
 
     random: RandomState
     own: dict[str, Any]
@@ -54,19 +55,19 @@ class Moment:
 
 @dataclass(slots=True)
 class Position:
-    """Where a loader stands.
+    """The position of a loader.
 
     Attributes:
-        created: When its iterator was made.
-        epoch: The epoch that its samplers had been told then.
-        has_workers: Whether workers make its batches; its sampler has then given indices for them when it was made.
-        workers: When its workers were started, if that was in an earlier pass.
-        workers_at_start: Where the workers stood when the pass began.
-        started: When its first batch was asked for, if that has happened.
-        taken: The batches that were taken.
-        passes: How often it has been iterated since the epoch began.
-        workers_now: Where the workers stood when they had made the batches that were taken.
-        state: What the loader or its dataset says of itself.
+        created: The moment at which its iterator was created.
+        epoch: The epoch that had been set on its samplers by then.
+        has_workers: Whether workers make its batches. Its sampler then gives their first indices at creation.
+        workers: The moment at which its workers were started, if that was in an earlier pass.
+        workers_at_start: The workers' random states when the pass began.
+        started: The moment at which the first batch was requested, if it was.
+        taken: The number of batches taken.
+        passes: The number of times it has been iterated in the running epoch.
+        workers_now: The workers' random states after the batches that were taken.
+        state: The ``state_dict`` of a loader or dataset that saves its own position.
         ended: Whether there are no more batches.
     """
 
@@ -84,11 +85,11 @@ class Position:
 
 
 class TooFewBatchesError(Exception):
-    """A loader has fewer batches than were taken of it."""
+    """A loader has fewer batches than were taken from it before."""
 
 
 class TrackedLoader:
-    """Stands for a loader in a CombinedLoader, and knows where it is.
+    """Replaces a loader in a CombinedLoader and keeps track of its position.
 
     Args:
         loader: The user's loader.
@@ -101,12 +102,12 @@ class TrackedLoader:
         self._passes = 0
         self._workers: Moment | None = None
         self._worker_states: dict[int, WorkerState] = {}
-        # The rest of a pass that goes on.
+        # The rest of a resumed pass, until it is iterated.
         self._resumed: Iterator[Any] | None = None
         self._seems_ended = False
         self._initial_counters: Final = self._counters()
         self._has_own_workers: Final = iterates_as_usual(loader) and loader.num_workers > 0
-        # Whom to ask for its state; a dataset in workers cannot be asked.
+        # A dataset can save its position only where it is iterated in this process: workers have copies of it.
         dataset = getattr(loader, "dataset", None)
         can_ask_dataset = iterates_as_usual(loader) and loader.num_workers == 0
         self._stateful: Final = next(
@@ -118,6 +119,8 @@ class TrackedLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
+        # The CombinedLoader creates all iterators at once, and restarts loaders that cycle. A resumed loader answers
+        # its first requests from what resume() has prepared.
         if self._seems_ended:
             self._seems_ended = False
             return iter(())
@@ -125,11 +128,14 @@ class TrackedLoader:
             resumed, self._resumed = self._resumed, None
             return resumed
         self._passes += 1
+        # Before the iterator, whose creation draws the workers' seed.
         created = self._moment()
         persists = self._has_own_workers and self.loader.persistent_workers
         running = persists and has_workers_running(self.loader)
         if not running:
             self._workers, self._worker_states = created, {}
+        # Persistent workers keep their random states from pass to pass. To repeat this pass it is not enough to know
+        # when it began; one also has to know when they were started, and what they had drawn by now.
         if self._has_own_workers:
             iterator = iterate_with_workers(self.loader, self._worker_states)
         else:
@@ -140,21 +146,29 @@ class TrackedLoader:
         return self._batches(self._position, iterator)
 
     def _batches(self, position: Position, iterator: Iterator[Any]) -> Iterator[Any]:
+        # A generator: this runs when the first batch is requested, long after the iterator was created. Without workers
+        # the sampler draws the order of the samples here.
         if position.started is None:
             position.started = self._moment()
-        for batch in iterator:
+        while True:
+            # As Lightning does: a `for` would iterate the iterator, which begins anew if it is the loader itself.
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                break
             position.taken += 1
-            # The state of a dataset does not say that its iterator has ended.
+            # Known already with the last batch, whereas the state of a dataset does not tell that its iterator has
+            # ended: resumed from there, the dataset would start anew.
             position.ended = self._is_stream and has_ended(iterator)
             yield batch
         position.ended = True
 
     def start_epoch(self) -> None:
-        """Counts anew how often the loader is iterated."""
+        """Resets the number of passes."""
         self._passes = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Tells the loader's samplers the epoch; each that has ``set_epoch`` is told once."""
+        """Sets the epoch of the loader's samplers that have ``set_epoch``, each once."""
         self._epoch = epoch
         for sampler in samplers_of(self.loader):
             tell = getattr(sampler, "set_epoch", None)
@@ -169,17 +183,17 @@ class TrackedLoader:
         self.restore_own_state(moment.own)
 
     def own_state(self) -> dict[str, Any]:
-        """Captures what the loader holds: random generators, what has changed of its samplers' counters, and seeds."""
+        """Captures the loader's generators, the counters of its samplers that have changed, and the samplers' seeds."""
         counters = self._counters()
         changed = {name: value for name, value in counters.items() if value != self._initial_counters.get(name)}
         seeds = [sampler.seed for sampler in self._distributed_samplers()]
         return {"generators": self._own_generators().capture(), "counters": changed, "seeds": seeds}
 
     def restore_own_state(self, own: dict[str, Any]) -> None:
-        """Sets what the loader holds.
+        """Restores the loader's generators, counters and seeds.
 
         Args:
-            own: What :meth:`own_state` returned.
+            own: The return value of :meth:`own_state`.
         """
         self._own_generators().restore(own["generators"])
         for (index, name), value in own["counters"].items():
@@ -198,9 +212,11 @@ class TrackedLoader:
             return OwnGenerators({"loader": loader})
         names = ["generator", "sampler", "batch_sampler"]
         if loader.num_workers == 0:
+            # With workers, copies of these are in use there, and their generators are among the workers' states.
             names += ["dataset", "collate_fn"]
         roots = {name: getattr(loader, name) for name in names}
-        # Before what it is in, so that it is looked into as far as it would be without.
+        # The user's sampler inside of the one that shards it. It comes first, so that it is searched to the same depth
+        # as in a single process.
         shared = {"shared sampler": shared_sampler(roots["sampler"])}
         return OwnGenerators({**shared, **roots})
 
@@ -230,13 +246,13 @@ class TrackedLoader:
         return {entry.name: _plain(getattr(position, entry.name)) for entry in fields(Position)}
 
     def resume(self, state: dict[str, Any], epoch: int, now: RandomState, continues: bool) -> None:
-        """Goes where another process's loader stood.
+        """Moves to the position of another process's loader.
 
         Args:
-            state: What :meth:`state_dict` returned there.
-            epoch: The epoch that is being trained.
-            now: The random state to come.
-            continues: Whether the pass goes on; otherwise the next one starts anew from where this one ended.
+            state: The return value of :meth:`state_dict` there.
+            epoch: The index of the running epoch.
+            now: The random state that the caller will restore.
+            continues: Whether the pass goes on; otherwise the next pass starts from where this one ended.
 
         Raises:
             TooFewBatchesError: If the loader has fewer batches than were taken.
@@ -248,28 +264,35 @@ class TrackedLoader:
         self._workers, self._worker_states = position.workers or position.created, position.workers_now
         persists = self._has_own_workers and self.loader.persistent_workers
         if not continues and not (persists and position.has_workers):
-            # What the pass has left is what the loader holds of its own. As in Lightning, a state that a loader says of
-            # itself is for going on with the pass.
+            # All that is left of a finished pass is the loader's own state, which the caller restores. As in Lightning,
+            # the state_dict of a loader is only for going on with a pass. Only persistent workers, which outlive the
+            # pass, have to be brought to where they stood.
             return
+        # From here on the history of the pass is repeated, each event under the random state that it had then: workers
+        # are started, the iterator is created, the first batch is requested, and indices are skipped.
         if position.epoch is not None:
             self.set_epoch(position.epoch)
         self._restore(self._workers)
         iterator = self._continued(position, epoch, now)
         if continues:
-            # A loader that has been iterated again has ended before; the CombinedLoader wants to see that, and sees it
-            # when it is asked for a batch that stands for those that were taken.
+            # Batches discards the None, the placeholder of the batches that were taken. By fetching it, the
+            # CombinedLoader comes to know which loaders have ended and were restarted, as this one if it is in a later
+            # pass of the epoch: it first iterates an empty loader, and then this one.
             self._seems_ended = position.passes > 1
             self._resumed = itertools.chain([None], self._batches(position, iterator))
 
     def _continued(self, position: Position, epoch: int, now: RandomState) -> Iterator[Any]:
+        """Returns an iterator that goes on after the batches that were taken."""
         loader = self.loader
         if self._stateful is not None:
             if position.ended:
                 return iter(())
             self._stateful.load_state_dict(position.state)
+        # A map-style dataset with a state is one that counts something; its position is still the sampler's.
         keeps_position = self._stateful is not None and (
             self._stateful is loader or isinstance(loader.dataset, IterableDataset)
         )
+        # Of a map-style dataset indices can be skipped; of any other loader the batches have to be loaded and dropped.
         is_map_style = iterates_as_usual(loader) and not isinstance(loader.dataset, IterableDataset)
 
         def create() -> None:
@@ -280,24 +303,30 @@ class TrackedLoader:
             if position.started is not None:
                 self._restore(position.started)
 
-        # Without workers the sampler is asked when the first batch is, with them as soon as it is iterated; which is
-        # when workers that run on are reset, or after they have been given their seed.
+        # The sampler draws the order of the samples when it gives its first index. Without workers that is when the
+        # first batch is requested. With them it is at the iterator's creation, since they are given indices in advance:
+        # right after their seed was drawn or, if they were started in an earlier pass, when they were reset.
         before_reset = create if position.workers is not None or not position.has_workers else None
         before_skip = None if position.has_workers else start
         skip = _Skip(loader, 0 if keeps_position else position.taken, before_skip)
         if self._has_own_workers and is_map_style:
+            # The workers start from their present states, and only the sampler's indices are skipped.
             iterator = iterate_with_workers(loader, self._worker_states, skip, before_reset)
         elif self._has_own_workers:
+            # The workers make all batches of the pass once more, so they start from where they were when it began.
             self._worker_states = _copied(position.workers_at_start)
             iterator = iterate_with_workers(loader, self._worker_states, None, before_reset)
         else:
             iterator = iter(loader)
             if is_map_style and position.has_workers:
+                # The number of workers has been set to 0 since. An iterator with workers creates its sampler's iterator
+                # once more when it resets them, so that this one has to do the same.
                 iterate_sampler_again(loader, iterator, before_reset)
             if is_map_style:
                 skip_batches(iterator, skip)
         if is_map_style:
             skip.verify(now)
+        # Batches that have to be loaded again draw the numbers that they drew then.
         start()
         if not is_map_style:
             skip(iterator)
@@ -305,7 +334,7 @@ class TrackedLoader:
 
 
 class _Skip:
-    """Advances an iterator by the batches that were taken, and finds out whether that is what happened before."""
+    """Advances an iterator by the batches that were taken, and notes whether its indices depend on other draws."""
 
     def __init__(self, loader: Any, count: int, before: Callable[[], None] | None) -> None:
         self._loader: Final = loader
@@ -324,9 +353,11 @@ class _Skip:
         return self._count
 
     def verify(self, now: RandomState) -> None:
-        """Warns if the indices came from a generator from which others may have drawn between them."""
+        """Warns if the sampler draws from a global generator with each index, as others may have done in between."""
         if self._after_first is None:
             return
+        # A sampler that draws the whole order at once leaves the generator alone after its first index. One that draws
+        # again and still ends at the checkpoint's state had the generator to itself: then the indices are exact.
         present = RandomState.capture()
         has_drawn, is_exact = present.same(self._after_first), present.same(now)
         names = [name for name in has_drawn if not has_drawn[name] and not is_exact[name]]

@@ -1,7 +1,7 @@
-"""What runs in a loader's workers: tells the random states with each batch, and continues from such states.
+"""The random states of a loader's workers: reported with each batch, and restored when a trial is resumed.
 
-A worker's random numbers depend on the batches that it has made. A trial that is paused and goes on would have to make
-them again, had it not kept where each worker stood.
+A worker's random numbers depend on the batches that it has made. Without its state, a resumed trial would have to make
+all of them once more.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from lightning_shim.session.own_generators import OwnGenerators
 from lightning_shim.upstream.torch import Skip, has_workers_running
 
 WorkerState = dict[str, bytes]
-"""The pickled states of those generators that are not as the worker's seed has made them."""
+"""The pickled states of the generators that are no longer as the worker's seed made them."""
 
 
 class Reported(NamedTuple):
-    """A batch, the worker that made it, and the states that it has changed."""
+    """A batch, the worker that made it, and the random states that changed with it."""
 
     batch: Any
     worker: int
@@ -40,19 +40,19 @@ class Reported(NamedTuple):
 def _leave_if_orphaned(parent: int) -> None:
     """Ends a worker whose parent was killed.
 
-    It would otherwise wait until its last batches are read; with the states they may be more than a pipe holds.
+    It would otherwise wait for somebody to read its last batches: with the states they may be more than a pipe holds.
     """
     if os.getppid() != parent:
         os._exit(1)
 
 
 class WorkerReporter:
-    """Takes the place of a loader's ``collate_fn`` and ``worker_init_fn`` in its workers.
+    """Replaces a loader's ``collate_fn`` and ``worker_init_fn`` in its workers.
 
     Args:
         collate_fn: The loader's own.
         worker_init_fn: The loader's own, if there is one.
-        states: Where the workers continue, by their index; a worker that is not there starts from its seed.
+        states: The random states to start from, by the worker's index; other workers start from their seed.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class WorkerReporter:
         self._last: dict[str, Any] = {}
 
     def start(self, worker: int) -> None:
-        """Called once in each worker, when it has been seeded.
+        """Restores a worker's random state. It is called once in each worker, after PyTorch has seeded it.
 
         Args:
             worker: The worker's index.
@@ -89,12 +89,14 @@ class WorkerReporter:
         """Makes a batch.
 
         Args:
-            samples: What the dataset gave.
+            samples: The samples from the dataset.
 
         Returns:
-            The batch, and what it has changed.
+            The batch and the states that changed with it.
         """
         batch = self._collate_fn(samples)
+        # Only changes are sent: one state of NumPy or PyTorch is larger than many a batch, and most workers draw from
+        # one generator or from none.
         states = self._capture()
         changed = {name: pickle.dumps(state) for name, state in states.items() if state != self._last[name]}
         self._last = states
@@ -104,7 +106,7 @@ class WorkerReporter:
         own = self._own.capture()
         return {
             "python": random.getstate(),
-            # Arrays and tensors as bytes, which can be compared.
+            # As bytes, since arrays and tensors cannot be compared by `!=`.
             "numpy": pickle.dumps(np.random.get_state(legacy=False)),
             "torch": torch.get_rng_state().numpy().tobytes(),
             "own": pickle.dumps(own) if own else b"",
@@ -127,19 +129,19 @@ def iterate_with_workers(
     skip: Skip | None = None,
     before_reset: Callable[[], None] | None = None,
 ) -> Iterator[Any]:
-    """Does what ``iter(loader)`` does for a loader with workers, and keeps the workers' random states.
+    """Does the same as ``iter(loader)`` for a loader with workers, and keeps track of the workers' random states.
 
     Args:
         loader: The loader.
-        states: Where the workers are started, by their index; kept up to date with each batch that is taken.
-        skip: Advances the iterator of the indices, before anything is loaded.
-        before_reset: Called when the workers have been started, before the sampler is iterated.
+        states: The random states to start from, by the worker's index; updated with each batch that is taken.
+        skip: Advances the sampler's iterator before anything is loaded.
+        before_reset: Called after the workers have been started and before the sampler is iterated.
 
     Returns:
         The iterator.
     """
     if has_workers_running(loader) and not isinstance(loader._iterator, _WorkerIterator):
-        # Somebody else has started them.
+        # The user has iterated the loader before, and its persistent workers report nothing.
         return iter(loader)
     if has_workers_running(loader):
         iterator: Any = loader._iterator
@@ -154,19 +156,29 @@ def iterate_with_workers(
 
 
 def _start_worker(reporter: WorkerReporter, worker: int) -> None:
-    queues.Queue._on_queue_feeder_error = _hand_over_the_error  # type: ignore[attr-defined]
+    queues.Queue._on_queue_feeder_error = _send_the_error  # type: ignore[attr-defined]
     reporter.start(worker)
 
 
-def _hand_over_the_error(queue: Any, error: Exception, data: tuple[int, Any]) -> None:
-    """Called in a worker if a batch cannot be pickled; Python would print the error, and the process wait for ever."""
+def _send_the_error(queue: Any, error: Exception, data: tuple[int, Any]) -> None:
+    """Replaces a batch that cannot be pickled. Python would print the error, and the main process wait for ever."""
     index, _ = data
     info = (type(error), error, error.__traceback__)
     where = "in a DataLoader worker process that handed over a batch"
     queue.put((index, ExceptionWrapper(info, where)))  # type: ignore[no-untyped-call]
 
 
+# It relies on these private names: of `_MultiProcessingDataLoaderIter` on `_reset`, `_get_data`, `_process_data`,
+# `_next_index`, `_sampler_iter`, `_num_workers`, `_task_info` and `_worker_queue_idx_cycle`, by which batches are given
+# to the workers in turn, and come back; on `DataLoader._iterator`, the iterator of persistent workers; on
+# `torch._utils.ExceptionWrapper`, a worker's substitute for a batch that could not be made; and on
+# `multiprocessing.queues.Queue._on_queue_feeder_error`, which Python calls if a batch cannot be handed over.
 class _WorkerIterator(_MultiProcessingDataLoaderIter):
+    """PyTorch's own iterator, which also keeps the workers' states and can skip indices.
+
+    The private names of PyTorch's that it overrides and reads are listed above.
+    """
+
     def __init__(
         self,
         loader: DataLoader[Any],
@@ -179,7 +191,7 @@ class _WorkerIterator(_MultiProcessingDataLoaderIter):
         self._before_reset = before_reset
         self._is_resetting = False
         reporter = WorkerReporter(loader.collate_fn, loader.worker_init_fn, states)
-        # The user's loader stays as it is.
+        # A copy: the user's loader stays as it is.
         loader = copy.copy(loader)
         loader.collate_fn = reporter.collate
         loader.worker_init_fn = functools.partial(_start_worker, reporter)
@@ -189,7 +201,8 @@ class _WorkerIterator(_MultiProcessingDataLoaderIter):
         if first_iter and self._before_reset is not None:
             self._before_reset()
         if not first_iter:
-            # Batches that were loaded and never taken have changed the states as well.
+            # Workers run ahead. Batches that were loaded and never taken have changed their states as well, and the
+            # next pass starts from there: these batches were received already, those on their way arrive in _get_data.
             for _, waiting in sorted(self._task_info.items()):
                 for data in waiting[1:]:
                     self._keep(data)
@@ -206,7 +219,8 @@ class _WorkerIterator(_MultiProcessingDataLoaderIter):
     def _next_index(self) -> Any:
         if self._skip is not None:
             skip, self._skip = self._skip, None
-            # Each worker makes the batches that it would have made.
+            # Batches go to the workers in turn. The turn advances as well, so that each worker makes the batches that
+            # it would have made without the pause.
             for _ in itertools.repeat(None, skip(self._sampler_iter) % self._num_workers):
                 next(self._worker_queue_idx_cycle)
         return super()._next_index()  # type: ignore[no-untyped-call]

@@ -1,1 +1,1 @@
-"""Errors and warnings."""
+"""Errors and warnings, and the user's source lines that they point at."""

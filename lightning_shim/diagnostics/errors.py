@@ -1,34 +1,34 @@
-"""Every warning and error class of this package."""
+"""The classes of all errors and warnings that this package raises."""
 
 from __future__ import annotations
 
 
 class LightningShimWarning(UserWarning):
-    """Base of every warning of this package; Python's own filters select by it."""
+    """Base class of all warnings of this package, for Python's warning filters."""
 
 
 class IgnoredMemberWarning(LightningShimWarning):
-    """A member of a Lightning class has no effect under Determined."""
+    """A member of a Lightning class has no effect on Determined."""
 
 
 class RefusedMemberWarning(LightningShimWarning):
-    """The user's code has a line that will be an error when it is reached, as a :class:`RefusedMemberError` or so."""
+    """A line of the user's code will raise an error, such as :class:`RefusedMemberError`, when it is reached."""
 
 
 class DifferenceWarning(LightningShimWarning):
-    """Something happens differently from what the script asked for; the message says how."""
+    """Something differs from what the script asked for; the message says how."""
 
 
 class HyperparameterWarning(LightningShimWarning):
-    """A hyperparameter reaches nobody, or two places disagree about one."""
+    """A hyperparameter has no effect, or two places give it different values."""
 
 
 class PatchWarning(LightningShimWarning):
-    """Somebody else's patch lies on top of ours and is left in place."""
+    """A patched member has been patched again by somebody else, so it cannot be restored."""
 
 
 class LightningShimError(Exception):
-    """Base of every error of this package."""
+    """Base class of all errors of this package."""
 
 
 class StrictModeError(LightningShimError):
@@ -36,23 +36,23 @@ class StrictModeError(LightningShimError):
 
 
 class ConfigurationError(LightningShimError):
-    """The module, its data or its options cannot be trained as they are."""
+    """The module, its data or its options cannot be used for training as they are."""
 
 
 class RefusedMemberError(LightningShimError, AttributeError):
-    """A member was used whose absence would change the result.
+    """The user's code used a member that a trial lacks and without which the result would change.
 
-    It is an ``AttributeError`` as well, so that ``hasattr`` answers as it would for a member that is not there.
+    It is an ``AttributeError`` as well, so that ``hasattr`` returns False for such a member.
     """
 
 
 class MetricError(LightningShimError, ValueError):
-    """A value was logged that cannot be logged, or not in this place."""
+    """A value cannot be logged, or not from this hook."""
 
 
 class CheckpointError(LightningShimError):
-    """A checkpoint is missing, damaged, or not one that this trial can load."""
+    """A checkpoint is missing or damaged, or this trial cannot load it."""
 
 
 class PatchError(LightningShimError):
-    """A patch could not be applied; whatever part of it had been applied is undone."""
+    """Patching failed; the patches that had been applied until then are undone."""

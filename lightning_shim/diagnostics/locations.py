@@ -1,7 +1,7 @@
-"""Finds the user's own file and line for a message.
+"""The user's file and line that a message points at.
 
-A fixed ``stacklevel`` would not do: the number of frames between the user's call and the place that warns differs
-with and without wrapt's C extension. The frames are walked instead, until one is found that belongs to the user.
+A fixed ``stacklevel`` would not do: the number of frames between the user's call and the warning differs with and
+without wrapt's C extension. The frames are walked instead, up to the first that runs the user's code.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 
 from lightning_shim.diagnostics.source_files import SourceFiles, code_of
 
+# Packages whose frames may lie between the user's line and the place that warns, or that define what the user's classes
+# inherit.
 FRAMEWORK_PACKAGES = frozenset(
     {
         "lightning_shim",
@@ -29,39 +31,42 @@ FRAMEWORK_PACKAGES = frozenset(
         "wrapt",
         "contextlib",
         "functools",
-        # Calls the classes that a LightningCLI script names.
+        # LightningCLI has it call the user's classes.
         "jsonargparse",
     }
 )
 
 
 def users_frame() -> FrameType:
-    """Returns the innermost frame that runs the user's code, or the outermost one if there is none."""
+    """Returns the innermost frame that runs the user's code, or the outermost frame if none does."""
     frame: FrameType | None = sys._getframe(1)
     last = sys._getframe(1)
     while frame is not None:
         last = frame
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in FRAMEWORK_PACKAGES:
+        if _package_of(frame) not in FRAMEWORK_PACKAGES:
             return frame
         frame = frame.f_back
     return last
 
 
+def _package_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
 def definition_of(function: Callable[..., Any]) -> tuple[str, int] | None:
-    """Returns file and line of a function's ``def``, or None if Python knows no code of it."""
+    """Returns the file and line of a function's ``def``, or None for a function without Python code."""
     code = code_of(function)
     return None if code is None else SourceFiles().definition(code)
 
 
 def definition_location(definition: Any) -> str:
-    """Says where the user defined something.
+    """Returns the place where the user defined something.
 
     Args:
-        definition: A function, a method or a class of the user's.
+        definition: A function, method or class of the user's.
 
     Returns:
-        ``"file:line"``, or the name of the thing where Python knows no source of it.
+        ``"file:line"``, or its name if it has no source.
     """
     if isinstance(definition, functools.partial):
         return definition_location(definition.func)
@@ -76,7 +81,17 @@ def definition_location(definition: Any) -> str:
     return f"{found[0]}:{found[1]}"
 
 
+def caller_name() -> str:
+    """Says who calls: ``"file:line"`` if it is the user's code, otherwise the class of Lightning's that does."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _package_of(frame) == "lightning_shim":
+        frame = frame.f_back
+    if frame is None or _package_of(frame) not in FRAMEWORK_PACKAGES or "self" not in frame.f_locals:
+        return caller_location()
+    return type(frame.f_locals["self"]).__name__
+
+
 def caller_location() -> str:
-    """Returns ``"file:line"`` of the user's line that is being executed."""
+    """Returns ``"file:line"`` of the user's line that is running."""
     frame = users_frame()
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

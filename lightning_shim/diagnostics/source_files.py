@@ -1,4 +1,4 @@
-"""Parsed source files of the user's. Standard library only."""
+"""The user's source files as syntax trees, indexed by function and class. Standard library only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SourceFile:
     """The syntax tree of one file.
 
     Args:
-        name: The file's name as code objects have it; a cell of a notebook has one as well.
+        name: The file's name, as in ``co_filename``; a cell of a notebook has one as well.
         tree: Its syntax tree.
 
     Attributes:
@@ -33,7 +33,8 @@ class SourceFile:
         self._index(tree)
 
     def _index(self, tree: ast.Module) -> None:
-        # Without recursion: a long sum is deeper than Python's stack.
+        # Iterative, since the tree of a sum with thousands of terms is deeper than Python's recursion limit. The
+        # children go onto the stack in reverse, so that classes of the same name are found in the order of the source.
         nodes: list[tuple[ast.AST, str]] = [(tree, "")]
         while nodes:
             node, prefix = nodes.pop()
@@ -48,17 +49,18 @@ class SourceFile:
             nodes += [(child, prefix) for child in reversed(list(ast.iter_child_nodes(node)))]
 
     def function(self, code: CodeType) -> FunctionNode | None:
-        """Finds the definition that some code was compiled from, if only one can be meant."""
+        """Returns the definition that a code object was compiled from, or None if it is ambiguous."""
+        # Two lambdas on one line have the same name and first line.
         found = self._functions.get((code.co_firstlineno, code.co_name), [])
         return found[0] if len(found) == 1 else None
 
     def classes(self, qualified_name: str) -> list[ast.ClassDef]:
-        """Finds the definitions of a class by its qualified name."""
+        """Returns the definitions of a class by its qualified name, such as one in each branch of an ``if``."""
         return self._classes.get(qualified_name, [])
 
     @functools.cached_property
     def stored_attributes(self) -> frozenset[str]:
-        """The names of all attributes that the file sets, on whatever object."""
+        """The names of all attributes that the file assigns, on any object."""
         names = set()
         for node in ast.walk(self._tree):
             match node:
@@ -69,6 +71,7 @@ class SourceFile:
         return frozenset(names)
 
 
+# Keyed by the text: SourceFiles objects are short-lived, but the files seldom change between them.
 @functools.lru_cache(maxsize=32)
 def _parsed(name: str, source: str) -> SourceFile | None:
     try:
@@ -78,7 +81,7 @@ def _parsed(name: str, source: str) -> SourceFile | None:
 
 
 class SourceFiles:
-    """Files that are read once each, for as long as this object is used."""
+    """A cache of source files that reads each file once."""
 
     def __init__(self) -> None:
         self._files: Final[dict[str, SourceFile | None]] = {}
@@ -87,24 +90,22 @@ class SourceFiles:
         """Reads a file.
 
         Args:
-            name: The file's name as code objects have it.
+            name: The file's name, as in ``co_filename``.
 
         Returns:
-            The file, or None if there is no source of that name, or it cannot be parsed.
+            The parsed file, or None if it cannot be found or parsed.
         """
         if name not in self._files:
+            # linecache also knows the cells of notebooks and the modules in zip files.
             source = "".join(linecache.getlines(name))
             self._files[name] = _parsed(name, source) if source else None
         return self._files[name]
 
     def definition(self, code: CodeType) -> tuple[str, int]:
-        """Finds the line of the ``def`` itself; code knows that of the first decorator.
+        """Returns the file and line of a function's ``def``; ``co_firstlineno`` is the line of its first decorator.
 
         Args:
-            code: A function's code.
-
-        Returns:
-            The file's name and the line.
+            code: The function's code.
         """
         source = self.file(code.co_filename)
         node = None if source is None else source.function(code)
@@ -112,10 +113,10 @@ class SourceFiles:
 
 
 def code_of(function: Any) -> CodeType | None:
-    """Returns a function's own code, whatever has been wrapped around it; None if Python knows no code of it."""
+    """Returns the code of a function under all its wrappers, or None if it is not written in Python."""
     return getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
 
 
 def first_line(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Returns the line of a function's first decorator, or of its ``def``, as code objects have it."""
+    """Returns the line of a function's first decorator, or of its ``def``: the ``co_firstlineno`` of its code."""
     return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])

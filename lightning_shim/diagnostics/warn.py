@@ -27,12 +27,15 @@ def set_strict(strict: bool) -> None:
 
 
 def is_strict() -> bool:
-    """Returns whether :class:`StrictModeError` is raised instead of warning."""
+    """Whether :class:`StrictModeError` is raised in place of a warning."""
     return _strict
 
 
 def is_rank_zero() -> bool:
-    """Returns whether this process is the one that speaks, by the launchers' environment variables."""
+    """Whether this process prints and warns, according to the launchers' environment variables.
+
+    The variables are there before any process group is, and reading them imports nothing.
+    """
     return all(os.environ.get(name, "0") == "0" for name in _RANK_VARIABLES)
 
 
@@ -43,14 +46,14 @@ def _emit(
         return
     if _strict:
         raise StrictModeError(f"{filename}:{line}: {message}")
-    # As in warnings.warn: "once per place" is remembered in the warned module's own registry.
+    # As in warnings.warn: the warned module's own registry remembers that a place has been warned about.
     registry = namespace.setdefault("__warningregistry__", {})
     module = namespace.get("__name__") or "<unknown>"
     warnings.warn_explicit(message, category, filename, line, module, registry)
 
 
 def warn_at_caller(message: str, category: type[LightningShimWarning]) -> None:
-    """Warns at the user's line that is being executed, on rank 0 only.
+    """Warns at the user's line that is running, on rank 0 only.
 
     Args:
         message: What happens instead, and what to do.
@@ -64,12 +67,12 @@ def warn_at_caller(message: str, category: type[LightningShimWarning]) -> None:
 
 
 def warn_at_place(filename: str, line: int, module: str, message: str, category: type[LightningShimWarning]) -> None:
-    """Warns at a line of the user's that is not being executed, on rank 0 only.
+    """Warns at a given line of the user's, on rank 0 only.
 
     Args:
-        filename: The file, as Python would name it in a traceback.
+        filename: The file, as in a traceback.
         line: The line.
-        module: The name of the module that is in the file; Python's filters may select by it.
+        module: The name of the file's module, for Python's warning filters.
         message: What happens instead, and what to do.
         category: The warning's class.
 

@@ -1,1 +1,1 @@
-"""The ``self.trainer`` and ``self.logger`` of an attached module."""
+"""``self.trainer`` and ``self.logger`` of an attached module."""

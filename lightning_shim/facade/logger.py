@@ -1,4 +1,4 @@
-"""What ``self.logger`` is on Determined: its TensorBoard writer and its metrics."""
+"""``self.logger`` on Determined: its TensorBoard writer and its metrics."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lightning_shim.upstream.determined.context import batches_trained, report_m
 from lightning_shim.upstream.lightning import transferred_example
 
 METRIC_GROUP: Final = "logger"
-"""The group under which Determined shows what ``log_metrics`` was given."""
+"""The group under which Determined shows the values of ``log_metrics``."""
 
 
 class _SilentExperiment:
-    """Stands in for the writer on all ranks but the first, where Lightning's loggers write nothing either."""
+    """Replaces the writer on all ranks but the first, where Lightning's loggers write nothing either."""
 
     def __getattr__(self, name: str) -> Any:
         return self._nothing
@@ -36,9 +36,9 @@ def _is_number(value: Any) -> bool:
 
 
 class LoggerFacade:
-    """Lightning's ``TensorBoardLogger``, answered by Determined, which writes for TensorBoard as well.
+    """Lightning's ``TensorBoardLogger``, backed by Determined, which writes for TensorBoard as well.
 
-    It passes for one (``isinstance``), since modules ask before they call ``experiment.add_image`` and its like.
+    It passes ``isinstance``, since modules check that before they call ``experiment.add_image`` and the like.
 
     Args:
         session: The training; rank 0 writes.
@@ -51,7 +51,7 @@ class LoggerFacade:
         self._lightning: Final = session.lightning
         self._context: Final = session.context
         self._is_global_zero: Final = session.global_rank == 0
-        # By name, the batch for which it has been reported last: the master takes a name once for a batch.
+        # By name, the batch of the last report: Determined's master accepts a name once for each batch.
         self._reported: Final[dict[str, int]] = {}
 
     @property  # type: ignore[misc]
@@ -70,7 +70,7 @@ class LoggerFacade:
     def experiment(self) -> Any:
         """Determined's ``SummaryWriter``: ``add_figure``, ``add_image``, ``add_histogram``, ``add_text``, ...
 
-        It has ``log`` as well, as the experiments of wandb do: it warns, and records the numbers.
+        It also has ``log``, as wandb's experiments do, which records the numbers and warns about the rest.
         """
         if not self._is_global_zero:
             return _SilentExperiment()
@@ -90,12 +90,12 @@ class LoggerFacade:
 
     @property
     def version(self) -> str:
-        """The name of the folder in which the TensorBoard files are."""
+        """The name of the folder of the TensorBoard files."""
         return os.path.basename(self.log_dir or "")
 
     @property
     def log_dir(self) -> str | None:
-        """The folder in which the TensorBoard files are; None on all ranks but the first."""
+        """The folder of the TensorBoard files; None on all ranks but the first."""
         return str(self.experiment.log_dir) if self._is_global_zero else None
 
     save_dir = root_dir = log_dir
@@ -103,11 +103,11 @@ class LoggerFacade:
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Reports numbers to Determined, in a group of their own, and to TensorBoard.
 
-        A name that is logged again for the same batch, as while gradients are accumulated, goes to TensorBoard only.
+        A name that is logged again for the same batch, as while gradients are accumulated, goes to TensorBoard alone.
 
         Args:
-            metrics: The numbers, or tensors of one element, by name.
-            step: The batch that they belong to; by default the last one that was trained.
+            metrics: Numbers, or tensors of one element, by name.
+            step: The batch to which they belong; by default the last one that was trained.
         """
         if not self._is_global_zero:
             return
@@ -134,12 +134,12 @@ class LoggerFacade:
                 self.experiment.add_scalar(name, value, step)
 
     def log_hyperparams(self, params: Any, metrics: Mapping[str, Any] | None = None, step: int | None = None) -> None:
-        """Writes hyperparameters to TensorBoard as text; Determined itself shows those of the experiment.
+        """Writes hyperparameters to TensorBoard as text. Determined itself shows those of the experiment.
 
         Args:
             params: A dictionary, a namespace, or None.
             metrics: Numbers by name, which are logged as well.
-            step: The batch that they belong to.
+            step: The batch to which they belong.
         """
         if metrics:
             self.log_metrics(metrics, step)
@@ -152,20 +152,20 @@ class LoggerFacade:
 
         Args:
             model: The LightningModule.
-            input_array: What ``forward`` gets; by default the module's ``example_input_array``.
+            input_array: The argument of ``forward``; by default the module's ``example_input_array``.
         """
         example = model.example_input_array if input_array is None else input_array
         if example is not None and self._is_global_zero:
             self.experiment.add_graph(model, transferred_example(model, example))
 
     def save(self) -> None:
-        """Does nothing: Determined saves."""
+        """Does nothing: Determined saves the metrics."""
 
     def finalize(self, status: str) -> None:
         """Does nothing: Determined closes its writer.
 
         Args:
-            status: How the run ended.
+            status: The outcome of the run.
         """
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:

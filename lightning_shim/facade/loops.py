@@ -1,4 +1,4 @@
-"""What ``trainer.fit_loop`` is on Determined: the few things that modules read from Lightning's loops."""
+"""``trainer.fit_loop`` on Determined: the few attributes that modules read from Lightning's loops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_shim.session.session import Session
 
 
 class Refusing:
-    """Base of what stands for a part of Lightning's Trainer and has a few of its members: the others are refused."""
+    """Base of the stand-ins for parts of Lightning's Trainer: each has a few of the members and refuses the others."""
 
     _name: str
     _instead = (
@@ -23,6 +23,7 @@ class Refusing:
     )
 
     def __getattr__(self, name: str) -> Any:
+        # copy, pickle and numpy look for such names and expect AttributeError.
         if name.startswith("__"):
             raise AttributeError(name)
         raise RefusedMemberError(f"{caller_location()}: {self._name} has no {name!r}: {self._instead}")
@@ -35,7 +36,7 @@ class _DataSourceFacade:
         self._source: Final = source
 
     def is_defined(self) -> bool:
-        """Tells whether there are such loaders."""
+        """Whether the stage has loaders."""
         return self._source.request.is_defined
 
 
@@ -46,12 +47,12 @@ class _EvaluationLoopFacade(Refusing):
 
     def __init__(self, session: Session, loop: EvaluationLoop) -> None:
         self._progress: Final = session.progress
-        # The name under which modules ask Lightning's private data source whether there is validation data.
+        # Lightning's private name, by which modules ask whether there is validation data.
         self._data_source: Final = _DataSourceFacade(loop.source)
 
     @property
     def _has_run(self) -> bool:
-        """Whether there has been a validation, by the private name that callbacks ask."""
+        """Whether there has been a validation; Lightning's private name, which callbacks read."""
         return self._progress.has_validated
 
 
@@ -65,7 +66,7 @@ class _BatchProgressFacade(Refusing):
 
     @property
     def is_last_batch(self) -> bool:
-        """Whether the present batch is the last one of its epoch."""
+        """Whether the current batch is the last one of its epoch."""
         return self._progress.is_last_batch
 
 
@@ -82,17 +83,17 @@ class _EpochLoopFacade(Refusing):
 
     @property
     def batch_idx(self) -> int:
-        """The index of the present batch in its epoch."""
+        """The index of the current batch in its epoch."""
         return self._progress.batch_idx
 
     @property
     def total_batch_idx(self) -> int:
-        """The index of the present batch over all epochs."""
+        """The index of the current batch over all epochs."""
         return self._progress.total_batch_idx
 
     @property
     def _batches_that_stepped(self) -> int:
-        """The step under which Lightning logs, by the private name that modules read and set."""
+        """The step under which Lightning logs; its private name, which modules read and set."""
         return self._progress.batches_that_stepped
 
     @_batches_that_stepped.setter
@@ -110,8 +111,8 @@ class FitLoopFacade(Refusing):
 
     Args:
         session: The training.
-        training_loop: The loop in its place.
-        evaluation_loop: The loop for validation.
+        training_loop: The loop that runs instead.
+        evaluation_loop: The loop of a validation.
     """
 
     _name = "trainer.fit_loop"
@@ -147,7 +148,7 @@ class FitLoopFacade(Refusing):
 
     @property
     def _skip_backward(self) -> bool:
-        """Whether automatic optimization leaves gradients as they are, by the private name that callbacks set."""
+        """Whether automatic optimization leaves the gradients alone; Lightning's private name, which callbacks set."""
         return self._training_loop.optimization.skips_backward
 
     @_skip_backward.setter
@@ -155,7 +156,7 @@ class FitLoopFacade(Refusing):
         self._training_loop.optimization.skips_backward = value
 
     def setup_data(self) -> None:
-        """Asks for the training loaders, unless they are there."""
+        """Requests the training loaders, if that has not been done."""
         self._training_loop.set_up()
 
 
@@ -176,9 +177,9 @@ class LoggerConnectorFacade(Refusing):
 
     @property
     def should_update_logs(self) -> bool:
-        """Whether Lightning's loggers get the values of the present step; never if ``log_every_n_steps`` is 0."""
+        """Whether Lightning's loggers receive the values of the current step; never if ``log_every_n_steps`` is 0."""
         trainer, progress = self._session.trainer, self._session.progress
         every = trainer.log_every_n_steps
-        # The batch that is about to step has not been counted.
+        # One more, because the current batch is counted only after its validation.
         step = self._evaluation_loop.batches_started if trainer.validating else progress.batches_that_stepped + 1
         return bool(every > 0 and (step % every == 0 or trainer.should_stop))

@@ -1,7 +1,7 @@
-"""What ``self.trainer`` is on Determined: Lightning's attributes, each answered from the trial; none of them lies.
+"""``self.trainer`` on Determined: Lightning's attributes, each with the trial's true value.
 
-Attributes that are not here come from the table: what is refused raises, what is ignored warns and is None, and what
-Lightning does not have raises ``AttributeError``, so that ``hasattr`` works.
+The other attributes are looked up in the table of members: a refused one raises, an ignored one warns and is None, and
+one that Lightning does not have raises ``AttributeError``, so that ``hasattr`` works.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 import operator
 import os
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar
 
 import torch
@@ -19,7 +18,7 @@ from determined import pytorch
 from lightning_shim.checkpoint.lightning_format import LightningCheckpoint, loops_state
 from lightning_shim.compatibility.before_training import no_accumulation, usable_callbacks
 from lightning_shim.diagnostics.errors import IgnoredMemberWarning, RefusedMemberError
-from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.diagnostics.locations import caller_location, caller_name
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.facade.logger import LoggerFacade
 from lightning_shim.facade.loops import FitLoopFacade, LoggerConnectorFacade
@@ -71,17 +70,17 @@ _ANSWERS: Final = {
     "node_rank": "strategy.node_rank",
     "is_global_zero": "strategy.is_global_zero",
 }
-"""By the attribute of Trainer, the path to its answer; the table of members says what each means."""
+"""The path to the value of each of these attributes of Trainer. The table of members says what they mean."""
 
 
 def delegates(paths: Mapping[str, str]) -> Callable[[Facade], Facade]:
-    """Gives a class read-only attributes that are answered elsewhere.
+    """Adds read-only attributes to a class, whose values are elsewhere.
 
     Args:
-        paths: By the attribute's name, the path from an instance, as for :func:`operator.attrgetter`.
+        paths: The path from an instance to the value, as for :func:`operator.attrgetter`, by the attribute's name.
 
     Returns:
-        A decorator of the class.
+        A class decorator.
     """
 
     def decorate(cls: Facade) -> Facade:
@@ -97,14 +96,14 @@ class TrainerFacade(Attached):
     """Lightning's ``Trainer`` for an attached module.
 
     Args:
-        runtime: The parts that run the batches.
+        runtime: The components that run the batches.
         training_loop: The loop over epochs.
         evaluation_loop: The loop of a validation.
-        lightning_checkpoint: Makes a checkpoint of Lightning's.
-        loggers: Lightning's own loggers that run beside Determined's.
+        lightning_checkpoint: Creates Lightning checkpoints.
+        loggers: Lightning's own loggers, which run beside Determined's.
 
     Attributes:
-        metrics: Keeps what the module logs.
+        metrics: The values that the module logs.
         state: Lightning's ``TrainerState``.
         datamodule: The LightningDataModule, if there is one.
         strategy: Devices, processes and optimizers.
@@ -113,13 +112,14 @@ class TrainerFacade(Attached):
         profiler: Lightning's profiler that does nothing.
     """
 
-    # What Lightning's Trainer answers when these options are left alone, as they are on Determined.
+    # The values in a Lightning Trainer that does nothing but fit, and has been left at its defaults.
     testing: Final = False
     predicting: Final = False
     barebones: Final = False
     progress_bar_callback: Final = None
     received_sigterm: Final = False
     interrupted: Final = False
+    fast_dev_run: int | bool = False
 
     def __init__(
         self,
@@ -146,7 +146,8 @@ class TrainerFacade(Attached):
         self.profiler: Any = session.lightning.PassThroughProfiler()
         self._former_attributes: Final = FormerAttributes()
         self.datamodule: Any = None
-        # What Lightning's own methods of the module ask when they run an example through the transfer hooks.
+        # Lightning's own methods of the module look here when they run an example through the transfer hooks. The
+        # facade answers for both: it has get_instance.
         self._data_connector = self
         self._datahook_selector = self
         self.state: Any = session.lightning.TrainerState(
@@ -157,7 +158,8 @@ class TrainerFacade(Attached):
 
     def __getattr__(self, name: str) -> Any:
         if hasattr(type(self), name):
-            # A property has raised AttributeError, perhaps in the user's own code: raise that one.
+            # Python also comes here if a property has raised AttributeError, perhaps in the user's code. Reading it
+            # again raises that error, which says more than one about a missing attribute.
             return object.__getattribute__(self, name)
         if name in OF_TRAINER:
             return OF_TRAINER[name](self)
@@ -174,13 +176,13 @@ class TrainerFacade(Attached):
             raise RefusedMemberError(f"{caller_location()}: trainer.{name} is refused: {FIXED_SENTENCE}")
         object.__setattr__(self, name, value)
 
-    # What the trial does with the facade.
+    # Called by the trial.
 
     def attach(self, callbacks: list[Any]) -> None:
         """Becomes the trainer of the module and its data module, and collects the callbacks.
 
         Args:
-            callbacks: The callbacks that were passed; what the module's ``configure_callbacks`` returns replaces those
+            callbacks: The callbacks that were passed. Those from the module's ``configure_callbacks`` replace callbacks
                 of the same type.
         """
         module, datamodule = self._session.module, self._session.datamodule
@@ -195,15 +197,15 @@ class TrainerFacade(Attached):
         own = list(own) if isinstance(own, (list, tuple)) else [own]
         replaced = {type(callback) for callback in own}
         merged = [callback for callback in callbacks if type(callback) not in replaced] + own
-        # As in Lightning, so that a checkpoint has what the other callbacks have made of their states.
+        # As in Lightning, callbacks that save come last, so that a checkpoint has the newest states of the others.
         merged.sort(key=lambda callback: isinstance(callback, self._lightning.Checkpoint))
         self.callbacks = usable_callbacks(self._lightning, merged)
         for callback in self.callbacks:
-            # As Lightning's Trainer, so that callbacks log as the module does.
+            # As in Lightning's Trainer: a callback logs through the module.
             callback.log, callback.log_dict = module.log, module.log_dict
 
     def enter_stage(self, training: bool) -> None:
-        """Says which stage runs.
+        """Makes a stage the current one.
 
         Args:
             training: Whether it is training; otherwise it is validation.
@@ -213,37 +215,33 @@ class TrainerFacade(Attached):
         self.metrics.enter_stage(training)
 
     def enter_sanity_check(self) -> None:
-        """Says that batches of the validation are tried."""
+        """Enters the sanity check, which tries a few batches of the validation."""
         self.state.stage = self._lightning.RunningStage.SANITY_CHECKING
         self.metrics.enter_stage(training=False)
 
     def forget_sanity_check(self) -> None:
-        """Goes on with the training as if nothing had been validated."""
+        """Returns to training as if nothing had been validated."""
         self._session.progress.has_validated = False
         self.metrics.forget_views()
         self.enter_stage(training=True)
 
-    def isolated_random_numbers(self) -> AbstractContextManager[None]:
-        """Gives back the random state after a block, as Lightning does after the sanity check."""
-        return self._lightning.isolate_rng()
-
     def finish(self) -> None:
-        """Says that the trial has ended."""
+        """Marks the training as finished."""
         self.state.status = self._lightning.TrainerStatus.FINISHED
         self.state.stage = None
 
     def release(self) -> None:
-        """Takes from the modules what only an attached one has."""
+        """Removes the attributes of Lightning 1.x from the modules, which only attached ones have."""
         self._former_attributes.take_back()
 
     def loops_state(self) -> dict[str, Any]:
-        """Says how far the training is, as Lightning's loops do."""
+        """Returns the progress of the training in the form of Lightning's loops."""
         return loops_state(self._session.progress)
 
-    # What the module does with it.
+    # Called by the module and its callbacks.
 
     def get_instance(self, hook_name: str) -> Any:
-        """Tells whose transfer hook counts: the data module's or the module's.
+        """Returns the object whose transfer hook is called: the data module or the module.
 
         Args:
             hook_name: The hook's name.
@@ -265,11 +263,11 @@ class TrainerFacade(Attached):
     def save_checkpoint(
         self, filepath: str | os.PathLike[str], weights_only: bool | None = None, storage_options: Any = None
     ) -> None:
-        """Writes a checkpoint of Lightning's beside those of Determined; all processes have to call it.
+        """Writes a Lightning checkpoint beside those of Determined. All processes have to call it.
 
         Args:
-            filepath: The file, or a URL that fsspec knows.
-            weights_only: Whether to leave out what is needed to go on training.
+            filepath: A path, or a URL that fsspec supports.
+            weights_only: Whether to leave out all that only a resumed training needs.
             storage_options: As in Lightning.
         """
         checkpoint = self._lightning_checkpoint.dump(bool(weights_only))
@@ -278,11 +276,13 @@ class TrainerFacade(Attached):
 
     @property
     def should_stop(self) -> bool:
-        """Whether somebody has asked to stop; the trial then stops through Determined."""
+        """Whether somebody has asked to stop. It is Determined that then stops the trial."""
         return self._session.should_stop
 
     @should_stop.setter
     def should_stop(self, stops: bool) -> None:
+        if stops and not self._session.should_stop:
+            self._session.stopped_by = caller_name()
         self._session.should_stop = stops
 
     @property
@@ -298,49 +298,45 @@ class TrainerFacade(Attached):
 
     @property
     def training(self) -> bool:
-        """Whether training runs."""
+        """Whether training is running."""
         return bool(self.state.stage == self._lightning.RunningStage.TRAINING)
 
     @property
     def sanity_checking(self) -> bool:
-        """Whether batches of the validation are tried before training."""
+        """Whether the sanity check of the validation is running."""
         return bool(self.state.stage == self._lightning.RunningStage.SANITY_CHECKING)
 
     @property
     def validating(self) -> bool:
-        """Whether validation runs."""
+        """Whether validation is running."""
         return bool(self.state.stage == self._lightning.RunningStage.VALIDATING)
 
     @property
     def evaluating(self) -> bool:
-        """Whether validation runs, or is tried."""
+        """Whether validation or its sanity check is running."""
         return self.validating or self.sanity_checking
-
-    @property
-    def fast_dev_run(self) -> int | bool:
-        """False, since a trial has no such mode; a script's trial has that of its Trainer."""
-        return False
 
     # The length, and the periods.
 
     @property
     def max_epochs(self) -> int:
-        """Epochs to train for; -1 if the length is given in batches, as in Lightning if only ``max_steps`` is."""
+        """The number of epochs to train; -1 if the length is given in batches, as in Lightning with ``max_steps``."""
         _, epochs = self._session.schedule.batches_and_epochs
         return -1 if epochs is None else epochs
 
     @property
     def max_steps(self) -> int:
-        """Optimizer steps to train for; -1 if the length is given in epochs."""
+        """The number of optimizer steps to train; -1 if the length is given in epochs."""
         batches, _ = self._session.schedule.batches_and_epochs
         if batches is None:
             return -1
-        # Of the option: what callbacks make of it from epoch to epoch is not known before.
+        # The option's value: nobody knows in advance how callbacks will change it from epoch to epoch.
         accumulate = self._session.options.accumulate_grad_batches
         if accumulate == 1:
             return batches
         if self.num_training_batches == float("inf"):
             return batches // accumulate
+        # Each epoch ends with a step, whether its last accumulation is complete or not.
         epochs, rest = divmod(batches, int(self.num_training_batches))
         return epochs * self._steps_of_an_epoch(accumulate) + rest // accumulate
 
@@ -348,7 +344,7 @@ class TrainerFacade(Attached):
     def estimated_stepping_batches(self) -> int | float:
         """The number of optimizer steps of the whole training, from the length and the loaders."""
         if self.max_epochs == -1 and self._session.options.accumulate_grad_batches == 1:
-            # As in Lightning, which asks for the loaders only if the number depends on them.
+            # As in Lightning, which requests the loaders only if the number depends on them.
             return self.max_steps
         self._training_loop.set_up()
         if self.max_epochs == -1 or self.num_training_batches == float("inf"):
@@ -361,21 +357,21 @@ class TrainerFacade(Attached):
 
     @property
     def val_check_interval(self) -> Any:
-        """Batches between two validations if the period is given in batches, otherwise 1.0: whole epochs."""
+        """The number of batches between two validations; 1.0, for whole epochs, unless it is given in batches."""
         period = self._session.schedule.validation_period
         return period.value if isinstance(period, pytorch.Batch) else 1.0
 
     @property
     def check_val_every_n_epoch(self) -> Any:
-        """Epochs between two validations; None if the period is given in batches."""
+        """The number of epochs between two validations; None if the period is given in batches."""
         period = self._session.schedule.validation_period
         return period.value if isinstance(period, pytorch.Epoch) else None
 
     @property
     def val_check_batch(self) -> Any:
-        """Batches between two validations, of an epoch or, if ``check_val_every_n_epoch`` is None, of all epochs.
+        """The number of batches between two validations; None before the loaders are requested, as in Lightning.
 
-        As in Lightning it is None before the loaders are asked for.
+        The batches are those of an epoch or, if ``check_val_every_n_epoch`` is None, those of the whole training.
         """
         if not self._training_loop.source.is_set_up:
             return None
@@ -387,7 +383,7 @@ class TrainerFacade(Attached):
 
     @property
     def log_every_n_steps(self) -> int:
-        """Batches between two reports of step values."""
+        """The number of batches between two reports of step values."""
         period = self._session.schedule.reporting_period
         if not isinstance(period.value, int):
             return 1
@@ -403,39 +399,39 @@ class TrainerFacade(Attached):
 
     @property
     def num_sanity_val_steps(self) -> int | float:
-        """Batches of each validation loader that are tried before training."""
+        """The limit of validation batches of the sanity check; infinite if all of them are tried."""
         steps = self._session.options.num_sanity_val_steps
         return float("inf") if steps == -1 else steps
 
     @property
     def num_sanity_val_batches(self) -> list[int | float]:
-        """The number of batches of each validation loader that are tried before training."""
+        """The number of batches of each validation loader in the sanity check."""
         return [min(self.num_sanity_val_steps, batches) for batches in self.num_val_batches]
 
     # Options, devices and files.
 
     @property
     def accumulate_grad_batches(self) -> int:
-        """Batches whose gradients are added up before a step; callbacks may set it for those to come."""
+        """The number of batches whose gradients add up to a step. Callbacks may change it for the batches to come."""
         return self._training_loop.optimization.accumulate_grad_batches
 
     @accumulate_grad_batches.setter
     def accumulate_grad_batches(self, batches: int) -> None:
         verify_option("accumulate_grad_batches", batches)
         optimization, module = self._training_loop.optimization, self.lightning_module
-        # Whoever skips backward, as StochasticWeightAveraging does for an epoch, has nothing to accumulate.
+        # A callback that skips backward, as StochasticWeightAveraging does for an epoch, accumulates nothing.
         if batches > 1 and not (module.automatic_optimization or optimization.skips_backward):
             raise no_accumulation(module, batches)
         optimization.accumulate_grad_batches = batches
 
     @property
     def accelerator(self) -> Any:
-        """Lightning's accelerator for the device of this process, which knows the device's statistics."""
+        """Lightning's accelerator for the device of this process, for callbacks that read the device's statistics."""
         return self._lightning.accelerators[self.strategy.root_device.type]()
 
     @property
     def num_devices(self) -> int:
-        """The number of devices on this node, one for each process."""
+        """The number of devices on this node, one per process."""
         return self.strategy.world_size // self.strategy.num_nodes
 
     @property
@@ -445,7 +441,7 @@ class TrainerFacade(Attached):
 
     @property
     def default_root_dir(self) -> str:
-        """The folder that was given, or the working directory, as in Lightning."""
+        """The folder that was passed, or the working directory, as in Lightning."""
         given = self._session.options.default_root_dir
         return os.getcwd() if given is None else os.path.normpath(os.path.expanduser(given))
 
@@ -461,7 +457,7 @@ class TrainerFacade(Attached):
 
     @property
     def loggers(self) -> list[Any]:
-        """Lightning's own loggers, if there are some, and the stand-in; what was set as the logger instead of them."""
+        """Lightning's own loggers and Determined's, or the one that somebody has assigned to ``logger``."""
         if self.logger is self._loggers[0]:
             return list(self._loggers)
         return [] if self.logger is None else [self.logger]
@@ -470,12 +466,12 @@ class TrainerFacade(Attached):
 
     @property
     def callback_metrics(self) -> dict[str, torch.Tensor]:
-        """The metrics that callbacks may follow."""
+        """The metrics that callbacks and schedulers may monitor."""
         return self.metrics.current_views().callback
 
     @property
     def logged_metrics(self) -> dict[str, torch.Tensor]:
-        """The metrics that loggers get."""
+        """The metrics that loggers receive."""
         return self.metrics.current_views().logged
 
     @property
@@ -485,20 +481,20 @@ class TrainerFacade(Attached):
 
     @property
     def checkpoint_callback(self) -> Any:
-        """The first callback that writes checkpoints of Lightning's, or None."""
+        """The first callback that writes Lightning checkpoints, or None."""
         return next(iter(self.checkpoint_callbacks), None)
 
     @property
     def checkpoint_callbacks(self) -> list[Any]:
-        """The callbacks that write checkpoints of Lightning's."""
+        """The callbacks that write Lightning checkpoints."""
         return [callback for callback in self.callbacks if isinstance(callback, self._lightning.Checkpoint)]
 
     @property
     def early_stopping_callback(self) -> Any:
-        """The first callback that stops early, or None."""
+        """The first EarlyStopping callback, or None."""
         return next(iter(self.early_stopping_callbacks), None)
 
     @property
     def early_stopping_callbacks(self) -> list[Any]:
-        """The callbacks that stop early."""
+        """The EarlyStopping callbacks."""
         return [callback for callback in self.callbacks if isinstance(callback, self._lightning.EarlyStopping)]

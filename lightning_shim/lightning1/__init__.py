@@ -1,1 +1,1 @@
-"""Arguments and attributes of Lightning 1.x."""
+"""Arguments and attributes that Lightning 2 removed, for modules written for Lightning 1.x."""

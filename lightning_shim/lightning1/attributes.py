@@ -1,4 +1,4 @@
-"""Attributes that LightningModule and Trainer had in Lightning 1.x, answered from the trial."""
+"""Attributes that LightningModule and Trainer had in Lightning 1.x, with values computed from the trial."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from lightning_shim.user_code.bytecode import names_in_code
 
 Answer = Callable[[Any], Any]
-"""Gives the value, from the trial's stand-in for the trainer."""
+"""A function that computes the attribute from the trial's facade."""
 
 
 def _nothing(trainer: Any) -> None:
@@ -40,9 +40,9 @@ _OF_BOTH: Final[dict[str, Answer]] = {
 
 OF_MODULE: Final[dict[str, Answer]] = {
     **_OF_BOTH,
-    "precision": lambda trainer: trainer.precision_plugin.former_name,
+    "precision": lambda trainer: trainer.precision_plugin.lightning1_name,
 }
-"""By the name of the attribute of LightningModule."""
+"""The values by the name of LightningModule's attribute."""
 
 OF_TRAINER: Final[dict[str, Answer]] = {
     **_OF_BOTH,
@@ -67,43 +67,45 @@ OF_TRAINER: Final[dict[str, Answer]] = {
     "progress_bar_dict": lambda trainer: trainer.progress_bar_metrics,
     "early_stop_callback": lambda trainer: trainer.early_stopping_callback,
     "should_rank_save_checkpoint": lambda trainer: trainer.is_global_zero,
+    # A method in Lightning 1.x, so the value is a function.
     "get_model": lambda trainer: lambda: trainer.lightning_module,
 }
-"""By the name of the attribute of Trainer."""
+"""The values by the name of Trainer's attribute."""
 
 
 class FormerAttributes:
-    """The attributes of Lightning 1.x on the modules of a trial, which get them for as long as they are attached.
+    """The attributes of Lightning 1.x that the modules of a trial have while they are attached.
 
-    A module gets those that its code reads, and that are nobody else's: neither set nor spelled in a string there.
+    A module is given those that its code reads and does not define itself: neither by assignment nor by a name in a
+    string, as for ``setattr``.
 
-    A copy that is made meanwhile keeps them, as in Lightning 1.9, whose Trainer set attributes of the module as well.
+    A copy of the module that is made meanwhile keeps them, as in Lightning 1.9, whose Trainer set attributes as well.
     """
 
     def __init__(self) -> None:
         self._given: list[tuple[nn.Module, str, Any]] = []
 
     def give(self, module: Any, trainer: Any) -> None:
-        """Gives them to a module.
+        """Sets the attributes on a module.
 
         Args:
             module: A LightningModule.
-            trainer: The trial's stand-in for the trainer.
+            trainer: The trial's facade.
         """
         if type(module).__getattr__ is not nn.Module.__getattr__:
-            # It answers by itself what is not there.
+            # The user's own __getattr__ answers for missing attributes.
             return
         own_class: type = type(module)
         names = names_in_code(own_class)
         for name, answer in OF_MODULE.items():
             if name in names.read - names.written and not _has(module, name):
                 value = answer(trainer)
-                # Past nn.Module.__setattr__, which would register a module.
+                # Not through nn.Module.__setattr__, which would register a module as a submodule.
                 module.__dict__[name] = value
                 self._given.append((module, name, value))
 
     def take_back(self) -> None:
-        """Removes them from all modules, unless they have been set to something else."""
+        """Removes the attributes from all modules, except those that the user has set since."""
         for module, name, value in self._given:
             if module.__dict__.get(name) is value:
                 del module.__dict__[name]
@@ -111,6 +113,6 @@ class FormerAttributes:
 
 
 def _has(module: nn.Module, name: str) -> bool:
-    # Not by getattr, which would run a property of the user's; the private ones are where nn.Module keeps its own.
+    # Not hasattr, which would run a property of the user's. nn.Module keeps its own in three private dictionaries.
     places = (vars(module), module._modules, module._parameters, module._buffers, *map(vars, type(module).__mro__))
     return any(name in place for place in places)

@@ -1,7 +1,7 @@
-"""The arguments that Lightning 1.x had in hooks, for modules that still take them, or pass them on to Lightning's own.
+"""The arguments of hooks that only Lightning 1.x had, such as ``optimizer_idx``.
 
-Lightning 2 took the index of the optimizer, and some others, out of its hooks. A hook that has them in its signature is
-called with them; a call of Lightning's own method that passes them is stripped of them.
+A user's hook with such a parameter is called with its value. A call of Lightning's own method that passes such an
+argument, as through ``super()``, is made without it.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any, Final
 
 FormerValue = Callable[[tuple[Any, ...]], Any]
 Values = Mapping[str, FormerValue]
-"""Gives the value of a former argument by its name, from the arguments that Lightning 2 passes."""
+"""The functions that compute former arguments from those that Lightning 2 passes, by the name of the argument."""
 
 
 @dataclass(frozen=True, slots=True)
 class FormerArguments:
-    """What Lightning 1.x passed to a hook beside what Lightning 2 passes.
+    """The arguments that Lightning 1.x passed to a hook in addition to those of Lightning 2.
 
     Attributes:
         count: The number of positional arguments that Lightning 2 passes.
-        position: Where the former ones stood among them.
-        names: Their names.
-        keywords: Others that were passed by name, where the hook takes them.
-        by_name: What Lightning 2 passes by name.
-        kept_for_several_loaders: Whether Lightning 2 still passes them if there are several loaders.
+        position: The index among these at which the former ones are inserted.
+        names: The names of the former positional arguments.
+        keywords: Former arguments that were passed by name, if the hook takes them.
+        by_name: The arguments that Lightning 2 passes by name.
+        kept_for_several_loaders: Whether Lightning 2 still passes the former arguments if there are several loaders.
     """
 
     count: int
@@ -57,7 +57,7 @@ FORMER_ARGUMENTS: Final[dict[str, FormerArguments]] = {
     "on_validation_batch_end": FormerArguments(3, 3, _DATALOADER_IDX, kept_for_several_loaders=True),
     "on_train_epoch_end": FormerArguments(0, 0, ("outputs",)),
 }
-"""By the hook's name."""
+"""The former arguments by the hook's name."""
 
 PASSED_ON: Final = (
     "optimizer_step",
@@ -68,16 +68,16 @@ PASSED_ON: Final = (
     "backward",
     "manual_backward",
 )
-"""Lightning's own methods that modules of Lightning 1.x call with former arguments, through ``super()`` or ``self``."""
+"""Methods of LightningModule that code for Lightning 1.x calls with former arguments, on ``super()`` or ``self``."""
 
 FORMER_LOG_ARGUMENTS: Final = frozenset({"tbptt_reduce_fx", "tbptt_pad_token"})
-"""What ``self.log`` took in Lightning 1.x, and what changes nothing: how to join the splits of a batch."""
+"""Arguments of ``self.log`` in Lightning 1.x that can be dropped: they joined the splits of a batch."""
 
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def takes_argument(function: Callable[..., Any], name: str) -> bool:
-    """Tells whether a function has a parameter of a name.
+    """Whether a function has a parameter of a given name.
 
     Args:
         function: A user's hook, bound.
@@ -87,7 +87,7 @@ def takes_argument(function: Callable[..., Any], name: str) -> bool:
 
 
 def positional_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Returns the parameters of a function that can be passed by position, one by one.
+    """Returns the positional parameters of a function, without ``*args``.
 
     Args:
         function: A user's hook, bound.
@@ -96,16 +96,17 @@ def positional_parameters(function: Callable[..., Any]) -> list[inspect.Paramete
 
 
 def with_former_arguments(name: str, hook: Callable[..., Any], values: Values, leading: int = 0) -> Callable[..., Any]:
-    """Makes a hook callable as Lightning 2 calls it.
+    """Makes a hook with a signature of Lightning 1.x callable with the arguments of Lightning 2.
 
     Args:
         name: The hook's name.
         hook: The user's hook, bound.
-        values: Gives the values of former arguments.
-        leading: The number of arguments before the module's own: a callback gets the trainer and the module first.
+        values: The functions that compute former arguments.
+        leading: The number of arguments before those of the module's hook: a callback's hook first takes the trainer
+            and the module.
 
     Returns:
-        The hook itself, unless its signature is one of Lightning 1.x.
+        A wrapper, or the hook itself if its signature is one of Lightning 2.
     """
     former = FORMER_ARGUMENTS.get(name)
     if former is None:
@@ -113,6 +114,8 @@ def with_former_arguments(name: str, hook: Callable[..., Any], values: Values, l
     parameters = inspect.signature(hook).parameters
     positional = [parameter for parameter in positional_parameters(hook) if parameter.name not in former.by_name]
     required = [parameter for parameter in positional if parameter.default is inspect.Parameter.empty]
+    # The signature alone has to tell: a parameter with a former name, or one more required parameter than Lightning 2
+    # passes, whatever its name.
     has_room = len(positional) >= leading + former.count + len(former.names)
     if not (has_room and (parameters.keys() & set(former.names) or len(required) > leading + former.count)):
         return hook
@@ -131,14 +134,14 @@ def with_former_arguments(name: str, hook: Callable[..., Any], values: Values, l
 
 
 def without_last_argument(hook: Callable[..., Any], count: int) -> Callable[..., Any]:
-    """Makes a hook callable that had one argument less at first.
+    """Makes a hook that lacks the last parameter, as in early versions, callable with all arguments.
 
     Args:
         hook: The user's hook, bound.
         count: The number of arguments that Lightning 2 passes.
 
     Returns:
-        The hook itself, unless it does not take as many.
+        A wrapper that drops the last argument, or the hook itself if it takes all of them.
     """
     try:
         inspect.signature(hook).bind(*range(count))
@@ -150,21 +153,23 @@ def without_last_argument(hook: Callable[..., Any], count: int) -> Callable[...,
 def without_former_arguments(
     method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Strips a call of one of Lightning's own methods, one of :data:`PASSED_ON`, of former arguments.
+    """Removes the former arguments from a call of one of Lightning's own methods.
 
     Args:
-        method: Lightning's method, bound.
+        method: Lightning's method, one of :data:`PASSED_ON`, bound.
         args: The positional arguments of the call.
-        kwargs: Its keyword arguments.
+        kwargs: The keyword arguments of the call.
 
     Returns:
-        The arguments that the method of Lightning 2 takes.
+        The arguments for Lightning 2's method.
     """
+    # manual_backward, the only one that is no hook, had the same former arguments as backward.
     former = FORMER_ARGUMENTS.get(method.__name__, FORMER_ARGUMENTS["backward"])
     kwargs = {name: value for name, value in kwargs.items() if name not in (*former.names, *former.keywords)}
     parameters = inspect.signature(method).parameters
     if "args" in parameters:
-        # Whatever follows the loss goes to Tensor.backward, which takes no optimizer.
+        # backward(loss, *args) passes the rest to Tensor.backward, so an optimizer and its index have to be recognized
+        # by what they are: the object has param_groups, and the index is an int, or None for manual optimization.
         rest = args[1:]
         has_index = len(rest) > 1 and (rest[1] is None or type(rest[1]) is int)
         if rest and (hasattr(rest[0], "param_groups") or (rest[0] is None and has_index)):

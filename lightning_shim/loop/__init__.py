@@ -1,1 +1,1 @@
-"""Batches, epochs and validations, with their hooks."""
+"""The loops over batches, epochs and validations, with their hooks."""

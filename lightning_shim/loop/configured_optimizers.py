@@ -1,4 +1,4 @@
-"""Reads what ``configure_optimizers`` returned: every shape that Lightning accepts, and nothing else."""
+"""The return value of ``configure_optimizers``: every shape that Lightning accepts, and nothing else."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class ConfiguredOptimizers:
     """The optimizers and schedulers of a module, in the order in which they were returned.
 
     Attributes:
-        optimizers: The optimizers; Lightning's stand-in if the hook returned None.
-        lr_scheduler_configs: Each scheduler with when it is stepped, as Lightning's ``LRSchedulerConfig``.
-        frequencies: For how many batches it is each optimizer's turn; empty if they all train on each batch. Lightning
-            1.x had it.
+        optimizers: The optimizers; Lightning's mock optimizer if the hook returned None.
+        lr_scheduler_configs: Lightning's ``LRSchedulerConfig`` of each scheduler, which says when to step it.
+        frequencies: The length of each optimizer's turn in batches, as Lightning 1.x had it; empty if all optimizers
+            train on every batch.
     """
 
     optimizers: list[torch.optim.Optimizer]
@@ -54,7 +54,9 @@ class ConfiguredOptimizers:
     frequencies: list[int] = field(default_factory=list)
 
 
-class _Reader:
+class _OptimizersReader:
+    """Parses one return value; holds the facts about the module that decide what is valid."""
+
     def __init__(
         self,
         lightning: Lightning,
@@ -67,6 +69,7 @@ class _Reader:
         self._definition = definition
         self._automatic = automatic
         self._steps_itself = steps_itself
+        # Lightning 2 knows no "frequency". It is read only where several optimizers can take turns.
         self._more_keys = {"frequency"} if takes_turns else set()
 
     def error(self, problem: str) -> ConfigurationError:
@@ -75,8 +78,8 @@ class _Reader:
     def warn(self, message: str) -> None:
         warn_at_definition(self._definition, f"configure_optimizers: {message}", DifferenceWarning)
 
-    def question_nothing(self) -> None:
-        """Warns that None was returned, or refuses it where a ``return`` has been forgotten."""
+    def handle_none(self) -> None:
+        """Warns that None was returned, or refuses it if a ``return`` seems to have been forgotten."""
         if _forgets_to_return(self._definition):
             raise self.error(
                 "returned None, so that nothing would be trained: it calls something, but has no `return` with a "
@@ -88,12 +91,13 @@ class _Reader:
         )
 
     def split(self, returned: Any) -> tuple[list[Any], list[Any]]:
-        """Separates optimizers from schedulers; the schedulers are still as the user wrote them."""
+        """Separates optimizers from schedulers, which are left as the user wrote them."""
         if isinstance(returned, torch.optim.Optimizer):
             return [returned], []
         if isinstance(returned, Mapping):
             return self.split((returned,))
         if isinstance(returned, (list, tuple)):
+            # A pair is two lists only if the first one is a list: it may as well be a tuple of two optimizers.
             if len(returned) == 2 and isinstance(returned[0], list):
                 optimizers, schedulers = returned
                 if self._are_optimizers(optimizers):
@@ -126,7 +130,7 @@ class _Reader:
         return optimizers, schedulers
 
     def frequencies(self, returned: Any) -> list[int]:
-        """Reads for how many batches it is each optimizer's turn."""
+        """Returns the length of each optimizer's turn in batches; empty if they do not take turns."""
         if not (isinstance(returned, (list, tuple)) and all(isinstance(entry, Mapping) for entry in returned)):
             return []
         frequencies = [entry["frequency"] for entry in returned if self._more_keys & entry.keys()]
@@ -146,6 +150,7 @@ class _Reader:
         known = {entry.name for entry in fields(self._lightning.LRSchedulerConfig)}
         useless = settings.keys() - known
         if not self._automatic:
+            # With manual optimization the user steps the schedulers; Lightning never looks at these keys.
             useless |= settings.keys() & {"reduce_on_plateau", "monitor", "strict"}
         if useless:
             self.warn(f"the scheduler's keys {sorted(useless)} have no effect here.")
@@ -182,7 +187,7 @@ class _Reader:
 
 
 def _forgets_to_return(definition: Callable[..., Any]) -> bool:
-    """Tells whether a function calls something, as an optimizer's class, and has no ``return`` with a value."""
+    """Whether a function calls something, such as an optimizer's class, and never returns a value."""
     try:
         (function,) = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(definition)))).body
     except (OSError, TypeError, SyntaxError, ValueError):
@@ -196,6 +201,7 @@ def _forgets_to_return(definition: Callable[..., Any]) -> bool:
         if isinstance(node, ast.Return) and node.value is not None:
             return False
         calls |= isinstance(node, ast.Call)
+        # A `return` inside a nested function does not return from this one.
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)):
             nodes += ast.iter_child_nodes(node)
     return calls
@@ -210,26 +216,26 @@ def read_optimizers(
     steps_itself: bool,
     takes_turns: bool = False,
 ) -> ConfiguredOptimizers:
-    """Reads what ``configure_optimizers`` returned.
+    """Parses and checks the return value of ``configure_optimizers``.
 
     Args:
         lightning: The module's Lightning.
-        returned: What the hook returned.
+        returned: The return value.
         definition: The hook, for messages.
         automatic: The module's ``automatic_optimization``.
         steps_itself: Whether the module defines ``lr_scheduler_step``.
-        takes_turns: Whether ``training_step`` takes ``optimizer_idx``, as for several optimizers in Lightning 1.x.
+        takes_turns: Whether ``training_step`` takes ``optimizer_idx``, as with several optimizers in Lightning 1.x.
 
     Returns:
         The optimizers and the schedulers.
 
     Raises:
-        ConfigurationError: If something in it cannot be used.
+        ConfigurationError: If a part of the return value cannot be used.
     """
-    reader = _Reader(lightning, definition, automatic, steps_itself, takes_turns)
+    reader = _OptimizersReader(lightning, definition, automatic, steps_itself, takes_turns)
     if returned is None:
         if automatic:
-            reader.question_nothing()
+            reader.handle_none()
         return ConfiguredOptimizers([lightning.NoOptimizer()], [])
     optimizers, schedulers = reader.split(returned)
     if automatic and not optimizers:

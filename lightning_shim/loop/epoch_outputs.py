@@ -1,4 +1,4 @@
-"""What the steps of an epoch have returned, for hooks of Lightning 1.x that get it at the epoch's end."""
+"""The outputs of an epoch's steps, for hooks of Lightning 1.x that receive them all when the epoch ends."""
 
 from __future__ import annotations
 
@@ -8,38 +8,39 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 StepOutputs = list[list[Any]]
-"""What a training batch has returned: for each split of the batch, for each optimizer; None where it was skipped."""
+"""The outputs of a training batch, by split of the batch and then by optimizer; None for a step that was skipped."""
 
 
 class TrainingOutputs:
-    """What ``training_step`` has returned for the batches of an epoch, without the graphs.
+    """The outputs of ``training_step`` for the batches of an epoch, detached from their graphs.
 
     Attributes:
-        is_needed: Whether any hook wants to have it; otherwise nothing is kept.
+        is_needed: Whether any hook takes the outputs; otherwise nothing is kept.
     """
 
     def __init__(self) -> None:
+        # A kept output stays in the device's memory until the epoch ends, so nobody pays for this unless asked.
         self.is_needed = False
         self._batches: list[StepOutputs] = []
 
     def append(self, outputs: StepOutputs) -> None:
-        """Keeps the outputs of a batch; called only if they are needed.
+        """Keeps the outputs of a batch. Call it only if they are needed.
 
         Args:
-            outputs: What the batch has returned.
+            outputs: The batch's outputs.
         """
         self._batches.append(apply_to_collection(outputs, Tensor, Tensor.detach))
 
     def clear(self) -> None:
-        """Forgets all, after an epoch."""
+        """Forgets the outputs, after an epoch."""
         self._batches = []
 
     def of_epoch(self) -> list[Any]:
-        """Returns the outputs as ``training_epoch_end`` gets them.
+        """Returns the outputs as ``training_epoch_end`` takes them.
 
         Returns:
-            One entry for each batch that was trained: a dictionary; a list of them if there are several optimizers, or
-            splits of a batch; a list of lists if there are both.
+            One entry per trained batch: a dictionary; a list of dictionaries for several optimizers or several splits
+            of a batch; a list of lists for both.
         """
         outputs = squeezed(self._batches, depth=3)
         if not isinstance(outputs, list):
@@ -47,27 +48,27 @@ class TrainingOutputs:
         return [entry for entry in outputs if entry is not None and entry != []]
 
     def state_dict(self) -> list[StepOutputs]:
-        """Returns what is needed to continue in the middle of an epoch."""
+        """Returns the outputs so far, for a pause in the middle of an epoch."""
         return self._batches
 
     def load_state_dict(self, batches: list[StepOutputs]) -> None:
-        """Takes over what :meth:`state_dict` returned.
+        """Restores the outputs of an interrupted epoch.
 
         Args:
-            batches: What was saved.
+            batches: The return value of :meth:`state_dict`.
         """
         self._batches = batches
 
 
 def squeezed(outputs: list[Any], depth: int) -> Any:
-    """Leaves out the levels of a nested list that have one entry everywhere, and what was skipped, as Lightning 1.9.
+    """Drops skipped entries and every level of nesting with one entry throughout, as Lightning 1.9 does.
 
     Args:
-        outputs: A list of lists, of that depth.
+        outputs: Nested lists.
         depth: The number of levels.
 
     Returns:
-        The nested list of the other levels, or the entry if there is no other level.
+        The nested list of the levels that are left, or the single entry if none is left.
     """
     widths = []
     level = [outputs]

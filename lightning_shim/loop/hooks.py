@@ -1,6 +1,6 @@
-"""Calls Lightning's hooks: on the callbacks first, then on the module, as Lightning's Trainer does.
+"""Calls of Lightning's hooks: the callbacks' first, then the module's, as in Lightning's Trainer.
 
-Which hooks there are to call is found out once. A hook that nobody overrides costs a dictionary look-up.
+Overridden hooks are looked up once, so that a hook which nobody overrides costs one look-up in a set.
 """
 
 from __future__ import annotations
@@ -26,46 +26,57 @@ _NAMES_OF_MODULE: Final = frozenset(row.name for row in members("LightningModule
 _NAMES_OF_CALLBACK: Final = frozenset(row.name for row in members("Callback") if row.kind is Kind.HOOK)
 
 
+_ONLY_IF_OVERRIDDEN: Final = frozenset(
+    {"training_step", "validation_step", "configure_model", "configure_sharded_model", "on_validation_model_train"}
+)
+"""Of the hooks of a module, those that Lightning does not call where they are its own, though something wraps them."""
+
+
+def _is_called(name: str, owner: Any, base: type) -> bool:
+    is_wrapped = name not in _ONLY_IF_OVERRIDDEN and callable(vars(owner).get(name))
+    return is_wrapped or is_overridden(name, owner, base)
+
+
 class Hooks:
     """The hooks of a module and its callbacks.
 
-    Until :meth:`refresh` has been called for the first time, when the callbacks are known, there are none.
+    There are none until the first :meth:`refresh`, which comes as soon as the callbacks are known.
 
     Args:
         session: The training.
 
     Attributes:
-        names: The hooks that the module or a callback has.
-        state: Where the module keeps the name of the hook that is running; what runs in each step sets it by itself.
-        former_values: By their names, what gives the arguments that only hooks of Lightning 1.x have.
+        names: The names of the hooks that the module or a callback overrides.
+        state: The dictionary in which the module keeps the name of the running hook. Code that runs in each step sets
+            it without :meth:`run`.
+        lightning1_values: By name, functions that compute the arguments which only hooks of Lightning 1.x take.
     """
 
     def __init__(self, session: Session) -> None:
         self._session: Final = session
         self._module: Final = session.module
         self._lightning: Final = session.lightning
-        # The instance's dictionary: nn.Module.__setattr__ looks for parameters each time.
+        # Assigning to the instance's dictionary saves nn.Module.__setattr__, which looks for parameters each time.
         self.state: Final = session.module.__dict__
-        self.former_values: Final[dict[str, FormerValue]] = {"dataloader_idx": lambda args: 0}
+        self.lightning1_values: Final[dict[str, FormerValue]] = {"dataloader_idx": lambda args: 0}
         self._callbacks: list[Any] = []
-        self._fit_has_started = False
         self._set_on_instances: list[dict[str, Any]] = []
-        self._with_former_arguments: set[str] = set()
+        self._with_lightning1_arguments: set[str] = set()
         self._of_module: dict[str, Hook] = {}
         self._of_module_or_default: dict[str, Hook] = {}
         self._of_callbacks: dict[str, list[Hook]] = {}
         self.names: frozenset[str] = frozenset()
 
     def refresh(self) -> None:
-        """Looks which hooks are overridden."""
+        """Looks up which hooks are overridden."""
         self._callbacks = list(self._session.callbacks)
         owners = [type(owner) for owner in (self._module, self._session.datamodule, *self._callbacks)]
         self._of_module = {
             row.name: self._adapted(row.name, getattr(self._module, row.name))
             for row in members("LightningModule")
-            if row.kind is Kind.HOOK and self.overridden(row.name) and not is_own_method(row, *owners)
+            if row.kind is Kind.HOOK and self.calls(row.name) and not is_own_method(row, *owners)
         }
-        # Lightning's own, past the patches, which are for the user's calls.
+        # Lightning's own implementations: the patched ones are for calls from the user's code.
         defaults = {
             row.name: unpatched(getattr(self._module, row.name))
             for row in members("LightningModule")
@@ -76,7 +87,7 @@ class Hooks:
             row.name: [
                 self._adapted(row.name, getattr(callback, row.name), leading=2)
                 for callback in self._callbacks
-                if is_overridden(row.name, callback, self._lightning.Callback) and not is_own_method(row, *owners)
+                if _is_called(row.name, callback, self._lightning.Callback) and not is_own_method(row, *owners)
             ]
             for row in members("Callback")
             if row.kind is Kind.HOOK
@@ -85,7 +96,7 @@ class Hooks:
         self._set_on_instances = self._hooks_of_instances()
 
     def refresh_if_changed(self) -> None:
-        """Looks again if hooks have been set on the module or a callback, as other hooks may do before an epoch."""
+        """Refreshes if a hook has been assigned to the module or a callback, as other hooks may do before an epoch."""
         if self._hooks_of_instances() != self._set_on_instances:
             self.refresh()
 
@@ -95,18 +106,26 @@ class Hooks:
         return [{name: entries[name] for name in names & entries.keys()} for names, entries in attributes]
 
     def _adapted(self, name: str, hook: Hook, leading: int = 0) -> Hook:
-        adapted = with_former_arguments(name, hook, self.former_values, leading)
+        adapted = with_former_arguments(name, hook, self.lightning1_values, leading)
         if adapted is not hook:
-            self._with_former_arguments.add(name)
+            self._with_lightning1_arguments.add(name)
         return adapted
 
     def overridden(self, name: str) -> bool:
-        """Tells whether the module has a hook of its own.
+        """Whether the module overrides a hook.
 
         Args:
             name: The hook's name.
         """
         return is_overridden(name, self._module, self._lightning.LightningModule)
+
+    def calls(self, name: str) -> bool:
+        """Tells whether the module has a hook to call: one of its own, or one that wraps Lightning's default.
+
+        Args:
+            name: The hook's name.
+        """
+        return _is_called(name, self._module, self._lightning.LightningModule)
 
     def module(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Calls the module's hook if it is overridden.
@@ -117,13 +136,13 @@ class Hooks:
             **kwargs: Its keyword arguments.
 
         Returns:
-            What the hook returned, or None.
+            The hook's return value, or None.
         """
         hook = self._of_module.get(name)
         return None if hook is None else self.run(name, hook, *args, **kwargs)
 
     def module_or_default(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Calls the module's hook, or Lightning's default if that does something.
+        """Calls the module's hook or, if it is not overridden, Lightning's default implementation.
 
         Args:
             name: The hook's name.
@@ -131,35 +150,35 @@ class Hooks:
             **kwargs: Its keyword arguments.
 
         Returns:
-            What the hook returned.
+            The hook's return value.
         """
         return self.run(name, self._of_module_or_default[name], *args, **kwargs)
 
     def end_of_step(self, name: str, output: Any) -> Any:
-        """Calls a hook of Lightning 1.x that gets what a step has returned, and may return something else.
+        """Calls a hook of Lightning 1.x that may replace a step's output.
 
         Args:
             name: ``"training_step_end"`` or ``"validation_step_end"``.
-            output: What the step returned.
+            output: The step's output.
 
         Returns:
-            What the hook returned, or the step's output if the module has no such hook or it returned None.
+            The hook's return value, or the step's output if there is no such hook or it returned None.
         """
         if name not in self._of_module:
             return output
         result = self.module(name, output)
         return output if result is None else result
 
-    def takes_former_arguments(self, name: str) -> bool:
-        """Tells whether the module or a callback has a hook with the signature that it had in Lightning 1.x.
+    def takes_lightning1_arguments(self, name: str) -> bool:
+        """Whether the module or a callback defines a hook with its signature of Lightning 1.x.
 
         Args:
             name: The hook's name.
         """
-        return name in self._with_former_arguments
+        return name in self._with_lightning1_arguments
 
     def callbacks(self, name: str, *args: Any, **kwargs: Any) -> None:
-        """Calls the callbacks' hooks that are overridden.
+        """Calls a hook on the callbacks that override it.
 
         Args:
             name: The hook's name.
@@ -175,58 +194,41 @@ class Hooks:
 
         Args:
             name: The hook's name.
-            *args: Its arguments as the module gets them.
+            *args: Its arguments as the module takes them.
 
         Returns:
-            What the module's hook returned, or None.
+            The return value of the module's hook, or None.
         """
         if name not in self.names:
             return None
         self.callbacks(name, *args)
         return self.module(name, *args)
 
-    def start_fit(self) -> None:
-        """Calls ``on_fit_start``, except on callbacks that are to load their state first.
-
-        Those get it by :meth:`start_fit_of_stateful_callbacks`: Determined loads a checkpoint when the trial is built.
-        """
-        self._callbacks_that("on_fit_start", self._loads_state, False)
-        self.module("on_fit_start")
-
-    def start_fit_of_stateful_callbacks(self) -> None:
-        """Calls ``on_fit_start`` on callbacks with a state, which has been loaded if there is a checkpoint; once."""
-        if self._fit_has_started:
-            return
-        self._fit_has_started = True
-        self._callbacks_that("on_fit_start", self._loads_state, True)
-
-    def _loads_state(self, callback: Any) -> bool:
-        return callback is not None and is_overridden("load_state_dict", callback, self._lightning.Callback)
-
     def call_epoch_end(self, name: str) -> None:
-        """Calls a hook on the callbacks and the module, but last on callbacks that follow a metric.
+        """Calls a hook on the callbacks and the module; callbacks that monitor a metric come last.
 
-        Those would otherwise miss what the module logs in the same hook; Lightning does so for the end of a training
-        epoch.
+        They would otherwise miss values that the module logs in the same hook. Lightning does the same at the end of a
+        training epoch.
 
         Args:
             name: The hook's name.
         """
-        self._callbacks_that(name, self._follows_metric, False)
+        self._callbacks_where(name, self._monitors_metric, False)
         self.module(name)
-        self._callbacks_that(name, self._follows_metric, True)
+        self._callbacks_where(name, self._monitors_metric, True)
 
-    def _follows_metric(self, callback: Any) -> bool:
+    def _monitors_metric(self, callback: Any) -> bool:
         return isinstance(callback, (self._lightning.EarlyStopping, self._lightning.Checkpoint))
 
-    def _callbacks_that(self, name: str, condition: Callable[[Any], bool], wanted: bool) -> None:
-        """Calls a hook on the callbacks for which a condition holds, or on those for which it does not."""
+    def _callbacks_where(self, name: str, condition: Callable[[Any], bool], wanted: bool) -> None:
+        """Calls a hook on the callbacks for which a condition is, or is not, met."""
         for hook in self._of_callbacks.get(name, ()):
+            # A hook with a signature of Lightning 1.x is a function around the callback's method.
             if condition(getattr(inspect.unwrap(hook), "__self__", None)) is wanted:
                 self.run(name, hook, self._session.trainer, self._module)
 
     def call_for_stage(self, name: str, stage: Any) -> None:
-        """Calls ``setup`` or ``teardown``: on the data module, the callbacks, then the module.
+        """Calls ``setup`` or ``teardown`` on the data module, then on the callbacks, then on the module.
 
         Args:
             name: The hook's name.
@@ -237,7 +239,7 @@ class Hooks:
         self.module(name, stage=stage)
 
     def on_exception(self, error: BaseException) -> None:
-        """Tells the callbacks, the data module and Lightning's own loggers of an error that ends the trial.
+        """Reports an error that ends the trial to the callbacks, the data module and Lightning's own loggers.
 
         Args:
             error: The error.
@@ -249,7 +251,7 @@ class Hooks:
 
     @contextlib.contextmanager
     def telling_of_errors(self) -> Iterator[None]:
-        """Calls :meth:`on_exception` if what is done in the context fails; in Determined's loop the loop says so."""
+        """Calls :meth:`on_exception` if the block fails: for code that runs outside Determined's loop."""
         try:
             yield
         except BaseException as error:
@@ -257,7 +259,7 @@ class Hooks:
             raise
 
     def datamodule(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Calls a hook of the data module, if there is a data module.
+        """Calls a hook of the data module, if there is one.
 
         Args:
             name: The hook's name.
@@ -265,22 +267,22 @@ class Hooks:
             **kwargs: Its keyword arguments.
 
         Returns:
-            What the hook returned, or None.
+            The hook's return value, or None.
         """
-        datamodule = self._session.datamodule
-        return None if datamodule is None else getattr(datamodule, name)(*args, **kwargs)
+        hook = getattr(self._session.datamodule, name, None)
+        return hook(*args, **kwargs) if callable(hook) else None
 
     def run(self, name: str, function: Hook, *args: Any, **kwargs: Any) -> Any:
-        """Calls a function as a hook of the module: ``self.log`` then knows where it is called.
+        """Runs a function as a hook, so that ``self.log`` knows where it is called.
 
         Args:
             name: The hook's name.
-            function: What to call.
+            function: The function.
             *args: Its arguments.
             **kwargs: Its keyword arguments.
 
         Returns:
-            What the function returned.
+            The function's return value.
         """
         previous = self.state[CURRENT_FX_ATTRIBUTE]
         self.state[CURRENT_FX_ATTRIBUTE] = name

@@ -1,4 +1,4 @@
-"""One training batch: automatic or manual optimization, and the schedulers, in Lightning's order."""
+"""Optimization of one training batch, automatic or manual, and the schedulers, in Lightning's order."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _SEE_THE_LOSS: Final = frozenset(
         "training_epoch_end",
     }
 )
-"""The hooks that may change the loss in place, or get it when something else may have done so."""
+"""Hooks that may change the loss in place, or that see it after something else may have changed it."""
 
 
-def _nothing() -> None:
-    """Takes the place of the counter while no manual optimization runs."""
+def _count_nothing() -> None:
+    """Replaces the step counter while no manual optimization runs."""
 
 
 class Optimization:
-    """Trains on batches; follows Lightning's ``_AutomaticOptimization`` and ``_ManualOptimization``.
+    """Trains on batches as Lightning's ``_AutomaticOptimization`` and ``_ManualOptimization`` do.
 
     Args:
-        runtime: The parts that run the step, backward and the optimizers.
+        runtime: The components that run the step, backward and the optimizers.
 
     Attributes:
-        strategy: Has the optimizers.
-        accumulate_grad_batches: The option's value at this moment; callbacks may change it.
-        skips_backward: Whether gradients are left as they are, by automatic optimization; callbacks may say so.
+        strategy: Holds the optimizers.
+        accumulate_grad_batches: The option's current value; callbacks may change it.
+        skips_backward: Whether automatic optimization leaves the gradients alone; callbacks may set it.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -59,12 +59,13 @@ class Optimization:
 
     @property
     def changed_accumulation(self) -> int | None:
-        """What callbacks have made of ``accumulate_grad_batches``, or None if it is what was given."""
+        """The value that callbacks gave to ``accumulate_grad_batches``, or None if they left it alone."""
         now = self.accumulate_grad_batches
         return None if now == self._given_accumulation else now
 
     def should_accumulate(self) -> bool:
-        """Tells whether the present batch only adds to the gradients; the last batch of an epoch always steps."""
+        """Whether the current batch only adds to the gradients. The last batch of an epoch always steps."""
+        # The common case; every batch asks.
         if self.accumulate_grad_batches == 1:
             return False
         progress = self._progress
@@ -77,15 +78,15 @@ class Optimization:
             args: The arguments of ``training_step``.
 
         Returns:
-            What was returned for the one split of the batch and the one optimizer.
+            The outputs: the batch is a single split, trained with a single optimizer.
         """
         return [[self._automatic(args) if self._module.automatic_optimization else self._manual(args)]]
 
     def batch_end_outputs(self, outputs: StepOutputs) -> Any:
-        """Returns what ``on_train_batch_end`` gets as ``outputs``.
+        """Returns the ``outputs`` argument of ``on_train_batch_end``.
 
         Args:
-            outputs: What :meth:`run` returned.
+            outputs: The return value of :meth:`run`.
         """
         return outputs[0][0]
 
@@ -93,6 +94,7 @@ class Optimization:
         closure = Closure(self, args)
         strategy = self.strategy
         if self.accumulate_grad_batches != 1 and self.should_accumulate():
+            # Without a step there is no optimizer to call the closure, and no use for gradients of other processes.
             with strategy.block_backward_sync(), torch.enable_grad():
                 closure()
         else:
@@ -101,7 +103,8 @@ class Optimization:
                 arguments = (progress.current_epoch, progress.batch_idx, strategy.lightning_optimizer, closure)
                 hooks.module("optimizer_step", *arguments)
             else:
-                # What Lightning's own optimizer_step and LightningOptimizer.step come to.
+                # Lightning's default optimizer_step, and LightningOptimizer.step within it, amount to this. It saves
+                # their calls, and that of hooks.run, in each step.
                 state = hooks.state
                 previous = state[CURRENT_FX_ATTRIBUTE]
                 state[CURRENT_FX_ATTRIBUTE] = "optimizer_step"
@@ -115,7 +118,7 @@ class Optimization:
         try:
             output = self._training_step(args)
         finally:
-            self.strategy.count_steps(_nothing)
+            self.strategy.count_steps(_count_nothing)
         if isinstance(output, Mapping):
             outputs = dict(output)
         elif isinstance(output, Tensor):
@@ -133,6 +136,7 @@ class Optimization:
 
     def _training_step(self, args: tuple[Any, ...]) -> Any:
         strategy, hooks = self.strategy, self._hooks
+        # Written out because hooks.run, with its call and its `finally`, costs each step something.
         state = hooks.state
         previous = state[CURRENT_FX_ATTRIBUTE]
         state[CURRENT_FX_ATTRIBUTE] = "training_step"
@@ -141,28 +145,23 @@ class Optimization:
         return hooks.end_of_step("training_step_end", output) if "training_step_end" in hooks.names else output
 
     def _compute_gradients(self, args: tuple[Any, ...]) -> tuple[Tensor | None, dict[str, Any]]:
-        """Runs ``training_step``, ``zero_grad`` and ``backward``; without a loss there is nothing to go backward from.
-
-        Args:
-            args: The arguments of ``training_step``.
-
-        Returns:
-            The loss without its graph, or None; and what else ``training_step`` has returned.
-        """
+        """Runs ``training_step``, ``zero_grad`` and ``backward``; returns the detached loss and the other outputs."""
         progress, hooks, strategy = self._progress, self._hooks, self.strategy
         names = hooks.names
         output = self._training_step(args)
-        loss, extra = (output, {}) if isinstance(output, Tensor) else self._loss_in(output)
-        without_graph = None
+        loss, extra = (output, {}) if isinstance(output, Tensor) else self._split_output(output)
+        detached = None
         if loss is not None:
             if self.accumulate_grad_batches > 1:
                 loss = loss / self.accumulate_grad_batches
-            without_graph = loss.detach()
+            detached = loss.detach()
+            # Lightning always clones the loss, in case somebody changes it in place. A clone takes an operation on the
+            # device, and only in these cases could the change be seen.
             if loss.is_leaf or loss._is_view() or not _SEE_THE_LOSS.isdisjoint(names):
-                # A hook could see it after it has been changed in place.
-                without_graph = without_graph.clone()
+                detached = detached.clone()
         if self.skips_backward:
-            return without_graph, extra
+            return detached, extra
+        # As in Lightning, gradients are released between training_step and backward, where an accumulation begins.
         if progress.batch_idx % self.accumulate_grad_batches == 0:
             optimizer = strategy.optimizer
             if "on_before_zero_grad" in names:
@@ -173,9 +172,9 @@ class Optimization:
                 hooks.run("optimizer_zero_grad", optimizer.zero_grad)
         if loss is not None:
             strategy.run_backward(loss)
-        return without_graph, extra
+        return detached, extra
 
-    def _loss_in(self, output: Any) -> tuple[Tensor | None, dict[str, Any]]:
+    def _split_output(self, output: Any) -> tuple[Tensor | None, dict[str, Any]]:
         if isinstance(output, Mapping) and output.get("loss") is not None:
             return output["loss"], {key: value for key, value in output.items() if key != "loss"}
         where = definition_location(self._module.training_step)
@@ -199,10 +198,10 @@ class Optimization:
 
         Args:
             interval: ``"step"`` or ``"epoch"``.
-            on_plateau: Whether to step those that follow a metric, as ReduceLROnPlateau, or the others.
+            on_plateau: Whether to step the schedulers that monitor a metric, as ReduceLROnPlateau does, or the others.
 
         Raises:
-            ConfigurationError: If a strict scheduler follows a metric that has not been logged.
+            ConfigurationError: If a strict scheduler monitors a metric that has not been logged.
         """
         if not self._module.automatic_optimization:
             return
@@ -217,7 +216,7 @@ class Optimization:
                 self._step_scheduler(config, on_plateau)
 
     def _is_scheduled(self, scheduler: Any) -> bool:
-        """Tells whether it is the turn of a scheduler's optimizer."""
+        """Whether it is the turn of the scheduler's optimizer."""
         return True
 
     def _step_scheduler(self, config: SchedulerConfig, on_plateau: bool) -> None:
@@ -239,7 +238,9 @@ class Optimization:
 
 
 class Closure:
-    """What the optimizer calls to get its gradients; its class has the name that Lightning's has."""
+    """The closure that computes the gradients for an optimizer. Its class is named as Lightning's."""
+
+    # Saves a dictionary per step.
 
     __slots__ = ("_args", "_called", "_extra", "_loss", "_optimization")
 
@@ -251,8 +252,9 @@ class Closure:
         self._extra: dict[str, Any] = {}
 
     def __call__(self) -> Tensor | None:
-        """Computes the gradients and returns the loss, without its graph."""
+        """Computes the gradients and returns the detached loss."""
         self._called = True
+        # PyTorch's optimizers enable gradients for the closure; others may not. Asking saves a context per step.
         if torch.is_grad_enabled():
             self._loss, self._extra = self._optimization._compute_gradients(self._args)
         else:
@@ -261,7 +263,7 @@ class Closure:
         return self._loss
 
     def outputs(self) -> dict[str, Any]:
-        """Returns what the step returned, the loss without its graph."""
+        """Returns the output of the step, with the loss detached."""
         if not self._called:
             raise ConfigurationError(
                 f"{definition_location(self._optimization._module.optimizer_step)}: optimizer_step never called the "

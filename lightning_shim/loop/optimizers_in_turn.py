@@ -1,4 +1,4 @@
-"""Optimization as in Lightning 1.x: several optimizers in turn, and batches that are split along time."""
+"""Optimization as in Lightning 1.x: several optimizers in turn, and batches split along time."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lightning_shim.loop.epoch_outputs import StepOutputs, squeezed
 from lightning_shim.loop.optimization import Optimization
 
 
-def needs_former_optimization(module: Any) -> bool:
-    """Tells whether a module trains as only Lightning 1.x did.
+def needs_lightning1_optimization(module: Any) -> bool:
+    """Whether a module trains in a way that only Lightning 1.x supported.
 
     Args:
         module: The LightningModule.
@@ -29,27 +29,28 @@ def needs_former_optimization(module: Any) -> bool:
 
 
 def _takes_hiddens(training_step: Callable[..., Any]) -> bool:
-    """Tells whether a step has room for the hidden states, whatever their name; else it splits batches by itself."""
+    """Whether a step has a parameter for hidden states, under any name. Without one it splits batches by itself."""
     others = 3 if takes_argument(training_step, "optimizer_idx") else 2
     return len(positional_parameters(training_step)) > others
 
 
-class FormerOptimization(Optimization):
-    """Trains on batches; follows ``TrainingBatchLoop`` and ``OptimizerLoop`` of Lightning 1.9.
+class Lightning1Optimization(Optimization):
+    """Trains on batches as ``TrainingBatchLoop`` and ``OptimizerLoop`` of Lightning 1.9 do.
 
-    Its arguments are those of :class:`Optimization`.
+    It takes the arguments of :class:`Optimization`.
     """
 
     _hiddens: Any = None
 
     def run(self, args: tuple[Any, ...]) -> StepOutputs:
-        """Trains on each split of a batch, with each optimizer.
+        """Trains on each split of a batch with each optimizer.
 
         Args:
-            args: The arguments of ``training_step`` that do not depend on split and optimizer.
+            args: The arguments of ``training_step``, with the whole batch and without those that depend on split and
+                optimizer.
 
         Returns:
-            What was returned for each split, by optimizer.
+            The outputs by split and optimizer.
         """
         outputs: StepOutputs = []
         try:
@@ -62,14 +63,15 @@ class FormerOptimization(Optimization):
                 if any(entry is not None for entry in returned):
                     outputs.append(returned)
         finally:
+            # Hidden states pass from split to split, but not to the next batch.
             self._hiddens = None
         return outputs
 
     def batch_end_outputs(self, outputs: StepOutputs) -> Any:
-        """Returns what ``on_train_batch_end`` gets as ``outputs``.
+        """Returns the ``outputs`` argument of ``on_train_batch_end``.
 
         Args:
-            outputs: What :meth:`run` returned.
+            outputs: The return value of :meth:`run`.
         """
         return squeezed(outputs, depth=2) if outputs else []
 
@@ -78,7 +80,7 @@ class FormerOptimization(Optimization):
         steps = int(getattr(self._module, "truncated_bptt_steps", 0) or 0)
         return steps if self._gets_hiddens else 0
 
-    # A signature is read once, not for each batch.
+    # Cached: inspecting a signature for every batch is slow.
 
     @functools.cached_property
     def _gets_hiddens(self) -> bool:
@@ -90,7 +92,7 @@ class FormerOptimization(Optimization):
 
     @functools.cached_property
     def _toggle(self) -> Callable[..., Any]:
-        return with_former_arguments("toggle_optimizer", self._module.toggle_optimizer, self._hooks.former_values)
+        return with_former_arguments("toggle_optimizer", self._module.toggle_optimizer, self._hooks.lightning1_values)
 
     def _splits(self, batch: Any) -> Sequence[Any]:
         if self._truncated_bptt_steps == 0:
@@ -101,7 +103,7 @@ class FormerOptimization(Optimization):
         return self._split(batch, self._truncated_bptt_steps)
 
     def _split(self, batch: Any, size: int) -> Sequence[Any]:
-        """Splits a batch along time: the second dimension of tensors, the entries' own for lists."""
+        """Splits a batch along time: the second dimension of a tensor, the entries themselves of a list."""
         parts = [part for part in batch if isinstance(part, (Tensor, Sequence))]
         lengths = {len(part[0]) for part in parts}
         if len(lengths) != 1:
@@ -125,23 +127,26 @@ class FormerOptimization(Optimization):
     def _with_each_optimizer(self, args: tuple[Any, ...]) -> list[Any]:
         strategy, module = self.strategy, self._module
         has_several = len(strategy.optimizers) > 1
-        # With one optimizer Lightning 1.x left it out, which a default makes possible.
+        # With a single optimizer Lightning 1.x left the index out if the parameter had a default.
         parameter = self._index_parameter
         gets_index = parameter is not None and (has_several or parameter.default is parameter.empty)
         outputs: list[Any] = [None] * len(strategy.optimizers)
         for index in self._active_optimizers(self._progress.batch_idx):
             strategy.take_turn(index)
             if has_several:
+                # Switches off the gradients of parameters that belong to other optimizers only.
                 self._toggle(strategy.optimizers[index])
             step_args = (*args, index) if gets_index else args
+            # An empty output means that the step was skipped.
             outputs[index] = self._automatic((*step_args, *self._hidden_args())) or None
             if has_several:
                 module.untoggle_optimizer(index)
+        # Between two batches the first optimizer is the current one.
         strategy.take_turn(0)
         return outputs
 
     def _active_optimizers(self, batch_idx: int) -> Sequence[int]:
-        """Returns the optimizers whose turn it is: all, or the one that the frequencies say."""
+        """Returns the indices of the optimizers whose turn it is: all of them unless there are frequencies."""
         frequencies = self.strategy.optimizer_frequencies
         if not frequencies:
             return range(len(self.strategy.optimizers))

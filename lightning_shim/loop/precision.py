@@ -1,4 +1,4 @@
-"""Lightning's names of precisions, made of plain PyTorch: default dtypes, ``torch.autocast`` and ``torch.amp``."""
+"""Lightning's precisions in plain PyTorch: default dtypes, ``torch.autocast`` and ``torch.amp``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightning_shim.upstream.torch import grad_scaler
 @dataclass(frozen=True, slots=True)
 class _Format:
     dtype: torch.dtype
-    former_name: int | str
+    lightning1_name: int | str
     mixed: bool = False
     scaled: bool = False
 
@@ -43,13 +43,13 @@ _ALIASES: Final[dict[Any, str]] = {
 
 
 class Precision:
-    """How numbers are represented in a trial; follows Lightning's precision plugins.
+    """The precision of a trial, following Lightning's precision plugins.
 
     Args:
         precision: One of Lightning's names: ``"32-true"``, ``"64-true"``, ``"16-true"``, ``"bf16-true"``,
-            ``"bf16-mixed"``, ``"16-mixed"``, or its older short forms such as ``16`` and ``"bf16"``.
-        device: Where the module will be; float16 with a gradient scaler needs CUDA, and becomes ``"bf16-mixed"``
-            on a CPU as it does in Lightning.
+            ``"bf16-mixed"``, ``"16-mixed"``, or an older short form such as ``16`` and ``"bf16"``.
+        device: The module's device. On a CPU ``"16-mixed"`` becomes ``"bf16-mixed"``, as in Lightning, since the
+            gradient scaler needs CUDA.
         keeps_casts: Whether a mixed precision casts a weight once in a step, however often it is used.
 
     Attributes:
@@ -81,18 +81,18 @@ class Precision:
         self._changes_default: Final = not self._format.mixed and self._format.dtype != torch.float32
 
     @property
-    def former_name(self) -> int | str:
-        """What Lightning 1.x called it, which did not tell ``-true`` from ``-mixed``."""
-        return self._format.former_name
+    def lightning1_name(self) -> int | str:
+        """The name in Lightning 1.x, which did not tell ``-true`` from ``-mixed``."""
+        return self._format.lightning1_name
 
     @property
     def needs_context(self) -> bool:
-        """Whether steps run in another context than PyTorch's own."""
+        """Whether steps run inside a context: autocast, or another default dtype."""
         return self._format.mixed or self._changes_default
 
     @property
     def converts_input(self) -> bool:
-        """Whether batches are converted."""
+        """Whether batches are converted to the dtype of the module."""
         return self._changes_default
 
     @property
@@ -103,7 +103,7 @@ class Precision:
     def convert_module(self, module: nn.Module) -> nn.Module:
         """Converts the parameters and buffers for the ``-true`` formats."""
         if self._format.dtype == torch.float64:
-            # As Lightning's DoublePrecision: `to` would cast complex numbers to real ones, and the states of metrics.
+            # As in Lightning's DoublePrecision: `to` would cast complex numbers to real ones, and the metrics' states.
             return module.double()
         return module.to(dtype=self._format.dtype) if self._changes_default else module
 
@@ -136,7 +136,7 @@ class Precision:
             torch.set_default_dtype(previous)
 
     def scale(self, loss: Tensor) -> Tensor:
-        """Scales a loss before ``backward`` where there is a scaler."""
+        """Scales a loss before ``backward``, if there is a scaler."""
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def step(
@@ -152,14 +152,15 @@ class Precision:
         Args:
             optimizer: The optimizer.
             closure: Computes the gradients and returns the loss, or None if there is none.
-            after_closure: What happens between the gradients and the step: hooks and clipping.
-            automatic: Whether Lightning's loop steps, or the user.
+            after_closure: The hooks and the clipping between the gradients and the step.
+            automatic: Whether the loop steps the optimizer, or the user.
             **kwargs: Further arguments of ``optimizer.step``.
 
         Returns:
-            What ``optimizer.step`` returned.
+            The return value of ``optimizer.step``.
         """
         if self.scaler is None:
+            # The optimizer may call the closure several times in one step, as LBFGS does.
 
             def closure_with_hooks() -> Any:
                 result = closure()
@@ -167,8 +168,10 @@ class Precision:
                 return result
 
             return optimizer.step(closure=closure_with_hooks, **kwargs)
+        # A scaler takes no closure: gradients come first, then they are unscaled, clipped and used.
         result = closure()
         if result is None and automatic:
+            # training_step skipped the batch, so there is nothing to unscale.
             after_closure()
             return None
         if not self._unscales_itself(optimizer):
@@ -185,7 +188,7 @@ class Precision:
 
         Args:
             optimizer: The optimizer.
-            clip_val: The largest norm or value; nothing happens unless it is positive.
+            clip_val: The largest norm or value; nothing is clipped unless it is positive.
             gradient_clip_algorithm: ``"norm"`` or ``"value"``.
 
         Raises:
@@ -206,5 +209,5 @@ class Precision:
 
     @staticmethod
     def _unscales_itself(optimizer: torch.optim.Optimizer) -> bool:
-        # PyTorch's private mark of fused optimizers; Lightning and torch.amp read it as well.
+        # PyTorch's private mark of fused optimizers, which Lightning and torch.amp read as well.
         return bool(getattr(optimizer, "_step_supports_amp_scaling", False))

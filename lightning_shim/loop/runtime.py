@@ -1,4 +1,4 @@
-"""The parts that both loops work with."""
+"""The components that the training loop and the validation loop share."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lightning_shim.session.session import Session
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A session, and what runs its batches.
+    """A session and the components that run its batches.
 
     Attributes:
         session: The training.
-        hooks: The module's and the callbacks' hooks.
+        hooks: The hooks of the module and the callbacks.
         strategy: Runs steps, backward and the optimizers.
-        metrics: Keeps what is logged.
-        transfer: Brings batches to the device.
+        metrics: Keeps logged values.
+        transfer: Moves batches to the device.
     """
 
     session: Session
@@ -31,7 +31,7 @@ class Runtime:
 
     @classmethod
     def of(cls, session: Session) -> Runtime:
-        """Makes the parts for a session.
+        """Builds the components of a session.
 
         Args:
             session: The training.

@@ -1,4 +1,4 @@
-"""What happens to a module before it is trained, in Lightning's order."""
+"""Preparation of a module for training, in Lightning's order."""
 
 from __future__ import annotations
 
@@ -18,19 +18,16 @@ from lightning_shim.upstream.determined.context import wrap_model
 from lightning_shim.upstream.lightning import announce_device, is_overridden
 
 
-def prepare_module(runtime: Runtime) -> None:
-    """Calls the hooks that come before training, and gives module and optimizers to Determined.
+def configure_module(runtime: Runtime) -> None:
+    """Calls the hooks that a module is complete after; a checkpoint may then be loaded into it.
 
     Args:
-        runtime: The parts, of which the strategy takes the model and the optimizers.
-
-    Raises:
-        ConfigurationError: If the optimizers cannot be used, or batches cannot be normalised together.
+        runtime: The parts.
     """
     session, hooks, strategy = runtime.session, runtime.hooks, runtime.strategy
-    module, options, precision = session.module, session.options, strategy.precision_plugin
+    module, precision = session.module, strategy.precision_plugin
     if strategy.world_size > 1:
-        # As Lightning's DDPStrategy does when its processes have come together.
+        # As Lightning's DDPStrategy does once its processes have joined: from here on all draw the same numbers.
         reset_seed()
     _prepare_data(runtime)
     announce_device(module, strategy.root_device)
@@ -40,20 +37,34 @@ def prepare_module(runtime: Runtime) -> None:
     with strategy.root_device, precision.module_init_context():
         hooks.module("configure_sharded_model")
         hooks.module("configure_model")
+
+
+def prepare_training(runtime: Runtime) -> None:
+    """Gives module and optimizers to Determined, up to the hook that says so.
+
+    Args:
+        runtime: The parts, of which the strategy takes the model and the optimizers.
+
+    Raises:
+        ConfigurationError: If the optimizers cannot be used, or batches cannot be normalised together.
+    """
+    session, hooks, strategy = runtime.session, runtime.hooks, runtime.strategy
+    module, options, precision = session.module, session.options, strategy.precision_plugin
     if options.sync_batchnorm and strategy.world_size > 1:
         _synchronise_batch_norm(module, strategy.root_device)
     precision.convert_module(module).to(strategy.root_device)
     if precision.scaler is not None:
-        # Determined wants to know the scaler before the model.
+        # Determined expects the scaler before the model.
         session.context.wrap_scaler(precision.scaler)
-    # Lightning 1.x looked for unused parameters by default, and its optimizers in turn leave each other's unused.
+    # Lightning 1.x looked for unused parameters by default, and with optimizers in turn each leaves the others' unused.
     find_unused_parameters = options.find_unused_parameters or takes_argument(module.training_step, "optimizer_idx")
     model = wrap_model(session.context, ForwardRedirection(module), find_unused_parameters=find_unused_parameters)
     if strategy.world_size > 1:
         strategy.set_model(model)
     _configure_optimizers(runtime)
+    # The hooks called above may have assigned others to the module, as may on_fit_start.
     hooks.refresh()
-    hooks.start_fit()
+    hooks.call("on_fit_start")
     hooks.refresh_if_changed()
 
 
@@ -75,6 +86,7 @@ def _prepare_data(runtime: Runtime) -> None:
         (session.module, lightning.LightningModule),
     ):
         if owner is not None and is_overridden("prepare_data", owner, base):
+            # One process downloads, on each node or on the first one; the others wait for it.
             rank = strategy.local_rank if owner.prepare_data_per_node else strategy.global_rank
             if rank == 0:
                 hooks.run("prepare_data", owner.prepare_data)
@@ -104,6 +116,6 @@ def _configure_optimizers(runtime: Runtime) -> None:
     for optimizer in configured.optimizers or [session.lightning.NoOptimizer()]:
         context.wrap_optimizer(optimizer)
     for config in configured.lr_scheduler_configs:
-        # Stepped by us; Determined saves and restores it.
+        # The loop steps it; Determined saves and restores it.
         context.wrap_lr_scheduler(config.scheduler, pytorch.LRScheduler.StepMode.MANUAL_STEP)
     strategy.set_optimizers(configured)

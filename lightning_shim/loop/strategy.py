@@ -1,7 +1,7 @@
-"""What ``trainer.strategy`` is on Determined: devices and processes, backward, and the optimizer's step.
+"""``trainer.strategy`` on Determined: devices and processes, backward, and the optimizer's step.
 
 Lightning's own methods of the module (``optimizers``, ``manual_backward``, ``clip_gradients``, ``all_gather``, ...) and
-its ``LightningOptimizer`` ask ``trainer.strategy``, so that they work unchanged on this one.
+its ``LightningOptimizer`` call ``trainer.strategy``, so they work unchanged with this one.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from lightning_shim.upstream.torch import closure_comes_first
 Value = TypeVar("Value")
 
 _UNFINISHED_REDUCTION: Final = "Expected to have finished reduction in the prior iteration"
-"""What DistributedDataParallel says when it still waits for gradients."""
+"""The start of DistributedDataParallel's error when it is still waiting for gradients."""
 
+# A mean is a sum that is divided afterwards, as in Lightning: gloo, the backend of CPUs, has no ReduceOp.AVG.
 _REDUCE_OPERATIONS: Final = {
     None: torch.distributed.ReduceOp.SUM,
     "mean": torch.distributed.ReduceOp.SUM,
@@ -42,7 +43,7 @@ _REDUCE_OPERATIONS: Final = {
 
 
 class StrategyFacade:
-    """Lightning's strategy, answered by Determined and torch.distributed.
+    """Lightning's ``Strategy``, backed by Determined and torch.distributed.
 
     Args:
         session: The training.
@@ -50,15 +51,16 @@ class StrategyFacade:
 
     Attributes:
         root_device: The device of this process.
+        precision_plugin: The precision of steps and optimizers.
         lightning_module: The user's module.
-        model: The same, or DistributedDataParallel around it.
-        calls_directly: Whether nothing is to be done around the module's steps, nor with the loss.
-        checkpoint_io: Lightning's plugin that writes checkpoints and removes them.
+        model: The module, or DistributedDataParallel around it.
+        calls_directly: Whether the module's steps can be called as they are: without autocast, wrapper or scaler.
+        checkpoint_io: Lightning's plugin that writes and removes checkpoints.
         lr_scheduler_configs: The schedulers that ``configure_optimizers`` returned.
-        optimizer_frequencies: For how many batches it is each optimizer's turn, if it is not always all of theirs.
-        optimizer_idx: The index of the optimizer whose turn it is.
-        optimizer: That optimizer, of automatic optimization.
-        lightning_optimizer: The same, as the hooks get it.
+        optimizer_frequencies: The length of each optimizer's turn in batches; empty if they do not take turns.
+        optimizer_idx: The index of the current optimizer.
+        optimizer: The current optimizer of automatic optimization.
+        lightning_optimizer: The same, as hooks receive it.
     """
 
     def __init__(self, session: Session, hooks: Hooks) -> None:
@@ -86,17 +88,18 @@ class StrategyFacade:
         # The name that LightningModule.optimizers() reads.
         self._lightning_optimizers: list[Any] = []
         self._clips = False
-        hooks.former_values.update(self._former_values())
+        hooks.lightning1_values.update(self._lightning1_values())
 
     def set_model(self, model: nn.Module) -> None:
-        """Takes the model whose ``forward`` synchronises gradients; the module itself if there is nothing to."""
+        """Sets the model whose ``forward`` synchronises gradients; a single process uses the module itself."""
         self.model = model
+        # Decided here, not in each step.
         self.calls_directly = model is self.lightning_module and not self.precision_plugin.needs_context
 
     def set_optimizers(self, configured: ConfiguredOptimizers) -> None:
-        """Takes the optimizers and schedulers."""
+        """Sets the optimizers and schedulers."""
         self._clips = self._session.options.gradient_clip_val is not None or any(
-            map(self._hooks.overridden, ("configure_gradient_clipping", "clip_gradients"))
+            map(self._hooks.calls, ("configure_gradient_clipping", "clip_gradients"))
         )
         self._optimizers = configured.optimizers
         self.optimizer_frequencies = configured.frequencies
@@ -108,7 +111,7 @@ class StrategyFacade:
             self.take_turn(0)
 
     def take_turn(self, optimizer_idx: int) -> None:
-        """Says which optimizer of automatic optimization is the present one.
+        """Makes an optimizer the current one of automatic optimization.
 
         Args:
             optimizer_idx: Its index.
@@ -130,27 +133,27 @@ class StrategyFacade:
         )
 
     def index_of(self, owner: Any) -> int:
-        """Returns the index of an optimizer.
+        """Returns the index of an optimizer, or that of the current one if it is none of the module's.
 
         Args:
-            owner: The optimizer, or a wrapper of it or a scheduler, which have it as their ``optimizer``.
+            owner: The optimizer, or an object that has it as ``optimizer``, such as a wrapper or a scheduler.
         """
         optimizer = getattr(owner, "optimizer", owner)
         return next((index for index, own in enumerate(self._optimizers) if own is optimizer), self.optimizer_idx)
 
     def count_steps(self, function: Callable[[], None]) -> None:
-        """Has a function called after each step of manual optimization."""
+        """Sets a function to be called after each step of manual optimization."""
         call_after_step(self._lightning_optimizers, function)
 
     def training_step(self, *args: Any) -> Any:
-        """Runs the user's ``training_step`` where gradients are synchronised."""
+        """Runs the user's ``training_step`` inside the wrapper that synchronises gradients, if there is one."""
         with self.precision_plugin.forward_context():
             if self.model is self.lightning_module:
                 return self.lightning_module.training_step(*args)
             try:
                 if self.lightning_module.automatic_optimization:
                     return self.model(self.lightning_module.training_step, *args)
-                return self._synchronised_by_hand(*args)
+                return self._manual_training_step(*args)
             except RuntimeError as error:
                 if _UNFINISHED_REDUCTION in str(error) and not self.model.find_unused_parameters:
                     raise ConfigurationError(
@@ -160,12 +163,12 @@ class StrategyFacade:
                     ) from error
                 raise
 
-    def _synchronised_by_hand(self, *args: Any) -> Any:
-        """Runs a step that calls ``manual_backward``, each of which synchronises (see :meth:`backward`)."""
+    def _manual_training_step(self, *args: Any) -> Any:
+        """Runs a step whose calls of ``manual_backward`` synchronise gradients themselves (see :meth:`backward`)."""
 
         def step(*args: Any) -> Any:
             output = self.lightning_module.training_step(*args)
-            # When it returns, DistributedDataParallel would prepare for a backward that has been run already.
+            # When this returns, DistributedDataParallel would prepare for a backward pass, but that has been run.
             self.model.require_backward_grad_sync = False
             return output
 
@@ -175,10 +178,10 @@ class StrategyFacade:
             self.model.require_backward_grad_sync = True
 
     def block_backward_sync(self) -> AbstractContextManager[None]:
-        """Leaves gradients as they are on each process, as Lightning's ``ParallelStrategy.block_backward_sync``.
+        """Lets each process add up its own gradients, as Lightning's ``ParallelStrategy.block_backward_sync``.
 
         Returns:
-            A context; what goes backward in it is synchronised by the next ``backward`` outside.
+            A context. The next ``backward`` outside it synchronises the gradients that were computed inside.
         """
         if self.model is self.lightning_module:
             return nullcontext()
@@ -186,14 +189,14 @@ class StrategyFacade:
         return context
 
     def validation_step(self, *args: Any) -> Any:
-        """Runs the user's ``validation_step`` where buffers are synchronised."""
+        """Runs the user's ``validation_step`` inside the wrapper that synchronises buffers, if there is one."""
         with self.precision_plugin.forward_context():
             if self.model is self.lightning_module:
                 return self.lightning_module.validation_step(*args)
             return self.model(self.lightning_module.validation_step, *args)
 
     def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """Runs ``backward`` with the hooks around it, as Lightning's ``Strategy.backward``.
+        """Runs ``backward`` and the hooks around it, as Lightning's ``Strategy.backward``.
 
         Args:
             closure_loss: The loss.
@@ -202,12 +205,12 @@ class StrategyFacade:
             **kwargs: Further keyword arguments of it.
 
         Returns:
-            The loss, scaled if the precision scales, without its graph.
+            The loss, detached; scaled if there is a scaler.
         """
         return self.run_backward(closure_loss, *args, **kwargs).detach()
 
     def run_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Does the same as :meth:`backward`.
+        """Does the same as :meth:`backward`, without the ``detach`` that automatic optimization has no use for.
 
         Args:
             loss: The loss.
@@ -215,13 +218,13 @@ class StrategyFacade:
             **kwargs: Further keyword arguments of it.
 
         Returns:
-            The loss, scaled if the precision scales, with its graph.
+            The loss with its graph; scaled if there is a scaler.
         """
         hooks = self._hooks
         names = hooks.names
         if not self.calls_directly:
             if self.model is not self.lightning_module and not self.lightning_module.automatic_optimization:
-                # Otherwise the end of DistributedDataParallel's forward has done it.
+                # With automatic optimization the end of DistributedDataParallel's forward has done it.
                 self._lightning.prepare_for_backward(self.model, loss)
             loss = self.precision_plugin.scale(loss)
         if "on_before_backward" in names:
@@ -241,7 +244,7 @@ class StrategyFacade:
     def optimizer_step(
         self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any
     ) -> Any:
-        """Steps an optimizer, with the hooks and the clipping between its closure and its step.
+        """Steps an optimizer, with hooks and clipping between its closure and its step.
 
         Args:
             optimizer: The optimizer.
@@ -250,13 +253,13 @@ class StrategyFacade:
             **kwargs: Further arguments of ``optimizer.step``.
 
         Returns:
-            What ``optimizer.step`` returned.
+            The return value of ``optimizer.step``.
         """
         hooks = self._hooks
         if self.precision_plugin.scaler is None and not self._clips and "on_before_optimizer_step" not in hooks.names:
             if not closure_comes_first(optimizer):
                 return optimizer.step(closure=closure, **kwargs)
-            # The same, without what PyTorch does around a closure.
+            # Calling the closure first has the same result, and saves the contexts that PyTorch puts around it.
             result = closure()
             optimizer.step(**kwargs)
             return result
@@ -274,17 +277,17 @@ class StrategyFacade:
 
         return self.precision_plugin.step(optimizer, closure, after_closure, automatic, **kwargs)
 
-    def _former_values(self) -> dict[str, FormerValue]:
-        """Gives the arguments of hooks of Lightning 1.x that are about optimizers."""
+    def _lightning1_values(self) -> dict[str, FormerValue]:
+        """Returns functions that compute the optimizer arguments of hooks of Lightning 1.x."""
         return {
-            "optimizer_idx": self._former_optimizer_idx,
+            "optimizer_idx": self._lightning1_optimizer_idx,
             "optimizer": lambda args: self.optimizer if self.lightning_module.automatic_optimization else None,
             "on_tpu": lambda args: False,
             "using_native_amp": lambda args: self.precision_plugin.is_mixed,
             "using_lbfgs": lambda args: isinstance(self._optimizers[self.optimizer_idx], torch.optim.LBFGS),
         }
 
-    def _former_optimizer_idx(self, args: tuple[Any, ...]) -> int | None:
+    def _lightning1_optimizer_idx(self, args: tuple[Any, ...]) -> int | None:
         for argument in args:
             optimizer = getattr(argument, "optimizer", argument)
             if isinstance(optimizer, torch.optim.Optimizer):
@@ -308,7 +311,7 @@ class StrategyFacade:
 
     @property
     def node_rank(self) -> int:
-        """The index of this node."""
+        """The index of this node, which is Determined's ``cross_rank``."""
         return int(self._distributed.cross_rank)
 
     @property
@@ -318,7 +321,7 @@ class StrategyFacade:
 
     @property
     def is_global_zero(self) -> bool:
-        """Whether this is the process that reports."""
+        """Whether this is rank 0, which reports and saves."""
         return self.global_rank == 0
 
     def barrier(self, name: str | None = None) -> None:
@@ -331,14 +334,14 @@ class StrategyFacade:
             self._distributed.allgather(None)
 
     def broadcast(self, obj: Value, src: int = 0) -> Value:
-        """Gives every process the object of one.
+        """Sends an object from one process to all.
 
         Args:
             obj: A picklable object.
-            src: The rank whose object it is.
+            src: The rank that sends its object.
 
         Returns:
-            That rank's object.
+            The object of that rank.
         """
         gathered: list[Value] = self._distributed.allgather(obj)
         return gathered[src]
@@ -348,14 +351,14 @@ class StrategyFacade:
 
         Args:
             checkpoint: The checkpoint.
-            filepath: Where to: a path, or a URL that fsspec knows.
+            filepath: A path, or a URL that fsspec supports.
             storage_options: Refused by the plugin, as in Lightning.
         """
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
 
     def remove_checkpoint(self, filepath: Any) -> None:
-        """Removes a checkpoint on rank 0, if it is there.
+        """Removes a checkpoint on rank 0, if it exists.
 
         Args:
             filepath: Its path or URL.
@@ -367,8 +370,8 @@ class StrategyFacade:
         """Reduces a tensor over all processes.
 
         Args:
-            tensor: The tensor, of one shape on all processes; anything else is returned as it is.
-            group: A process group, by default all processes.
+            tensor: A tensor of the same shape on all processes; anything else is returned unchanged.
+            group: A process group; by default all processes.
             reduce_op: ``"mean"``, ``"sum"``, ``"min"`` or ``"max"``.
 
         Returns:
@@ -386,11 +389,11 @@ class StrategyFacade:
         return reduced
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
-        """Makes one decision of those of all processes.
+        """Combines the decisions of all processes into one.
 
         Args:
-            decision: This process's.
-            all: Whether all have to agree, or one is enough.
+            decision: This process's decision.
+            all: Whether all processes have to agree; otherwise one is enough.
 
         Returns:
             The decision, the same on all processes.
@@ -402,12 +405,12 @@ class StrategyFacade:
         """Gathers a tensor from all processes.
 
         Args:
-            tensor: The tensor, of one shape on all processes.
-            group: A process group, by default all processes.
+            tensor: A tensor of the same shape on all processes.
+            group: A process group; by default all processes.
             sync_grads: Whether gradients flow back to the processes.
 
         Returns:
-            The tensors stacked in a new first dimension; with one process the tensor itself, as in Lightning.
+            The tensors, stacked along a new first dimension; with one process the tensor itself, as in Lightning.
         """
         if self.world_size == 1:
             return tensor

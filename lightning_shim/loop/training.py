@@ -1,8 +1,8 @@
-"""Lightning's loop over epochs and training batches, turned inside out: Determined's loop asks, this one answers.
+"""Lightning's loop over epochs and training batches, turned inside out: Determined's loop calls, this one answers.
 
-Determined fetches a batch, calls ``train_batch``, then reports, validates and writes checkpoints as its periods say.
-What Lightning does between two batches is therefore done when the next batch is asked for, or when a validation has
-ended; ``Progress`` knows what is still due, so that a checkpoint in between loses nothing.
+Determined fetches a batch, calls ``train_batch``, and then reports, validates and writes a checkpoint if one of its
+periods ends. Work that Lightning does between two batches is therefore done when Determined fetches the next batch, or
+when a validation has ended. ``Progress`` records what is still due, so that a checkpoint in between loses nothing.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from lightning_shim.session.random_state import RandomState
 from lightning_shim.upstream.lightning_behaviour import STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY
 
 SKIPPED: Final = object()
-"""Stands for a batch that is only counted: Determined's epochs all have the same number of batches."""
+"""A batch that Determined counts and nobody trains on: all of its epochs have the same number of batches."""
 
 
 class TrainingLoop:
     """Lightning's ``_FitLoop`` and ``_TrainingEpochLoop``.
 
     Args:
-        runtime: The parts that run the step.
+        runtime: The components that run the step.
         source: The training loaders.
-        evaluation_loop: The validation, the state of whose loaders is kept as well.
+        evaluation_loop: The validation loop, whose loaders are saved and restored here as well.
         optimization: Trains on a batch.
-        report_epoch: Reduces an epoch's metrics over processes, shows and reports them.
+        report_epoch: Reduces an epoch's metrics over processes, shows them and reports them.
 
     Attributes:
-        source: The same.
-        optimization: The same.
+        source: The training loaders.
+        optimization: Trains on a batch.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TrainingLoop:
         self._takes_batch_idx: Final = takes_batch_idx(session.module.training_step)
         self._report_epoch: Final = report_epoch
         self._outputs: Final = TrainingOutputs()
-        hooks.former_values["outputs"] = lambda args: self._outputs.of_epoch()
+        hooks.lightning1_values["outputs"] = lambda args: self._outputs.of_epoch()
         self._steps_schedulers_early: Final = STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY.is_of(session.lightning.version)
         self._length: int | None = None
         self._more_batches = 0
@@ -90,19 +90,22 @@ class TrainingLoop:
             )
 
     def set_up(self) -> None:
-        """Asks for the loaders, unless that has been done; later ones are :meth:`_start_epoch`'s."""
+        """Requests the loaders, the first time only."""
+        # Requesting them again, for reload_dataloaders_every_n_epochs, is left to the start of an epoch.
         if not self.source.is_set_up:
             self.source.set_up()
             self._length = self.source.length
 
     @property
     def max_batches(self) -> int | float:
-        """The number of batches of the present loaders, as callbacks may have set it; infinite if it is not known."""
+        """The number of batches of the current loaders, or as callbacks have set it; infinite if it is unknown."""
         length = self.source.length if self.source.is_set_up else None
         return float("inf") if length is None else length + self._more_batches
 
     @max_batches.setter
     def max_batches(self, batches: int | float) -> None:
+        # StochasticWeightAveraging adds one for the epoch in which it computes statistics of batch normalisation, and
+        # sets accumulate_grad_batches to the sum, so that no batch of that epoch is the end of an accumulation.
         more = 0 if batches == self.max_batches == float("inf") else batches - (self.max_batches - self._more_batches)
         if not 0 <= more < float("inf"):
             raise ConfigurationError(
@@ -112,6 +115,8 @@ class TrainingLoop:
         self._more_batches = int(more)
 
     def _verify_length(self) -> None:
+        # Determined asks for the length once. A shorter epoch is filled up with SKIPPED; a longer one would not end
+        # where Determined's does.
         length, other = self._length, self.source.length
         if (length is None) is not (other is None) or (length is not None and other is not None and other > length):
             raise self.source.request.error(
@@ -122,13 +127,13 @@ class TrainingLoop:
 
     @property
     def goes_on(self) -> bool:
-        """Whether there is a checkpoint to continue from; :meth:`resume` does."""
+        """Whether a checkpoint has been loaded from which :meth:`resume` will continue."""
         return self._loaded is not None
 
     def start(self) -> None:
-        """Makes the loaders' iterators, as Lightning does before training starts; one that goes on makes others."""
+        """Creates the loaders' iterators, as Lightning does before training starts, unless :meth:`resume` will."""
         hooks = self._hooks
-        self._outputs.is_needed = hooks.overridden("training_epoch_end") or hooks.takes_former_arguments(
+        self._outputs.is_needed = hooks.overridden("training_epoch_end") or hooks.takes_lightning1_arguments(
             "on_train_epoch_end"
         )
         if self._loaded is None:
@@ -136,16 +141,17 @@ class TrainingLoop:
             if self._batches.length == 0:
                 raise self.source.request.error("gave an empty loader: it has no batches.")
             if self._progress.epoch_is_running:
-                # A checkpoint of Lightning's, written in the middle of an epoch, does not say where the loaders were;
-                # and one of another number of processes had others.
+                # The epoch goes on, but there are no positions to restore: the checkpoint is Lightning's, which has
+                # none, or that of another number of processes, which had other samples. So the batches are loaded once
+                # more and dropped.
                 self.source.set_epoch(self._progress.current_epoch)
                 for _ in range(self._progress.batch_idx + 1):
                     taken = next(self._batches, None)
-                    # Another number of processes may have had more batches each.
+                    # The batches may run out: another number of processes may have had more of them each.
                     self._progress.is_last_batch = taken is None or taken[-1]
 
     def batches_and_epochs(self) -> tuple[int, int]:
-        """Returns how many batches and epochs have been trained, as Determined counts them."""
+        """Returns the numbers of batches and epochs trained so far, as Determined counts them."""
         progress = self._progress
         epochs = progress.current_epoch
         if self.length is None:
@@ -153,61 +159,73 @@ class TrainingLoop:
         return epochs * self.length + (progress.batch_idx + 1 if progress.epoch_is_running else 0), epochs
 
     def resume(self) -> None:
-        """Brings loaders and random numbers to where they were when the checkpoint was written, if there was one."""
+        """Restores the loaders and random numbers of the checkpoint, if one was loaded."""
         loaded, self._loaded = self._loaded, None
         if loaded is None:
             return
         progress = self._progress
+        # The random state at the time of the checkpoint. It is set last, because getting loaders to their positions
+        # repeats draws of their own.
         now = RandomState(**loaded["random_state"])
         if self._validation_source.is_set_up and loaded["validation_source"]["positions"]:
             self._validation_source.resume(loaded["validation_source"], progress.current_epoch, now, continues=False)
-        self._take_settings(loaded)
+        self._restore_settings(loaded)
+        # Past its last batch the epoch's pass is over, although its end may still be due.
         continues = progress.epoch_is_running and not progress.is_last_batch
         self._batches = self.source.resume(loaded["source"], progress.current_epoch, now, continues)
         now.restore()
 
-    def _take_settings(self, state: dict[str, Any]) -> None:
-        """Takes over what callbacks have set for the running epoch."""
+    def _restore_settings(self, state: dict[str, Any]) -> None:
+        """Restores the values that callbacks had set for the running epoch."""
         self._more_batches = state["more_batches"]
         if state["accumulate_grad_batches"] is not None:
             self.optimization.accumulate_grad_batches = state["accumulate_grad_batches"]
         self.optimization.skips_backward = state["skips_backward"]
 
     def batches(self) -> Iterator[Any]:
-        """Yields batches for ever, epoch after epoch, and does what lies between them."""
+        """Yields batches for ever, epoch after epoch, and does the work between them."""
+        # This generator is the inversion. Each `yield` hands a batch to Determined, which trains on it, reports,
+        # validates and writes checkpoints, all before it asks for the next one. What follows the `yield` therefore runs
+        # where Lightning's loop would go on. A resumed trial enters at the top, so every step has to ask `progress`
+        # whether it is still due.
         progress = self._progress
         while True:
             if not progress.epoch_is_running:
-                # A checkpoint may have been written after the epoch's end and before Determined's.
+                # A checkpoint may have been written when Lightning's epoch had ended and Determined's had not.
                 yield from self._rest_of_determined_epoch()
                 self._start_epoch()
+            self._show_epoch()
             yield from self._rest_of_epoch()
+            # In Lightning the validation of an epoch comes before on_train_epoch_end; Determined validates at the end
+            # of its own epoch. So that one has to be over first.
             yield from self._rest_of_determined_epoch()
             self.finish_epoch()
+            # Determined's loop cannot be left from here. Until it looks whether to stop, it counts batches.
             while self._session.stops_at_once:
                 yield SKIPPED
 
     def _rest_of_determined_epoch(self) -> Iterator[Any]:
-        """Fills an epoch up: Determined's all have the same length."""
+        """Fills up an epoch that is shorter than Determined's, all of which have the same length."""
         while not self.is_at_the_end_of_an_epoch:
             yield SKIPPED
 
     @property
     def is_at_the_end_of_an_epoch(self) -> bool:
-        """Whether Determined has counted whole epochs; for loaders without a length, whether the last batch is done."""
+        """Whether Determined is between two epochs; for loaders without a length, whether the last batch is done."""
         if self._length is None:
             return self._progress.is_last_batch or not self._progress.epoch_is_running
         return self._session.controller.batches_trained % self._length == 0
 
     def _start_epoch(self) -> None:
         progress = self._progress
-        are_others = self.source.set_up()
-        if are_others:
+        are_new = self.source.set_up()
+        if are_new:
             self._verify_length()
             self._more_batches = 0
-            # Lightning makes the iterators of other loaders twice, and they draw random numbers.
+            # Lightning creates the iterators of reloaded loaders twice, and each creation draws random numbers.
             self.source.batches()
         self.source.set_epoch(progress.current_epoch)
+        # Before the hooks, for what the last epoch's have assigned; after them, for what these have.
         self._hooks.refresh_if_changed()
         self._hooks.call("on_epoch_start")
         self._hooks.call("on_train_epoch_start")
@@ -215,14 +233,26 @@ class TrainingLoop:
         progress.batch_idx = -1
         progress.is_last_batch = progress.ends_early = False
         progress.epoch_is_running = True
+        # The first epoch's iterators have been created by start(), and those of an interrupted one by resume().
         if self._batches is None:
             self._batches = self.source.batches()
+
+    def _show_epoch(self) -> None:
+        """Opens the progress bar of an epoch that starts, or goes on from a checkpoint."""
+        bar = self._session.progress_bar
+        if bar is not None:
+            progress, epochs = self._progress, self._session.trainer.max_epochs
+            # As Lightning counts them.
+            description = f"Epoch {progress.current_epoch}" + (f"/{epochs - 1}" if epochs > 0 else "")
+            total = self.max_batches
+            bar.start_epoch(description, progress.batch_idx + 1, None if total == float("inf") else int(total))
 
     def _rest_of_epoch(self) -> Iterator[Any]:
         progress = self._progress
         batches: Iterator[Any] = self._batches or iter(())
         self._batches = None
         while not progress.is_last_batch:
+            # The rest of the last batch: Determined has reported it, and validated if that was due.
             if progress.batch_end_is_due:
                 self.finish_batch()
             while self._session.stops_at_once:
@@ -241,20 +271,24 @@ class TrainingLoop:
             progress.is_last_batch = is_last
             yield batch
 
-    def train_batch(self, batch: Any) -> None:
+    def train_batch(self, batch: Any) -> StepOutputs:
         """Trains on a batch that :meth:`batches` yielded.
 
         Args:
             batch: The batch as the loader gave it.
+
+        Returns:
+            What ``training_step`` returned.
         """
         if batch is SKIPPED:
-            return
+            return []
         progress, hooks, collector, optimization = (
             self._progress,
             self._hooks,
             self._metrics.training,
             self.optimization,
         )
+        # Looking for a name here saves the call of a hook that nobody overrides; a step passes a dozen of them.
         names = hooks.names
         batch = self._transfer(batch, 0)
         collector.start_batch(batch)
@@ -272,13 +306,15 @@ class TrainingLoop:
                 progress.is_last_batch = True
             else:
                 outputs = optimization.run((batch, progress.batch_idx) if self._takes_batch_idx else (batch,))
+        # Schedulers that monitor no metric step now. The others wait for the validation: see finish_batch.
         steps_schedulers = not skips_rest_of_epoch or self._steps_schedulers_early
         if optimization.strategy.lr_scheduler_configs and steps_schedulers:
             optimization.step_schedulers("step")
             if progress.is_last_batch:
                 optimization.step_schedulers("epoch")
         if skips_rest_of_epoch:
-            return
+            # As in Lightning, a batch that was skipped has no on_train_batch_end.
+            return outputs
         if "on_train_batch_end" in names:
             seen = None if batch is None else optimization.batch_end_outputs(outputs)
             hooks.call("on_train_batch_end", seen, batch, progress.batch_idx)
@@ -286,15 +322,18 @@ class TrainingLoop:
             hooks.callbacks("on_batch_end")
         collector.end_batch()
         if progress.is_last_batch:
-            # What validation logs under the same names comes after it, and is what schedulers and callbacks follow.
+            # Validation may log the same names. Its values come later and are the ones to be monitored, so training's
+            # are put into the views before.
             self._metrics.current_views()
         if self._outputs.is_needed:
             self._outputs.append(outputs)
         progress.batch_end_is_due = True
+        return outputs
 
     def finish_batch(self) -> None:
-        """Does what follows a batch and the validation after it; does it once."""
+        """Does the work that follows a batch and its validation, once."""
         progress, optimization = self._progress, self.optimization
+        # Called by whichever comes first: the end of a validation, or the request for the next batch.
         if progress.batch_end_is_due:
             progress.batch_end_is_due = False
             if optimization.strategy.lr_scheduler_configs:
@@ -303,16 +342,18 @@ class TrainingLoop:
                 progress.batches_that_stepped += 1
 
     def finish_epoch(self) -> None:
-        """Does what ends an epoch whose last batch has been trained; does it once."""
+        """Ends an epoch whose last batch has been trained, once."""
         progress = self._progress
         if not progress.epoch_is_running:
             return
+        # Determined validates under no_grad, and the epoch may end right after a validation.
         with torch.enable_grad():
             if progress.batch_end_is_due and not progress.is_last_batch:
-                # The epoch ends within, and no validation has shown what the batch has logged.
+                # Training stops within the epoch: train_batch has not put the last batch's values into the views.
                 self._metrics.current_views()
             self.finish_batch()
             self._metrics.training.end_batches()
+            # Lightning 1.x called this hook before the callbacks' on_train_epoch_end.
             outputs = self._outputs.of_epoch()
             if outputs:
                 self._hooks.module("training_epoch_end", outputs)
@@ -327,7 +368,7 @@ class TrainingLoop:
         progress.epoch_is_running = False
 
     def after_validation(self) -> None:
-        """Does what waited for a validation."""
+        """Does the work that was waiting for a validation."""
         with torch.enable_grad():
             self.finish_batch()
         if self._progress.is_last_batch and self.is_at_the_end_of_an_epoch:
@@ -335,11 +376,11 @@ class TrainingLoop:
 
     @property
     def accumulates_gradients(self) -> bool:
-        """Whether the batch that was trained last has only added to the gradients."""
+        """Whether the last trained batch has only added to the gradients."""
         return self._progress.batch_idx >= 0 and self.optimization.should_accumulate()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what is needed to continue in the middle of an epoch."""
+        """Returns the state for a pause in the middle of an epoch."""
         return {
             "source": self.source.state_dict(),
             "validation_source": self._validation_source.state_dict(),
@@ -352,41 +393,43 @@ class TrainingLoop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keeps what :meth:`state_dict` returned until training starts.
+        """Keeps a state until training starts.
 
         Args:
-            state: What was saved. The random state is this process's; Determined restores the chief's on all.
+            state: The return value of :meth:`state_dict`. Its random state is that of this process, whereas Determined
+                restores rank 0's on all processes.
         """
         self._loaded = state
         self._outputs.load_state_dict(state["outputs"])
 
     def can_go_on(self, state: dict[str, Any]) -> bool:
-        """Tells whether a checkpoint's epoch can go on where it was: the loaders have as many batches as they had.
+        """Whether an epoch can go on exactly where a checkpoint left it: the loaders have as many batches as before.
 
         Args:
-            state: What :meth:`state_dict` returned.
+            state: The return value of :meth:`state_dict`.
         """
         return bool(state["length"] == self.length)
 
     def continue_elsewhere(self, state: dict[str, Any], size_before: int, size: int) -> None:
-        """Goes on from a checkpoint of other loaders or another number of processes, after the same part of the epoch.
+        """Continues from a checkpoint of other loaders or another number of processes, after the same part of an epoch.
 
-        The samples are shared out anew, in another order, so that no position is the one that it was. Determined counts
-        the batches of one process: it goes on with as many as these loaders would have given by now.
+        Samples are re-sharded in another order, so old loader positions are meaningless. Determined counts the batches
+        of one process; the count is set to the number that these loaders would have reached by now.
 
         Args:
-            state: What :meth:`state_dict` returned, on one of the processes.
-            size_before: How many processes there were.
-            size: How many there are now.
+            state: The return value of :meth:`state_dict` on one of the processes.
+            size_before: The number of processes then.
+            size: The number of processes now.
         """
         progress, length, length_before = self._progress, self.length, state["length"]
-        self._take_settings(state)
+        self._restore_settings(state)
         if length is not None:
             if progress.epoch_is_running and progress.is_last_batch:
                 progress.batch_idx = length - 1
             elif progress.epoch_is_running:
                 trained = progress.batch_idx + 1
                 part = trained if length_before is None else trained * length // length_before
+                # At least the last batch is left, or the epoch's end, which is still due, would never come.
                 progress.batch_idx = min(part, length - 1) - 1
             batches, epochs = self.batches_and_epochs()
             progress.total_batch_idx = batches - 1
@@ -411,10 +454,10 @@ def _batches(length: int | None) -> str:
 
 
 class TrainingBatches:
-    """What Determined iterates, and takes the length of an epoch from.
+    """The training loader that Determined sees: it iterates it, and takes the length of an epoch from it.
 
     Args:
-        loop: Gives the batches.
+        loop: Yields the batches.
     """
 
     def __init__(self, loop: TrainingLoop) -> None:
@@ -427,6 +470,6 @@ class TrainingBatches:
     def __len__(self) -> int:
         length = self._loop.length
         if length is None:
-            # What Determined expects of a loader without a length.
+            # The error by which Determined recognises a loader without a length.
             raise TypeError("the training loaders have no length")
         return length

@@ -1,4 +1,4 @@
-"""Brings a batch to the device, through the user's transfer hooks."""
+"""Moves a batch to the device, through the user's transfer hooks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lightning_shim.loop.strategy import StrategyFacade
 from lightning_shim.session.session import Session
 from lightning_shim.upstream.lightning import is_overridden
 
-_COUNTS: Final = {"on_before_batch_transfer": 2, "transfer_batch_to_device": 3, "on_after_batch_transfer": 2}
-"""The transfer hooks in their order, each with the number of its arguments; the last one is the loader's index."""
+_ARGUMENT_COUNTS: Final = {"on_before_batch_transfer": 2, "transfer_batch_to_device": 3, "on_after_batch_transfer": 2}
+"""The transfer hooks in their order, each with its number of arguments; the last argument is the loader's index."""
 
-TRANSFER_HOOKS: Final = tuple(_COUNTS)
+TRANSFER_HOOKS: Final = tuple(_ARGUMENT_COUNTS)
 
 _CONTAINERS: Final = (tuple, list)
 
 
 def hook_owner(session: Session, name: str) -> Any:
-    """Tells whose transfer hook counts, as Lightning's ``_DataHookSelector``.
+    """Returns the object whose transfer hook is called, as Lightning's ``_DataHookSelector`` does.
 
     Args:
         session: The training.
@@ -37,12 +37,12 @@ def hook_owner(session: Session, name: str) -> Any:
 
 
 class BatchTransfer:
-    """Calls the transfer hooks of the data module where it overrides them, otherwise of the module.
+    """Calls the transfer hooks: the data module's where it overrides them, otherwise the module's.
 
     Args:
         session: The training.
         hooks: The module's hooks.
-        strategy: Knows the device, and the precision, which converts the batch's numbers first.
+        strategy: Knows the device, and the precision, to which the batch is converted first.
     """
 
     def __init__(self, session: Session, hooks: Hooks, strategy: StrategyFacade) -> None:
@@ -54,16 +54,16 @@ class BatchTransfer:
         self._overridden: Final = {}
         for name in TRANSFER_HOOKS:
             owner = hook_owner(session, name)
-            if owner is not session.module or hooks.overridden(name):
-                self._overridden[name] = without_last_argument(getattr(owner, name), _COUNTS[name])
+            if owner is not session.module or hooks.calls(name):
+                self._overridden[name] = without_last_argument(getattr(owner, name), _ARGUMENT_COUNTS[name])
         self._only_moves: Final = not (self._overridden or precision.converts_input)
 
     def __call__(self, batch: Any, dataloader_idx: int) -> Any:
         """Moves a batch.
 
         Args:
-            batch: What the loader gave.
-            dataloader_idx: The index of its loader.
+            batch: The batch as its loader returned it.
+            dataloader_idx: The index of the loader.
 
         Returns:
             The batch on the device.
@@ -75,7 +75,8 @@ class BatchTransfer:
                     if type(part) is not Tensor or part.device != device:
                         break
                 else:
-                    # Each batch gets a container of its own. Lightning's way to do that takes as long as a small layer.
+                    # All tensors are on the device already. This saves Lightning's search through nested containers,
+                    # which takes as long as a small layer. As there, the batch gets a container of its own.
                     return container(batch)
             return self._move(batch, device)
         batch = self._convert_input(batch)

@@ -1,4 +1,4 @@
-"""Lightning's loop over validation batches, turned inside out: Determined's loop asks, this one answers."""
+"""Lightning's loop over validation batches, turned inside out: Determined's loop calls, this one answers."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """A validation whose batches have been evaluated: all that Determined gets to see of them.
+    """A whole validation, which Determined takes for a single batch.
 
-    For each batch that it sees Determined inspects signatures and compares names, which takes as long as a small layer.
+    For each batch Determined inspects signatures and compares names, which takes as long as a small layer.
 
     Attributes:
-        samples: The number of samples of this process.
+        samples: The number of samples that this process has evaluated.
     """
 
     samples: int
 
 
 class ValidationLoader(DataLoader[Any]):
-    """The loader that Determined iterates; Determined checks that it is a DataLoader, nothing more.
+    """The validation loader that Determined sees. Determined checks that it is a DataLoader, and nothing else.
 
     Args:
-        validate: Evaluates all batches of one validation.
+        validate: Evaluates all batches of a validation.
     """
 
     def __init__(self, validate: Callable[[], Validation]) -> None:
@@ -40,7 +40,7 @@ class ValidationLoader(DataLoader[Any]):
         self._validate = validate
 
     def __iter__(self) -> Iterator[Validation]:  # type: ignore[override]
-        # Determined refuses a validation loader that is empty.
+        # Yielded even if there are no batches: Determined refuses an empty validation loader.
         yield self._validate()
 
 
@@ -48,31 +48,32 @@ class EvaluationLoop:
     """Lightning's ``_EvaluationLoop``, for validation.
 
     Args:
-        runtime: The parts that run the step.
+        runtime: The components that run the step.
         source: The validation loaders.
 
     Attributes:
-        source: The same.
-        batches_started: The batches of the present validation, of all loaders, that have been started.
+        source: The validation loaders.
+        batches_started: The number of batches started in the current validation, over all loaders.
     """
 
     def __init__(self, runtime: Runtime, source: DataSource) -> None:
         hooks = runtime.hooks
         self.source: Final = source
+        self._session: Final = runtime.session
         self._module: Final[Any] = runtime.session.module
         self._hooks: Final = hooks
         self._progress: Final = runtime.session.progress
         self._strategy: Final = runtime.strategy
         self._metrics: Final = runtime.metrics
         self._transfer: Final = runtime.transfer
-        self._takes_batch_idx: Final = takes_batch_idx(self._module.validation_step)
         self._keeps_outputs: Final = hooks.overridden("validation_epoch_end")
         self._has_step: Final = hooks.overridden("validation_step")
+        self._takes_batch_idx: Final = self._has_step and takes_batch_idx(self._module.validation_step)
         self._is_enabled = source.request.is_defined and self._has_step and not source.is_switched_off
         self._batches: Iterable[tuple[Any, int, int, bool]] = ()
         self._has_several = False
         self._modes: dict[str, bool] = {}
-        # By loader: what validation_step has returned, for validation_epoch_end of Lightning 1.x.
+        # By loader, the outputs of validation_step for Lightning 1.x's validation_epoch_end.
         self._outputs: list[list[Any]] = []
         self.batches_started = 0
 
@@ -82,11 +83,11 @@ class EvaluationLoop:
         return self._is_enabled
 
     def warn_if_incomplete(self) -> None:
-        """Warns if there are loaders and no ``validation_step``, or the other way round."""
+        """Warns if there are loaders but no ``validation_step``, or the other way round."""
         warn_about_validation(self.source.request.is_defined, self._has_step)
 
     def set_up(self) -> None:
-        """Asks for the loaders, unless they are there."""
+        """Requests the loaders if that is due."""
         if self._is_enabled and self.source.set_up():
             self._is_enabled = sum(self.source.num_batches) > 0
 
@@ -94,8 +95,8 @@ class EvaluationLoop:
         """Starts a validation.
 
         Args:
-            releases_gradients: Whether no gradients are being accumulated at this moment.
-            limit: How many batches of each loader to evaluate at most.
+            releases_gradients: Whether gradients may be released, because none are being accumulated.
+            limit: The most batches to evaluate of each loader.
         """
         if not self._is_enabled:
             return
@@ -109,8 +110,17 @@ class EvaluationLoop:
         self._has_several = self.source.has_several
         self._outputs = [[] for _ in self.source.num_batches]
         self._modes = {name: submodule.training for name, submodule in self._module.named_modules()}
+        self._show(limit)
         self._hooks.module_or_default("on_validation_model_eval")
         self._hooks.call("on_validation_start")
+
+    def _show(self, limit: int | float) -> None:
+        """Opens the progress bar of a validation."""
+        bar = self._session.progress_bar
+        if bar is not None:
+            total = sum(min(limit, batches) for batches in self.source.num_batches)
+            description = "Sanity check" if self._session.trainer.sanity_checking else "Validation"
+            bar.start_validation(description, None if total == math.inf else int(total))
 
     def start_epoch(self) -> None:
         """Calls ``on_validation_epoch_start``."""
@@ -122,18 +132,21 @@ class EvaluationLoop:
         """Evaluates the batches of the validation that has been started.
 
         Args:
-            only_one: Whether to leave it at the first one.
+            only_one: Whether to stop after the first one.
 
         Returns:
-            What was evaluated.
+            The validation.
         """
         samples = previous = 0
+        bar = self._session.progress_bar
         if self._is_enabled:
             for batch, batch_idx, dataloader_idx, _ in self._batches:
                 if dataloader_idx != previous:
                     self._end_dataloader()
                     previous = dataloader_idx
                 samples += self._evaluate(batch, batch_idx, dataloader_idx)
+                if bar is not None:
+                    bar.advance_validation()
                 if only_one:
                     break
         return Validation(samples)
@@ -150,7 +163,7 @@ class EvaluationLoop:
         else:
             collector.start_batch(batch)
             args = (batch, batch_idx)
-        # Each call that nobody has asked for costs a small layer something.
+        # As in training, looking for the name saves the call of a hook that nobody overrides.
         if "on_validation_batch_start" in names:
             hooks.call("on_validation_batch_start", *args)
         output = self._validation_step(args if self._takes_batch_idx else (args[0], *args[2:]))
@@ -174,13 +187,13 @@ class EvaluationLoop:
         return hooks.end_of_step("validation_step_end", output) if "validation_step_end" in hooks.names else output
 
     def _end_dataloader(self) -> None:
-        """Shows what the last batch of a loader has logged, then what all its batches have."""
+        """Puts a loader's values into the views: first those of its last batch, then those of all its batches."""
         self._metrics.views.update(self._metrics.validation.collect(on_step=True))
         self._metrics.validation.end_dataloader()
         self._metrics.views.update(self._metrics.validation.collect(on_step=False))
 
     def end_epoch(self) -> None:
-        """Calls ``on_validation_epoch_end``; the metrics are complete after it."""
+        """Calls ``on_validation_epoch_end``, after which the metrics are complete."""
         if self._is_enabled:
             self._end_dataloader()
             self._metrics.validation.end_batches()
@@ -191,12 +204,15 @@ class EvaluationLoop:
             self._hooks.call("on_epoch_end")
 
     def end(self) -> None:
-        """Ends the validation and gives the module its modes back."""
+        """Ends the validation and restores the modes of the module and its submodules."""
         if not self._is_enabled:
             return
+        if self._session.progress_bar is not None:
+            self._session.progress_bar.end_validation()
         self._hooks.call("on_validation_end")
         self._metrics.validation.reset()
         self._metrics.returned.reset()
+        # Not module.train(): a frozen submodule stays in the mode that the user chose, as in Lightning.
         if self._hooks.overridden("on_validation_model_train"):
             self._hooks.module("on_validation_model_train")
             return

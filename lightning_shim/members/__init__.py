@@ -1,1 +1,1 @@
-"""The table of members: their support on Determined. Data only."""
+"""The tables of Lightning's members and Trainer arguments, with their support on Determined. Data only."""

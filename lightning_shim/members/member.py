@@ -1,4 +1,4 @@
-"""One member of a Lightning class, and the levels of support."""
+"""A row of the table of members, and the levels of support."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass
 
 
 class Support(enum.Enum):
-    """What becomes of a member on Determined.
+    """The level of a member's support on Determined.
 
-    What would change the weights or lose a result if it were left out is refused, not ignored.
+    A member is refused rather than ignored if leaving it out would change the weights or lose a result.
     """
 
     NATIVE = "native"  # works untouched
-    BACKED = "backed"  # answered by Determined
+    BACKED = "backed"  # answered by the trial in place of Lightning's Trainer
     CALLED = "called"  # a hook that the trial calls
     IGNORED = "ignored"  # a warning, no effect
     REFUSED = "refused"  # an error: for a hook when the trial is built, for anything else where it is used
 
 
 class Kind(enum.Enum):
-    """How a member is used."""
+    """The way in which the user's code uses a member."""
 
-    HOOK = "hook"  # the user overrides it and a loop calls it
-    METHOD = "method"  # the user calls it
+    HOOK = "hook"  # overridden by the user, called by a loop
+    METHOD = "method"  # called by the user
     PROPERTY = "property"
     ATTRIBUTE = "attribute"  # of an instance, or a constant of the class
-    CLASS = "class"  # of Lightning's, whose objects the user passes
+    CLASS = "class"  # one of Lightning's, whose objects the user passes to the trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,11 @@ class Member:
     """One row of the table.
 
     Attributes:
-        owner: The class that has the member, one of :data:`OWNERS`.
+        owner: The class that has the member, one of ``OWNERS`` in the table.
         name: The member's name.
-        kind: How it is used.
-        support: What becomes of it on Determined.
-        sentence: What happens, as one sentence that can follow a colon.
+        kind: The way in which it is used.
+        support: Its level of support.
+        sentence: What happens on Determined, as one sentence that can follow a colon.
         versions: The versions of Lightning that have the member, as a version specifier.
     """
 
@@ -51,5 +51,6 @@ class Member:
 
     @property
     def is_removed(self) -> bool:
-        """Whether Lightning has removed the member."""
+        """Whether current Lightning lacks the member."""
+        # Only a removed member has an upper bound.
         return "<" in self.versions

@@ -1,4 +1,4 @@
-"""Questions to the table of members."""
+"""Look-ups in the table of members."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ _BY_NAME: Final = {(row.owner, row.name): row for row in MEMBERS}
 
 
 def find(owner: str, name: str) -> Member | None:
-    """Returns the row of what may be a member.
+    """Looks up a name that need not be a member.
 
     Args:
         owner: The class that may have the member.
-        name: The member's name.
+        name: The name.
 
     Returns:
-        The row, or None if there is none for such a member.
+        The row, or None if the table has none.
     """
     return _BY_NAME.get((owner, name))
 
 
 def member(owner: str, name: str) -> Member:
-    """Returns the row of one member.
+    """Looks up a member.
 
     Args:
-        owner: The class that has the member, one of :data:`OWNERS`.
+        owner: The class that has the member, one of ``OWNERS``.
         name: The member's name.
 
     Returns:
         The row.
 
     Raises:
-        KeyError: If there is no such owner, or no row for such a member of it.
+        KeyError: If the table has no such owner or member.
     """
     row = find(owner, name)
     if row is None:
@@ -46,17 +46,17 @@ def member(owner: str, name: str) -> Member:
 
 
 def members(owner: str, *supports: Support) -> tuple[Member, ...]:
-    """Returns the rows of one owner.
+    """Returns the members of one class.
 
     Args:
-        owner: The class that has the members, one of :data:`OWNERS`.
-        *supports: Only rows with one of these; all rows if none is given.
+        owner: The class, one of ``OWNERS``.
+        *supports: The levels of support to select; without any, all members are returned.
 
     Returns:
         The rows, in the order of the table.
 
     Raises:
-        KeyError: If there is no such owner.
+        KeyError: If the table has no such owner.
     """
     if owner not in OWNERS:
         raise KeyError(f"the table of members has no owner {owner!r}; it has {', '.join(OWNERS)}")

@@ -1,11 +1,11 @@
-"""The table of what happens to each member of Lightning's classes on Determined.
+"""The table of members: what happens to each member of Lightning's classes on Determined.
 
-One row for each public member of the installed Lightning, and for those that Lightning removed since 0.9.
-Warnings, refusals and ``SUPPORT.md`` come from it. It imports the standard library only.
+It has one row for each public member of the installed Lightning, and for each that Lightning has removed since 0.9.
+Warnings, refusals and ``SUPPORT.md`` are made from it. Standard library only.
 
-The kind of a row says where it is applied. A hook counts where a class overrides it. Everything else counts
-where it is called or read, unless the user's class defines that name itself: ``summarize`` of a module that
-brings its own is the user's, not the one that Lightning removed.
+The kind of a row decides where it applies. A hook applies where a class overrides it. Everything else applies where it
+is called or read, unless the user's class defines the name itself: a module's own ``summarize`` is not the method that
+Lightning removed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Final
 
 from lightning_shim.members.member import Kind, Member, Support
 
-# Under a heading "[kind: support]", one row a line: name, versions, sentence. An indented line goes on with
-# the sentence above it; a ditto mark repeats the sentence of the row above. The rows of Logger are those of
-# Lightning's Logger and of its TensorBoardLogger.
+# Text rather than calls, so that a row fits on a line and the columns can be compared. Under each heading
+# "[kind: support]" a line is a row: name, versions, sentence. An indented line continues the sentence above it; a ditto
+# mark repeats the sentence of the row above. The rows of Logger are those of Lightning's Logger and TensorBoardLogger.
 _TABLE: Final = {
     "LightningModule": """
 [hook: called]
@@ -92,8 +92,8 @@ current_epoch                 >=0.9       it counts the trial's epochs from 0, t
 global_step                   >=0.9       it counts the trial's optimizer steps from 0, through pauses.
 global_rank                   >=1.1       it is the rank of this process in the trial.
 local_rank                    >=1.1       it is the rank of this process on its node.
-truncated_bptt_steps          >=1.3,<2.0  the trial splits each batch and passes hiddens on, as Lightning 1.9.
-use_amp                       >=0.9,<1.8  it says whether the trial's precision is a mixed one.
+truncated_bptt_steps          >=1.3,<2.0  the trial splits each batch and passes hiddens on, as Lightning 1.9 did.
+use_amp                       >=0.9,<1.8  it says whether the trial trains in mixed precision.
 use_ddp                       >=0.9,<1.2  it says whether the trial has several processes.
 use_ddp2                      >=0.9,<1.2  it is False, since Determined has no such backend.
 use_dp                        >=0.9,<1.2  "
@@ -184,7 +184,7 @@ configure_sync_batchnorm      >=0.9,<1.0  Lightning 2 does not call it either; c
 [attribute: ignored]
 allow_zero_length_dataloader_with_multiple_devices  >=1.5  every process of a trial needs at least one batch.
 [property: refused]
-fabric                        >=1.9       Determined trains the module, so that Fabric cannot.
+fabric                        >=1.9       Determined trains the module, so Fabric cannot.
 device_mesh                   >=2.3       Determined splits no module over devices.
 model_size                    >=1.2,<1.7  it raises AttributeError, as in Lightning 2; use Lightning's
                                           ModelSummary.
@@ -288,7 +288,7 @@ min_steps                     >=0.9       "
 estimated_stepping_batches    >=1.6       it is the number of optimizer steps of the whole trial.
 num_training_batches          >=0.9       it is the number of training batches of an epoch on this process.
 num_val_batches               >=0.9       it is a list of the numbers of batches of the validation loaders.
-num_sanity_val_batches        >=1.0       it is a list of the numbers of batches that are tried first.
+num_sanity_val_batches        >=1.0       it is a list of the numbers of batches in the sanity check.
 is_last_batch                 >=1.3       it says whether the batch is the last one of its epoch.
 train_dataloader              >=0.9       it is the loader that the trial trains on.
 val_dataloaders               >=0.9       it is the loader, or the loaders, that the trial validates on.
@@ -304,12 +304,12 @@ is_global_zero                >=0.9       it says whether this process has rank 
 training                      >=1.2       it says whether the trial is training now.
 validating                    >=1.3       it says whether the trial is validating now.
 evaluating                    >=1.2       "
-sanity_checking               >=1.3       it says whether validation is tried before training.
+sanity_checking               >=1.3       it says whether the sanity check is running.
 testing                       >=0.9       it is False, since Determined trials have no test loop.
 predicting                    >=1.2       it is False, since Determined trials have no predict loop.
 interrupted                   >=0.9       it is False, since Determined handles interruptions.
 received_sigterm              >=2.0       "
-ckpt_path                     >=1.6       it is the checkpoint of Lightning's that the trial starts from, or None.
+ckpt_path                     >=1.6       it is the Lightning checkpoint that the trial starts from, or None.
 lightning_module              >=1.2       it is your module.
 model                         >=0.9       it is the module itself, on several processes as well.
 optimizers                    >=0.9       it is a list of the optimizers that the trial steps.
@@ -322,17 +322,17 @@ logger                        >=0.9       it is a stand-in with the members list
 loggers                       >=1.6       it is a list of the trial's own loggers and of that stand-in.
 log_dir                       >=1.2       it is the directory that TensorBoard's files go to.
 default_root_dir              >=0.9       it is what the trial was given, or the working directory.
-accelerator                   >=1.2       it is Lightning's for the device of this process.
+accelerator                   >=1.2       it is Lightning's Accelerator for the device of this process.
 strategy                      >=1.6       it has reduce, barrier, broadcast, all_gather and root_device.
 precision                     >=0.9       it is the precision that the trial was given, such as "16-mixed".
-precision_plugin              >=1.2       it is what converts and scales in the trial's precision.
+precision_plugin              >=1.2       it casts and scales as the trial's precision requires.
 scaler                        >=0.9       it is the gradient scaler of mixed precision, or None.
 checkpoint_callback           >=0.9       it is the trial's first callback that writes checkpoints, or None.
 checkpoint_callbacks          >=1.0       it is a list of the trial's callbacks that write checkpoints.
 early_stopping_callback       >=1.2       it is the trial's first EarlyStopping callback, or None.
 early_stopping_callbacks      >=1.2       it is a list of the trial's EarlyStopping callbacks.
 progress_bar_callback         >=0.9       it is None, since the progress bar is no callback.
-use_amp                       >=0.9,<1.8  it says whether the trial's precision is a mixed one.
+use_amp                       >=0.9,<1.8  it says whether the trial trains in mixed precision.
 use_dp                        >=0.9,<1.4  it is False, since Determined has no such backend.
 use_ddp                       >=0.9,<1.4  it says whether the trial has several processes.
 use_ddp2                      >=0.9,<1.4  it is False, since Determined has no such backend.
@@ -350,28 +350,28 @@ ipus                          >=1.4,<1.8  "
 root_gpu                      >=0.9,<1.8  it is the index of this process's GPU, or None.
 data_parallel                 >=0.9,<2.0  it says whether the trial has several processes.
 data_parallel_device_ids      >=0.9,<1.8  it numbers the GPUs of the trial on this node, or is None.
-amp_backend                   >=0.9,<2.0  it is "native" if the precision is a mixed one, or None.
+amp_backend                   >=0.9,<2.0  it is "native" in mixed precision, otherwise None.
 distributed_backend           >=0.9,<1.5  it is "ddp" if the trial has several processes, or None.
 lr_schedulers                 >=0.9,<1.8  it is a list of the trial's schedulers, as dictionaries.
 lightning_optimizers          >=1.2,<1.8  it holds the wrapped optimizers by their index.
 optimizer_frequencies         >=0.9,<2.0  it is what configure_optimizers returned.
-running_sanity_check          >=0.9,<1.5  it says whether validation is tried before training.
+running_sanity_check          >=0.9,<1.5  it says whether the sanity check is running.
 disable_validation            >=0.9,<1.6  it says whether the trial has nothing to validate.
 progress_bar_dict             >=0.9,<1.7  it holds the values that were last logged with prog_bar=True, by
                                           name.
 early_stop_callback           >=0.9,<1.0  it is the trial's first EarlyStopping callback, or None.
 should_rank_save_checkpoint   >=1.4,<1.8  it says whether this process has rank 0.
 tuning                        >=1.2,<2.0  it is False, since Determined searches hyperparameters.
-terminate_on_nan              >=0.9,<1.7  it is False, since a trial does not look at the loss.
+terminate_on_nan              >=0.9,<1.7  it is False, since a trial does not check the loss.
 slurm_job_id                  >=0.9,<1.7  it is None, since Determined runs the trial.
-resume_from_checkpoint        >=0.9,<2.0  it is the checkpoint of Lightning's that the trial starts from, or None.
+resume_from_checkpoint        >=0.9,<2.0  it is the Lightning checkpoint that the trial starts from, or None.
 [method: backed]
 print                         >=2.1       only rank 0 prints, above the progress bar if there is one.
-save_checkpoint               >=0.9       it writes a checkpoint of Lightning's on rank 0; Determined writes its own.
+save_checkpoint               >=0.9       it writes a Lightning checkpoint on rank 0; Determined writes its own.
 get_model                     >=0.9,<1.4  it returns your module.
 [attribute: backed]
-_data_connector               >=1.5       Lightning's own methods find the transfer hooks through it, no more.
-_logger_connector             >=1.6       it has should_update_logs, no more.
+_data_connector               >=1.5       Lightning's own methods find the transfer hooks through it and nothing else.
+_logger_connector             >=1.6       it has should_update_logs and nothing else.
 val_check_interval            >=0.9       it is the validation_period in batches, or 1.0 if that is in epochs.
 check_val_every_n_epoch       >=0.9       it is the validation_period in epochs, or None if that is in batches.
 val_check_batch               >=0.9       it is the number of batches between two validations.
@@ -388,11 +388,11 @@ reload_dataloaders_every_n_epochs  >=1.4  "
 log_every_n_steps             >=0.10      it is the number of batches between two reports to Determined.
 num_sanity_val_steps          >=0.9       it is what the trial was given.
 fast_dev_run                  >=0.9       it is False, since a trial has no such mode.
-overfit_batches               >=0.9       it is the option of the trial.
+overfit_batches               >=0.9       it is what the trial was given.
 barebones                     >=2.0       it is False, since a trial has no such mode.
 profiler                      >=0.9       it does nothing; Determined profiles trials by itself.
 fit_loop                      >=1.4       it has max_epochs, which can be set before training starts, max_steps,
-                                          max_batches, setup_data and the counts of its epoch_loop, no more.
+                                          max_batches, setup_data and the counts of its epoch_loop.
 [property: ignored]
 test_dataloaders              >=0.9       it is None, since Determined trials have no test loop.
 num_test_batches              >=0.9       "
@@ -480,7 +480,7 @@ after_save_checkpoint         >=1.4       it does nothing; Determined keeps the 
 sub_dir                       >=1.4       TensorBoard's files lie in one directory; read log_dir.
 [attribute: refused]
 hparams                       >=0.9       the logger keeps no hyperparameters; read the module's hparams.
-LOGGER_JOIN_CHAR              >=1.2       the logger puts no names together.
+LOGGER_JOIN_CHAR              >=1.2       the logger joins no names.
 NAME_HPARAMS_FILE             >=0.9       the logger writes no such file; Determined keeps hyperparameters.
 [method: refused]
 log_image                     >=1.5,<1.6  it raises AttributeError, as in Lightning 2; call
@@ -488,7 +488,7 @@ log_image                     >=1.5,<1.6  it raises AttributeError, as in Lightn
 log_text                      >=1.5,<1.6  it raises AttributeError, as in Lightning 2; call
                                           experiment.add_text.
 agg_and_log_metrics           >=0.9,<1.8  it raises AttributeError, as in Lightning 2; call log_metrics.
-update_agg_funcs              >=0.9,<1.8  it raises AttributeError, as in Lightning 2; aggregate by hand.
+update_agg_funcs              >=0.9,<1.8  it raises AttributeError, as in Lightning 2; aggregate them yourself.
 close                         >=0.9,<1.7  it raises AttributeError, as in Lightning 2; Determined closes its
                                           TensorBoard writer.
 """,
@@ -551,7 +551,7 @@ on_keyboard_interrupt         >=0.9,<1.7  Determined handles interruptions; use 
 """,
     "callbacks": """
 [class: refused]
-ModelPruning                  >=1.2       its checkpoints lack the masks, so that a trial could not go on after a pause.
+ModelPruning                  >=1.2       its checkpoints lack the masks, so a trial could not continue after a pause.
 LearningRateFinder            >=1.9       it trains by itself; Determined searches hyperparameters.
 BatchSizeFinder               >=1.9       "
 SpikeDetection                >=2.2       Lightning cannot load its state, which a trial needs after a pause.
@@ -584,6 +584,7 @@ Timer                         >=1.3       it stops the trial through Determined.
 }
 
 OWNERS: Final = tuple(_TABLE)
+"""The classes that have members; ``"callbacks"`` stands for Lightning's package of them."""
 
 
 def _rows(owner: str, text: str) -> list[Member]:

@@ -1,7 +1,7 @@
-"""The table of what becomes of each argument of Lightning's ``Trainer`` when a script runs on Determined.
+"""The table of Trainer arguments: what happens to each argument of a script's ``Trainer`` on Determined.
 
-One row for each argument. The page for those who come from Lightning's Trainer is checked against it, and warnings and
-refusals are its sentences. It imports the standard library only.
+It has one row for each argument. Warnings and refusals are made from it, and docs/from_trainer.md is tested against it.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Argument:
 
     Attributes:
         name: The argument's name.
-        support: What becomes of it: ``NATIVE`` if the script's own Trainer sees to it, ``BACKED`` if the trial does,
+        support: Its level of support: ``NATIVE`` if the script's own Trainer applies it, ``BACKED`` if the trial does,
             ``IGNORED`` if a value other than the default has no effect, ``REFUSED`` if such a value is an error.
         sentence: What happens, as one sentence that can follow a colon.
     """
@@ -28,13 +28,14 @@ class Argument:
     sentence: str
 
 
+# One row a line: name, support, sentence. A ditto mark repeats the sentence of the row above.
 _TABLE: Final = """
-accelerator     ignored  Determined says on what to train: the GPUs of the trial, off-cluster a GPU if there is one.
+accelerator     ignored  Determined chooses the device: the trial's GPUs; off-cluster a GPU if there is one.
 strategy        backed   "auto", "ddp" and its variants train as one process per slot; others are refused.
-devices         ignored  Determined says it by resources.slots_per_trial; off-cluster torchrun does.
+devices         ignored  resources.slots_per_trial decides it; off-cluster torchrun does.
 num_nodes       ignored  "
 precision       backed   the trial trains in it.
-logger          backed   each gets what it would from Lightning; True and None mean Determined alone.
+logger          backed   each logger gets what it would get from Lightning; True and None mean Determined alone.
 callbacks       backed   the trial calls them; SUPPORT.md says which of Lightning's own run.
 fast_dev_run    backed   the trial is as short as in Lightning.
 max_epochs      backed   it is the length of the trial.
@@ -44,28 +45,28 @@ min_steps       backed   the trial does not stop earlier.
 max_time        backed   the Timer callback stops the trial.
 limit_train_batches     backed  it is the length of the trial's epochs.
 limit_val_batches       backed  it is the length of the trial's validations.
-limit_test_batches      native  it counts in trainer.test.
-limit_predict_batches   native  it counts in trainer.predict.
+limit_test_batches      native  it applies to trainer.test.
+limit_predict_batches   native  it applies to trainer.predict.
 overfit_batches         backed  it is the length of epochs and validations, and samplers are replaced as in Lightning.
-val_check_interval      backed  it is the period of the trial's validations; one in time is refused.
+val_check_interval      backed  it is the period of the trial's validations; a period of time is refused.
 check_val_every_n_epoch backed  it is the period of the trial's validations.
-num_sanity_val_steps    backed  the trial tries so many batches before it trains, not again after a pause.
+num_sanity_val_steps    backed  the trial validates that many batches before it trains, and not again after a pause.
 log_every_n_steps       backed  it is the period of the trial's reports.
-enable_checkpointing    backed  ModelCheckpoint runs as in Lightning; Determined writes one at a pause and at the end.
-enable_progress_bar     backed  off-cluster Determined's progress is shown in a terminal.
+enable_checkpointing    backed  ModelCheckpoint runs as in Lightning; Determined writes its own at pauses and the end.
+enable_progress_bar     backed  off-cluster, progress is shown if there is a terminal.
 enable_model_summary    backed  the summary is printed.
 accumulate_grad_batches backed  the trial accumulates as Lightning does.
 gradient_clip_val       backed  the trial clips as Lightning does.
 gradient_clip_algorithm backed  "
 deterministic           native  the script's Trainer sets PyTorch's switches.
 benchmark               native  "
-inference_mode          native  it counts in validate and test after fit; the trial validates under torch.no_grad().
-use_distributed_sampler backed  the trial shares out the samples as Lightning does.
-profiler                ignored profiling.enabled of the experiment shows the load of the machine.
+inference_mode          native  it applies to validate and test after fit; the trial validates under torch.no_grad().
+use_distributed_sampler backed  the trial shards the samples as Lightning does.
+profiler                ignored profiling.enabled in the experiment's configuration shows the machine's load.
 detect_anomaly          backed  the trial trains with it.
 barebones               refused it switches off what the trial reports.
-plugins                 refused precision, processes and checkpoints are the trial's.
-sync_batchnorm          backed  the trial normalises as Lightning does.
+plugins                 refused the trial handles precision, processes and checkpoints itself.
+sync_batchnorm          backed  the trial synchronizes batch normalization as Lightning does.
 reload_dataloaders_every_n_epochs  backed  the trial asks for the loaders as Lightning does.
 default_root_dir        backed  ModelCheckpoint writes there; Determined's checkpoints are in its storage.
 enable_autolog_hparams  backed  the script's loggers get the hyperparameters unless it is False.
@@ -84,4 +85,4 @@ def _rows() -> dict[str, Argument]:
 
 
 ARGUMENTS: Final = _rows()
-"""By the name of the argument, in the order of Lightning's signature."""
+"""The rows by the argument's name, in the order of Lightning's signature."""

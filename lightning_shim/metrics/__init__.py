@@ -1,1 +1,1 @@
-"""Values of ``self.log``, and their reduction."""
+"""The values of ``self.log`` and their reduction."""

@@ -1,8 +1,8 @@
-"""What ``self.log`` and ``self.log_dict`` keep in one stage, and what Determined is told of it.
+"""The collection of the values that a module logs in one stage.
 
-Which hook may log, under which name a value is seen, and when it is forgotten follow Lightning's
-``trainer.connectors.logger_connector``; how the values are kept is ours (see
-:mod:`lightning_shim.metrics.logged_metric`).
+Which hooks may log, under which name a value is seen, and when it is forgotten: all this follows Lightning's
+``trainer.connectors.logger_connector``. How values are kept is our own: see
+:mod:`lightning_shim.metrics.logged_metric`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lightning_shim.metrics.log_settings import Settings, argument_problem, diff
 from lightning_shim.metrics.logged_metric import LoggedMetric
 
 Key = tuple[str, str, int | None]
-"""The hook, the name, and the index of the loader unless the name is shared by all loaders."""
+"""The hook, the name, and the index of the loader unless all loaders share the name."""
 
 _ARGUMENTS: Final = (
     "prog_bar",
@@ -43,12 +43,12 @@ _ARGUMENTS: Final = (
 
 @dataclass(slots=True)
 class MetricViews:
-    """The three dictionaries in which a trainer shows metrics.
+    """The three dictionaries of metrics that a trainer has.
 
     Attributes:
-        callback: ``trainer.callback_metrics``, tensors of no dimensions by name.
+        callback: ``trainer.callback_metrics``: scalar tensors by name.
         logged: ``trainer.logged_metrics``, likewise.
-        progress_bar: ``trainer.progress_bar_metrics``, likewise; they become numbers when they are shown.
+        progress_bar: ``trainer.progress_bar_metrics``, likewise. They become numbers only when somebody reads them.
     """
 
     callback: dict[str, Tensor] = field(default_factory=dict)
@@ -56,20 +56,20 @@ class MetricViews:
     progress_bar: dict[str, Tensor] = field(default_factory=dict)
 
     def update(self, newer: MetricViews) -> None:
-        """Takes over the entries of newer views."""
+        """Adds the entries of newer views, in place of older ones."""
         self.callback.update(newer.callback)
         self.logged.update(newer.logged)
         self.progress_bar.update(newer.progress_bar)
 
 
 class MetricCollector:
-    """The values logged in training, or in validation.
+    """The values logged in training, or those logged in validation.
 
     Args:
-        training: Which of the two it is.
-        batch_size_of: Infers the number of samples of a batch; Lightning's ``extract_batch_size``.
-        metric_attributes: Gives the names of the module's torchmetrics objects, by identity.
-        reduce: Reduces a tensor over all processes; ``strategy.reduce``, or None for a single process.
+        training: Whether the stage is training; otherwise it is validation.
+        batch_size_of: Infers the number of samples in a batch; Lightning's ``extract_batch_size``.
+        metric_attributes: Returns the names of the module's torchmetrics objects by their identity.
+        reduce: Reduces a tensor over all processes: ``strategy.reduce``, or None for a single process.
     """
 
     def __init__(
@@ -92,34 +92,35 @@ class MetricCollector:
         self._dataloader_idx: int | None = None
 
     def start_batch(self, batch: Any, dataloader_idx: int | None = None) -> None:
-        """Says that what is logged from now on belongs to this batch.
+        """Starts a batch, to which values belong from now on.
 
         Args:
-            batch: The batch, from which the number of samples is inferred if a mean needs it.
-            dataloader_idx: The index of its loader where there are several.
+            batch: The batch. Its number of samples is inferred if a mean needs it.
+            dataloader_idx: The index of its loader if there are several.
         """
         self._in_first_batch = self._in_first_batch is None
         self._batch = batch
+        # Inferred when a mean first needs it: to search a nested batch for tensors takes time.
         self._batch_size = None
         self._dataloader_idx = dataloader_idx
 
     def end_batch(self) -> None:
-        """Lets go of the batch."""
+        """Releases the batch, whose memory the next one needs."""
         self._batch = self._batch_size = None
 
     def number_of_samples(self) -> int:
-        """Returns the number of samples of the batch, or 1 if it cannot be told."""
+        """Returns the number of samples in the batch, or 1 if it cannot be inferred."""
         try:
-            return self._present_batch_size()
+            return self._current_batch_size()
         except Exception:
             return 1
 
     def end_dataloader(self) -> None:
-        """Says that one loader's batches are over; its epoch values are what :meth:`collect` gives now."""
+        """Ends the batches of one loader, after which :meth:`collect` returns its epoch values."""
         self._in_first_batch = None
 
     def end_batches(self) -> None:
-        """Says that all batches of the epoch are over."""
+        """Ends the batches of the epoch."""
         self._in_first_batch = None
         self._dataloader_idx = None
 
@@ -153,10 +154,10 @@ class MetricCollector:
         rank_zero_only: bool = False,
         **unknown: Any,
     ) -> None:
-        """Keeps a value; all arguments but ``fx``, the hook that is running, are those of ``LightningModule.log``.
+        """Keeps a value. ``fx`` is the running hook; the other arguments are those of ``LightningModule.log``.
 
         Raises:
-            MetricError: If the value, the hook or the settings are not such as can be logged.
+            MetricError: If the hook may not log, or if the value or an argument cannot be used.
         """
         if fx is None:
             raise MetricError(f"{caller_location()}: self.log({name!r}) was called outside any hook of the training.")
@@ -164,8 +165,8 @@ class MetricCollector:
             if argument not in FORMER_LOG_ARGUMENTS:
                 raise MetricError(f"{caller_location()}: self.log({name!r}): {argument_problem(argument)}")
         if fx != self._current_fx:
-            # In the first batch of an epoch Lightning resets the tensors of a hook each time that it starts to log
-            # after another one (`should_reset_tensors`).
+            # In the first batch of an epoch Lightning resets a hook's tensors whenever that hook starts to log after
+            # another one (`should_reset_tensors`).
             if self._in_first_batch is not False:
                 self._reset_tensors(fx)
             self._current_fx = fx
@@ -175,6 +176,8 @@ class MetricCollector:
             add_dataloader_idx, metric_attribute, rank_zero_only,
         )
         # fmt: on
+        # Arguments are checked when a name is first logged. Afterwards comparing them with those of the first call
+        # saves both the checks and the search for a torchmetrics object among all submodules.
         key = (fx, name, self._dataloader_idx if add_dataloader_idx else None)
         metric = self._metrics.get(key)
         if metric is None or metric.arguments != arguments or metric.settings.dataloader_idx != self._dataloader_idx:
@@ -185,13 +188,14 @@ class MetricCollector:
             metric.update_metric(value)
             return
         if batch_size is None:
-            batch_size = (self._batch_size or self._present_batch_size()) if metric.is_weighted else 1
+            # Only a mean over the epoch weighs values by samples; other reductions do not need the batch size.
+            batch_size = (self._batch_size or self._current_batch_size()) if metric.is_weighted else 1
         if isinstance(value, Tensor):
             metric.update_tensor(value, batch_size)
         else:
             metric.update_number(number(value), batch_size)
 
-    def _present_batch_size(self) -> int:
+    def _current_batch_size(self) -> int:
         if self._batch_size is None:
             if self._batch is None:
                 self._batch_size = 1
@@ -200,19 +204,19 @@ class MetricCollector:
         return self._batch_size
 
     def log_dict(self, fx: str | None, dictionary: Any, *args: Any, **kwargs: Any) -> None:
-        """Keeps several values; the arguments after ``fx`` are those of ``LightningModule.log_dict``.
+        """Keeps several values. The arguments after ``fx`` are those of ``LightningModule.log_dict``.
 
         Args:
-            fx: The hook that is running.
+            fx: The running hook.
             dictionary: Values by name, or a torchmetrics MetricCollection.
             *args: As for :meth:`log`.
             **kwargs: As for :meth:`log`.
 
         Raises:
-            MetricError: As :meth:`log`, or if it is no dictionary.
+            MetricError: As for :meth:`log`, or if ``dictionary`` is neither.
         """
         if isinstance(dictionary, MetricCollection):
-            # The metrics themselves, not copies, so that they are the module's attributes.
+            # The metrics themselves, since copies would not be found among the module's attributes.
             entries = dictionary.items(keep_base=False, copy_state=False)
         elif isinstance(dictionary, Mapping):
             entries = dictionary.items()
@@ -225,11 +229,11 @@ class MetricCollector:
             self.log(fx, name, value, *args, **kwargs)
 
     def collect(self, on_step: bool, every_dataloader: bool = False) -> MetricViews:
-        """Returns the present values, as Lightning's ``_ResultCollection.metrics`` does.
+        """Returns the current values, as Lightning's ``_ResultCollection.metrics`` does.
 
         Args:
-            on_step: Whether the last step's values are wanted, or the epoch's so far.
-            every_dataloader: Whether to return the values of all loaders, or only of the present one.
+            on_step: Whether to return the last step's values; otherwise those of the epoch so far.
+            every_dataloader: Whether to return the values of all loaders; otherwise those of the current one.
         """
         views = MetricViews()
         for metric in self._fresh(every_dataloader):
@@ -239,7 +243,7 @@ class MetricCollector:
             value = metric.step_value if on_step else metric.epoch_value()
             if value is None:
                 continue
-            # A copy: the next value may be written over it.
+            # A copy, because the next step's value may be written over this one.
             value = torch.as_tensor(value).clone() if on_step else torch.as_tensor(value)
             name = settings.reported_name(on_step)
             if settings.logger:
@@ -251,14 +255,14 @@ class MetricCollector:
         return views
 
     def current(self) -> MetricViews:
-        """Returns what may be seen at this moment: step values inside the loop over batches, else epoch values."""
+        """Returns the values that may be seen now: inside the loop over batches a step's, outside of it an epoch's."""
         return self.collect(on_step=self._in_first_batch is not None)
 
     def partial_epoch_values(self) -> dict[Key, tuple[Any, int]]:
-        """Returns this process's share of the values that are reduced over all processes.
+        """Returns this process's share of the epoch values that are reduced over all processes.
 
-        In validation that is every value, since each process sees only a part of the data; in training those logged
-        with ``sync_dist=True``. A torchmetrics object synchronises itself.
+        In validation that is every value, since each process sees only a part of the data. In training it is those
+        logged with ``sync_dist=True``. A torchmetrics object synchronises itself.
         """
         return {
             key: metric.fold()
@@ -271,11 +275,12 @@ class MetricCollector:
         }
 
     def merge_epoch_values(self, shares: list[dict[Key, tuple[Any, int]]]) -> None:
-        """Takes over what all processes' shares amount to.
+        """Sets the epoch values to the reduction of all processes' shares.
 
         Args:
-            shares: What :meth:`partial_epoch_values` returned on each process, by rank.
+            shares: The return values of :meth:`partial_epoch_values`, by rank.
         """
+        # Every process folds the shares in the same order, so that all of them round to the same value.
         for key, metric in self._metrics.items():
             own = [share[key] for share in shares if share.get(key, (None, 0))[0] is not None]
             if own and metric.is_fresh:
@@ -286,10 +291,9 @@ class MetricCollector:
                 metric.set_epoch_value(folded, weight)
 
     def step_values(self) -> dict[str, float]:
-        """Returns the last step's values that go to loggers: this process's, or if ``sync_dist`` is set all processes'.
-
-        Since the host waits for the device here, what the epoch has collected is folded as well.
-        """
+        """Returns the last step's values for loggers, reduced over all processes where ``sync_dist`` is set."""
+        # Reading the values makes the host wait for the device. The epoch's values are folded on this occasion, so that
+        # it does not have to wait for those once more.
         for metric in self._metrics.values():
             metric.fold()
         return {
@@ -298,8 +302,16 @@ class MetricCollector:
             if metric.settings.on_step and metric.settings.logger and metric.step_value is not None
         }
 
+    def shown_step_values(self) -> dict[str, Any]:
+        """Returns the last step's values that progress bars show, as they are kept: on their devices."""
+        return {
+            metric.settings.reported_name(on_step=True): metric.step_value
+            for metric in self._fresh()
+            if metric.settings.on_step and metric.settings.prog_bar and metric.step_value is not None
+        }
+
     def state_dict(self) -> dict[str, Any]:
-        """Returns what an interrupted epoch needs: tensors and plain values only."""
+        """Returns the values of an interrupted epoch, as tensors and plain values."""
         return {
             "metrics": [(key, metric.state_dict()) for key, metric in self._metrics.items()],
             "current_fx": self._current_fx,
@@ -307,11 +319,11 @@ class MetricCollector:
         }
 
     def load_state_dict(self, state: dict[str, Any], metrics: dict[str, Metric]) -> None:
-        """Takes over the values of an interrupted epoch.
+        """Restores the values of an interrupted epoch.
 
         Args:
-            state: What :meth:`state_dict` returned.
-            metrics: The module's torchmetrics objects by their names.
+            state: The return value of :meth:`state_dict`.
+            metrics: The module's torchmetrics objects by name.
         """
         self._metrics = {
             key: LoggedMetric.from_state_dict(saved, metrics.get(saved["settings"]["metric_attribute"] or ""))
@@ -329,15 +341,15 @@ class MetricCollector:
     def _reset_tensors(self, fx: str) -> None:
         for metric in self._metrics.values():
             settings = metric.settings
-            # Those that have a loader's index in their name are not reset; those of loaders that are over are kept,
-            # since all loaders are reported together.
+            # As in Lightning, names with a loader's index are not reset. Neither are the values of earlier loaders, as
+            # all loaders are reported together.
             has_index = settings.add_dataloader_idx and settings.dataloader_idx is not None
-            is_present = settings.fx == fx and settings.dataloader_idx == self._dataloader_idx
-            if metric.metric is None and is_present and not has_index:
+            is_current = settings.fx == fx and settings.dataloader_idx == self._dataloader_idx
+            if metric.metric is None and is_current and not has_index:
                 metric.reset()
 
     def _register(self, key: Key, value: Any, arguments: tuple[Any, ...]) -> LoggedMetric:
-        """Resolves the arguments of a call; this happens once for a name, unless they are spelled differently."""
+        """Resolves a call's arguments: once for a name, and again if a later call spells them differently."""
         fx, name, _ = key
         settings = resolve_settings(
             fx,
@@ -367,7 +379,8 @@ class MetricCollector:
 
 
 def _length_of_tensors(batch: Any) -> int | None:
-    """Returns the length that all tensors of a plain batch share; None leaves the question to Lightning's search."""
+    """Returns the length that all tensors of a plain batch share; None if only Lightning's search can tell."""
+    # The usual batch, a tuple of tensors of one length, is answered without that recursive search.
     if type(batch) not in (tuple, list):
         return None
     lengths = {part.size(0) if type(part) is Tensor and part.dim() else None for part in batch}

@@ -1,4 +1,4 @@
-"""Lightning's own loggers, which run beside Determined's and get what they would get under Lightning."""
+"""Lightning's own loggers, which run beside Determined's and receive the same as under Lightning."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lightning_shim.upstream.lightning import Lightning
 
 
 class Loggers:
-    """What Lightning's ``_LoggerConnector`` and its hooks do with the loggers of a Trainer.
+    """The loggers of a Trainer, called as Lightning's ``_LoggerConnector`` and its hooks do.
 
     Args:
         lightning: The module's Lightning.
         loggers: The user's loggers.
-        progress: Where training stands.
+        progress: The progress of the training.
     """
 
     def __init__(self, lightning: Lightning, loggers: list[Any], progress: Progress) -> None:
@@ -25,13 +25,14 @@ class Loggers:
         self._progress: Final = progress
 
     def start(self) -> None:
-        """Has each logger make its experiment, before ``setup`` is called; wandb's before TensorBoard's writers."""
+        """Has each logger create its experiment, before ``setup`` is called."""
+        # wandb comes first: it can follow TensorBoard's writers only if they are created later.
         for logger in sorted(self.loggers, key=lambda logger: not isinstance(logger, self._lightning.WandbLogger)):
             if hasattr(logger, "experiment"):
                 _ = logger.experiment
 
     def log_hyperparams(self, module: Any, datamodule: Any) -> None:
-        """Gives the loggers the hyperparameters of module and data module, and the graph.
+        """Passes the hyperparameters of module and data module to the loggers, and the module's graph.
 
         Args:
             module: The LightningModule.
@@ -42,11 +43,11 @@ class Loggers:
         )
 
     def log_metrics(self, metrics: Mapping[str, Any], steps_back: int = 0) -> None:
-        """Gives the loggers metrics, with the epoch and under the step under which Lightning would.
+        """Passes metrics to the loggers, with Lightning's step and epoch.
 
         Args:
             metrics: Tensors by name.
-            steps_back: How many steps before the present one they belong to.
+            steps_back: The number of steps by which they are older than the current one.
         """
         if not self.loggers or not metrics:
             return
@@ -60,7 +61,7 @@ class Loggers:
             logger.save()
 
     def finalize(self, status: str) -> None:
-        """Tells the loggers that the process ends.
+        """Closes the loggers at the end of the process.
 
         Args:
             status: ``"success"`` or ``"failed"``, as in Lightning.

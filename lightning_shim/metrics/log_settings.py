@@ -1,4 +1,4 @@
-"""How a logged name is to be treated: the arguments of ``self.log``, resolved as Lightning resolves them."""
+"""The settings of a logged name: the arguments of ``self.log``, resolved as in Lightning."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lightning_shim.diagnostics.warn import warn_at_caller
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """How the values of an epoch become one.
+    """A reduction of an epoch's values to one.
 
     Attributes:
-        name: What ``reduce_fx`` gives: a function of :mod:`torch`, or of :mod:`builtins`.
-        operation: What processes do with their values, by its name in ``strategy.reduce``.
+        name: The name of the function of :mod:`torch` or :mod:`builtins` that ``reduce_fx`` is.
+        operation: The reduction over processes, by its name in ``strategy.reduce``.
         initial: The value before the first one, as in Lightning's ``_ResultMetric``.
-        ufunc: Folds; its ``accumulate`` works in order, one value after the other.
+        ufunc: The operation on two values.
     """
 
     name: str
@@ -34,6 +34,8 @@ class Reduction:
 
     def fold(self, values: np.ndarray[Any, Any]) -> Any:
         """Folds an array of shape ``(n,)``, n at least 1, to a NumPy scalar of its dtype."""
+        # `accumulate` works through the values in order and rounds after each, as Lightning's additions do. `reduce`
+        # sums in pairs, which differs in the last bits.
         with np.errstate(over="ignore", invalid="ignore"):
             return self.ufunc.accumulate(values)[-1]
 
@@ -42,7 +44,7 @@ MEAN: Final = Reduction("mean", "mean", 0.0, np.add)
 SUM: Final = Reduction("sum", "sum", 0.0, np.add)
 MIN: Final = Reduction("min", "min", float("inf"), np.minimum)
 MAX: Final = Reduction("max", "max", float("-inf"), np.maximum)
-# Python's own compare, and so pass over NaN.
+# Python's min and max skip NaN, which compares as false; PyTorch's pass it on.
 PYTHON_MIN: Final = Reduction("builtins.min", "min", float("inf"), np.fmin)
 PYTHON_MAX: Final = Reduction("builtins.max", "max", float("-inf"), np.fmax)
 
@@ -58,7 +60,7 @@ REDUCTIONS: Final[dict[Any, Reduction]] = {
 
 @dataclass(frozen=True, slots=True)
 class LogLevels:
-    """Where a hook may log; Lightning's table is ``_FxValidator.functions``."""
+    """The levels on which a hook may log, as in Lightning's table ``_FxValidator.functions``."""
 
     on_step: bool
     on_epoch: bool
@@ -114,14 +116,14 @@ LOG_LEVELS: Final[dict[str, LogLevels]] = {
 REMOVED_ARGUMENTS: Final[dict[str, str]] = {
     "sync_dist_op": "pass reduce_fx",
 }
-"""What ``self.log`` took in Lightning 1.x and takes no more, with what to do instead."""
+"""Arguments that ``self.log`` had in Lightning 1.x, each with its replacement."""
 
 
-# What can be wrong with a call, each as what follows a colon. The check before a trial asks them as well.
+# The problems of a call, as sentences that can follow a colon.
 
 
 def argument_problem(name: str) -> str:
-    """Says what is wrong with an argument that ``LightningModule.log`` does not have.
+    """Describes the problem with an argument that ``LightningModule.log`` does not have.
 
     Args:
         name: The keyword.
@@ -131,14 +133,8 @@ def argument_problem(name: str) -> str:
     return f"Lightning has no argument {name}."
 
 
-def level_problem(fx: str, on_step: bool | None, on_epoch: bool | None) -> str | None:
-    """Says what is wrong with logging in a hook.
-
-    Args:
-        fx: The hook.
-        on_step: The argument, None for the hook's default.
-        on_epoch: Likewise.
-    """
+def _level_problem(fx: str, on_step: bool | None, on_epoch: bool | None) -> str | None:
+    """Describes the problem with logging in a hook, if there is one. None stands for the hook's default."""
     levels = LOG_LEVELS.get(fx)
     if levels is None:
         return f"Lightning allows no logging in {fx}; write to self.logger.experiment there."
@@ -151,24 +147,15 @@ def level_problem(fx: str, on_step: bool | None, on_epoch: bool | None) -> str |
     return None
 
 
-def name_problem(name: str, add_dataloader_idx: bool) -> str | None:
-    """Says what is wrong with a name.
-
-    Args:
-        name: The name.
-        add_dataloader_idx: Whether the loader's index is added to it.
-    """
+def _name_problem(name: str, add_dataloader_idx: bool) -> str | None:
+    """Describes the problem with a name, if there is one."""
     if add_dataloader_idx and "/dataloader_idx_" in name:
         return "the name must not contain /dataloader_idx_, which is added to it; or pass add_dataloader_idx=False."
     return None
 
 
-def reduction_problem(reduce_fx: str | Callable[[Any], Any]) -> str | None:
-    """Says what is wrong with a reduction.
-
-    Args:
-        reduce_fx: The argument.
-    """
+def _reduction_problem(reduce_fx: str | Callable[[Any], Any]) -> str | None:
+    """Describes the problem with a reduction, if there is one."""
     if _reduction_key(reduce_fx) not in REDUCTIONS:
         return f"reduce_fx={reduce_fx!r} is none of mean, sum, min, max; for another one log a torchmetrics object."
     return None
@@ -180,7 +167,7 @@ def _reduction_key(reduce_fx: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The arguments with which a name is logged; they must be the same each time."""
+    """The arguments with which a name is logged. They have to be the same each time."""
 
     name: str
     fx: str
@@ -198,27 +185,27 @@ class Settings:
     rank_zero_only: bool
 
     def reported_name(self, on_step: bool) -> str:
-        """Returns the name that Lightning's loggers see.
+        """Returns the name under which loggers see the value.
 
         Args:
-            on_step: Whether the step's value is meant, or the epoch's.
+            on_step: Whether it is the step's value; otherwise it is the epoch's.
         """
         fork = ("_step" if on_step else "_epoch") if self.on_step and self.on_epoch else ""
         return f"{self.name}{fork}{self._suffix}"
 
     @property
     def plain_name(self) -> str:
-        """The name without ``_step`` or ``_epoch``, which ``callback_metrics`` has as well."""
+        """The name without ``_step`` or ``_epoch``, which is also in ``callback_metrics``."""
         return f"{self.name}{self._suffix}"
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the settings as plain values; a process group cannot be saved and is left out."""
+        """Returns the settings as plain values, without the process group, which cannot be saved."""
         state = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {**state, "reduction": self.reduction.name, "sync_dist_group": None}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Settings:
-        """Rebuilds what :meth:`state_dict` was taken of."""
+        """Rebuilds settings from their :meth:`state_dict`."""
         return cls(**{**state, "reduction": REDUCTIONS[state["reduction"]]})
 
     @property
@@ -228,7 +215,7 @@ class Settings:
 
 
 def default_dtype() -> torch.dtype:
-    """Returns the dtype in which Lightning accumulates: the default one, but no less than float32."""
+    """Returns the dtype in which Lightning accumulates: the default one, but float32 at least."""
     dtype = torch.get_default_dtype()
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
@@ -264,20 +251,22 @@ def resolve_settings(
 ) -> Settings:
     """Checks the arguments of a ``self.log`` call and fills in the hook's defaults.
 
-    The keyword arguments are those of ``LightningModule.log``. Of the value only the type matters;
-    ``metric_attributes`` gives the names of the module's torchmetrics objects by identity.
+    The keyword arguments are those of ``LightningModule.log``. Of the value only the type matters.
+    ``metric_attributes`` returns the names of the module's torchmetrics objects by their identity.
 
     Returns:
         The settings.
 
     Raises:
-        MetricError: If the hook does not allow it, or an argument makes no sense.
+        MetricError: If the hook may not log, or an argument makes no sense.
     """
     where = f"{caller_location()}: self.log({name!r})"
     if not isinstance(name, str):
         raise MetricError(f"{where}: the name must be a string, not {type(name).__name__}.")
     problem = (
-        level_problem(fx, on_step, on_epoch) or name_problem(name, add_dataloader_idx) or reduction_problem(reduce_fx)
+        _level_problem(fx, on_step, on_epoch)
+        or _name_problem(name, add_dataloader_idx)
+        or _reduction_problem(reduce_fx)
     )
     if problem is not None:
         raise MetricError(f"{where}: {problem}")
@@ -314,7 +303,7 @@ def resolve_settings(
 
 
 def difference(first: Settings, second: Settings) -> str:
-    """Says in words in what two settings differ."""
+    """Describes in words where two settings differ."""
     return ", ".join(
         f"{name} was {getattr(first, name)!r} and is {getattr(second, name)!r}"
         for name in Settings.__dataclass_fields__

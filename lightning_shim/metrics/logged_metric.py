@@ -1,9 +1,9 @@
-"""What is kept of one logged name, and how an epoch's values become one.
+"""The values of one logged name, and their reduction over an epoch.
 
-A logged value is put away as it is, detached and on its own device; nothing is added up, copied to the host or
-formatted at the time of the call. The values are folded, in the order in which they came, when the host waits for the
-device anyway: at a report, at the end of an epoch, or when ``trainer.callback_metrics`` is read. The fold rounds as
-Lightning's additions one by one do, so that the results are equal to the last bit.
+A logged value is stored as it is, detached and on its own device: nothing is added up, copied to the host or formatted
+during the call. Values are folded, in the order in which they came, when the host waits for the device anyway: at a
+report, at the end of an epoch, or when ``trainer.callback_metrics`` is read. The fold rounds as Lightning does when it
+adds values one by one, so the results are equal to the last bit.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.metrics.log_settings import MEAN, Settings, default_dtype
 
 Value = Tensor | np.floating[Any]
-"""A tensor of no dimensions on any device, or a number that never was a tensor."""
+"""A scalar tensor on any device, or a number that never was a tensor."""
 
 FOLD_AFTER: Final = 256
-"""Numbers of one name that are kept before they are folded; tensors are folded at reports, since it means to wait."""
+"""The most numbers that are kept before they are folded; tensors wait for a report, as folding them blocks the host."""
 
 _KEPT_DTYPES: Final = (torch.float32, torch.float64)
 
 
 @dataclass(slots=True)
 class LoggedMetric:
-    """What is known of one logged name.
+    """The values of one logged name in one epoch.
 
     Attributes:
-        settings: The arguments of the first call.
-        arguments: The same as they were given, to recognise a repeated call quickly.
-        metric: The torchmetrics object, if one was logged; it does its own reduction.
-        synchronise: Reduces a step's value over all processes, if it is to be; each of them waits for all others.
-        step_value: The last value, for ``on_step``; if it is a tensor, the next value may be written over it.
-        is_fresh: Whether something was logged since the last reset.
-        is_weighted: Whether the epoch's value is a mean, in which each value counts by the number of its samples.
+        settings: The resolved arguments.
+        arguments: The arguments as they were passed, by which a repeated call is recognised quickly.
+        metric: The torchmetrics object, if one was logged. It does its own reduction.
+        synchronise: Reduces a step's value over all processes, which wait for each other; None if that is not wanted.
+        step_value: The last value, for ``on_step``. If it is a tensor, the next value may be written over it.
+        is_fresh: Whether a value has been logged since the last reset.
+        is_weighted: Whether the epoch's value is a mean, which weighs each value by its number of samples.
     """
 
     settings: Settings
@@ -62,7 +62,7 @@ class LoggedMetric:
         self.is_weighted = self.settings.on_epoch and self.settings.reduction is MEAN
 
     def update_tensor(self, value: Tensor, batch_size: int) -> None:
-        """Puts a tensor of the current batch away.
+        """Stores a tensor of the current batch.
 
         Args:
             value: A tensor of one element.
@@ -71,6 +71,7 @@ class LoggedMetric:
         Raises:
             MetricError: If it has another number of elements.
         """
+        # The usual tensor is a scalar like the last one, and can be stored without any conversion.
         tensors = self._tensors
         if (
             tensors is None
@@ -90,10 +91,11 @@ class LoggedMetric:
         if settings.on_epoch:
             self._batch_sizes.append(batch_size)
         else:
+            # Nobody folds a value that is for the step only, so its place is free again.
             tensors.clear()
 
     def _keepable(self, value: Tensor) -> Tensor:
-        """Returns a tensor of no dimensions, in a dtype in which Lightning accumulates."""
+        """Converts a tensor to a detached scalar, in a dtype in which Lightning accumulates."""
         if value.numel() != 1:
             name = self.settings.name
             raise MetricError(
@@ -104,7 +106,7 @@ class LoggedMetric:
         return value.detach().reshape(()).to(dtype)
 
     def _tensors_like(self, value: Tensor) -> TensorLog:
-        """Returns where a tensor is to be kept, after what is of another kind has been folded."""
+        """Returns the log for a tensor. Values of another kind are folded before, which keeps the order."""
         tensors = self._tensors
         if self._numbers:
             self.fold()
@@ -114,7 +116,7 @@ class LoggedMetric:
         return tensors
 
     def update_number(self, value: np.floating[Any], batch_size: int) -> None:
-        """Puts a number of the current batch away.
+        """Stores a number of the current batch.
 
         Args:
             value: A number that never was a tensor.
@@ -132,13 +134,13 @@ class LoggedMetric:
             self._batch_sizes.append(batch_size)
 
     def update_metric(self, metric: Any) -> None:
-        """Takes note that the torchmetrics object was logged; its ``forward`` has been called by the user.
+        """Notes that a torchmetrics object was logged, after the user has called its ``forward``.
 
         Args:
-            metric: What was logged now.
+            metric: The object.
 
         Raises:
-            MetricError: If it is not what was logged under this name before.
+            MetricError: If another object, or a number, was logged under this name before.
         """
         if self.metric is None or metric is not self.metric:
             raise MetricError(
@@ -153,13 +155,13 @@ class LoggedMetric:
             self.step_value = None if cache is None else self._tensor("forward", cache)
 
     def fold(self) -> tuple[Any, int]:
-        """Folds what has been put away.
+        """Folds the stored values.
 
         Returns:
             The folded value, a NumPy scalar (for a mean, the weighted sum), and the sum of the batch sizes.
         """
         if self._batch_sizes:
-            # Never both: each is folded before the other begins.
+            # There are never both tensors and numbers: either are folded before the others come.
             values = self._tensors.take() if self._tensors else np.array(self._numbers)
             self._fold(values, np.array(self._batch_sizes, dtype=np.int64))
             self._numbers.clear()
@@ -169,6 +171,7 @@ class LoggedMetric:
     def _fold(self, values: np.ndarray[Any, Any], weights: np.ndarray[Any, Any]) -> None:
         reduction = self.settings.reduction
         if reduction is MEAN:
+            # In the values' own dtype, as Lightning multiplies: a wider one would round differently.
             with np.errstate(over="ignore", invalid="ignore"):
                 values = values * weights.astype(values.dtype)
         start = values.dtype.type(reduction.initial) if self._folded is None else self._folded
@@ -177,7 +180,7 @@ class LoggedMetric:
         self._weight += int(weights.sum())
 
     def epoch_value(self) -> Tensor | None:
-        """Returns the epoch's value so far on this process, as a tensor of no dimensions."""
+        """Returns the epoch's value so far on this process, as a scalar tensor."""
         if self._computed is None:
             if self.metric is not None:
                 self._computed = self._tensor("compute", self.metric.compute())
@@ -197,11 +200,11 @@ class LoggedMetric:
         return value.detach()
 
     def set_epoch_value(self, folded: Any, weight: int) -> None:
-        """Fixes the epoch's value, as reduced over all processes.
+        """Sets the epoch's value, after it may have been reduced over all processes.
 
         Args:
-            folded: What the processes' folded values amount to, a NumPy scalar.
-            weight: The sum of their weights.
+            folded: The folded value, a NumPy scalar.
+            weight: The sum of the weights.
         """
         if self.settings.reduction is MEAN:
             with np.errstate(invalid="ignore", divide="ignore"):
@@ -209,7 +212,7 @@ class LoggedMetric:
         self._computed = torch.from_numpy(np.asarray(folded))
 
     def reset(self) -> None:
-        """Forgets every value; a torchmetrics object is reset as well."""
+        """Forgets all values, and resets a torchmetrics object."""
         if self.metric is not None:
             self.metric.reset()
         self.is_fresh = False
@@ -221,7 +224,7 @@ class LoggedMetric:
         self._batch_sizes.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what an interrupted epoch needs to be finished: tensors and plain values only."""
+        """Returns the state of an interrupted epoch, as tensors and plain values."""
         folded, weight = self.fold()
         return {
             "settings": self.settings.state_dict(),
@@ -233,14 +236,14 @@ class LoggedMetric:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any], metric: Metric | None) -> LoggedMetric:
-        """Rebuilds what :meth:`state_dict` was taken of.
+        """Rebuilds a logged metric from its :meth:`state_dict`.
 
         Args:
-            state: What :meth:`state_dict` returned.
+            state: The return value of :meth:`state_dict`.
             metric: The module's torchmetrics object of ``settings.metric_attribute``, if that is set.
 
         Returns:
-            The logged metric; the first call that logs it again fills in how its arguments were spelled.
+            The logged metric. Its ``arguments`` are empty until the next call logs it.
         """
         restored = cls(Settings.from_state_dict(state["settings"]), arguments=(), metric=metric)
         folded = state["folded"]
@@ -251,16 +254,16 @@ class LoggedMetric:
 
 
 CAPACITY: Final = 256
-"""Values that are kept in place; more of them are put aside in arrays of this many."""
+"""The number of values in one array."""
 
 
 class TensorLog:
-    """Tensors of no dimensions, of one dtype and on one device, side by side in the order in which they came.
+    """Scalar tensors of one dtype and device, side by side in the order in which they came.
 
-    Writing into a place that is there already takes half the time of a copy that has to be allocated.
+    Writing into a place that exists takes half the time of a copy, which has to be allocated.
 
     Args:
-        like: A tensor of the dtype and on the device.
+        like: A tensor of that dtype and device.
     """
 
     __slots__ = ("_array", "_count", "_full", "_places", "device", "dtype")
@@ -269,20 +272,21 @@ class TensorLog:
         self.dtype: Final = like.dtype
         self.device: Final = like.device
         with torch.inference_mode(False):
-            # Otherwise what is first logged in inference mode could not be written to outside it.
+            # An array created in inference mode could not be written to outside of it.
             self._array: Final = torch.empty(CAPACITY, dtype=like.dtype, device=like.device)
+            # Made once: indexing the array creates a tensor each time.
             self._places: Final = self._array.unbind()
         self._full: list[Tensor] = []
         self._count = 0
 
     def append(self, value: Tensor) -> Tensor:
-        """Keeps a value.
+        """Stores a value.
 
         Args:
-            value: A tensor of no dimensions; its graph is not kept.
+            value: A scalar tensor. Its graph is not kept.
 
         Returns:
-            The value where it is kept; it stays there until :data:`CAPACITY` further ones have been kept.
+            The stored value. It is overwritten when :data:`CAPACITY` further ones have been stored.
         """
         if self._count == CAPACITY:
             self._full.append(self._array.clone())
@@ -295,7 +299,7 @@ class TensorLog:
         return len(self._full) * CAPACITY + self._count
 
     def take(self) -> np.ndarray[Any, Any]:
-        """Returns all values, of shape ``(len(self),)``, on the host, and starts anew."""
+        """Returns all values on the host, in an array of shape ``(len(self),)``, and forgets them."""
         values = torch.cat([*self._full, self._array[: self._count]]).cpu().numpy()
         self.clear()
         return values

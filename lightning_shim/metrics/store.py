@@ -1,4 +1,4 @@
-"""Everything that is logged in a training: in its two stages, and what a trainer shows of it."""
+"""All values logged in a training: those of its two stages, and the views that a trainer has of them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lightning_shim.metrics.collector import MetricCollector, MetricViews
 
 
 class MetricStore:
-    """The collectors of both stages, one of which is the present one, and the views of a trainer.
+    """The collectors of both stages, one of which is current, and the views of a trainer.
 
     Args:
-        module: The LightningModule, whose torchmetrics objects are known by their names.
-        batch_size_of: Infers the number of samples of a batch; Lightning's ``extract_batch_size``.
-        reduce: Reduces a tensor over all processes; ``strategy.reduce``, or None for a single process.
+        module: The LightningModule, which names its torchmetrics objects.
+        batch_size_of: Infers the number of samples in a batch; Lightning's ``extract_batch_size``.
+        reduce: Reduces a tensor over all processes: ``strategy.reduce``, or None for a single process.
 
     Attributes:
-        training: Keeps what is logged in training.
-        validation: Keeps what is logged in validation.
-        returned: Keeps what ``validation_step`` returns instead.
-        collector: That of the present stage.
+        training: The values logged in training.
+        validation: The values logged in validation.
+        returned: The values that ``validation_step`` returns instead of logging them.
+        collector: The collector of the current stage.
         views: The metrics that the trainer shows.
     """
 
@@ -41,7 +41,7 @@ class MetricStore:
         self.views: Final = MetricViews()
 
     def enter_stage(self, training: bool) -> None:
-        """Says which stage is the present one.
+        """Makes a stage the current one.
 
         Args:
             training: Whether it is training; otherwise it is validation.
@@ -49,24 +49,24 @@ class MetricStore:
         self.collector = self.training if training else self.validation
 
     def current_views(self) -> MetricViews:
-        """Returns what may be seen of the metrics at this moment."""
+        """Returns the views, brought up to date with the current stage."""
         self.views.update(self.collector.current())
         return self.views
 
     def forget_views(self) -> None:
-        """Shows nothing of what has been logged by now."""
+        """Clears the views."""
         for view in MetricViews.__slots__:
             getattr(self.views, view).clear()
 
 
 class ReturnedMetrics:
-    """Averages the numbers that ``validation_step`` returns in dictionaries, over batches, as Determined's trials do.
+    """The mean over batches of the numbers that ``validation_step`` returns by name, as in Determined's own trials.
 
-    Lightning reports none of them, and here they count only if the module logs nothing in the whole validation.
+    Lightning reports none of them. Here they count only if the module logs nothing in the whole validation.
 
     Args:
-        logged: What the module logs in validation.
-        returned: Where the numbers are kept.
+        logged: The values that the module logs in validation.
+        returned: The collector in which to keep the numbers.
     """
 
     def __init__(self, logged: MetricCollector, returned: MetricCollector) -> None:
@@ -77,14 +77,14 @@ class ReturnedMetrics:
         """Keeps the numbers of a batch.
 
         Args:
-            output: What ``validation_step`` returned.
-            dataloader_idx: The index of the loader where there are several.
+            output: The output of ``validation_step``.
+            dataloader_idx: The index of the loader if there are several.
         """
         if not isinstance(output, Mapping) or self._logged.has_values:
             return
         self._returned.start_batch(None, dataloader_idx)
         for name, value in output.items():
-            # A tensor with a dimension is one of the samples', even if the batch has one only.
+            # A tensor with a dimension has one value per sample, even if the batch has a single sample.
             is_number = isinstance(value, Tensor) and value.ndim == 0 and value.dtype != torch.bool
             is_number |= isinstance(value, numbers.Real) and not isinstance(value, bool)
             if isinstance(name, str) and is_number:
@@ -92,7 +92,7 @@ class ReturnedMetrics:
 
     @property
     def collector(self) -> MetricCollector:
-        """What is to be reported of the validation."""
+        """The collector whose values Determined reports."""
         return self._logged if self._logged.has_values else self._returned
 
     def reset(self) -> None:

@@ -1,1 +1,1 @@
-"""Replacements in Lightning's and Determined's classes, and their undoing."""
+"""Patches of Lightning's and Determined's classes, and how they are undone."""

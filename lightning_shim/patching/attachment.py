@@ -1,7 +1,7 @@
-"""How a patched method knows that its module is attached to a trial. Standard library only.
+"""The test by which a patched method recognizes a module that is attached to a trial. Standard library only.
 
-Two private names of LightningModule are relied on: ``_trainer``, where the setter of ``trainer`` stores it (its getter
-raises where there is none), and ``_current_fx_name``, the hook that is running.
+It relies on two private names of LightningModule: ``_trainer``, where the setter of ``trainer`` stores it (the getter
+raises if there is none), and ``_current_fx_name``, the hook that is running.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from lightning_shim.members.query import members
 
 CURRENT_FX_ATTRIBUTE: Final = "_current_fx_name"
 
+# The names taken out can be assigned, by user code (should_stop, accumulate_grad_batches) or by the facade itself.
 FIXED: Final = frozenset(row.name for row in members("Trainer", Support.BACKED)) - {
     "_data_connector",
     "accumulate_grad_batches",
@@ -24,16 +25,19 @@ FIXED: Final = frozenset(row.name for row in members("Trainer", Support.BACKED))
     "state",
     "strategy",
 }
-"""What a trial's trainer answers and nobody can set."""
+"""The attributes of a trial's trainer that can be read but not set."""
 
 FIXED_SENTENCE: Final = "it cannot be set, since a trial is set up when it is built."
 
 
 class Attached:
-    """Base of what an attached module has as its trainer; only the trial's facade derives from it.
+    """Base class of the trainer of an attached module.
+
+    Only the facade derives from it. The patches know this class instead of the facade, which imports PyTorch and
+    Determined.
 
     Attributes:
-        collector: Keeps what the module logs in the present stage.
+        collector: Collects the values that the module logs in the current stage.
     """
 
     collector: Any
@@ -44,14 +48,15 @@ class Attached:
 
 
 def attached_trainer(module: Any) -> Any | None:
-    """Returns the trial's facade if the module is attached to a trial.
+    """Returns the trainer of a module that is attached to a trial.
 
     Args:
-        module: A LightningModule.
+        module: A LightningModule, or None.
 
     Returns:
-        The facade, or None if there is no module, or it has no trainer or another one.
+        The trial's facade, or None if the module has no trainer or one of Lightning's.
     """
-    # An unbound call may have no module.
+    # wrapt gives no instance for a call through the class, such as LightningModule.log(...).
+    # The dictionary is asked because nn.Module.__getattr__ would search parameters and submodules on each call.
     trainer = None if module is None else module.__dict__.get("_trainer")
     return trainer if isinstance(trainer, Attached) else None

@@ -1,26 +1,21 @@
-"""All that is needed of Determined's private names, in one place.
+"""Repairs of Determined's training loop, for trials of this package only.
 
-- ``determined.util.write_user_code``, which ``_save`` calls: what a checkpoint holds beside the trial's state.
-- ``PyTorchTrialContext._core``: the Core API context, for reports beside those that the training loop makes.
-- ``TrainContext._tensorboard_manager`` and its ``_sync``: uploads TensorBoard files.
-- ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` calls with the model alone.
-- ``PyTorchTrialContext._tbd_writer``, ``_current_batch_idx`` and ``_epoch_len``.
-- ``_PyTorchTrialController.run``, ``_run``, ``_load``, ``_save``, ``_checkpoint``, ``_train_with_boundaries``,
-  ``_train_batch``, ``_step_batch``, ``_on_epoch_start``, ``_validation_is_current``, ``_steps_until_complete``,
-  ``is_chief``, ``test_mode``, ``state``, ``start_from_batch``, ``training_iterator``, ``training_enumerator``,
-  ``local_training``, the periods, ``max_length``: the loop itself. It is repaired for our trials only; see
-  :func:`repair_controller`.
-- ``_DistributedBackend``: how ``determined.launch`` has said what synchronises the processes.
-- ``_core.checkpoint._storage_manager``: where checkpoints lie off-cluster.
+It relies on these private names of Determined:
+
+- ``determined.pytorch._PyTorchTrialController``: the loop itself. The methods in ``_REPAIRS`` are patched; the shorter
+  inner loop calls ``_train_batch``, ``_step_batch`` and ``_on_epoch_start``, and the repairs read ``trial``,
+  ``context``, ``core_context``, ``is_chief``, ``local_training``, ``state`` and ``test_mode``.
+- ``determined.pytorch._TrainBoundary`` and ``_TrainBoundaryType``: the periods of the loop.
+- ``PyTorchTrialContext._epoch_len`` and ``_current_batch_idx``: the batches of an epoch, and the current batch.
+- ``determined.util.write_user_code``: copies code into a checkpoint; ``_save`` calls it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import dataclasses
 import pathlib
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
@@ -29,18 +24,17 @@ import torch
 import wrapt
 from determined import pytorch
 
-from lightning_shim.diagnostics.errors import CheckpointError
 from lightning_shim.patching.registry import PatchRegistry, Wrapper
-from lightning_shim.upstream.determined.checkpoint_errors import STATE_FILE, is_complete, reading_errors, writing_errors
+from lightning_shim.upstream.determined.checkpoint_errors import fitting_errors, is_complete, writing_errors
 from lightning_shim.upstream.determined.controller import Controller, go_on_counting
 
 
 class ControlledTrial(Protocol):
-    """A trial that is told of the loop that runs it."""
+    """The methods and properties that the repairs need of a trial."""
 
     @property
     def controller(self) -> Controller:
-        """Where the loop is made known."""
+        """The trial's view of the loop, which is connected when the loop starts."""
 
     @property
     def checkpoint_path(self) -> pathlib.Path | str | None:
@@ -51,29 +45,18 @@ class ControlledTrial(Protocol):
         """Whether the training ends before its length has been trained."""
 
     def gather_checkpoint(self) -> None:
-        """Called on all processes before the chief writes a checkpoint."""
+        """Collects the state of all processes; called on each of them before the chief writes a checkpoint."""
+
+    def after_validation(self) -> None:
+        """Called on all processes after a validation has been reported."""
 
 
 def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial]) -> None:
-    """Repairs Determined's training loop for trials of one class, and makes it known to their ``controller``.
-
-    - Since PyTorch 2.6 ``torch.load`` refuses what the loop itself has saved (NumPy's random state, callbacks' states).
-      A checkpoint directory is trusted already, since ``trial_state.pkl`` is unpickled from it.
-    - Off-cluster the whole working directory, a virtual environment and data included, is copied into each checkpoint.
-      Nothing of it is copied; on a cluster it is the experiment's own small folder, and is.
-    - What a process other than the chief has of its own is not saved; the trial is given the chance to collect it.
-    - Off-cluster, what has been written of a checkpoint stays on the disk if an error comes in between. It is removed,
-      and an error of the disk says which checkpoint is complete.
-    - Off-cluster the loop counts batches from zero after it has loaded a checkpoint, so that it trains too long.
-    - It validates once more at the end of the training, also where the script of a user has no validation.
-    - It counts batches, where the script of a user may say how many optimizer steps there are.
-    - It has no way to end before the first batch, when a hook has asked to stop.
-    - For each batch it asks every period whether it has ended, and measures times that it tells nobody; that costs as
-      much as a fifth of a small model's step. It looks at the periods when one may have ended.
+    """Patches Determined's training loop with ``_REPAIRS``.
 
     Args:
-        registry: Undoes the repairs.
-        trial_class: The class; trials of any other are left as they are.
+        registry: The registry that will undo it.
+        trial_class: The class of the trials to repair the loop for; for all others it runs as Determined wrote it.
     """
 
     def for_our_trials(repair: Wrapper) -> Callable[[Any], object]:
@@ -88,11 +71,15 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
         registry.wrap(pytorch._PyTorchTrialController, name, for_our_trials(repair))
 
 
-def _run(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+# A LightningTrial is built before the loop is, but the module may ask how long it will train, and the trial pauses the
+# loop. So the two are connected as soon as the loop runs.
+def _run_connected(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     controller.trial.controller.connect(controller)
     return wrapped(*args, **kwargs)
 
 
+# Determined's loop looks at a request to stop only after a batch. Lightning trains none if a hook such as on_fit_start
+# has set trainer.should_stop. Determined's run still shuts the trial down afterwards, as for any other.
 def _run_unless_skipped(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     controlled: Controller = controller.trial.controller
     if controlled.skips_training:
@@ -104,12 +91,14 @@ def _run_unless_skipped(wrapped: Callable[..., Any], controller: Any, args: Any,
         controlled.is_running = False
 
 
+# Determined's own inner loop asks every period after each batch whether it has ended, and measures times that nobody
+# reads. That costs up to a fifth of a small model's step. Here they are asked only when one can have ended.
 def _train_with_boundaries(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     return _train_until_boundary(controller, *args, **kwargs)
 
 
 def _train_until_boundary(controller: Any, training_enumerator: Any, train_boundaries: list[Any]) -> Any:
-    """Does what the method does, as :func:`repair_controller` says, and returns what it returns."""
+    """Trains until a period ends; a shorter ``_train_with_boundaries`` with the same result."""
     trial, context = controller.trial, controller.context
     controlled: Controller = trial.controller
     controlled.start_workload(train_boundaries)
@@ -118,7 +107,8 @@ def _train_until_boundary(controller: Any, training_enumerator: Any, train_bound
     for model in context.models:
         model.train()
     context.reset_reducers()
-    # Without a profiler, what else Determined does for a batch is for trials that leave a part of their work to it.
+    # `_train_batch` updates the gradient scaler, steps schedulers and copies metrics for trials that leave these to
+    # Determined. A LightningTrial does all of it itself, so only Determined's profiler needs that method.
     train_batch = controller._train_batch if context.profiler else trial.train_batch
     epoch_length = context._epoch_len
     training_metrics = []
@@ -129,7 +119,7 @@ def _train_until_boundary(controller: Any, training_enumerator: Any, train_bound
         if batch_in_epoch_idx == 0:
             controller._on_epoch_start(epoch_idx)
         metrics = train_batch(batch=batch, epoch_idx=epoch_idx, batch_idx=batch_idx)
-        # A trial that leaves its metrics to reducers returns none; a subclass may add some.
+        # LightningTrial returns none, since reducers report its metrics. A user's subclass may return some.
         training_metrics.append(_on_host(metrics) if metrics else metrics)
         controller._step_batch()
         if batch_idx + 1 < next_look and not controlled.pauses:
@@ -150,7 +140,7 @@ def _on_host(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_reached(boundary: Any, batches: int, epoch_length: int, test_mode: bool) -> bool:
-    """Tells whether a period ends after a number of batches; test mode trains a single one."""
+    """Whether a period ends after a number of batches; in test mode the training ends after the first."""
     if test_mode and boundary.step_type is pytorch._TrainBoundaryType.TRAIN:
         return True
     if isinstance(boundary.unit, pytorch.Batch):
@@ -160,31 +150,39 @@ def _is_reached(boundary: Any, batches: int, epoch_length: int, test_mode: bool)
 
 
 def _may_be_reached(boundary: Any, batches: int, epoch_length: int) -> int:
-    """Returns after how many batches a period may end, at the earliest, if it has not ended by now."""
+    """Returns the earliest number of batches after which a period can end that has not ended by now."""
     period = boundary.unit.value
     if isinstance(boundary.unit, pytorch.Epoch):
         period = epoch_length
     elif not isinstance(period, int):
+        # A set of counts, such as Batch([5, 30]), may contain the next one.
         return batches + 1
     return batches - batches % max(period, 1) + max(period, 1)
 
 
+# Three faults are repaired here. Since PyTorch 2.6 `torch.load` refuses what the loop itself has saved: NumPy's random
+# state, and the states of callbacks. An unreadable checkpoint raises whatever PyTorch happens to raise. And off-cluster
+# the loop counts batches from zero after it has loaded a checkpoint, so that it would train too long.
 def _load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
-    path = pathlib.Path(args[0] if args else kwargs["load_path"])
     controlled: Controller = controller.trial.controller
-    controlled.checkpoint_folder = path
-    try:
-        with reading_errors(path), _full_unpickling():
-            result = wrapped(*args, **kwargs)
-            if controller.state is None:
-                raise CheckpointError(f"{path / STATE_FILE} holds no checkpoint of a PyTorchTrial.")
-    finally:
-        controlled.checkpoint_folder = None
+    latest = controlled.latest
+    assert latest is not None
+    if latest.is_own:
+        controlled.checkpoint_folder = pathlib.Path(args[0] if args else kwargs["load_path"])
+        try:
+            with fitting_errors(latest.folder), latest.being_loaded(controller.context):
+                wrapped(*args, **kwargs)
+        finally:
+            controlled.checkpoint_folder = None
+    else:
+        controller.state = pytorch._TrialState(trial_id=controller.trial_id)
+    controlled.latest = dataclasses.replace(latest, content={})
     if controller.local_training:
         go_on_counting(controller)
-    return result
 
 
+# Off-cluster Determined copies the whole working directory into each checkpoint, with virtual environments and data.
+# On a cluster it copies the experiment's own small folder, which stays as it is.
 def _save(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     if not controller.local_training:
         return wrapped(*args, **kwargs)
@@ -193,6 +191,8 @@ def _save(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) 
         return wrapped(*args, **kwargs)
 
 
+# Determined calls callbacks on the chief alone while it saves. Here every process is asked first, so that the state of
+# all can be collected.
 def _checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     controller.trial.gather_checkpoint()
     controller.trial.controller.written_folder = None
@@ -202,31 +202,43 @@ def _checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs:
     except BaseException:
         folder = controller.trial.controller.written_folder
         if folder is not None and not is_complete(folder):
-            # The disk may be full; or a signal has come, such as PyTorch's for a data worker that has died.
+            # Whether the disk is full, or a signal has come, such as PyTorch's for a dead data worker: Determined
+            # leaves the incomplete folder, from which nobody could continue.
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
+def _validate(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+    metrics = wrapped(*args, **kwargs)
+    controller.trial.after_validation()
+    return metrics
+
+
+# Determined validates once more at the end of the training. Lightning does not, so a script's trial must not either:
+# the loop is told that there is nothing new to validate, unless a validation period has just ended.
 def _validation_is_current(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     controlled: Controller = controller.trial.controller
     return wrapped(*args, **kwargs) or not (controlled.validates_at_the_end or controlled.validation_is_reached)
 
 
+# Determined counts batches. Trainer(max_steps=...) counts optimizer steps, of which an accumulating or manually
+# optimized module takes an unforeseeable number.
 def _steps_until_complete(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     return 0 if controller.trial.has_taken_all_steps else wrapped(*args, **kwargs)
 
 
 _REPAIRS: Final[dict[str, Wrapper]] = {
-    "run": _run,
+    "run": _run_connected,
     "_run": _run_unless_skipped,
     "_train_with_boundaries": _train_with_boundaries,
     "_load": _load,
     "_save": _save,
     "_checkpoint": _checkpoint,
+    "_validate": _validate,
     "_validation_is_current": _validation_is_current,
     "_steps_until_complete": _steps_until_complete,
 }
-"""By the name of the method of ``_PyTorchTrialController``, what is called in its place."""
+"""The replacements by the name of ``_PyTorchTrialController``'s method."""
 
 
 @contextlib.contextmanager
@@ -237,20 +249,3 @@ def _no_copy_of_the_working_directory() -> Iterator[None]:
         yield
     finally:
         det.util.write_user_code = write_user_code
-
-
-@contextlib.contextmanager
-def _full_unpickling() -> Iterator[None]:
-    """Makes ``torch.load`` unpickle anything, by PyTorch's own switch for callers that cannot be changed."""
-    switch = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-    previous = os.environ.get(switch)
-    os.environ[switch] = "1"
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=f".*{switch}.*", category=UserWarning)
-            yield
-    finally:
-        if previous is None:
-            del os.environ[switch]
-        else:
-            os.environ[switch] = previous

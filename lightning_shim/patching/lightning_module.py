@@ -1,7 +1,7 @@
-"""The patches of Lightning's classes: what the table calls backed, where Lightning's own code would not find it.
+"""``patch`` and ``unpatch``, and the patches of LightningModule.
 
-A patched method acts only on a module that a trial has attached. Everything else that is backed is answered through the
-module's ``trainer``, without a patch.
+A patched method changes nothing unless its module is attached to a trial. Only a few members need a patch: Lightning's
+own code for the others asks the module's ``trainer``, which the trial's facade answers.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ def _print(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kw
     return wrapped(*args, **kwargs) if trainer is None else trainer.print(*args, **kwargs)
 
 
+# Code written for Lightning 1.x passes arguments such as optimizer_idx to Lightning's own methods, which have no such
+# parameters any more.
 def _passed_on(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if attached_trainer(instance) is not None:
         args, kwargs = without_former_arguments(wrapped, args, kwargs)
@@ -54,17 +56,17 @@ METHODS: Final[dict[str, Wrapper]] = {
     "print": _print,
     **dict.fromkeys(PASSED_ON, _passed_on),
 }
-"""By the name of the method of LightningModule."""
+"""The replacements by the name of LightningModule's method."""
 
 PROPERTIES: Final[dict[str, Callable[[Any], Any]]] = {
     "trainer": lambda trainer: trainer,
     "logger": lambda trainer: trainer.logger,
     "loggers": lambda trainer: trainer.loggers,
 }
-"""By the name of the property of LightningModule, what its getter answers, from the trial's facade."""
+"""The values for an attached module, computed from the trial's facade, by the name of LightningModule's property."""
 
 registry: Final = PatchRegistry()
-"""Everything that this package has patched, Determined's loop included."""
+"""All patches of this package, those of Determined's loop included."""
 
 _active = False
 _trains_scripts = False
@@ -74,7 +76,7 @@ def patch_module(registry: PatchRegistry, owner: type[Any]) -> None:
     """Patches LightningModule.
 
     Args:
-        registry: Undoes it.
+        registry: The registry that will undo it.
         owner: The class.
     """
     from lightning_shim.patching.wrappers import patched_method, patched_property
@@ -88,17 +90,18 @@ def patch_module(registry: PatchRegistry, owner: type[Any]) -> None:
 @dataclass(frozen=True)
 class _Target:
     path: str
-    """The module below the namespace."""
+    """The name of its module below the namespace."""
     class_name: str
     patch: str
-    """``module:function`` that patches the class: what scripts need is imported only if scripts are to be trained."""
+    """``module:function`` that patches the class. As text, it is imported only when it is needed, and this package does
+    not depend on ``script``, which is above it."""
     is_for_scripts: bool = True
-    """Whether it is patched only if scripts are to be trained."""
+    """Whether it is patched only by ``patch(trainer=True)``."""
 
     def patch_in(self, module: Any) -> None:
-        """Patches the class, if that is in force; called when the module has been imported."""
+        """Patches the class if patching is in force; called whenever its module has been imported."""
         with registry.lock:
-            # While another thread imports it there may be no class yet; the hook is called when that has ended.
+            # While another thread imports the module it may have no class yet. The import hook will be called later.
             owner = getattr(module, self.class_name, None)
             if owner is not None and (_trains_scripts if self.is_for_scripts else _active):
                 with registry.transaction():
@@ -117,19 +120,19 @@ _TARGETS: Final = (
 
 @functools.cache
 def _await_imports() -> None:
-    """Has the classes patched when Lightning is imported, since importing it here would cost seconds.
+    """Registers import hooks that patch Lightning when the user imports it, since importing it here takes seconds.
 
-    It is called with the registry's lock free: an import that it waits for may be one that patches.
+    Call it without holding the registry's lock: it waits for imports in other threads, and these may need the lock.
 
     Raises:
-        PatchError: If it is called by the import of one of the modules.
+        PatchError: If one of the modules is being imported by this thread.
     """
     import wrapt
 
     for name, target in itertools.product(NAMESPACES, _TARGETS):
         namespace = Namespace(name)
         if namespace.imported(target.path) and not hasattr(namespace.module(target.path), target.class_name):
-            # Another thread's import has been waited for, so it is this one's.
+            # `namespace.module` has waited for an import in another thread, so an unfinished one is in this thread.
             raise PatchError(
                 f"{caller_location()}: patch() is called while {name}.{target.path} is being imported, and "
                 f"before {target.class_name} is there. Call it before or after that import."
@@ -140,14 +143,15 @@ def _await_imports() -> None:
 def patch(*, strict: bool = False, trainer: bool = False) -> None:
     """Patches LightningModule, in ``pytorch_lightning`` and in ``lightning.pytorch``.
 
-    It may be called before or after either is imported, and again. Modules that no trial has attached behave as before.
+    It may be called before or after either is imported, and more than once: the last ``strict`` holds. Modules that are
+    not attached to a trial behave as before.
 
     Args:
-        strict: Whether what would be warned about raises :class:`StrictModeError` instead.
-        trainer: Whether ``Trainer.fit`` of a script is a trial on Determined, until :func:`unpatch` is called.
+        strict: Whether to raise :class:`StrictModeError` in place of warnings.
+        trainer: Whether ``Trainer.fit`` runs as a trial on Determined, until :func:`unpatch` is called.
 
     Raises:
-        PatchError: If a member cannot be patched, or it is called by the import of a class that it patches; nothing is
+        PatchError: If a member cannot be patched, or if the call comes from the import of a class to patch. Nothing is
             patched then.
     """
     global _active, _trains_scripts
@@ -168,9 +172,9 @@ def patch(*, strict: bool = False, trainer: bool = False) -> None:
 
 
 def unpatch() -> None:
-    """Restores every patched entry by identity.
+    """Undoes all patches.
 
-    An entry that somebody else has patched since is reported with a :class:`PatchWarning` and left in place.
+    A member that somebody else has patched since stays as it is, with a :class:`PatchWarning`.
     """
     global _active, _trains_scripts
     with registry.lock:
@@ -180,13 +184,13 @@ def unpatch() -> None:
 
 
 def is_patched() -> bool:
-    """Returns whether :func:`patch` is in force."""
+    """Whether :func:`patch` is in force."""
     return _active
 
 
 @contextlib.contextmanager
 def patched(*, strict: bool = False, trainer: bool = False) -> Iterator[None]:
-    """Patches for a ``with`` block; what was in force before is in force after it.
+    """Patches for a ``with`` block, and restores the previous state after it.
 
     Args:
         strict: As in :func:`patch`.
@@ -197,6 +201,7 @@ def patched(*, strict: bool = False, trainer: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
+        # `patch` only ever adds the patches for scripts, so removing them takes an unpatch.
         if not was_patched or _trains_scripts is not trained_scripts:
             unpatch()
         if was_patched:

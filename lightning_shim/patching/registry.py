@@ -1,4 +1,4 @@
-"""An undo list of patched class attributes; knows neither Lightning nor what the replacements do."""
+"""The list of patched class attributes, by which they are restored. It knows nothing of Lightning or Determined."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_shim.diagnostics.errors import PatchError, PatchWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
 
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
-"""What wrapt calls in the place of a method: with the method, its object, and the arguments."""
+"""A function that wrapt calls in place of a method, with the method, its instance, ``args`` and ``kwargs``."""
 
 _MISSING: Final = object()
 
@@ -22,12 +22,13 @@ class _Entry:
     owner: type
     name: str
     original: object
-    """The owner's own ``__dict__`` entry, or ``_MISSING`` where the attribute was inherited."""
+    """The owner's own ``__dict__`` entry, or ``_MISSING`` if the attribute was inherited."""
     installed: object
 
     def is_on_top(self) -> bool:
         present = vars(self.owner).get(self.name, _MISSING)
-        # Somebody who puts back what getattr gave puts back wrapt's bound wrapper, whose `_self_parent` is ours.
+        # Somebody who saved `Class.method` before patching, and assigned it again afterwards, has put back the wrapper
+        # that wrapt binds on access; its `_self_parent` is ours.
         return present is self.installed or getattr(present, "_self_parent", _MISSING) is self.installed
 
     def is_gone(self) -> bool:
@@ -41,10 +42,10 @@ class _Entry:
 
 
 class PatchRegistry:
-    """Replaces entries of classes, each at most once, and restores them by identity.
+    """Replaces attributes of classes, each at most once, and restores the very same objects.
 
-    Restoring ``__dict__`` entries, rather than what ``getattr`` gives, keeps inherited attributes inherited, and class
-    methods, static methods and properties what they were.
+    It restores entries of ``__dict__`` rather than the results of ``getattr``, so that inherited attributes are
+    inherited again, and class methods, static methods and properties are again what they were.
     """
 
     def __init__(self) -> None:
@@ -57,8 +58,8 @@ class PatchRegistry:
         Args:
             owner: The class.
             name: The attribute, the class's own or an inherited one.
-            make_replacement: Gets the present entry as it stands in the ``__dict__`` of the class that has it
-                (a function, ``classmethod``, ``property``, ...) and returns what is to stand there instead.
+            make_replacement: Returns the new entry, given the present one as it is in the ``__dict__`` of the class
+                that defines it (a function, ``classmethod``, ``property``, ...).
 
         Raises:
             PatchError: If the class has no such attribute, or the replacement cannot be made or set.
@@ -80,7 +81,7 @@ class PatchRegistry:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Makes the replacements of a ``with`` block all or nothing: an exception undoes those made in it."""
+        """Undoes the replacements of a ``with`` block if an exception leaves it."""
         with self.lock:
             before = set(self._entries)
             try:
@@ -90,10 +91,10 @@ class PatchRegistry:
                 raise
 
     def revert(self) -> None:
-        """Undoes every replacement, the last one first.
+        """Restores every entry, the last replaced first.
 
-        An entry that somebody else has patched since is left as it is, since undoing ours would destroy theirs: this is
-        warned about, and the entry is restored by a later call, once theirs is gone.
+        An entry that somebody else has patched since stays as it is, since restoring it would destroy their patch. It
+        is warned about, and a later call restores it once the other patch is gone.
         """
         with self.lock:
             for entry in self._revert(self._entries.keys()):
@@ -105,7 +106,7 @@ class PatchRegistry:
                 )
 
     def _revert(self, keys: Collection[tuple[type, str]]) -> list[_Entry]:
-        """Restores what can be restored, and returns the rest."""
+        """Restores entries, and returns those that somebody else's patch covers."""
         covered = []
         for key in [key for key in reversed(self._entries) if key in keys]:
             entry = self._entries[key]

@@ -1,7 +1,6 @@
-"""What stands in a class in the place of what was patched.
+"""The methods and properties that replace patched ones.
 
-It is imported when something is patched, and not before: wrapt brings asyncio with it, which takes longer to import
-than the rest of the package.
+``import lightning_shim`` must not import it: wrapt imports asyncio, which takes longer than the rest of the package.
 """
 
 from __future__ import annotations
@@ -17,7 +16,11 @@ from lightning_shim.patching.registry import Wrapper
 
 
 class _BoundMethod(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]  # not at run time
-    """A patched method of a module, which can be copied and pickled as any method can."""
+    """A patched method, bound to its module.
+
+    wrapt's own bound wrappers can be neither pickled nor copied, but the user may keep a method such as ``self.log`` in
+    an attribute, which goes into checkpoints.
+    """
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         owner = self._self_owner if self._self_instance is None else self._self_instance
@@ -37,24 +40,24 @@ class _Method(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # not at run ti
 
 
 def patched_method(wrapper: Wrapper) -> Callable[[Any], object]:
-    """Gives what makes a patched method of a method.
+    """Returns the ``make_replacement`` of :meth:`PatchRegistry.wrap` for a method.
 
     Args:
-        wrapper: What is called in its place.
+        wrapper: The function that is called in place of the method.
     """
     return lambda present: _Method(present, wrapper)
 
 
 def patched_property(name: str, answer: Callable[[Any], Any]) -> Callable[[Any], object]:
-    """Gives what makes a patched property of a property.
+    """Returns the ``make_replacement`` of :meth:`PatchRegistry.wrap` for a property.
 
     Args:
-        name: Its name.
-        answer: What its getter answers for a module that a trial has attached, from the trial's facade.
+        name: The property's name.
+        answer: Computes the value for an attached module from the trial's facade.
     """
 
     def getter(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # A property calls its getter as a plain function, so that the module is the first argument.
+        # A property calls its getter as a plain function, so wrapt passes the module as the first argument.
         trainer = attached_trainer(args[0])
         return wrapped(*args, **kwargs) if trainer is None else answer(trainer)
 
@@ -72,12 +75,12 @@ def patched_property(name: str, answer: Callable[[Any], Any]) -> Callable[[Any],
 
 
 def unpatched(method: Any) -> Any:
-    """Returns what a patched method calls where no trial is concerned.
+    """Returns Lightning's own method under a patched one.
 
     Args:
         method: A bound method.
 
     Returns:
-        Lightning's own method, bound; the method itself if it is not patched.
+        The bound method without the patch, or the same method if it is not patched.
     """
     return method.__wrapped__ if isinstance(method, _BoundMethod) else method

@@ -1,1 +1,1 @@
-"""Trains an unchanged script's ``Trainer.fit`` as a trial."""
+"""An unchanged script's ``Trainer.fit``, run as a trial on Determined."""

@@ -1,41 +1,62 @@
-"""What a script's Trainer validates and tests after ``fit``, which Determined records with the trial."""
+"""Metrics of a script's ``validate`` and ``test`` after ``fit``, recorded by Determined with the trial."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from lightning_shim.diagnostics.warn import is_rank_zero
+from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.upstream.determined.context import is_on_cluster, report_after_training
+from lightning_shim.upstream.lightning_trainer import has_bar_of_lightning
 
 _recorded: Final[dict[str, set[str]]] = {}
-"""The names of the metrics, by group."""
+"""The names of the recorded metrics by group."""
 
 _batches_trained: int | None = None
 
 
 def remember_training(batches_trained: int) -> None:
-    """Says that what is evaluated from now on is the outcome of the trial.
+    """Starts to record evaluations, as results of a training that has ended.
 
-    Before ``fit`` nothing is recorded: a trial that goes on after a pause evaluates once more then.
+    Evaluations before ``fit`` are not recorded, since a trial that continues after a pause repeats them.
 
     Args:
-        batches_trained: The length of the training.
+        batches_trained: The number of batches trained.
     """
     global _batches_trained
     _batches_trained = batches_trained
 
 
-def record_evaluation(verb: str, results: Sequence[Mapping[str, float]]) -> None:
-    """Has Determined record what a Trainer has evaluated, on a cluster.
+@contextlib.contextmanager
+def without_lines_of_a_progress_bar(trainer: Any) -> Iterator[None]:
+    """Keeps Lightning's progress bar out of a log, where it would write a line for each batch.
 
-    The group of metrics is the verb. The master takes a name once for a batch in a group; an evaluation that has a name
-    again, as of another checkpoint, is in a group with a number: ``test``, ``test_2``.
+    Args:
+        trainer: The Trainer that evaluates during the block.
+    """
+    bar = trainer.progress_bar_callback
+    if ProgressBar.has_terminal() or not has_bar_of_lightning(trainer) or bar.is_disabled:
+        yield
+        return
+    bar.disable()
+    try:
+        yield
+    finally:
+        bar.enable()
+
+
+def record_evaluation(verb: str, results: Sequence[Mapping[str, float]]) -> None:
+    """Records the metrics of an evaluation with the trial, on a cluster.
+
+    The verb is the group of the metrics. The master takes one value of a name for a batch and group, so a second
+    evaluation with the same names, such as of another checkpoint, goes to a numbered group: ``test``, ``test_2``.
 
     Args:
         verb: ``"validate"`` or ``"test"``.
-        results: What the method returns: the metrics of each loader.
+        results: The return value of that method: the metrics of each loader.
     """
     if _batches_trained is None or not (is_on_cluster() and is_rank_zero()):
         return

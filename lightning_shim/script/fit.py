@@ -1,4 +1,4 @@
-"""``Trainer.fit`` of a script, as a trial: what is taken from the user's Trainer, and what it has afterwards."""
+"""A script's ``Trainer.fit`` as a trial: the settings come from the user's Trainer, and the results go back to it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from determined import pytorch
 
 from lightning_shim.diagnostics.errors import ConfigurationError, HyperparameterWarning
+from lightning_shim.diagnostics.lines import say
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.script.evaluation import remember_training
@@ -20,6 +21,7 @@ from lightning_shim.script.trial import ScriptTrial
 from lightning_shim.session.hyperparameters import DETERMINED_HYPERPARAMETERS
 from lightning_shim.session.options import OPTION_NAMES
 from lightning_shim.session.random_state import RandomState
+from lightning_shim.trial.configuration import Configuration
 from lightning_shim.trial.fit import run_trial
 from lightning_shim.upstream.determined.context import is_on_cluster
 from lightning_shim.upstream.lightning_trainer import (
@@ -31,6 +33,7 @@ from lightning_shim.upstream.lightning_trainer import (
 )
 
 HAS_FITTED: Final = "_lightning_shim_has_fitted"
+"""The mark of a Trainer that has fitted, in its ``__dict__``."""
 
 _has_run_on_cluster = False
 
@@ -42,33 +45,38 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
         trainer: The user's Trainer.
         model: The LightningModule.
         ckpt_path: As in Lightning.
-        weights_only: As in Lightning; a checkpoint is loaded with all that it holds.
+        weights_only: Accepted as in Lightning, but has no effect: checkpoints are loaded with all that they hold.
         **data: The loaders or the data module, as in Lightning.
 
     Raises:
-        ConfigurationError: If the Trainer has settings that would change the result and are not done.
-        SystemExit: If the trial was paused; the script goes on in another process.
+        ConfigurationError: If the Trainer cannot be used for a trial.
+        SystemExit: If the trial was paused; the script then continues in another process.
     """
     global _has_run_on_cluster
     given = vars(trainer)[GIVEN]
     _verify(trainer)
     _warn_about_hyperparameters()
+    # Before the settings are read, since max_epochs is None until Lightning's fit sets the default.
     set_loop_limits(trainer)
     options: dict[str, Any] = {
-        # Some of the Trainer's arguments are answered by no attribute of it.
+        # The attribute comes first, since a script may set it after the constructor. Not every argument has one.
         name: getattr(trainer, name) if hasattr(trainer, name) else given[name]
         for name in OPTION_NAMES
         if hasattr(trainer, name) or name in given
     }
     options |= {
+        # Lightning has this in the name of the strategy.
         "find_unused_parameters": "find_unused_parameters_true" in str(given.get("strategy", "")),
         "callbacks": [callback for callback in trainer.callbacks if not has_nothing_to_fit(trainer, callback)],
         "logger": trainer.loggers,
         "ckpt_path": resolved_checkpoint(trainer, ckpt_path),
     }
+    configuration = Configuration.of_experiment()
+    # On a cluster Determined seeds all generators when its context is made, but the script goes on from its own state.
     random_state = RandomState.capture()
 
-    def make_trial(context: pytorch.PyTorchTrialContext) -> ScriptTrial:
+    def make_trial(context: pytorch.PyTorchTrialContext, latest_checkpoint: str | None) -> ScriptTrial:
+        options["latest_checkpoint"] = latest_checkpoint
         return ScriptTrial(context, trainer, random_state, model, **data, **options)
 
     vars(trainer)[HAS_FITTED] = _has_run_on_cluster = True
@@ -76,16 +84,25 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
         trial = run_trial(
             make_trial,
             ScriptTrial.periods,
-            # Off-cluster the script's own callback writes what it wants to keep.
-            checkpoint_policy="best" if trainer.checkpoint_callback and is_on_cluster() else "none",
+            checkpoint_policy=_checkpoint_policy(trainer, configuration),
+            checkpoint_period=configuration.settle("checkpoint_period", None, None),
+            step_zero_validation=configuration.settle("step_zero_validation", False, False),
             shows_progress=trainer.progress_bar_callback is not None,
         )
     if not trial.is_complete:
-        print("lightning_shim: the trial is paused. The script ends here, and runs again when the trial goes on.")
+        # The lines after fit expect a trained module. They run when the trial has been continued to its end.
+        say("the trial is paused. The script ends here, and runs again when the trial goes on.")
         sys.exit(0)
     remember_training(trial.controller.batches_trained)
     join_processes(trainer)
     fitted(trainer, trial.trainer, trial.module, trial.datamodule, trial.loaders)
+
+
+def _checkpoint_policy(trainer: Any, configuration: Configuration) -> str:
+    # Off-cluster the script's own callback writes what it wants to keep.
+    own = "best" if trainer.checkpoint_callback and is_on_cluster() else "none"
+    policy: str = configuration.settle("checkpoint_policy", own, "best", "Trainer(enable_checkpointing=False)")
+    return policy
 
 
 def _verify(trainer: Any) -> None:
@@ -114,8 +131,8 @@ def arguments_of(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """Returns the arguments of a call by name.
 
     Args:
-        function: What is called, bound.
-        args: Its arguments.
-        kwargs: Its keyword arguments.
+        function: The bound method that is called.
+        args: The positional arguments.
+        kwargs: The keyword arguments.
     """
     return dict(inspect.signature(function).bind(*args, **kwargs).arguments)

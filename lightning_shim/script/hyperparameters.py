@@ -1,4 +1,4 @@
-"""The hyperparameters of a search, which override those that a script makes its modules with."""
+"""The hyperparameters of a search, which override the arguments that a script passes to its modules."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import Any, Final
 
 import wrapt
 
+from lightning_shim.diagnostics.lines import say
 from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES, caller_location
-from lightning_shim.diagnostics.warn import is_rank_zero
 from lightning_shim.patching.registry import PatchRegistry
 
 _is_making: ContextVar[bool] = ContextVar("lightning_shim_is_making", default=False)
-"""Whether a module is being made: those that it makes itself get what it gives them."""
+"""Whether a module is being built. Modules that it builds in turn get only the arguments that it passes to them."""
 
 _taken: Final[set[str]] = set()
+"""The hyperparameters that some module has been built with."""
 
 
 class Constructor(wrapt.CallableObjectProxy):  # type: ignore[type-arg]  # not at run time
-    """Stands for ``__init__`` in a class, and has the script's call get the hyperparameters of the trial by name.
+    """Replaces ``__init__`` in a class, and passes the trial's hyperparameters by name to a call from the script.
 
-    Whoever asks the class gets the user's own function, and so does a subclass that calls ``super().__init__``:
-    Lightning finds what ``save_hyperparameters`` saves in the frames of the constructors, which follow each other.
-    Whoever looks into the class, as LightningCLI does, sees a function as well.
+    The class itself still gives the user's own function, and so does ``super().__init__`` in a subclass. Lightning's
+    ``save_hyperparameters`` walks the frames of the constructors, which have to follow each other without a wrapper in
+    between. To code that inspects the class, such as LightningCLI, this object looks like a function as well.
     """
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -36,14 +37,14 @@ class Constructor(wrapt.CallableObjectProxy):  # type: ignore[type-arg]  # not a
 
 
 def _make(instance: Any, constructor: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-    """Calls a constructor with the hyperparameters that it has parameters for, and says which it had instead."""
+    """Calls a constructor with the hyperparameters that it has parameters for, and prints what they replace."""
     from lightning_shim.upstream.lightning import given_hyperparameters
 
     signature = inspect.signature(constructor)
     try:
         bound = signature.bind_partial(*args, **kwargs)
     except TypeError:
-        # It is the constructor that says what is wrong with the call.
+        # Python's own error for the call is the one that the user knows.
         constructor(*args, **kwargs)
         return
     overriding = {name: value for name, value in searched_hyperparameters().items() if _takes(bound, name)}
@@ -60,7 +61,7 @@ def _make(instance: Any, constructor: Callable[..., None], *args: Any, **kwargs:
 
 
 def _variable_keywords(bound: inspect.BoundArguments) -> dict[str, Any]:
-    """Returns what a call gives beside the parameters that have a name."""
+    """Returns the arguments in a call that ``**kwargs`` takes."""
     for parameter in bound.signature.parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             given: dict[str, Any] = bound.arguments.get(parameter.name, {})
@@ -83,16 +84,16 @@ def _announce(instance: Any, bound: inspect.BoundArguments, name: str, value: An
     parameter = bound.signature.parameters.get(name)
     default = inspect.Parameter.empty if parameter is None else parameter.default
     instead = given.get(name, default)
-    if is_rank_zero() and repr(instead) != repr(value):
-        print(
-            f"lightning_shim: {caller_location()}: {type(instance).__qualname__} gets the trial's {name}={value!r}"
+    if repr(instead) != repr(value):
+        say(
+            f"{caller_location()}: {type(instance).__qualname__} gets the trial's {name}={value!r}"
             + ("." if instead is inspect.Parameter.empty else f" instead of {instead!r}.")
         )
 
 
 @functools.cache
 def searched_hyperparameters() -> dict[str, Any]:
-    """Returns the hyperparameters of the trial on a cluster, by name; off-cluster there are none."""
+    """Returns the hyperparameters of the trial by name; off-cluster there are none."""
     import determined as det
 
     from lightning_shim.upstream.determined.context import is_on_cluster
@@ -102,12 +103,12 @@ def searched_hyperparameters() -> dict[str, Any]:
 
 
 def untaken_hyperparameters() -> list[str]:
-    """Returns the names of the hyperparameters that no module of the script has got."""
+    """Returns the names of the hyperparameters that no module of the script was built with."""
     return sorted(searched_hyperparameters().keys() - _taken)
 
 
 def is_users_constructor(owner: type) -> bool:
-    """Tells whether a class has a constructor of its own, and is the user's.
+    """Whether a class is the user's, and defines a constructor itself.
 
     Args:
         owner: A subclass of LightningModule or LightningDataModule.
@@ -118,10 +119,10 @@ def is_users_constructor(owner: type) -> bool:
 
 
 def patch_constructors(registry: PatchRegistry, owner: type[Any]) -> None:
-    """Patches the constructors of the user's subclasses of a Lightning class, those to come included.
+    """Patches the constructors of all subclasses of a Lightning class that the user has defined or will define.
 
     Args:
-        registry: Undoes it.
+        registry: The registry that will undo it.
         owner: Lightning's class.
     """
 
@@ -133,6 +134,7 @@ def patch_constructors(registry: PatchRegistry, owner: type[Any]) -> None:
         if is_users_constructor(subclass):
             registry.wrap(subclass, "__init__", Constructor)
 
+    # Python calls it for each class that the script defines later.
     registry.wrap(owner, "__init_subclass__", lambda present: classmethod(init_subclass))
     for subclass in _subclasses(owner):
         patch_constructor(subclass)

@@ -1,4 +1,4 @@
-"""Runs a user's script as Python does, on Determined."""
+"""Runs a user's script like ``python script.py``, with its ``Trainer.fit`` as a trial."""
 
 from __future__ import annotations
 
@@ -7,43 +7,62 @@ import runpy
 import sys
 from collections.abc import Sequence
 from types import TracebackType
+from typing import NoReturn
 
 import determined as det
 
+from lightning_shim.diagnostics.lines import say
 from lightning_shim.patching.lightning_module import patch
 from lightning_shim.session.random_state import seed_generators
-from lightning_shim.upstream.determined.context import is_on_cluster
+from lightning_shim.upstream.determined.context import is_on_cluster, lacks_launcher
 
 
 def run_script(script: str, arguments: Sequence[str], is_module: bool = False) -> None:
-    """Runs a script whose ``Trainer.fit`` is a trial.
+    """Runs a script with its ``Trainer.fit`` as a trial.
+
+    If the trial has several slots, and nothing has started a process for each of them, Determined's launcher takes the
+    place of this process.
 
     Args:
-        script: Its file, or the name of a module.
-        arguments: Its arguments.
-        is_module: Whether it is the name of a module, as for ``python -m``.
+        script: The script's file, or the name of a module.
+        arguments: The script's arguments.
+        is_module: Whether ``script`` is the name of a module, as for ``python -m``.
 
     Raises:
-        SystemExit: If the script ends so, or with an error, whose traceback has been printed.
+        SystemExit: If the script exits, or ends with an error, whose traceback has been printed.
     """
+    if lacks_launcher():
+        _launch(script, arguments, is_module)
     patch(trainer=True)
     info = det.get_cluster_info() if is_on_cluster() else None
     if info is not None:
-        # As Determined seeds a trial; a script that seeds by itself does so after it.
+        # Determined seeds a trial before its module is built, which a script does before fit. A script's own seed still
+        # comes later, and counts.
         seed_generators(info.trial.trial_seed)
     sys.argv = [script, *arguments]
     try:
         if is_module:
             runpy.run_module(script, run_name="__main__", alter_sys=True)
         else:
+            # Python puts the script's folder first, unless it runs with -P.
             if not getattr(sys.flags, "safe_path", False):
                 sys.path[0] = os.path.dirname(os.path.realpath(script))
             runpy.run_path(script, run_name="__main__")
     except Exception as error:
-        # As the script's own: without what has run it.
+        # The traceback is to start in the script, as if Python had run it.
         own = error.with_traceback(_own_part(error.__traceback__))
         sys.excepthook(type(own), own, own.__traceback__)
         sys.exit(1)
+
+
+def _launch(script: str, arguments: Sequence[str], is_module: bool) -> NoReturn:
+    info = det.get_cluster_info()
+    if info is not None and info.container_rank == 0:
+        say("the trial has several slots. determined.launch.torch_distributed starts a process for each of them.")
+    # Its own options end with the first "--"; the script may have some.
+    launcher = [sys.executable, "-m", "determined.launch.torch_distributed", "--"]
+    run = [sys.executable, "-m", "lightning_shim", "run", *(["-m"] if is_module else []), script, *arguments]
+    os.execv(sys.executable, [*launcher, *run])
 
 
 def _own_part(frames: TracebackType | None) -> TracebackType | None:

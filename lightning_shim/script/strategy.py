@@ -1,4 +1,9 @@
-"""The strategy of a script's own Trainer where several processes train: it evaluates alone, and knows the others."""
+"""The strategy of a script's own Trainer on several processes.
+
+The trial trains in place of this Trainer, which validates and tests on each process alone. Lightning's strategies for
+several processes would start a process group of their own, so this one is for a single device. Its ranks are those of
+the trial, so that a script's ``if trainer.is_global_zero`` and the files that Lightning writes are right.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +24,15 @@ _RANKS: Final = {
     "world_size": ("WORLD_SIZE", 1),
     "num_nodes": ("GROUP_WORLD_SIZE", 1),
 }
-"""By the attribute of a strategy, the variable in which torchrun says it, and what it is without torchrun."""
+"""torchrun's variable and the value without torchrun, by the attribute of a strategy."""
 
 
 def strategy_of(trainer: Any, given: dict[str, Any]) -> Any:
-    """Returns the argument ``strategy`` for a Trainer that is about to be made.
+    """Returns the argument ``strategy`` for a Trainer that is being built.
 
     Args:
         trainer: The Trainer.
-        given: The arguments that the user has given.
+        given: The arguments that the user has passed to it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return "auto"
@@ -38,7 +43,7 @@ def strategy_of(trainer: Any, given: dict[str, Any]) -> Any:
 
 
 def join_processes(trainer: Any) -> None:
-    """Says that a Trainer has fitted together with those of the other processes, if there are any.
+    """Gives a Trainer the ranks of the trial's processes after ``fit``, even if it was built for one device.
 
     Args:
         trainer: The user's Trainer.
@@ -48,7 +53,7 @@ def join_processes(trainer: Any) -> None:
 
 
 def _is_alone(given: dict[str, Any]) -> bool:
-    """Tells whether a Trainer under Lightning would have no other processes, as one that only tests."""
+    """Whether a Trainer would have a single process under Lightning too, such as one that only tests."""
     devices = given.get("devices")
     count = len(devices) if isinstance(devices, (list, tuple)) else devices
     return str(count) == "1" and given.get("num_nodes") in (None, 1)
@@ -61,10 +66,10 @@ def _device() -> torch.device:
 
 @functools.cache
 def _one_of_several(single_device_class: Any) -> Any:
-    """Makes the class of the strategy for a namespace of Lightning's."""
+    """Returns the class of the strategy for one namespace of Lightning."""
 
     class OneOfSeveral(single_device_class):  # type: ignore[misc]  # it is not known before
-        """Lightning's strategy for one device, with the ranks that its strategy for several processes has."""
+        """Lightning's strategy for one device, with the ranks of its strategy for several processes."""
 
         def join(self) -> None:
             for attribute, (variable, alone) in _RANKS.items():
@@ -75,7 +80,7 @@ def _one_of_several(single_device_class: Any) -> Any:
             return bool(self.global_rank == 0)
 
         def barrier(self, *args: Any, **kwargs: Any) -> None:
-            # Before fit the processes have not come together, as in Lightning.
+            # Before fit there is no process group, as in Lightning.
             if self.world_size > 1 and torch.distributed.is_initialized():
                 is_on_gpus = torch.distributed.get_backend() == "nccl"
                 torch.distributed.barrier(device_ids=[self.root_device.index] if is_on_gpus else None)

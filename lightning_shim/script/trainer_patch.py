@@ -1,7 +1,8 @@
-"""The patches of Lightning's ``Trainer``, by which a script's own ``fit`` is a trial on Determined."""
+"""The patches of Lightning's ``Trainer``, which make a script's own ``fit`` a trial on Determined."""
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any, Final
@@ -15,15 +16,16 @@ from lightning_shim.patching.registry import PatchRegistry, Wrapper
 from lightning_shim.patching.wrappers import patched_method
 
 GIVEN: Final = "_lightning_shim_arguments"
-"""Where a Trainer keeps the arguments that the user has given."""
+"""The entry of a Trainer's ``__dict__`` with the arguments that the user has passed."""
 
 _OF_ONE_PROCESS: Final[dict[str, Any]] = {"num_nodes": 1, "sync_batchnorm": False}
-"""What the script's own Trainer is built with, since it validates and tests in the trial's own process."""
+"""Arguments that the script's own Trainer is built with, since it validates and tests on each process alone."""
 
 _STRATEGIES: Final = ("auto", "ddp", "single_device")
-"""Names, or beginnings of names, of what trains as one process per slot."""
+"""The beginnings of the names of strategies that train as one process per slot, like a trial."""
 
 
+# This module imports Determined only inside functions, so that patching alone stays quick.
 def _accelerator() -> str:
     from lightning_shim.upstream.determined.context import accelerator
 
@@ -35,10 +37,11 @@ _AS_DETERMINED: Final[dict[str, Callable[[], Any]]] = {
     "devices": lambda: 1,
     "num_nodes": lambda: 1,
 }
-"""Values of arguments that nobody need be told of, since Determined does the same."""
+"""Values of arguments that need no warning, since Determined does the same."""
 
 
 def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from lightning_shim.script.configuration import asked_arguments
     from lightning_shim.script.strategy import strategy_of
     from lightning_shim.upstream.determined.context import devices
 
@@ -48,11 +51,12 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
     logger = given.get("logger")
     own = {
         **given,
+        **asked_arguments(inspect.signature(wrapped), given),
         **_OF_ONE_PROCESS,
         "strategy": strategy_of(instance, given),
         "accelerator": _accelerator(),
         "devices": devices(),
-        # Determined takes the place of the default one.
+        # Determined's metrics and TensorBoard take the place of Lightning's default logger.
         "logger": False if logger is None or logger is True else logger,
     }
     return wrapped(*args, **own)
@@ -61,7 +65,8 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
 def _verify(given: dict[str, Any]) -> None:
     for name, value in given.items():
         row = ARGUMENTS.get(name)
-        # Lightning itself says what is no argument.
+        # A value that switches a feature off needs no support.
+        # An unknown argument is left to Lightning's own error.
         if row is None or value in (None, False, "auto", 0) or (isinstance(value, list) and not value):
             continue
         if row.support is Support.REFUSED:
@@ -92,26 +97,34 @@ def _recorded(verb: str) -> Wrapper:
     def evaluate(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         from lightning_shim.script.evaluation import record_evaluation
 
-        results = wrapped(*args, **kwargs)
+        results = _evaluated(wrapped, instance, args, kwargs)
         record_evaluation(verb, results)
         return results
 
     return evaluate
 
 
+def _evaluated(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from lightning_shim.script.evaluation import without_lines_of_a_progress_bar
+
+    with without_lines_of_a_progress_bar(instance):
+        return wrapped(*args, **kwargs)
+
+
 METHODS: Final[dict[str, Wrapper]] = {
     "__init__": _init,
     "fit": _fit,
     **{verb: _recorded(verb) for verb in ("validate", "test")},
+    "predict": _evaluated,
 }
-"""By the name of the method of Trainer."""
+"""The replacements by the name of Trainer's method."""
 
 
 def patch_trainer(registry: PatchRegistry, owner: type[Any]) -> None:
     """Patches Lightning's ``Trainer``.
 
     Args:
-        registry: Undoes it.
+        registry: The registry that will undo it.
         owner: The class.
     """
     for name, wrapper in METHODS.items():

@@ -1,4 +1,4 @@
-"""The trial that stands in for a script's own ``Trainer.fit``: its settings are those of the user's Trainer."""
+"""The trial that runs in place of a script's ``Trainer.fit``, with the settings of the user's Trainer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.trial import LightningTrial
 
 ENDLESS: Final = sys.maxsize
-"""Stands for a length that nobody knows beforehand, since something else ends the training."""
-
+"""The length of a training that something else will end, such as a Timer or the number of steps."""
 
 _SETTINGS: Final = (
     "check_val_every_n_epoch",
@@ -25,12 +24,12 @@ _SETTINGS: Final = (
     "max_steps",
     "val_check_interval",
 )
-"""Attributes that the user's own Trainer answers."""
+"""Attributes that are read from the user's own Trainer."""
 
 
 @delegates({name: f"users.{name}" for name in _SETTINGS})
 class ScriptTrainer(TrainerFacade):
-    """What a module has as its trainer while a script's Trainer fits it: the settings are that Trainer's.
+    """The trainer of a module while a script's own Trainer fits it.
 
     Attributes:
         users: The user's Trainer.
@@ -39,16 +38,16 @@ class ScriptTrainer(TrainerFacade):
     users: Any
 
     def adopt(self, users: Any) -> None:
-        """Takes over the settings of the user's Trainer.
+        """Takes the user's Trainer, whose settings it shows from now on.
 
         Args:
             users: The Trainer.
         """
-        vars(self).update(users=users)
+        self.users = users
 
     @property
     def estimated_stepping_batches(self) -> int | float:
-        """The number of optimizer steps of the whole training, from the length and the loaders."""
+        """The number of optimizer steps of the whole training, computed from its length and the loaders."""
         if self.max_epochs == -1:
             return math.inf if self.max_steps == -1 else self.max_steps
         self.fit_loop.setup_data()
@@ -61,10 +60,13 @@ class ScriptTrainer(TrainerFacade):
 class ValidationBatches(Container[int]):
     """The batches after which Lightning validates, counted from 1 over all epochs.
 
+    Lightning starts to count ``val_check_interval`` again in each epoch, which no plain period of Determined's can
+    express. But Determined accepts any container of counts.
+
     Args:
-        epoch_length: The batches of an epoch.
-        interval: ``trainer.val_check_batch``: batches of an epoch between two validations.
-        epochs: Epochs between two that are validated.
+        epoch_length: The number of batches in an epoch.
+        interval: The number of batches between two validations in an epoch: ``trainer.val_check_batch``.
+        epochs: The number of epochs between two with validations: ``trainer.check_val_every_n_epoch``.
     """
 
     def __init__(self, epoch_length: int, interval: int, epochs: int) -> None:
@@ -79,12 +81,12 @@ class ValidationBatches(Container[int]):
 
 
 class ScriptTrial(LightningTrial):
-    """A trial with the settings of a user's Trainer.
+    """A trial with the settings of the user's Trainer.
 
     Args:
         context: Determined's trial context.
         users_trainer: The user's Trainer.
-        random_state: The random numbers of the script, which Determined has just seeded anew on a cluster.
+        random_state: The random state of the script, which Determined has replaced by its own on a cluster.
         module: The LightningModule.
         **options: Options of LightningTrial.
     """
@@ -107,17 +109,17 @@ class ScriptTrial(LightningTrial):
 
     @property
     def has_taken_all_steps(self) -> bool:
-        """Whether the training ends by ``max_steps``, however many batches a step has."""
+        """Whether ``max_steps`` has been reached, however many batches a step has had."""
         limit = self.trainer.max_steps
         return limit != -1 and self.trainer.global_step >= limit
 
     @property
     def loaders(self) -> tuple[Any, Any]:
-        """Lightning's CombinedLoaders of training and of validation; None where nobody has asked for loaders."""
+        """The CombinedLoaders of training and validation; None for one that was never requested."""
         return self._parts.training_loop.source.combined, self._parts.evaluation_loop.source.combined
 
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
-        """Trains on a batch, and has Determined look whether it was the last one."""
+        """Trains on a batch, and ends the training if that was the last step."""
         metrics = super().train_batch(batch, epoch_idx, batch_idx)
         if self.has_taken_all_steps:
             self.controller.pause_after_this_batch(validates=False)
@@ -129,10 +131,11 @@ class ScriptTrial(LightningTrial):
         return trainer
 
     def periods(self) -> dict[str, Any]:
-        """Gives the length and the periods of the training, by the names of Determined's ``Trainer.fit``."""
+        """Returns the length and the periods of the training, by the names of Determined's ``Trainer.fit``."""
         return {
             "max_length": self._length(),
             "validation_period": self._validation_period(),
+            # With 0 Lightning never logs.
             "reporting_period": pytorch.Batch(self.trainer.log_every_n_steps or ENDLESS),
         }
 
@@ -145,7 +148,7 @@ class ScriptTrial(LightningTrial):
         return pytorch.Batch(batches)
 
     def _batches_of_steps(self) -> int:
-        """Returns after how many batches all steps are taken, if that is known beforehand."""
+        """Returns the number of batches until ``max_steps``, or ``ENDLESS`` if it cannot be known beforehand."""
         trainer = self.trainer
         scheduler_class = self._session.lightning.GradientAccumulationScheduler
         changes = any(isinstance(callback, scheduler_class) for callback in trainer.callbacks)
@@ -154,6 +157,7 @@ class ScriptTrial(LightningTrial):
         accumulate = trainer.accumulate_grad_batches
         if self.epoch_length is None:
             return trainer.max_steps * accumulate
+        # Lightning steps at the end of each epoch, even if fewer batches have been accumulated.
         epochs, rest = divmod(trainer.max_steps, math.ceil(self.epoch_length / accumulate))
         return epochs * self.epoch_length + rest * accumulate
 
@@ -161,6 +165,7 @@ class ScriptTrial(LightningTrial):
         trainer, epoch_length = self.trainer, self.epoch_length
         interval, epochs = trainer.val_check_interval, trainer.check_val_every_n_epoch
         if isinstance(interval, float):
+            # A fraction of an unknown length is unknown too, so the trial validates at the epoch's end by itself.
             if epoch_length is None:
                 return None
             interval = max(1, int(epoch_length * interval))

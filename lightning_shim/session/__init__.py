@@ -1,1 +1,1 @@
-"""Everything that is fixed for one training."""
+"""The state that all parts of one training share, and its options."""

@@ -1,4 +1,4 @@
-"""Builds modules and data modules from a trial's hyperparameters, matched by parameter name."""
+"""Builds modules and data modules from a trial's hyperparameters, which are matched by parameter name."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES, definition_
 from lightning_shim.diagnostics.warn import warn_at_caller
 
 GLOBAL_BATCH_SIZE: Final = "global_batch_size"
-"""By this name Determined's users say the samples of all slots' batches together."""
+"""Determined's name for the number of samples in the batches of all slots together."""
 
 DETERMINED_HYPERPARAMETERS: Final = frozenset({GLOBAL_BATCH_SIZE})
-"""Names that Determined reads itself, so that they need not be anybody's parameter."""
+"""Hyperparameters that Determined reads itself, so that no constructor needs to take them."""
 
 
 class HyperparameterBuilder:
-    """Calls classes and functions with those hyperparameters that they have parameters for.
+    """Calls classes and functions with the hyperparameters that they have parameters for.
 
     Args:
         hparams: The hyperparameters by name.
@@ -33,13 +33,13 @@ class HyperparameterBuilder:
         """Calls a class or function.
 
         Args:
-            target: Its parameters are filled by name; one that takes ``**kwargs`` gets all hyperparameters.
+            target: The class or function. If it takes ``**kwargs``, it gets all hyperparameters.
 
         Returns:
-            What it returned.
+            Its object or return value.
 
         Raises:
-            ConfigurationError: If a parameter without a default has no hyperparameter.
+            ConfigurationError: If there is no hyperparameter for a parameter without a default.
         """
         signature = _signature(target)
         arguments: dict[str, Any] = {}
@@ -62,11 +62,12 @@ class HyperparameterBuilder:
                 "of the experiment (off-cluster: fit(hparams=...)), or give the parameter a default."
             )
         self._asked.append(name)
+        # Unlike target(**arguments), this also passes parameters that are positional only.
         bound = inspect.BoundArguments(signature, arguments)
         return target(*bound.args, **bound.kwargs)
 
     def warn_about_unused(self) -> None:
-        """Warns about hyperparameters that reached nobody."""
+        """Warns about hyperparameters that nothing was called with."""
         unused = sorted(self._hparams.keys() - self._taken)
         if unused:
             reason = (
@@ -78,7 +79,8 @@ class HyperparameterBuilder:
 
 
 def _signature(target: Callable[..., Any]) -> inspect.Signature:
-    """Returns a signature; that of a class without a constructor of its own is empty, though Lightning's is not."""
+    """Returns the parameters that the user has defined; none for a class without a constructor of its own."""
+    # LightningModule.__init__ takes *args and **kwargs, which would take every hyperparameter and then drop it.
     constructor = getattr(target, "__init__", None) if isinstance(target, type) else None
     if constructor is not None and constructor.__module__.partition(".")[0] in FRAMEWORK_PACKAGES:
         return inspect.Signature()

@@ -1,4 +1,4 @@
-"""The options of a trial that Lightning's Trainer has as well: one row for each."""
+"""The options that a trial shares with Lightning's Trainer: one row each."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from lightning_shim.upstream.lightning import Lightning
 
 
 def _option(default: Any, is_valid: Callable[[Any], bool], meaning: str) -> Any:
-    """A row: the default, a test of a value, and what a value that passes it is."""
+    """A row: the default, the test of a value, and the description of valid values for the error message."""
     return field(default=default, metadata={"is_valid": is_valid, "meaning": meaning})
 
 
+# isinstance(True, int) is true, but True is no number of batches.
 def _is_count(value: Any, least: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
@@ -25,6 +26,7 @@ def _is_part(value: Any) -> bool:
     return (isinstance(value, int) and value >= 0) or (isinstance(value, float) and 0 <= value <= 1)
 
 
+# The type matters, as in Lightning: 1 is one batch, and 1.0 is all of them.
 def _limit(default: float, may_be_none: bool = True) -> Any:
     return _option(
         default,
@@ -43,31 +45,31 @@ def _switch(default: bool) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerOptions:
-    """Options of a trial whose names, and meanings, are those of Lightning's Trainer.
+    """Options of a trial that have the names and meanings of Lightning's Trainer.
 
     Attributes:
         precision: One of Lightning's names, such as ``"32-true"`` or ``"bf16-mixed"``.
-        accumulate_grad_batches: Batches whose gradients are added up before a step.
+        accumulate_grad_batches: The number of batches whose gradients are accumulated before a step.
         gradient_clip_val: The largest norm, or value, of the gradients.
-        gradient_clip_algorithm: ``"norm"`` (if it is None) or ``"value"``.
-        limit_train_batches: Batches of a training epoch, or the fraction of them.
-        limit_val_batches: Batches of each validation loader, or the fraction of them.
-        overfit_batches: Batches, or the fraction of them, that are trained and validated on, the same in each epoch:
-            the loaders' own samplers do not count then; 0 for all, by the limits.
-        reload_dataloaders_every_n_epochs: Epochs after which the hooks are asked for other loaders; 0 for never.
-            Determined's epochs stay as long as the first one: another may have fewer batches, not more.
-        use_distributed_sampler: Whether several processes share out the samples of each map-style loader, unless it has
-            a DistributedSampler already.
-        sync_batchnorm: Whether several processes take mean and variance of a batch over all of them.
-        find_unused_parameters: Whether several processes look for parameters that have no part in a loss, as
-            ``strategy="ddp_find_unused_parameters_true"`` of Lightning's Trainer. Optimizers that are toggled need it.
-        num_sanity_val_steps: Batches of each validation loader that are tried before training; -1 for all of them.
-        min_epochs: Epochs before which nobody stops the training early.
-        min_steps: Optimizer steps before which nobody stops the training early.
-        default_root_dir: Where callbacks write files by default; the working directory if it is None.
+        gradient_clip_algorithm: ``"norm"``, also if it is None, or ``"value"``.
+        limit_train_batches: The batches of a training epoch, as a number or a fraction.
+        limit_val_batches: The batches of each validation loader, as a number or a fraction.
+        overfit_batches: The batches to train and validate on, as a number or a fraction, the same ones in each epoch;
+            the loaders' own samplers are replaced. With 0 the limits apply instead.
+        reload_dataloaders_every_n_epochs: The number of epochs after which loaders are requested again; 0 for never.
+            Determined's epochs stay as long as the first one, so a later one may have fewer batches, but not more.
+        use_distributed_sampler: Whether the samples of each map-style loader are sharded over several processes, unless
+            it has a DistributedSampler already.
+        sync_batchnorm: Whether batch normalization takes mean and variance over the batches of all processes.
+        find_unused_parameters: Whether DistributedDataParallel looks for parameters that have no part in a loss, as
+            Lightning's ``strategy="ddp_find_unused_parameters_true"``. Toggled optimizers need it.
+        num_sanity_val_steps: The number of batches of each validation loader in the sanity check; -1 for all.
+        min_epochs: The epochs before which the training cannot stop early.
+        min_steps: The optimizer steps before which the training cannot stop early.
+        default_root_dir: The folder that callbacks write to by default; None for the working directory.
     """
 
-    # The class for precisions knows which there are.
+    # Every value passes here; loop/precision checks the name.
     precision: str | int = _option("32-true", lambda value: True, "one of Lightning's names")
     accumulate_grad_batches: int = _option(
         1, lambda value: _is_count(value, least=1), "a number of batches, at least 1"
@@ -75,7 +77,7 @@ class TrainerOptions:
     gradient_clip_val: float | None = _option(
         None, lambda value: value is None or isinstance(value, (int, float)), "a number"
     )
-    # As an option it may be a name, and is a member of Lightning's enumeration afterwards.
+    # A name when it is passed; `checked` turns it into a member of Lightning's enumeration.
     gradient_clip_algorithm: Any = _option(
         None, lambda value: value is None or isinstance(value, str), "'norm' or 'value'"
     )
@@ -99,14 +101,14 @@ class TrainerOptions:
 
     @classmethod
     def checked(cls, lightning: Lightning, **options: Any) -> TrainerOptions:
-        """Makes options after checking them.
+        """Checks options and fills in the defaults.
 
         Args:
             lightning: The module's Lightning.
-            **options: The options by name; those that are left out have their defaults.
+            **options: The options by name; the others have their defaults.
 
         Returns:
-            The options, ``gradient_clip_algorithm`` as Lightning's enumeration.
+            The options, with ``gradient_clip_algorithm`` as a member of Lightning's enumeration.
 
         Raises:
             ConfigurationError: If there is no such option, or a value makes no sense.
@@ -115,6 +117,7 @@ class TrainerOptions:
             verify_option(name, value)
         overfit_batches = options.get("overfit_batches")
         for name in ("limit_train_batches", "limit_val_batches"):
+            # As in Lightning, overfit_batches sets both limits, and a limit of None is the default.
             if overfit_batches:
                 options[name] = overfit_batches
             elif options.get(name) is None:
@@ -122,13 +125,14 @@ class TrainerOptions:
         algorithm = options.get("gradient_clip_algorithm")
         if algorithm is not None:
             algorithms = lightning.GradClipAlgorithmType
-            # It may be a member of the enumeration already, which is a string as well.
+            # A script's Trainer has a member of the enumeration already, which is a string as well.
             if not algorithms.supported_type(algorithm.lower()):
                 raise _error("gradient_clip_algorithm", algorithm)
             options["gradient_clip_algorithm"] = algorithms(algorithm.lower())
         return cls(**options)
 
 
+# All that the package knows of an option is read from its row, so a new option is one field above.
 _ROWS: Final = {row.name: row for row in fields(TrainerOptions)}
 
 OPTION_NAMES: Final = tuple(_ROWS)
@@ -143,7 +147,7 @@ def verify_option(name: str, value: Any) -> None:
 
     Args:
         name: The option's name.
-        value: What it is to be.
+        value: Its value.
 
     Raises:
         ConfigurationError: If there is no such option, or the value makes no sense.

@@ -1,4 +1,7 @@
-"""Random generators that objects hold in attributes: a loader's, a sampler's, a dataset's or one of its transforms'."""
+"""Random generators that loaders, samplers, datasets and their transforms hold in attributes.
+
+A resumed trial has to restore them like the global ones, or it would shuffle and augment differently.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,13 @@ from torch import Tensor, nn
 _DEPTH: Final = 3
 _OBJECTS: Final = 200
 _ELEMENTS: Final = 16
-"""How far generators are looked for: a dataset may hold any number of objects, but its generators lie close to it."""
+"""The limits of the search: levels of attributes, objects in all, and elements of a container. A dataset may hold any
+number of objects, but its generators are close to it."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """How the state of one kind of generator is read and set, and how a generator is made for a state."""
+class _Access:
+    """The functions that read and set the state of one class of generators, and create a generator for a state."""
 
     get: Callable[[Any], Any]
     set: Callable[[Any, Any], Any]
@@ -30,17 +34,17 @@ def _set_bit_generator(generator: np.random.Generator, state: Any) -> None:
     generator.bit_generator.state = state
 
 
-def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
+def _name(generator_class: type) -> str:
+    return f"{generator_class.__module__}.{generator_class.__qualname__}"
 
 
-_KINDS: Final[dict[type, _Kind]] = {
-    torch.Generator: _Kind(torch.Generator.get_state, torch.Generator.set_state, lambda _: torch.Generator()),
-    random.Random: _Kind(random.Random.getstate, random.Random.setstate, lambda _: random.Random()),
-    np.random.RandomState: _Kind(
+_ACCESS: Final[dict[type, _Access]] = {
+    torch.Generator: _Access(torch.Generator.get_state, torch.Generator.set_state, lambda _: torch.Generator()),
+    random.Random: _Access(random.Random.getstate, random.Random.setstate, lambda _: random.Random()),
+    np.random.RandomState: _Access(
         np.random.RandomState.get_state, np.random.RandomState.set_state, lambda _: np.random.RandomState()
     ),
-    np.random.Generator: _Kind(
+    np.random.Generator: _Access(
         lambda generator: generator.bit_generator.state,
         _set_bit_generator,
         lambda state: np.random.Generator(getattr(np.random, state["bit_generator"])()),
@@ -48,26 +52,27 @@ _KINDS: Final[dict[type, _Kind]] = {
 }
 
 States = dict[str, tuple[str, Any]]
-"""By the path to the attribute, the name of the generator's class and its state."""
+"""The name of a generator's class and its state, by the path to the attribute."""
 
 
 def is_generator(value: Any) -> bool:
-    """Tells whether an object is a random generator whose state can be captured."""
-    return type(value) in _KINDS
+    """Whether an object is a random generator whose state can be captured."""
+    # The very class: a subclass may have a state that the functions of its base do not know.
+    return type(value) in _ACCESS
 
 
 def state_of_generator(generator: Any) -> Any:
-    """Returns the state of a random generator that :func:`is_generator` is true of."""
-    return _KINDS[type(generator)].get(generator)
+    """Returns the state of a generator for which :func:`is_generator` is true."""
+    return _ACCESS[type(generator)].get(generator)
 
 
 def set_state_of_generator(generator: Any, state: Any) -> None:
-    """Sets the state of a random generator, as :func:`state_of_generator` has returned it."""
-    _KINDS[type(generator)].set(generator, state)
+    """Sets the state of a generator to one that :func:`state_of_generator` returned."""
+    _ACCESS[type(generator)].set(generator, state)
 
 
 class OwnGenerators:
-    """Finds the generators of some objects, and of the objects that they hold.
+    """The generators of some objects, and of the objects that these hold.
 
     Args:
         roots: The objects by name.
@@ -75,12 +80,12 @@ class OwnGenerators:
 
     def __init__(self, roots: Mapping[str, Any]) -> None:
         self._attributes: Final[dict[str, dict[str, Any]]] = {}
-        self._found: Final = {path: root for path, root in roots.items() if type(root) in _KINDS}
+        self._found: Final = {path: root for path, root in roots.items() if type(root) in _ACCESS}
         seen: set[int] = set()
         for path, root in roots.items():
-            self._look_into(path, root, _DEPTH, seen)
+            self._search(path, root, _DEPTH, seen)
 
-    def _look_into(self, path: str, value: Any, depth: int, seen: set[int]) -> None:
+    def _search(self, path: str, value: Any, depth: int, seen: set[int]) -> None:
         if id(value) in seen or len(seen) >= _OBJECTS:
             return
         seen.add(id(value))
@@ -88,48 +93,48 @@ class OwnGenerators:
             entries = list(value.items() if isinstance(value, dict) else enumerate(value))
             if len(entries) <= _ELEMENTS:
                 for key, entry in entries:
-                    if type(entry) in _KINDS:
+                    if type(entry) in _ACCESS:
                         self._found[f"{path}[{key}]"] = entry
-                    self._look_into(f"{path}[{key}]", entry, depth, seen)
+                    self._search(f"{path}[{key}]", entry, depth, seen)
             return
         attributes = getattr(value, "__dict__", None)
-        if not isinstance(attributes, dict) or isinstance(value, (type, Tensor, nn.Module, *_KINDS)):
+        if not isinstance(attributes, dict) or isinstance(value, (type, Tensor, nn.Module, *_ACCESS)):
             return
         self._attributes[path] = attributes
         if depth > 0:
             for name, entry in list(attributes.items()):
-                self._look_into(f"{path}.{name}", entry, depth - 1, seen)
+                self._search(f"{path}.{name}", entry, depth - 1, seen)
 
     def _generators(self) -> Iterator[tuple[str, Any]]:
-        # Looked for anew each time: many are made when they are first needed.
+        # The attributes are read each time, since many generators are created only when they are first needed.
         yield from self._found.items()
         for path, attributes in self._attributes.items():
             for name, value in attributes.items():
-                if type(value) in _KINDS:
+                if type(value) in _ACCESS:
                     yield f"{path}.{name}", value
 
     def capture(self) -> States:
-        """Returns the states of all that are there."""
+        """Returns the states of all generators that exist by now."""
         return {
-            path: (_name(type(generator)), _KINDS[type(generator)].get(generator))
+            path: (_name(type(generator)), _ACCESS[type(generator)].get(generator))
             for path, generator in self._generators()
         }
 
     def restore(self, states: States) -> None:
-        """Sets the states of generators; one that is not there yet is made.
+        """Restores states, and creates the generators that do not exist yet.
 
         Args:
-            states: What :meth:`capture` returned.
+            states: The states that :meth:`capture` returned.
         """
         present = dict(self._generators())
-        kinds = {_name(kind): kind for kind in _KINDS}
+        classes = {_name(generator_class): generator_class for generator_class in _ACCESS}
         for path, (name, state) in states.items():
-            kind = kinds[name]
-            if type(present.get(path)) is kind:
-                _KINDS[kind].set(present[path], state)
+            access = _ACCESS[classes[name]]
+            if type(present.get(path)) is classes[name]:
+                access.set(present[path], state)
                 continue
             holder, _, attribute = path.rpartition(".")
             if holder in self._attributes:
-                generator = _KINDS[kind].make(state)
-                _KINDS[kind].set(generator, state)
+                generator = access.make(state)
+                access.set(generator, state)
                 self._attributes[holder][attribute] = generator

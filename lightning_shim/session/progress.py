@@ -1,4 +1,4 @@
-"""Where training stands, in Lightning's terms; all of it goes into the checkpoint."""
+"""The counters of a training in Lightning's terms. All of them go into the checkpoint."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ class Progress:
 
     Attributes:
         current_epoch: Epochs whose ``on_train_epoch_end`` has run: ``trainer.current_epoch``.
-        batch_idx: Index in the epoch of the last batch that was started; -1 before the first.
+        batch_idx: Index within the epoch of the last batch that was started; -1 before the first.
         total_batch_idx: The same over all epochs.
-        is_last_batch: Whether that batch is the epoch's last one.
-        ends_early: Whether it has become so because ``on_train_batch_start`` returned -1.
-        automatic_steps: Optimizer steps taken by automatic optimization.
-        manual_steps: Optimizer steps taken by manual optimization; a module that switches has both.
-        batches_that_stepped: Batches that completed a step; the ``step`` under which Lightning logs.
-        batch_end_is_due: The batch was trained, but what follows validation has not been done for it yet.
-        epoch_is_running: ``on_train_epoch_start`` has run, ``on_train_epoch_end`` has not.
-        has_validated: A validation has run.
+        is_last_batch: Whether that batch is the last of its epoch.
+        ends_early: Whether it is the last because ``on_train_batch_start`` returned -1.
+        automatic_steps: Optimizer steps of automatic optimization.
+        manual_steps: Optimizer steps of manual optimization. A module that switches has both.
+        batches_that_stepped: Batches that completed a step; the ``step`` of Lightning's loggers.
+        batch_end_is_due: Whether the last batch has been trained, but not yet ended as Lightning does after validating.
+        epoch_is_running: Whether ``on_train_epoch_start`` has run and ``on_train_epoch_end`` has not.
+        has_validated: Whether a validation has run.
     """
 
     current_epoch: int = 0

@@ -1,42 +1,99 @@
-"""The progress bar of a trial that runs off-cluster in a terminal."""
+"""The progress bar of a trial, shown off-cluster in a terminal."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from tqdm import tqdm
 
+_ERASE_THE_REST_OF_THE_LINE: Final = "\x1b[K"
+
 
 class ProgressBar:
-    """A tqdm bar over training batches, with the metrics that were logged with ``prog_bar=True``.
+    """A tqdm bar of the present epoch with the newest values behind it, and one of a validation while it runs."""
 
-    Args:
-        total: The number of batches, or None if it is not known.
-    """
-
-    def __init__(self, total: int | None) -> None:
-        self._bar: Final[tqdm[Any]] = tqdm(total=total, unit="batch", dynamic_ncols=True)
+    def __init__(self) -> None:
+        self._training: tqdm[Any] | None = None
+        self._validation: tqdm[Any] | None = None
+        self._values: Final[dict[str, float]] = {}
 
     @staticmethod
     def has_terminal() -> bool:
-        """Returns whether there is a terminal to show the bar in."""
+        """Whether there is a terminal to show the bar in."""
         return sys.stderr.isatty()
 
-    def advance(self) -> None:
-        """Counts a batch."""
-        self._bar.update()
-
-    def show(self, batches: int, metrics: Mapping[str, float]) -> None:
-        """Shows how far training is, and metrics behind the bar.
+    def start_epoch(self, description: str, batches: int, total: int | None) -> None:
+        """Shows an epoch in place of the one before.
 
         Args:
-            batches: The batches trained, those before a resume included.
-            metrics: Numbers by name.
+            description: What stands before the bar.
+            batches: The batches of the epoch that have been trained by now.
+            total: All of them, or None if that is not known.
         """
-        self._bar.n = batches
-        self._bar.set_postfix(dict(metrics))
+        if self._training is not None:
+            self._training.close()
+        self._training = _bar(description, total, initial=batches)
+        if self._values:
+            self._training.set_postfix_str(self._postfix())
+
+    def advance(self, batches: int) -> None:
+        """Shows how far the epoch is.
+
+        Args:
+            batches: The batches of it that have been trained.
+        """
+        bar = self._training
+        if bar is not None:
+            bar.update(batches - bar.n)
+
+    def show(self, values: Mapping[str, float]) -> None:
+        """Shows values behind the bar of the epoch when it is drawn next, beside those of other names.
+
+        Args:
+            values: Numbers by name.
+        """
+        self._values.update(values)
+        if self._training is not None:
+            self._training.set_postfix_str(self._postfix(), refresh=False)
+
+    def _postfix(self) -> str:
+        return ", ".join(f"{name}={value:.4g}" for name, value in self._values.items())
+
+    def start_validation(self, description: str, total: int | None) -> None:
+        """Shows a validation below the epoch.
+
+        Args:
+            description: What stands before the bar.
+            total: The batches that it has, or None if that is not known.
+        """
+        if self._training is not None:
+            # What it has counted since it was drawn would not be seen before the validation has ended.
+            self._training.refresh()
+        self._validation = _bar(description, total)
+
+    def advance_validation(self) -> None:
+        """Counts a batch of the validation."""
+        if self._validation is not None:
+            self._validation.update()
+
+    def end_validation(self) -> None:
+        """Takes the bar of the validation away."""
+        if self._validation is not None:
+            self._validation.close()
+        self._validation = None
+
+    @contextlib.contextmanager
+    def out_of_the_way(self, file: Any = None) -> Iterator[None]:
+        """Takes the bars off the terminal while somebody else writes to it.
+
+        Args:
+            file: Where that is written to; by default standard output.
+        """
+        with tqdm.external_write_mode(file=sys.stdout if file is None else file):
+            yield
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Prints above the bar.
@@ -45,9 +102,21 @@ class ProgressBar:
             *args: As for :func:`print`.
             **kwargs: As for :func:`print`.
         """
-        with tqdm.external_write_mode(file=kwargs.get("file", sys.stdout)):
+        with self.out_of_the_way(kwargs.get("file")):
             print(*args, **kwargs)
 
     def close(self) -> None:
-        """Leaves the bar as it is and gives the terminal back."""
-        self._bar.close()
+        """Takes the bars away and gives the terminal back."""
+        self.end_validation()
+        if self._training is not None:
+            self._training.close()
+            # What the terminal has shown of a Ctrl+C stands behind what tqdm has taken away.
+            sys.stderr.write(_ERASE_THE_REST_OF_THE_LINE)
+        self._training = None
+
+
+def _bar(description: str, total: int | None, initial: int = 0) -> tqdm[Any]:
+    # With a miniters of its own tqdm does not redraw for a while after steps have become slower.
+    return tqdm(
+        desc=description, total=total, initial=initial, unit="batch", dynamic_ncols=True, leave=False, miniters=1
+    )

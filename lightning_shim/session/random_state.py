@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class RandomState:
-    """A moment of the generators of Python, NumPy and PyTorch, on the CPU and on the current CUDA device."""
+    """A snapshot of the generators of Python, NumPy and PyTorch, on the CPU and on the current CUDA device."""
 
     python: Any
     numpy: Any
@@ -21,31 +21,35 @@ class RandomState:
 
     @classmethod
     def capture(cls) -> RandomState:
-        """Returns the present state."""
+        """Returns the current state."""
+        # The current device alone, since each process trains on one.
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
         return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda)
 
     def restore(self) -> None:
-        """Makes this the present state."""
+        """Sets the generators to this state."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.torch_cpu)
+        # A trial may resume on a machine without a GPU.
         if self.torch_cuda is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(self.torch_cuda)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state as plain values, arrays and tensors."""
+        # dataclasses.asdict would copy each tensor.
         return {name: getattr(self, name) for name in self.__slots__}
 
     def same(self, other: RandomState) -> dict[str, bool]:
-        """Compares with another moment, generator by generator.
+        """Compares each generator with that of another snapshot.
 
         Args:
-            other: The other moment.
+            other: The other snapshot.
 
         Returns:
-            Whether they are the same, by the name of the library.
+            Whether they are equal, by the name of the library.
         """
+        # NumPy's state is a tuple of the algorithm's name, the key, the position in it, and two values for normal().
         return {
             "random": self.python == other.python,
             "numpy": bool(self.numpy[2] == other.numpy[2] and np.array_equal(self.numpy[1], other.numpy[1])),
@@ -54,7 +58,7 @@ class RandomState:
 
 
 def seed_generators(seed: int) -> None:
-    """Seeds all generators.
+    """Seeds the generators of Python, NumPy and PyTorch.
 
     Args:
         seed: An integer from 0 to 2**32 - 1.

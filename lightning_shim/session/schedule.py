@@ -1,4 +1,4 @@
-"""How long Determined trains, and how often it validates and reports: what it was told, or what its loop says."""
+"""The length of a training, and the periods of its validations and reports."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lightning_shim.upstream.determined.controller import DEFAULT_REPORTING_PERI
 
 
 class Schedule:
-    """The length and the periods of a trial, as its module may ask for them.
+    """The length and the periods of a trial.
 
-    Determined's loop has them, but exists only when training starts; a module may ask before.
+    Determined's loop has them, but a module may ask before that loop exists. Until then the arguments answer.
 
     Args:
         controller: Determined's loop.
-        max_length: How long it will train; None if that is not known yet.
-        validation_period: How often it will validate; None for after each epoch.
-        reporting_period: How often it will report; None for Determined's default.
+        max_length: The length that was announced to the trial, or None.
+        validation_period: The announced period of validations; None for each epoch.
+        reporting_period: The announced period of reports; None for Determined's default.
 
     Raises:
         ConfigurationError: If one of them makes no sense.
@@ -47,8 +47,9 @@ class Schedule:
         """The length in batches and in epochs; one of the two is None.
 
         Raises:
-            ConfigurationError: If it is not known yet.
+            ConfigurationError: If the length is not known yet.
         """
+        # The user's own setting counts first, then the loop's length once that is known, then the announced one.
         if self._controller.max_epochs is not None:
             return None, self._controller.max_epochs
         length = self._controller.max_length or self._max_length
@@ -60,13 +61,14 @@ class Schedule:
         return (None, length.value) if isinstance(length, pytorch.Epoch) else (length.value, None)
 
     def set_max_epochs(self, epochs: Any) -> None:
-        """Changes the length, as ``trainer.fit_loop.max_epochs = ...`` does; Determined's loop then has it as well.
+        """Changes the length of the training, as ``trainer.fit_loop.max_epochs = ...`` does in Lightning.
 
         Args:
-            epochs: How many epochs to train for.
+            epochs: The number of epochs.
 
         Raises:
-            ConfigurationError: If the length is given in batches, is no length, or Determined is training already.
+            ConfigurationError: If it is no number of epochs, if the trial's length is in batches, or if Determined is
+                training already.
         """
         where = f"{caller_location()}: trainer.fit_loop.max_epochs = {epochs!r}"
         if self.batches_and_epochs[1] is None:
@@ -83,26 +85,26 @@ class Schedule:
 
     @property
     def validation_period(self) -> pytorch.TrainUnit:
-        """How often Determined validates."""
+        """The period of validations."""
         return self._controller.validation_period or self._validation_period or pytorch.Epoch(1)
 
     @property
     def reporting_period(self) -> pytorch.TrainUnit:
-        """How often Determined reports."""
+        """The period of reports."""
         return self._controller.reporting_period or self._reporting_period
 
 
 def verify_train_unit(name: str, unit: Any, *, required: bool = False, may_be_schedule: bool = False) -> None:
-    """Refuses a length or a period that Determined would take in silence, or break on later.
+    """Refuses a length or period that Determined would silently misunderstand, or fail on later.
 
     Args:
         name: The argument's name.
         unit: A ``determined.pytorch.TrainUnit``, or None if it is not required.
-        required: Whether it may not be None.
-        may_be_schedule: Whether it may say at which counts it ends, as in ``Batch([5, 30])``; a length may not.
+        required: Whether None is refused.
+        may_be_schedule: Whether it may be a list of counts, as in ``Batch([5, 30])``; a length may not.
 
     Raises:
-        ConfigurationError: If it is none, or makes no sense.
+        ConfigurationError: If it is no TrainUnit, or makes no sense.
     """
     if unit is None and not required:
         return

@@ -1,4 +1,4 @@
-"""One training: everything that is fixed for it, and where it stands."""
+"""The Session: one training's fixed parts, and where it stands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_shim.upstream.lightning import Lightning
 
 @dataclass(eq=False)
 class Session:
-    """What the parts of a trial have in common, as Lightning's loops have their Trainer.
+    """The object that all parts of a trial share, as Lightning's loops share their Trainer.
 
     Attributes:
         lightning: The module's Lightning.
@@ -26,13 +26,15 @@ class Session:
         schedule: The length of the training, and its periods.
         options: The options of the trial.
         module: The LightningModule.
-        datamodule: The LightningDataModule, if there is one.
-        ckpt_path: A checkpoint of Lightning's to start from, or None.
+        datamodule: The LightningDataModule, or None.
+        ckpt_path: A Lightning checkpoint to start from, or None.
+        latest_checkpoint: A checkpoint of Determined's to continue from, or None.
         progress: The counters of epochs, batches and steps.
-        callbacks: The Lightning callbacks, in the order in which they are called; there when the trainer is attached.
-        trainer: What the module has as ``self.trainer``; it enters itself.
-        should_stop: Whether somebody has asked to stop: ``trainer.should_stop``.
-        progress_bar: The bar that nobody's printing may tear, if one is shown.
+        callbacks: The Lightning callbacks in the order of their calls; empty until the trainer is attached.
+        trainer: The facade, which is the module's ``self.trainer``; None until the facade has been created.
+        should_stop: Whether a stop has been requested: ``trainer.should_stop``.
+        stopped_by: The requester, in words; None if it was another process.
+        progress_bar: The progress bar that is shown, or None. Everything is printed through it, above the bar.
     """
 
     lightning: Lightning
@@ -43,17 +45,19 @@ class Session:
     module: Any
     datamodule: Any
     ckpt_path: str | os.PathLike[str] | None = None
+    latest_checkpoint: str | None = None
     progress: Progress = field(default_factory=Progress)
     callbacks: list[Any] = field(default_factory=list)
     trainer: Any = None
     should_stop: bool = False
+    stopped_by: str | None = None
     progress_bar: ProgressBar | None = None
 
-    # Determined reads them off several objects each time, and they stay as they are.
+    # Cached, since Determined goes through several objects to answer, and they are asked for in each step.
 
     @functools.cached_property
     def global_rank(self) -> int:
-        """The index of this process among all."""
+        """The index of this process among all processes."""
         return int(self.context.distributed.rank)
 
     @functools.cached_property
@@ -63,19 +67,20 @@ class Session:
 
     @property
     def global_step(self) -> int:
-        """The number of optimizer steps; a module that switches has a count for each kind of optimization."""
+        """The number of optimizer steps."""
+        # As in Lightning, a module that switches between automatic and manual optimization has a count for each.
         progress = self.progress
         return progress.automatic_steps if self.module.automatic_optimization else progress.manual_steps
 
     @property
     def min_epochs(self) -> int:
-        """Epochs before which nobody stops the training early; as in Lightning one if there is a least of steps."""
+        """The epochs before which the training cannot stop early; as in Lightning one if ``min_steps`` is given."""
         epochs, steps = self.options.min_epochs, self.options.min_steps
         return epochs if epochs is not None else 0 if steps is None else 1
 
     @property
     def stops_early(self) -> bool:
-        """Whether somebody has asked to stop, and the training has been as long as it has to be."""
+        """Whether a stop has been requested and the minimum of epochs and steps has been reached."""
         if not self.should_stop:
             return False
         progress = self.progress
@@ -85,8 +90,9 @@ class Session:
 
     @property
     def stops_at_once(self) -> bool:
-        """Whether no further batch is to be trained.
+        """Whether to train no further batch.
 
-        Several processes agree first, when Determined reports: one that stopped alone would leave the others waiting.
+        It is False with several processes, which have to agree first: one that stopped alone would leave the others
+        waiting. They do so when Determined reports.
         """
         return self.stops_early and self.world_size == 1

@@ -1,1 +1,1 @@
-"""The trial as Determined sees it."""
+"""The trial that Determined runs, and ``fit``, which runs one."""

@@ -1,4 +1,4 @@
-"""The parts of a trial, and the way in which they are put together."""
+"""The parts of a trial, and the order in which they are created."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from lightning_shim.checkpoint.attributes import OwnAttributes
 from lightning_shim.checkpoint.kept_files import KeptFiles
 from lightning_shim.checkpoint.lightning_format import LightningCheckpoint
+from lightning_shim.checkpoint.starting_checkpoint import StartingCheckpoint
 from lightning_shim.checkpoint.trial_state import TrialState
 from lightning_shim.checkpoint.weight_averaging import WeightAveragingState
 from lightning_shim.compatibility.before_training import verify_members
@@ -18,31 +19,34 @@ from lightning_shim.diagnostics.errors import ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location, definition_location
 from lightning_shim.facade.trainer import TrainerFacade
 from lightning_shim.loop.optimization import Optimization
-from lightning_shim.loop.optimizers_in_turn import FormerOptimization, needs_former_optimization
+from lightning_shim.loop.optimizers_in_turn import Lightning1Optimization, needs_lightning1_optimization
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.loop.training import TrainingLoop
 from lightning_shim.loop.validation import EvaluationLoop
 from lightning_shim.metrics.lightning_loggers import Loggers
 from lightning_shim.session.session import Session
+from lightning_shim.trial.journal import Journal
 from lightning_shim.trial.processes import Processes
 from lightning_shim.trial.reporting import Reports
 
 
 @dataclass(frozen=True, slots=True)
 class TrialParts:
-    """Everything that a trial works with.
+    """The parts of a trial.
 
     Attributes:
         session: The training.
-        runtime: The parts that run the batches.
+        runtime: The objects that both loops use.
         training_loop: The loop over epochs.
         evaluation_loop: The loop of a validation.
-        trainer: What the module has as its trainer.
-        lightning_checkpoint: Saves and restores what Lightning would.
-        trial_state: Saves and restores what is needed beside it to continue exactly.
-        attributes: Keeps what module and callbacks have in attributes of their own.
-        kept_files: Keeps the files that callbacks have written.
+        trainer: The facade, which is the module's trainer.
+        lightning_checkpoint: Saves and restores what a checkpoint of Lightning's has.
+        starting_checkpoint: Restores what the training starts from.
+        trial_state: Saves and restores what else is needed to continue exactly.
+        attributes: Saves and restores the attributes of module, data module and callbacks.
+        kept_files: Saves and restores the files that callbacks write.
         reports: Reports metrics.
+        journal: Says what happens.
         processes: The processes that train together.
     """
 
@@ -52,22 +56,24 @@ class TrialParts:
     evaluation_loop: EvaluationLoop
     trainer: TrainerFacade
     lightning_checkpoint: LightningCheckpoint
+    starting_checkpoint: StartingCheckpoint
     trial_state: TrialState
     attributes: OwnAttributes
     kept_files: KeptFiles
     reports: Reports
+    journal: Journal
     processes: Processes
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a trial was given beside its options.
+    """The arguments of a trial that only its assembly needs.
 
     Attributes:
         train_dataloaders: The training loaders, or None.
         val_dataloaders: The validation loaders, or None.
         callbacks: Lightning callbacks.
-        loggers: Loggers of Lightning's.
+        loggers: Lightning's own loggers.
         tests_afterwards: Whether Lightning's own Trainer tests and predicts after the training.
     """
 
@@ -81,25 +87,27 @@ class Given:
 def assemble(
     session: Session, given: Given, processes: Processes, make_trainer: Callable[..., TrainerFacade]
 ) -> TrialParts:
-    """Makes the parts of a trial, and attaches the module.
+    """Creates the parts of a trial, and attaches the module.
 
     Args:
         session: The training.
-        given: What the trial was given.
+        given: The other arguments of the trial.
         processes: The processes that train together.
-        make_trainer: Makes the trainer of the module; its arguments are those of :class:`TrainerFacade`.
+        make_trainer: Creates the module's trainer; its arguments are those of :class:`TrainerFacade`.
 
     Returns:
         The parts.
 
     Raises:
-        ConfigurationError: If module, data or callbacks cannot be trained.
-        RefusedMemberError: If the module relies on a hook that Determined has no counterpart for.
+        ConfigurationError: If module, data or callbacks cannot be used for training.
+        RefusedMemberError: If the module overrides a hook that is refused.
     """
+    # Each part takes the ones above it.
     runtime = Runtime.of(session)
     loggers = Loggers(session.lightning, given.loggers, session.progress)
-    optimization = (FormerOptimization if needs_former_optimization(session.module) else Optimization)(runtime)
-    reports = Reports(runtime, loggers, optimization)
+    optimization = (Lightning1Optimization if needs_lightning1_optimization(session.module) else Optimization)(runtime)
+    journal = Journal(session)
+    reports = Reports(runtime, loggers, optimization, journal)
     train_source, val_source = (
         DataSource(session, LoaderRequest(session, stage, loaders))
         for stage, loaders in (("train", given.train_dataloaders), ("val", given.val_dataloaders))
@@ -110,6 +118,7 @@ def assemble(
     lightning_checkpoint = LightningCheckpoint(runtime, averaging)
     trainer = make_trainer(runtime, training_loop, evaluation_loop, lightning_checkpoint, loggers)
     trainer.attach(given.callbacks)
+    # Only now the callbacks are known, to which the module's configure_callbacks adds its own.
     verify_members(session.module, session.datamodule, session.callbacks, given.tests_afterwards)
     runtime.hooks.refresh()
     _verify_training_loaders(session, train_source)
@@ -117,6 +126,7 @@ def assemble(
     attributes = OwnAttributes(
         session.lightning, session.module, session.datamodule, trainer, session.callbacks, runtime.strategy
     )
+    trial_state = TrialState(runtime, training_loop, averaging, attributes)
     return TrialParts(
         session=session,
         runtime=runtime,
@@ -124,10 +134,12 @@ def assemble(
         evaluation_loop=evaluation_loop,
         trainer=trainer,
         lightning_checkpoint=lightning_checkpoint,
-        trial_state=TrialState(runtime, training_loop, averaging, attributes),
+        starting_checkpoint=StartingCheckpoint(runtime, lightning_checkpoint, trial_state),
+        trial_state=trial_state,
         attributes=attributes,
         kept_files=KeptFiles(session.lightning, session.callbacks, trainer.default_root_dir),
         reports=reports,
+        journal=journal,
         processes=processes,
     )
 

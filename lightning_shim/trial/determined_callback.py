@@ -1,4 +1,14 @@
-"""Determined's events, passed on to the loops and to Lightning's hooks."""
+"""Determined's events, passed on to the loops and to Lightning's hooks.
+
+A checkpoint is loaded in three phases:
+
+1. ``on_checkpoint_load_start``: Lightning's ``on_load_checkpoint`` hooks. Determined loads weights and optimizers right
+   afterwards, and only then finds out whether the checkpoint is this trial's own.
+2. ``on_training_start``, if it is: counters, flags and metrics. The hooks that follow, such as ``on_train_start``, must
+   see the epoch and the step at which the training continues.
+3. After these hooks: loaders, random states and attributes. The constructor and the hooks have run once more in this
+   process, and the attributes they have set and the random numbers they have drawn have to be overwritten.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +21,21 @@ import torch
 from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
+from lightning_shim.diagnostics.lines import say
 from lightning_shim.trial.assembly import TrialParts
+from lightning_shim.trial.cluster import Search
+from lightning_shim.trial.journal import Entry
 from lightning_shim.upstream.determined.context import checkpoint_path, close_tensorboard
 
 CALLBACK_NAME: Final = "lightning_shim"
-"""By which Determined knows the callback."""
+"""The name of the callback for Determined."""
 
 
 class LightningCallback(pytorch.PyTorchCallback):
-    """The one callback of Determined's through which a LightningTrial works.
+    """The callback that connects a LightningTrial to Determined's loop.
 
     Determined calls it on every process, except for ``on_checkpoint_save_start`` and ``on_checkpoint_write_end``, which
-    only the chief gets, since it alone writes.
+    it calls on the chief alone.
 
     Args:
         parts: The parts of the trial.
@@ -42,15 +55,18 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._training_loop: Final = parts.training_loop
         self._evaluation_loop: Final = parts.evaluation_loop
         self._has_started_training = False
+        self._search: Search | None = None
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
         """Keeps where the trial continues."""
-        if checkpoint_uuid is not None:
-            self.on_checkpoint_upload_end(checkpoint_uuid)
+        if self._controller.latest is not None and self._controller.latest.is_own:
+            self._keep(self._controller.latest.name)
 
     def on_training_start(self) -> None:
-        """Calls ``on_train_start``, after a checkpoint has been loaded."""
+        """Calls the hooks before the first batch, and restores the second and third part of a loaded checkpoint."""
+        self._search = Search(self._context)
         self._parts.trial_state.start()
+        # Determined sets the count only from a checkpoint of this very trial.
         if self._controller.batches_trained > 0:
             if not self._parts.trial_state.apply():
                 raise CheckpointError(
@@ -58,10 +74,15 @@ class LightningCallback(pytorch.PyTorchCallback):
                     "in an epoch its training stood. Load its weights when you build the module, or resume from "
                     "another one."
                 )
-        # Otherwise the checkpoint, if there was one, is another trial's: Determined takes its weights and starts anew.
+        # From another trial's checkpoint, Determined has taken the weights and counts from zero.
         elif self._trainer.ckpt_path is not None:
-            self._start_from(self._trainer.ckpt_path)
-        self._hooks.start_fit_of_stateful_callbacks()
+            self._go_on_from(self._trainer.ckpt_path)
+        batches = self._controller.batches_trained
+        if batches > 0 and self._controller.has_trained_its_length:
+            say(
+                f"nothing is left to train: {batches} batches have been trained, which is the length. Give a larger "
+                "one to go on."
+            )
         if self._controller.batches_trained == 0:
             self._sanity_check()
         self._training_loop.start()
@@ -77,12 +98,12 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._parts.attributes.start()
             self._training_loop.resume()
             self._parts.attributes.restore()
-            # Hooks that other hooks had set are among them.
+            # A hook may have assigned another hook to an attribute, which has now been restored.
             self._hooks.refresh_if_changed()
+            self._parts.journal.start(self.checkpoint_path)
 
-    def _start_from(self, path: str | os.PathLike[str]) -> None:
-        """Takes over a checkpoint of Lightning's, after which there may be nothing left to train."""
-        self._parts.lightning_checkpoint.start_from(path)
+    def _go_on_from(self, path: str | os.PathLike[str]) -> None:
+        """Has Determined count on from a checkpoint of Lightning's; there may be nothing left to train."""
         batches, epochs = self._training_loop.batches_and_epochs()
         max_epochs = self._trainer.max_epochs
         if max_epochs != -1 and epochs > max_epochs:
@@ -94,18 +115,18 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._controller.skips_training = self._controller.has_trained_its_length
 
     def _ends_at_once(self) -> bool:
-        """Has no batch trained if there is none left, or if a hook has asked to stop before the first one."""
+        """Skips the training if it is complete, or if a hook has requested a stop; returns whether it is skipped."""
         self._agree_to_stop()
         if self._trainer.should_stop:
             self._controller.skips_training = True
         return self._controller.skips_training
 
     def _sanity_check(self) -> None:
-        """Tries batches of the validation as Lightning does, and forgets what came of it."""
+        """Runs Lightning's sanity check: a few validation batches, whose metrics are discarded."""
         limit = self._trainer.num_sanity_val_steps
         if not limit or not self._evaluation_loop.is_enabled:
             return
-        with self._trainer.isolated_random_numbers(), torch.no_grad():
+        with self._session.lightning.isolate_rng(), torch.no_grad():
             self._trainer.enter_sanity_check()
             self._hooks.callbacks("on_sanity_check_start")
             self._evaluation_loop.start(releases_gradients=True, limit=limit)
@@ -118,43 +139,61 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def on_validation_start(self) -> None:
         """Starts a validation."""
+        # Training's newest values have to be read before the validation's collector takes the place of its own.
         self._parts.runtime.metrics.current_views()
         self._trainer.enter_stage(training=False)
         has_trained = self._controller.batches_trained > 0
         self._evaluation_loop.start(has_trained and not self._training_loop.accumulates_gradients)
 
     def on_validation_epoch_start(self) -> None:
-        """Goes on with it."""
+        """Starts the validation's epoch."""
         self._evaluation_loop.start_epoch()
 
     def on_validation_epoch_end(self, outputs: list[Any]) -> None:
-        """Ends its batches; Determined then asks for the metrics."""
+        """Ends the validation's epoch; Determined then asks for the metrics."""
         self._evaluation_loop.end_epoch()
 
     def on_validation_end(self, metrics: dict[str, Any]) -> None:
-        """Ends it, and with it the training epoch that has waited for it."""
+        """Ends the validation, and then the training batch or epoch that has been waiting for it."""
         self._evaluation_loop.end()
         self._trainer.enter_stage(training=True)
-        self._parts.reports.remember(metrics)
+        self._parts.reports.remember(Entry.VALIDATION, metrics)
         self._training_loop.after_validation()
         self._agree_to_stop()
 
+    def on_validation_report(self) -> None:
+        """Stops the trial if the search has stopped it, as ``trainer.should_stop`` does."""
+        assert self._search is not None
+        if self._controller.has_trained_its_length or self._context.get_stop_requested():
+            # It ends by itself.
+            return
+        batches = self._controller.batches_trained
+        if self._search.has_stopped(batches):
+            say(f"the search has stopped this trial after {batches} batches.")
+            self._session.stopped_by = "the search"
+            self._stop()
+
     def on_training_workload_end(self, avg_metrics: dict[str, Any], batch_metrics: Any) -> None:
-        """Keeps what was reported."""
-        self._parts.reports.remember(avg_metrics)
+        """Remembers the reported metrics."""
+        self._parts.reports.remember(Entry.TRAINING, avg_metrics)
         self._agree_to_stop()
 
     def _agree_to_stop(self) -> None:
-        """Stops the trial if any process wants to; Determined looks at it next."""
+        """Stops the trial if any process has requested it. Call it on all processes."""
+        # Determined looks at the request after each report, validation or checkpoint, which comes next.
         if any(self._context.distributed.allgather(self._session.stops_early)):
-            self._trainer.should_stop = True
-            if not self._context.get_stop_requested():
-                self._context.set_stop_requested(True)
+            self._stop()
+
+    def _stop(self) -> None:
+        """Has Determined write a checkpoint and end the training, when it looks at it next."""
+        self._session.should_stop = True
+        if not self._context.get_stop_requested():
+            self._context.set_stop_requested(True)
 
     def on_checkpoint_save_start(self, checkpoint: dict[str, Any]) -> None:
         """Adds the trial's state and Lightning's keys, and calls the hooks that may add more."""
         self._parts.trial_state.save(checkpoint)
-        # It keeps nothing there, where Lightning looks for its own callbacks.
+        # Determined's entry for this callback is empty, and Lightning keeps its own callbacks' states under this key.
         del checkpoint["callbacks"][CALLBACK_NAME]
         self._parts.kept_files.save(checkpoint)
         self._parts.lightning_checkpoint.save(checkpoint)
@@ -164,32 +203,36 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._parts.kept_files.write(checkpoint_dir)
 
     def on_checkpoint_load_start(self, checkpoint: dict[str, Any]) -> None:
-        """Calls the hooks that a checkpoint is loaded with."""
-        self._parts.trial_state.load(checkpoint)
-        self._parts.lightning_checkpoint.load(checkpoint)
+        """Restores what the trial's parts were not given before the optimizers were made."""
+        self._parts.starting_checkpoint.restore_datamodule()
         if self._trainer.is_global_zero:
             self._parts.kept_files.restore(checkpoint, self._controller.checkpoint_folder)
 
     def on_checkpoint_upload_end(self, uuid: str) -> None:
-        """Keeps where the newest checkpoint is."""
+        """Remembers the newest checkpoint, and says where it is."""
+        self._keep(uuid)
+        self._parts.journal.checkpoint(self.checkpoint_path)
+
+    def _keep(self, uuid: str) -> None:
         self.checkpoint_path = checkpoint_path(self._context, uuid) or uuid
 
     def on_checkpoint_gather(self) -> None:
-        """Collects the processes' states before the chief, which alone gets ``on_checkpoint_save_start``, saves them.
+        """Collects the states of all processes before the chief saves them. Called on all processes.
 
         Raises:
-            ConfigurationError: If one process alone ends the trial, so that no others come to gather anything.
+            ConfigurationError: If this process alone has raised InvalidHP, so that the others will not come here.
         """
         error = self._controller.error
         if isinstance(error, determined.InvalidHP):
             self._verify_that_all_give_up(error)
         if not self._controller.will_validate and self._training_loop.is_at_the_end_of_an_epoch:
-            # The checkpoint then holds what the end of the epoch has changed.
+            # The epoch has no validation to wait for. If it ends now, the checkpoint has what its end changes, and a
+            # resumed trial starts with the next epoch.
             self._training_loop.after_validation()
         self._parts.trial_state.gather()
 
     def _verify_that_all_give_up(self, error: BaseException) -> None:
-        """Makes an error of it if one process alone ends with exit status 0: the others would wait for ever."""
+        """Raises an error if this process alone ends without one: the others would wait for it for ever."""
         if not self._parts.processes.all_give_up():
             raise ConfigurationError(
                 f"Rank {self._trainer.global_rank} has raised {error!r}, and other processes have not. What ends a "
@@ -198,7 +241,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             )
 
     def on_trial_shutdown(self) -> None:
-        """Ends the training if it is complete; a trial that is paused goes on in another process."""
+        """Calls the hooks at the end of the training or at a pause, and releases what the trial holds."""
         try:
             error = self._controller.error
             if error is None:
@@ -214,11 +257,13 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def _fail(self, error: BaseException) -> None:
         self._hooks.on_exception(error)
+        # A launcher takes sys.exit(0) on one process for success, and lets the others wait.
         if isinstance(error, SystemExit) and not error.code:
             self._verify_that_all_give_up(error)
 
     def _end(self) -> None:
         with torch.enable_grad(), self._hooks.telling_of_errors():
+            # After a pause the training continues in another process, so only teardown is called here.
             if self._controller.is_complete or self._context.get_stop_requested():
                 if not self._controller.skips_training:
                     self._training_loop.finish_epoch()

@@ -1,4 +1,4 @@
-"""``fit``: trains a module off-cluster, and unchanged on a cluster."""
+"""``fit``: trains a module, off-cluster and on a cluster with the same call."""
 
 from __future__ import annotations
 
@@ -17,9 +17,21 @@ from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.session.random_state import seed_generators
 from lightning_shim.session.schedule import verify_train_unit
+from lightning_shim.trial.configuration import Configuration
+from lightning_shim.trial.journal import (
+    BESIDE_A_PROGRESS_BAR,
+    IN_A_LOG,
+    WITHOUT_A_PROGRESS_BAR,
+    shown_on_standard_error,
+)
 from lightning_shim.trial.processes import join_processes
 from lightning_shim.trial.trial import LightningTrial
-from lightning_shim.upstream.determined.context import is_on_cluster, tensorboard_folder, verify_backend
+from lightning_shim.upstream.determined.context import (
+    checkpoint_to_start_from,
+    is_on_cluster,
+    tensorboard_folder,
+    verify_backend,
+)
 from lightning_shim.upstream.determined.controller import DEFAULT_REPORTING_PERIOD
 
 _INSTEAD_OF: Final = {
@@ -37,7 +49,7 @@ _INSTEAD_OF: Final = {
     "detect_anomaly": "Call torch.autograd.set_detect_anomaly(True) in the script.",
     **dict.fromkeys(("enable_checkpointing", "enable_progress_bar"), "Determined saves, and shows progress."),
 }
-"""What takes the place of Lightning's arguments of ``Trainer``."""
+"""Advice for arguments of Lightning's ``Trainer`` that ``fit`` does not have."""
 
 CHECKPOINT_POLICIES: Final = ("best", "all", "none")
 
@@ -62,47 +74,58 @@ def fit(
 ) -> LightningTrial:
     """Trains a LightningModule with Determined.
 
-    It calls ``determined.pytorch.init``, makes a :class:`LightningTrial` and calls ``determined.pytorch.Trainer.fit``.
-    Off-cluster that needs no master: a progress bar is shown where there is a terminal, and where checkpoints and
-    TensorBoard files are is printed at the end. Under ``torchrun`` the processes train together.
+    It calls ``determined.pytorch.init``, builds a :class:`LightningTrial` and calls ``determined.pytorch.Trainer.fit``.
+    Off-cluster no master is needed: a progress bar is shown if there is a terminal, and the paths of the checkpoint
+    and the TensorBoard files are printed at the end. Under ``torchrun`` the processes train together.
+
+    On a cluster the experiment's configuration says what is left at its default here: ``searcher.max_length`` or
+    ``max_time``, ``min_validation_period``, ``min_checkpoint_period``, ``scheduling_unit``, ``checkpoint_policy`` and
+    ``perform_initial_validation``. What is given here counts, with a warning if the configuration has something else.
 
     Args:
-        module: A LightningModule, or a class or function that gives one from the hyperparameters, by parameter name.
+        module: A LightningModule, or a class or function that returns one. Its parameters are hyperparameters by name.
         train_dataloaders: A loader, or a list or dictionary of loaders.
         val_dataloaders: A loader or a list of loaders.
-        datamodule: A LightningDataModule, or a class or function that gives one from the hyperparameters.
-        max_length: How long to train: ``determined.pytorch.Epoch(n)`` or ``determined.pytorch.Batch(n)``, in all,
-            batches trained before a checkpoint included.
-        validation_period: How often to validate; by default after each epoch, as in Lightning.
-        checkpoint_period: How often to write a checkpoint beside those of the policy.
-        reporting_period: How often to report training metrics, as Lightning's ``log_every_n_steps``.
+        datamodule: A LightningDataModule, or a class or function that returns one, like ``module``.
+        max_length: The length of the whole training, including batches trained before a checkpoint:
+            ``determined.pytorch.Epoch(n)`` or ``determined.pytorch.Batch(n)``.
+        validation_period: The period of validations; by default each epoch, as in Lightning.
+        checkpoint_period: The period of checkpoints in addition to those of the policy.
+        reporting_period: The period of reports of training metrics, like Lightning's ``log_every_n_steps``.
         checkpoint_policy: Whether to write a checkpoint after a validation: ``"best"``, ``"all"`` or ``"none"``.
-            Off-cluster ``"best"`` means ``"all"``, since nobody knows what was best.
-        latest_checkpoint: Where to continue: a checkpoint's folder or its UUID; by default what the cluster says.
+            Off-cluster ``"best"`` means ``"all"``, since there is no searcher metric to compare.
+        latest_checkpoint: The checkpoint to continue from, as a folder or a UUID; by default the cluster's. Only the
+            weights of another trial's checkpoint are taken. After a pause a trial continues from its own.
         step_zero_validation: Whether to validate before training.
-        test_mode: Whether to train and validate one batch only; off-cluster.
+        test_mode: Whether to train and validate a single batch; off-cluster only.
         hparams: Hyperparameters; on a cluster those of the experiment take precedence.
-        seed: Seeds Python, NumPy and PyTorch before the module is built; by default a cluster seeds with the trial's
-            seed, and nobody does off-cluster.
+        seed: The seed of Python, NumPy and PyTorch, set before the module is built. By default it is the trial's seed
+            on a cluster, and nothing is seeded off-cluster.
         **trial_options: Further options of :class:`LightningTrial`, such as ``precision``.
 
     Returns:
         The trial, with ``module``, ``metrics`` and ``checkpoint_path``.
 
     Raises:
-        ConfigurationError: If module, data, length or options cannot be trained.
-        CheckpointError: If the checkpoint is missing, damaged or does not fit.
+        ConfigurationError: If module, data, length or options cannot be used for training.
+        CheckpointError: If the checkpoint is missing or damaged, or does not fit the module.
     """
     _verify_trial_options(trial_options)
-    # Before Determined looks for a Horovod that is not installed.
-    verify_backend()
-    verify_train_unit("max_length", max_length, required=True)
+    verify_train_unit("max_length", max_length)
     verify_train_unit("validation_period", validation_period, may_be_schedule=True)
     verify_train_unit("checkpoint_period", checkpoint_period, may_be_schedule=True)
     verify_train_unit("reporting_period", reporting_period, required=True, may_be_schedule=True)
     _verify_choices(checkpoint_policy, seed, hparams)
+    configuration = Configuration.of_experiment()
+    max_length = configuration.settle("max_length", max_length, None)
+    validation_period = configuration.settle("validation_period", validation_period, None)
+    checkpoint_period = configuration.settle("checkpoint_period", checkpoint_period, None)
+    reporting_period = configuration.settle("reporting_period", reporting_period, DEFAULT_REPORTING_PERIOD)
+    checkpoint_policy = configuration.settle("checkpoint_policy", checkpoint_policy, "best")
+    step_zero_validation = configuration.settle("step_zero_validation", step_zero_validation, False)
+    verify_train_unit("max_length", max_length, required=True)
 
-    def make_trial(context: pytorch.PyTorchTrialContext) -> LightningTrial:
+    def make_trial(context: pytorch.PyTorchTrialContext, latest_checkpoint: str | None) -> LightningTrial:
         if seed is not None:
             _seed(seed)
         return LightningTrial(
@@ -114,6 +137,7 @@ def fit(
             max_length=max_length,
             validation_period=validation_period,
             reporting_period=reporting_period,
+            latest_checkpoint=latest_checkpoint,
             **trial_options,
         )
 
@@ -137,7 +161,7 @@ def fit(
     )
 
 
-# What is passed on to the trial is an option as well, but for the context, which Determined gives.
+# Computed from the signatures, so that a new option of the trial is one of fit as well.
 OPTIONS: Final = tuple(
     name
     for name in {**inspect.signature(fit).parameters, **inspect.signature(LightningTrial).parameters}
@@ -149,7 +173,7 @@ _Trial = TypeVar("_Trial", bound=LightningTrial)
 
 
 def run_trial(
-    make_trial: Callable[[pytorch.PyTorchTrialContext], _Trial],
+    make_trial: Callable[[pytorch.PyTorchTrialContext, str | None], _Trial],
     periods: Callable[[_Trial], Mapping[str, Any]],
     *,
     checkpoint_policy: str,
@@ -158,29 +182,34 @@ def run_trial(
     shows_progress: bool = True,
     **fit_options: Any,
 ) -> _Trial:
-    """Runs a trial, off-cluster or as the cluster says.
+    """Runs a trial, with the hyperparameters and the checkpoint of the cluster if it is on one.
 
     Args:
-        make_trial: Makes the trial, when the processes have come together.
+        make_trial: Makes the trial, when the processes have come together, for the checkpoint that it starts from.
         periods: Gives the length and the periods of the training, by the names of Determined's ``Trainer.fit``.
         checkpoint_policy: As for :func:`fit`.
         hparams: As for :func:`fit`.
         latest_checkpoint: As for :func:`fit`.
-        shows_progress: Whether there is a progress bar, off-cluster in a terminal.
+        shows_progress: Whether there is a progress bar in a terminal; elsewhere, and on a cluster, there are lines.
         **fit_options: Further arguments of Determined's ``Trainer.fit``.
 
     Returns:
         The trial.
     """
+    # Before Determined looks for a Horovod that is not installed, or for a launcher.
+    verify_backend()
     info = det.get_cluster_info() if is_on_cluster() else None
     if info is not None:
         hparams = {**(hparams or {}), **info.trial.hparams}
-        latest_checkpoint = latest_checkpoint or info.latest_checkpoint
+        configuration = Configuration.of_experiment()
+        configuration.warn_of_other_units()
+        fit_options["profiling_enabled"] = configuration.profiles
+        latest_checkpoint = checkpoint_to_start_from(latest_checkpoint)
     elif checkpoint_policy == "best":
         checkpoint_policy = "all"
     storage_id = None if latest_checkpoint is None else _storage_id(latest_checkpoint, info is not None)
     with pytorch.init(hparams=dict(hparams or {}), distributed=join_processes()) as context:
-        trial = make_trial(context)
+        trial = make_trial(context, storage_id)
         with _reporting(trial, info is None, shows_progress):
             pytorch.Trainer(trial, context).fit(
                 checkpoint_policy=checkpoint_policy,
@@ -209,6 +238,8 @@ def _verify_choices(checkpoint_policy: Any, seed: Any, hparams: Any) -> None:
         raise ConfigurationError(f"{caller_location()}: seed={seed!r} is no integer from 0 to 2**32 - 1.")
 
 
+# Off-cluster Determined joins its own folder and the UUID. An absolute path replaces that folder, so a checkpoint may
+# be anywhere.
 def _storage_id(checkpoint: str | os.PathLike[str], on_cluster: bool) -> str:
     name = os.fspath(checkpoint)
     if on_cluster:
@@ -233,18 +264,39 @@ def _seed(seed: int) -> None:
 
 @contextlib.contextmanager
 def _reporting(trial: LightningTrial, off_cluster: bool, shows_progress: bool) -> Iterator[None]:
-    """Shows progress while the trial runs, and says where its files are when it has ended."""
-    if not (off_cluster and trial.trainer.is_global_zero):
+    """Shows progress while the trial runs, and says how it has ended and where its files are."""
+    if not trial.trainer.is_global_zero:
         yield
         return
-    if shows_progress and ProgressBar.has_terminal():
+    journal = trial.journal
+    if not (off_cluster and ProgressBar.has_terminal()):
+        journal.entries = IN_A_LOG
+    elif shows_progress:
+        journal.entries = BESIDE_A_PROGRESS_BAR
         trial.show_progress()
-    try:
-        yield
-    finally:
+    else:
+        journal.entries = WITHOUT_A_PROGRESS_BAR
+    with shown_on_standard_error():
+        try:
+            yield
+        except KeyboardInterrupt:
+            trial.hide_progress()
+            journal.interrupted(trial.newest_checkpoint)
+            raise
+        except BaseException:
+            trial.hide_progress()
+            _say_where_files_are(trial, off_cluster)
+            raise
         trial.hide_progress()
-        tensorboard = tensorboard_folder(trial.context)
-        if trial.checkpoint_path is not None:
-            print(f"Checkpoint: {trial.checkpoint_path}")
-        if tensorboard is not None:
-            print(f"TensorBoard: tensorboard --logdir {os.path.abspath(tensorboard)}")
+        journal.end()
+        _say_where_files_are(trial, off_cluster)
+
+
+def _say_where_files_are(trial: LightningTrial, off_cluster: bool) -> None:
+    if not off_cluster:
+        return
+    tensorboard = tensorboard_folder(trial.context)
+    if trial.checkpoint_path is not None:
+        print(f"Checkpoint: {trial.checkpoint_path}")
+    if tensorboard is not None:
+        print(f"TensorBoard: tensorboard --logdir {os.path.abspath(tensorboard)}")

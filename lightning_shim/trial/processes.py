@@ -1,4 +1,4 @@
-"""How the processes of a trial meet, and part: none of them leaves the others waiting for it."""
+"""The processes of a trial: how they find each other, and how none of them waits for another that has ended."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from lightning_shim.upstream.determined.context import is_on_cluster
 
 PATIENCE = 60.0
-"""For how many seconds a process waits for the others to give up as well, or for itself to end without one of them."""
+"""The seconds that a process waits for the others to give up too, or before it ends because another has."""
 
 
 class Processes:
     """The processes that train together.
 
-    Made on all of them at once, before anything that may fail on one of them. As a context manager it stops watching
-    the others if the block raises.
+    Create it on all of them at the same time, before anything that may fail on one of them. As a context manager it
+    stops watching the others if the block raises.
 
     Args:
         rank: The index of this process, for Lightning's ``rank_zero_only`` too.
-        size: How many they are.
+        size: The number of processes.
     """
 
     def __init__(self, rank: int, size: int) -> None:
@@ -42,9 +42,9 @@ class Processes:
         self._group: Any = None
         if size == 1:
             return
-        # As Lightning's DDPStrategy does: whoever imports it before the ranks are known has guessed.
+        # As Lightning's DDPStrategy does: if Lightning was imported before the ranks were known, this was a guess.
         rank_zero_only.rank = rank  # type: ignore[attr-defined]
-        # Gloo's, since a barrier of NCCL's does not end with the time, but takes the process down.
+        # With gloo a barrier that times out raises an error; with NCCL it takes the whole process down.
         timeout = datetime.timedelta(seconds=PATIENCE)
         self._group = torch.distributed.new_group(backend="gloo", timeout=timeout)
         self._attendance = _Attendance(rank, size, self._group)
@@ -62,7 +62,7 @@ class Processes:
         """Waits until all processes have called it.
 
         Returns:
-            Whether they have, within the time.
+            Whether all of them have within :data:`PATIENCE`.
         """
         if self._group is None:
             return True
@@ -73,24 +73,25 @@ class Processes:
         return True
 
     def part(self) -> None:
-        """Tells the others that this process has done its part, so that it may end before them."""
+        """Tells the others that this process has finished, so that it may end before them."""
         if self._attendance is not None:
             self._attendance.say_farewell()
         self.stop_watching()
 
     def stop_watching(self) -> None:
-        """Lets this process go on without the others, which it leaves waiting if they do not fail as well."""
+        """Lets this process continue even if another one ends."""
         if self._attendance is not None:
             self._attendance.is_watching = False
 
 
 class _Attendance:
-    """Notices that another process has ended while this one may be waiting for it.
+    """Notices that another process has ended, and ends this one, which would wait for it for ever.
 
-    A launcher takes all processes down when one of them fails. It takes exit status 0 for success, and Determined's
-    exchange (``determined.ipc``) waits for a process that is gone without a limit.
+    If a process fails, its launcher stops all the others. But if it ends with exit status 0, the launcher takes that
+    for success, and Determined's communication (``determined.ipc``) waits for it without a limit.
 
-    Rank 0 is connected with all others; each connection ends with its processes.
+    Rank 0 has a socket to each other process. The operating system closes it when either of the two ends, however that
+    happens; nobody has to send anything, and no process can forget to.
     """
 
     def __init__(self, rank: int, size: int, group: Any) -> None:
@@ -101,8 +102,8 @@ class _Attendance:
 
     @staticmethod
     def _connect(rank: int, size: int, group: Any) -> dict[connection.Connection, int]:
-        """Returns the connections to other processes, with their ranks."""
-        # torchrun has said where rank 0 can be reached.
+        """Connects rank 0 with the others, and returns the connections of this process with the ranks at their ends."""
+        # torchrun's variable for the machine of rank 0. The key keeps other programs out of the port.
         host, key = os.environ["MASTER_ADDR"], os.urandom(32)
         if rank == 0:
             with connection.Listener(("", 0), backlog=size, authkey=key) as listener:
@@ -116,8 +117,9 @@ class _Attendance:
         return {client: 0}
 
     def say_farewell(self) -> None:
+        """Announces that the connections are about to close in good order."""
         for each in self._connections:
-            # Whoever has ended already has said so.
+            # A process that has ended before has said farewell itself, and closed the connection.
             with contextlib.suppress(OSError):
                 each.send_bytes(b"farewell")
 
@@ -134,8 +136,8 @@ class _Attendance:
                         self._end_without(rank)
 
     def _end_without(self, rank: int) -> None:
-        """Ends this process if nothing else has, since it may wait for the other one for ever."""
-        # It has failed by itself meanwhile, or its launcher has taken it down, if the other one has failed.
+        """Ends this process, unless it ends by itself in time."""
+        # If the other one has failed, this one fails too in the meantime, or its launcher stops it.
         time.sleep(PATIENCE)
         if not self.is_watching:
             return
@@ -147,25 +149,30 @@ class _Attendance:
         )
         sys.stdout.flush()
         sys.stderr.flush()
-        # The main thread waits where no exception reaches it.
+        # sys.exit would end this thread only, and the main thread waits in C code that no exception interrupts.
         os._exit(1)
 
 
 def join_processes() -> core.DistributedContext | None:
-    """Starts the process group that torchrun has prepared, off-cluster; on a cluster Determined does it."""
+    """Starts the process group of torchrun's processes off-cluster; on a cluster Determined does it.
+
+    Returns:
+        Determined's context for these processes, or None for Determined's own on a cluster or of one process.
+    """
     if is_on_cluster() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
-    # Determined chooses its backend by this variable, which the processes of a training keep.
+    # Determined wraps models in DistributedDataParallel if this variable is set, as its own launcher sets it.
     os.environ.setdefault("USE_TORCH_DISTRIBUTED", "true")
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        # Not sooner, as in Lightning: another group would find the addresses of this one in torchrun's store.
+        # At the exit, as in Lightning, since a second group in the same script would find the addresses of this one in
+        # torchrun's store.
         atexit.register(_leave_processes)
     rank = torch.distributed.get_rank()
-    # Determined's processes talk through two ports of their own. Those of the last training of this script are not
-    # free for certain, since ZeroMQ closes them in its own time, nor are Determined's own if another script trains.
+    # Determined's processes communicate through two ports. Its default ones may be in use by another script that
+    # trains, and those of this script's previous training may be too, since ZeroMQ closes them in the background.
     with _free_ports(2) as ports:
-        # The group is gloo's, since NCCL would choose a device, which is Determined's to choose.
+        # With gloo, since NCCL would initialize a GPU before Determined has chosen one.
         torch.distributed.broadcast_object_list(ports, src=0, group=torch.distributed.new_group(backend="gloo"))
         return core.DistributedContext(
             rank=rank,
@@ -182,11 +189,11 @@ def join_processes() -> core.DistributedContext | None:
 
 @contextlib.contextmanager
 def _free_ports(count: int) -> Iterator[list[int]]:
-    """Keeps ports from being given to others until they are in use, as ZeroMQ uses them."""
+    """Reserves free ports for the block, within which ZeroMQ takes them."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
-            # ZeroMQ sets it as well: both may then have the port, of whom only ZeroMQ listens.
+            # ZeroMQ sets the same option, so both can bind the port. Only ZeroMQ listens on it.
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             each.bind(("", 0))
         yield [each.getsockname()[1] for each in sockets]

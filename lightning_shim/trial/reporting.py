@@ -1,7 +1,8 @@
-"""What is reported to Determined: step values at its reports, an epoch's values when the epoch has ended."""
+"""The reports to Determined: step values at its reporting period, and an epoch's values at the epoch's end."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -9,29 +10,36 @@ from determined import pytorch
 
 from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
+from lightning_shim.loop.epoch_outputs import StepOutputs
 from lightning_shim.loop.optimization import Optimization
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.metrics.lightning_loggers import Loggers
+from lightning_shim.metrics.shown_values import ShownValues
 from lightning_shim.session.progress_bar import ProgressBar
+from lightning_shim.trial.journal import Entry, Journal
 from lightning_shim.upstream.determined.context import report_training_metrics
 
 _DETERMINED_COUNTS: Final = frozenset({"batches", "epochs"})
-"""What Determined adds to every report."""
+"""The counts that Determined adds to every report."""
+
+_SECONDS_BETWEEN_LOOKS: Final = 1.0
+"""How old the values behind the progress bar become before newer ones are fetched."""
 
 
 class Reports:
     """Reports the metrics of a trial.
 
     Args:
-        runtime: The parts, of which the metrics are reported.
-        loggers: Lightning's own loggers, which get the same.
-        optimization: Knows whether a batch has only added to the gradients.
+        runtime: The parts of the training, among them the metrics.
+        loggers: Lightning's own loggers, which get the same values.
+        optimization: The optimization, which knows whether a batch has only accumulated gradients.
+        journal: Writes down what is reported.
 
     Attributes:
-        metrics: The newest value of everything that was reported, by name.
+        metrics: The newest value of each reported metric, by name.
     """
 
-    def __init__(self, runtime: Runtime, loggers: Loggers, optimization: Optimization) -> None:
+    def __init__(self, runtime: Runtime, loggers: Loggers, optimization: Optimization, journal: Journal) -> None:
         session = runtime.session
         self.metrics: Final[dict[str, float]] = {}
         self._session: Final = session
@@ -41,70 +49,102 @@ class Reports:
         self._store: Final = runtime.metrics
         self._loggers: Final = loggers
         self._optimization: Final = optimization
+        self._journal: Final = journal
+        self._device: Final = runtime.strategy.root_device
+        self._shown: ShownValues | None = None
+        self._next_look = 0.0
         self._is_alone: Final = session.world_size == 1
         self._reported: frozenset[str] = frozenset()
         self._context.wrap_reducer(_TrainingReducer(self), for_validation=False)
         self._context.wrap_reducer(_ValidationReducer(self), for_training=False)
 
-    def show_progress(self, total: int | None) -> None:
-        """Shows a progress bar until :meth:`hide_progress` is called.
-
-        Args:
-            total: The number of batches of the whole training, or None if it is not known.
-        """
-        self._session.progress_bar = ProgressBar(total)
+    def show_progress(self) -> None:
+        """Shows a progress bar until :meth:`hide_progress` is called."""
+        self._session.progress_bar = ProgressBar()
+        self._shown = ShownValues(self._device)
 
     def hide_progress(self) -> None:
         """Closes the progress bar if there is one."""
         if self._session.progress_bar is not None:
             self._session.progress_bar.close()
-        self._session.progress_bar = None
+        self._session.progress_bar = self._shown = None
 
-    def end_batch(self) -> dict[str, Any]:
-        """Counts a training batch in the progress bar.
+    def end_batch(self, outputs: StepOutputs) -> dict[str, Any]:
+        """Ends a training batch: advances the progress bar, and gives Lightning's loggers their values.
+
+        Args:
+            outputs: What the batch has returned.
 
         Returns:
-            What ``train_batch`` has to return: nothing, so that nothing is copied to the host. With several processes
-            Determined cannot average nothing; it gets its own count, which :meth:`reduce_step_values` puts right in
-            the report.
+            The metrics for Determined, which are none, so that nothing is copied to the host. With several processes
+            Determined cannot average an empty dictionary, so it gets its own count of batches, whose average
+            :meth:`reduce_step_values` corrects in the report.
         """
-        if self._session.progress_bar is not None:
-            self._session.progress_bar.advance()
+        if self._shown is not None:
+            self._show(self._shown, outputs)
         if self._loggers.loggers and self._progress.batch_end_is_due and self._is_logging_time():
             self._loggers.log_metrics(self._store.training.collect(on_step=True).logged)
         return {} if self._is_alone else {"batches": self._controller.batches_trained + 1}
 
+    def _show(self, shown: ShownValues, outputs: StepOutputs) -> None:
+        """Shows the batch in the progress bar, with the values of a batch that the device is done with."""
+        bar = self._session.progress_bar
+        assert bar is not None
+        now = time.monotonic()
+        if now >= self._next_look and outputs and not shown.is_under_way:
+            self._next_look = now + _SECONDS_BETWEEN_LOOKS
+            shown.send({**self._loss_in(outputs), **self._store.training.shown_step_values()})
+        if shown.is_under_way:
+            values = shown.take()
+            if values is not None:
+                bar.show(values)
+        bar.advance(self._progress.batch_idx + 1)
+
+    def _loss_in(self, outputs: StepOutputs) -> dict[str, Any]:
+        """Returns the loss of the batch's last split and optimizer that had one, as ``training_step`` returned it."""
+        losses = [output["loss"] for split in outputs for output in split if output and "loss" in output]
+        # By automatic optimization it has been divided, for the gradients.
+        is_divided = self._session.module.automatic_optimization
+        divisor = self._optimization.accumulate_grad_batches if is_divided else 1
+        return {"loss": losses[-1] * divisor if divisor > 1 else losses[-1]} if losses else {}
+
     def _is_logging_time(self) -> bool:
-        """Tells whether Lightning would give its loggers the values of the step that has been trained last."""
+        """Whether Lightning would pass the values of the last step to its loggers."""
         if self._session.module.automatic_optimization and self._optimization.should_accumulate():
             return False
         return bool(self._session.trainer._logger_connector.should_update_logs)
 
-    def remember(self, metrics: Mapping[str, Any]) -> None:
+    def remember(self, entry: Entry, metrics: Mapping[str, Any]) -> None:
         """Keeps and shows what has been reported.
 
         Args:
+            entry: What it is of.
             metrics: The numbers by name, with Determined's own counts among them.
         """
         values = {name: float(value) for name, value in metrics.items() if name not in _DETERMINED_COUNTS}
         self.metrics.update(values)
-        if self._session.progress_bar is not None:
-            self._session.progress_bar.show(
-                self._controller.batches_trained, self._session.trainer.progress_bar_metrics
-            )
+        if self._shown is not None:
+            bar = self._session.progress_bar
+            assert bar is not None
+            # Those on the way are older.
+            self._shown.drop()
+            bar.show(self._session.trainer.progress_bar_metrics)
+        # Determined also asks where nothing is to be reported, and validates modules that have no validation.
+        if values or (entry is Entry.VALIDATION and self._progress.has_validated):
+            self._journal.values(entry, values)
 
     def report_epoch(self) -> None:
         """Reduces and reports the values of a training epoch.
 
-        Determined has reported the last step's values before its validation; this is a second report for the same
-        batch, with other names. A name that both have cannot be reported twice: it goes to TensorBoard, with a warning.
+        Determined has reported the last step's values before the validation, so this is a second report for the same
+        batch. It takes each name once: a name that is in both reports goes to TensorBoard only, with a warning.
         """
         collector = self._store.training
         if not self._is_alone:
             collector.merge_epoch_values(self._context.distributed.allgather(collector.partial_epoch_values()))
         views = collector.collect(on_step=False)
         self._store.views.update(views)
-        # The step has been counted, and Lightning logs an epoch's values under its last one.
+        # The next step has been counted already, but Lightning logs an epoch's values under the epoch's last one.
         self._loggers.log_metrics(views.logged, steps_back=1)
         values = {name: float(value) for name, value in views.logged.items()}
         if self._session.global_rank == 0:
@@ -117,26 +157,28 @@ class Reports:
                 "only. Give it a name of its own.",
                 DifferenceWarning,
             )
-        self.remember({name: value for name, value in values.items() if name not in self._reported})
+        self.remember(Entry.EPOCH, {name: value for name, value in values.items() if name not in self._reported})
 
     def step_values(self) -> Any:
-        """Returns this process's step values if Lightning would log now; Determined also asks before validations."""
+        """Returns this process's step values at the end of a reporting period, otherwise none."""
+        # Determined asks whenever it leaves the batches, so also before a validation or a checkpoint.
         if not self._progress.batch_end_is_due:
-            # The batch was only counted, as the rest of an epoch that ended early.
+            # The epoch has ended early, and Determined only counts the rest of its batches.
             return {}
         if not self._controller.is_reporting_time(self._progress.is_last_batch):
             return {}
         return self._store.training.step_values()
 
     def reduce_step_values(self, shares: list[Any]) -> dict[str, float]:
-        """Chooses the step values to report: rank 0's, as in Lightning; what is to be synchronised has been.
+        """Returns the step values to report, which are those of rank 0, as in Lightning.
 
         Args:
-            shares: What :meth:`step_values` returned on each process, by rank.
+            shares: The results of :meth:`step_values` on each process, by rank.
 
         Returns:
-            The values to report, by name.
+            The values by name.
         """
+        # Values with sync_dist=True have been reduced over the processes when they were logged.
         values: dict[str, Any] = dict(shares[0])
         self._reported = frozenset(values)
         if not self._is_alone:
@@ -148,10 +190,10 @@ class Reports:
         return self._store.returned.collector.partial_epoch_values()
 
     def reduce_validation_values(self, shares: list[Any]) -> dict[str, float]:
-        """Reduces the shares of all processes, and shows the result to the module.
+        """Reduces the shares of all processes, and makes the results visible to module and callbacks.
 
         Args:
-            shares: What :meth:`validation_values` returned on each, by rank.
+            shares: The results of :meth:`validation_values` on each process, by rank.
 
         Returns:
             The values to report, by name.
@@ -160,18 +202,21 @@ class Reports:
         if len(shares) > 1:
             collector.merge_epoch_values(shares)
         views = collector.collect(on_step=False, every_dataloader=True)
+        # Otherwise the values are what validation_step returned, which Lightning neither shows nor logs.
         if collector is self._store.collector:
             self._store.views.update(views)
             self._loggers.log_metrics(views.logged)
         return {name: float(value) for name, value in views.logged.items()}
 
 
+# Values that train_batch returns are copied to the host for each batch. Determined asks its reducers only when it
+# reports, so nothing is copied in between.
 class _Reducer(pytorch.MetricReducer):
     def __init__(self, reports: Reports) -> None:
         self._reports = reports
 
     def reset(self) -> None:
-        """Does nothing: what is kept ends with Lightning's epoch, not with Determined's report."""
+        """Does nothing, since the values are those of Lightning's epoch rather than of Determined's report."""
 
 
 class _TrainingReducer(_Reducer):

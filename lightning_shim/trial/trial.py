@@ -1,4 +1,4 @@
-"""The generic trial: Determined's PyTorchTrial for any LightningModule."""
+"""LightningTrial: Determined's PyTorchTrial for any LightningModule."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightning_shim.data.source import warn_about_global_batch_size
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.facade.trainer import TrainerFacade
-from lightning_shim.loop.setup import prepare_module
+from lightning_shim.loop.setup import configure_module, prepare_training
 from lightning_shim.loop.training import SKIPPED, TrainingBatches
 from lightning_shim.loop.validation import Validation, ValidationLoader
 from lightning_shim.patching.determined_loop import repair_controller
@@ -30,46 +30,51 @@ from lightning_shim.session.options import DEFAULTS, TrainerOptions
 from lightning_shim.session.schedule import Schedule
 from lightning_shim.session.session import Session
 from lightning_shim.trial.assembly import Given, assemble
+from lightning_shim.trial.configuration import Configuration
 from lightning_shim.trial.determined_callback import CALLBACK_NAME, LightningCallback
+from lightning_shim.trial.journal import Journal
 from lightning_shim.trial.processes import Processes
 from lightning_shim.upstream.determined.context import experiment_length, is_on_cluster, verify_backend
 from lightning_shim.upstream.determined.controller import Controller
+from lightning_shim.upstream.determined.latest_checkpoint import name_of_latest_checkpoint
 from lightning_shim.upstream.lightning import lightning_of, unwrapped
 
 
 class LightningTrial(pytorch.PyTorchTrial):
-    """A PyTorchTrial that trains a LightningModule as it is.
+    """A PyTorchTrial that trains an unchanged LightningModule.
 
-    It is used as it is, with objects or with classes that are built from the trial's hyperparameters, or subclassed
-    with :meth:`build_module` and :meth:`build_datamodule` for an entry point such as ``model_def:MyTrial``.
+    It can be given objects, or classes that it builds from the trial's hyperparameters. Or it can be subclassed with
+    :meth:`build_module` and :meth:`build_datamodule`, for an entry point such as ``model_def:MyTrial``.
 
     Args:
         context: Determined's trial context.
-        module: A LightningModule, or a class or function that gives one; its parameters are hyperparameters by name.
+        module: A LightningModule, or a class or function that returns one. Its parameters are hyperparameters by name.
         train_dataloaders: A loader, or a list or dictionary of loaders.
         val_dataloaders: A loader or a list of loaders.
-        datamodule: A LightningDataModule, or a class or function that gives one.
-        max_length: How long Determined will train, which ``trainer.max_epochs``, ``trainer.max_steps`` and
-            ``trainer.estimated_stepping_batches`` tell the module; by default what the experiment's configuration says.
-        validation_period: How often Determined will validate, which ``trainer.val_check_interval`` and
-            ``trainer.check_val_every_n_epoch`` tell the callbacks; by default after each epoch.
-        reporting_period: How often Determined will report, which ``trainer.log_every_n_steps`` tells; by default
+        datamodule: A LightningDataModule, or a class or function that returns one, like ``module``.
+        max_length: The length that Determined will train for, for ``trainer.max_epochs``, ``trainer.max_steps`` and
+            ``trainer.estimated_stepping_batches``; by default the length in the experiment's configuration.
+        validation_period: The period at which Determined will validate, for ``trainer.val_check_interval`` and
+            ``trainer.check_val_every_n_epoch``; by default each epoch.
+        reporting_period: The period at which Determined will report, for ``trainer.log_every_n_steps``; by default
             Determined's own.
         callbacks: A Lightning callback, or a list of them.
         logger: A logger of Lightning's that runs beside Determined's, or a list of them.
         ckpt_path: A checkpoint of Lightning's to start from. A trial that continues after a pause goes on from its own.
+        latest_checkpoint: What Determined's ``Trainer.fit`` will be given, by default what the cluster says: the trial
+            loads it before it makes its optimizers.
         **options: The options of :class:`~lightning_shim.session.options.TrainerOptions`, such as ``precision``.
 
     Attributes:
         context: Determined's trial context.
         controller: Determined's training loop.
         module: The user's module.
-        datamodule: The data module, if there is one.
-        trainer: What the module has as ``self.trainer``.
+        datamodule: The data module, or None.
+        trainer: The module's ``self.trainer``.
 
     Raises:
-        ConfigurationError: If module, data or options cannot be trained.
-        RefusedMemberError: If the module relies on a hook that Determined has no counterpart for.
+        ConfigurationError: If module, data or options cannot be used for training.
+        RefusedMemberError: If the module overrides a hook that is refused.
     """
 
     trainer: TrainerFacade
@@ -89,35 +94,47 @@ class LightningTrial(pytorch.PyTorchTrial):
         callbacks: Any = None,
         logger: Any = None,
         ckpt_path: str | os.PathLike[str] | None = None,
+        latest_checkpoint: str | None = None,
         **options: Any,
     ) -> None:
         if not is_patched():
             patch()
         verify_backend()
+        Configuration.of_experiment().warn_of_what_has_no_effect()
         repair_controller(registry, LightningTrial)
         self.context = context
         self.controller: Final = Controller()
         schedule = Schedule(
             self.controller,
-            max_length or experiment_length(context),
+            max_length or _length_asked_for(context),
             validation_period,
             reporting_period,
         )
         self._validates_by_default: Final = validation_period is None
         if is_datamodule(train_dataloaders):
-            # As Lightning's fit takes it.
+            # Lightning's fit accepts a data module in this place too.
             train_dataloaders, datamodule = None, train_dataloaders
         self._given: Final = (module, datamodule)
         processes = Processes(context.distributed.rank, context.distributed.size)
+        # Whatever fails from here on may fail on this process alone.
         with processes:
             self.module, self.datamodule = self._build()
             lightning = lightning_of(self.module)
             verify_module(lightning, self.module)
+            lightning.clean_namespace(self.module.hparams)
             verify_datamodule(lightning, self.datamodule, train_dataloaders, val_dataloaders)
             checked = TrainerOptions.checked(lightning, **options)
             verify_manual_optimization(self.module, checked)
             self._session: Final = Session(
-                lightning, context, self.controller, schedule, checked, self.module, self.datamodule, ckpt_path
+                lightning,
+                context,
+                self.controller,
+                schedule,
+                checked,
+                self.module,
+                self.datamodule,
+                ckpt_path,
+                latest_checkpoint or name_of_latest_checkpoint(context),
             )
             given = Given(
                 train_dataloaders, val_dataloaders, _as_list(callbacks), _as_list(logger), self._tests_afterwards
@@ -125,15 +142,19 @@ class LightningTrial(pytorch.PyTorchTrial):
             self._parts: Final = assemble(self._session, given, processes, self._make_trainer)
             self.trainer = self._parts.trainer
             self._callback: Final = LightningCallback(self._parts)
+            # The user's loaders are used as they are, and the module's own hooks move batches to the device.
             context.experimental.disable_dataset_reproducibility_checks()
             context.experimental.disable_auto_to_device()
             with self._parts.runtime.hooks.telling_of_errors():
                 self.trainer.lightning_loggers.start()
-                prepare_module(self._parts.runtime)
+                configure_module(self._parts.runtime)
+                self._parts.starting_checkpoint.restore_module()
+                prepare_training(self._parts.runtime)
                 self.trainer.lightning_loggers.log_hyperparams(self.module, self.datamodule)
+                self._parts.starting_checkpoint.restore_training_state()
 
     def build_module(self) -> Any:
-        """Gives the LightningModule; override it in a subclass.
+        """Returns the LightningModule; override it in a subclass.
 
         Returns:
             A LightningModule, or a class or function that is called with the hyperparameters.
@@ -153,7 +174,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         return module
 
     def build_datamodule(self) -> Any:
-        """Gives the LightningDataModule, if there is one; override it in a subclass.
+        """Returns the LightningDataModule, if there is one; override it in a subclass.
 
         Returns:
             A LightningDataModule, a class or function that is called with the hyperparameters, or None.
@@ -165,6 +186,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         try:
             hparams: dict[str, Any] = self.context.get_hparams()
         except ValueError:
+            # Determined's context has none if it was initialized without.
             return {}
         return hparams
 
@@ -172,11 +194,11 @@ class LightningTrial(pytorch.PyTorchTrial):
         builder = HyperparameterBuilder(self._hparams)
         built = []
         reads_by_itself = False
-        # On a cluster a script may have read them by itself, and built objects of them.
+        # On a cluster a script may have read the hyperparameters itself and passed objects, which needs no warning.
         knows_who_takes_what = not is_on_cluster()
         for method in (self.build_module, self.build_datamodule):
             given = method()
-            # A module is callable as well, but is no recipe for one.
+            # A module is callable too, but must not be called to build one.
             is_recipe = callable(given) and not isinstance(given, nn.Module)
             built.append(builder.build(given) if is_recipe else given)
             is_own_method = getattr(type(self), method.__name__) is not getattr(LightningTrial, method.__name__)
@@ -189,67 +211,82 @@ class LightningTrial(pytorch.PyTorchTrial):
     def _make_trainer(self, *parts: Any) -> TrainerFacade:
         return TrainerFacade(*parts)
 
-    # What Determined asks of a trial.
+    # Determined's interface of a trial.
 
     def build_training_data_loader(self) -> Any:
-        """Gives Determined the batches of all epochs, and the number of batches of one."""
+        """Returns a loader of the batches of all epochs, whose length is that of one epoch."""
         batches = TrainingBatches(self._parts.training_loop)
         warn_about_global_batch_size(self._hparams, self._parts.training_loop.source, self._session.world_size)
         return batches
 
     def build_validation_data_loader(self) -> Any:
-        """Gives Determined a loader that validates when iterated; the user's are asked for when training starts."""
+        """Returns a loader that runs a whole validation when Determined iterates it."""
+        # The user's own loaders are requested later, when training starts, as Lightning does.
         return ValidationLoader(lambda: self._parts.evaluation_loop.run(only_one=self.controller.test_mode))
 
     def build_callbacks(self) -> dict[str, pytorch.PyTorchCallback]:
-        """Gives Determined the callback through which its events arrive; a subclass may add its own."""
+        """Returns the callback that receives Determined's events; a subclass may add its own."""
         return {CALLBACK_NAME: self._callback}
 
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
         """Trains on a batch; metrics are reported by reducers, so that nothing is copied to the host for each batch."""
-        self._parts.training_loop.train_batch(batch)
+        outputs = self._parts.training_loop.train_batch(batch)
         if self._session.stops_at_once:
             self.controller.pause_after_this_batch(
                 validates=batch is not SKIPPED and self._parts.evaluation_loop.is_enabled
             )
         elif self.trainer.is_last_batch and self._validates_by_default and self.epoch_length is None:
-            # Determined cannot know where such an epoch ends.
+            # Without a length, Determined cannot know where the epoch ends.
             self.controller.pause_after_this_batch(validates=self._parts.evaluation_loop.is_enabled)
-        return self._parts.reports.end_batch()
+        return self._parts.reports.end_batch(outputs)
 
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """Does nothing: the batches have been evaluated when Determined gets here, and reducers report the metrics."""
+        """Does nothing: the loader has run the validation already, and reducers report the metrics."""
         return {}
 
     def get_batch_length(self, batch: Any) -> int:
-        """Tells the samples of a validation for Determined's log; it shows none of training."""
+        """Returns the samples of a validation for Determined's log, which shows none of training."""
         return batch.samples if isinstance(batch, Validation) else 1
 
     def gather_checkpoint(self) -> None:
-        """Collects the state of all processes, before the chief writes a checkpoint."""
+        """Collects the state of all processes before the chief writes a checkpoint."""
         self._callback.on_checkpoint_gather()
+
+    def after_validation(self) -> None:
+        """Looks whether the search has stopped the trial, after a validation has been reported."""
+        self._callback.on_validation_report()
 
     @property
     def has_taken_all_steps(self) -> bool:
         """Whether the training ends before its length has been trained."""
         return False
 
-    # What the user may ask.
+    # The user's interface.
 
     @property
     def is_complete(self) -> bool:
-        """Whether the training has ended; otherwise it is paused, and goes on in another process."""
+        """Whether the training has ended; otherwise it is paused, and will continue in another process."""
         return self.controller.is_complete or self.context.get_stop_requested()
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The newest value of everything that was reported, by name."""
+        """The newest value of each reported metric, by name."""
         return dict(self._parts.reports.metrics)
 
     @property
     def checkpoint_path(self) -> pathlib.Path | str | None:
-        """The folder of the newest checkpoint if it is on this machine, otherwise its UUID; None if there is none."""
+        """The folder of the newest checkpoint, or its UUID if it is not on this machine, or None."""
         return self._callback.checkpoint_path
+
+    @property
+    def newest_checkpoint(self) -> pathlib.Path | str | None:
+        """The newest of Determined's checkpoints, as :attr:`checkpoint_path`, or else of Lightning's callbacks."""
+        return self.checkpoint_path or self._parts.kept_files.newest()
+
+    @property
+    def journal(self) -> Journal:
+        """Where it is written what happens; nothing until somebody says what of."""
+        return self._parts.journal
 
     @property
     def epoch_length(self) -> int | None:
@@ -259,14 +296,19 @@ class LightningTrial(pytorch.PyTorchTrial):
 
     def show_progress(self) -> None:
         """Shows a progress bar until :meth:`hide_progress` is called."""
-        batches, epochs = self._session.schedule.batches_and_epochs
-        if epochs is not None and self.epoch_length is not None:
-            batches = epochs * self.epoch_length
-        self._parts.reports.show_progress(batches)
+        self._parts.reports.show_progress()
 
     def hide_progress(self) -> None:
-        """Closes the progress bar if there is one."""
+        """Closes the progress bar, if there is one."""
         self._parts.reports.hide_progress()
+
+
+def _length_asked_for(context: pytorch.PyTorchTrialContext) -> pytorch.TrainUnit | None:
+    try:
+        return experiment_length(context.get_experiment_config())[2]
+    except ValueError:
+        # Off-cluster there may be no configuration.
+        return None
 
 
 def _as_list(given: Any) -> list[Any]:
@@ -275,12 +317,12 @@ def _as_list(given: Any) -> list[Any]:
     return list(given) if isinstance(given, (list, tuple)) else [given]
 
 
-# Where users find it. Determined's load_trial_from_checkpoint_path drops the module that a trial's class names and
-# imports it anew; this module would then be there twice, with another LightningTrial.
+# The public module. Determined's load_trial_from_checkpoint_path removes the module that a trial's class names from
+# sys.modules and imports it again. With this module's own name there would then be two LightningTrial classes.
 LightningTrial.__module__ = "lightning_shim"
 
 _SIGNATURE: Final = inspect.signature(LightningTrial.__init__)
-# The options by name, for help() and for fit.
+# **options replaced by the options' names and defaults, for help() and for fit's list of options.
 LightningTrial.__signature__ = _SIGNATURE.replace(  # type: ignore[attr-defined]
     parameters=[
         *list(_SIGNATURE.parameters.values())[1:-1],

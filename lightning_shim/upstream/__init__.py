@@ -1,1 +1,1 @@
-"""Private names of Lightning, PyTorch and Determined that this package relies on."""
+"""Access to Lightning, PyTorch and Determined beneath their documented interfaces."""

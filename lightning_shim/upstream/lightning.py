@@ -1,23 +1,22 @@
-"""All that is needed of Lightning, public or private, in one place and for either namespace.
+"""Access to the parts of Lightning that a trial uses, in whichever namespace the module comes from.
 
-The private names that this package relies on are named here, in :mod:`lightning_shim.patching.attachment` and in
-:mod:`lightning_shim.checkpoint.weight_averaging`:
+It relies on these private and undocumented names of Lightning:
 
-- ``HyperparametersMixin._hparams_name``: what ``load_from_checkpoint`` looks for in a checkpoint.
-- ``_DeviceDtypeModuleMixin._device``: what ``self.device`` answers before the module is moved.
-- ``utilities.compile.from_compiled``, and PyTorch's ``OptimizedModule._orig_mod``.
-- ``CombinedLoader._mode``: how it combines; its ``_iterator`` and the ``iterators`` of that, one for each loader.
-- The state of the loops in a checkpoint: what :func:`loops_state` writes and :func:`progress_of_loops` reads.
-- ``LightningOptimizer._to_lightning_optimizer``, ``_on_after_step``: what ``self.optimizers()`` returns, and how manual
-  optimization counts steps. Its public ``toggle_model`` asks the private ``_block_parallel_sync_behavior``, which knows
-  Lightning's own strategies only.
-- ``overrides.distributed.prepare_for_backward``, which has no underscore, but is not documented.
-- ``LightningModule._on_before_batch_transfer``, ``_apply_batch_transfer_handler``: take an example through the hooks.
+- ``core.mixins.hparams_mixin._given_hyperparameters``: the values that LightningCLI has ``save_hyperparameters`` save.
+- ``core.optimizer._MockOptimizer``: the optimizer over nothing, for a ``configure_optimizers`` that returns None.
+- ``HyperparametersMixin._hparams_name``: the parameter of the constructor that took all hyperparameters.
+- ``LightningModule._on_before_batch_transfer``, ``_apply_batch_transfer_handler``: the transfer hooks of an example.
+- ``LightningOptimizer._to_lightning_optimizer``, ``_on_after_step``: the wrapper that ``self.optimizers()`` returns,
+  and the function by which it counts steps.
+- ``_DeviceDtypeModuleMixin._device``: the value of ``self.device`` until the module is moved.
+- ``CombinedLoader._mode``, ``_iterator`` and the ``iterators`` of that: how it combines, and one iterator a loader.
 - ``trainer.connectors.data_connector._replace_dunder_methods``, ``_get_distributed_sampler``, and
-  ``utilities.data._update_dataloader``, ``_is_dataloader_shuffled``: how loaders are shared by several processes.
+  ``utilities.data._update_dataloader``, ``_is_dataloader_shuffled``: a loader's share for one of several processes.
 - ``DistributedSamplerWrapper.dataset``, and the ``_sampler`` of that: the sampler whose indices it shares out.
-- ``core.mixins.hparams_mixin._given_hyperparameters``: what LightningCLI has ``save_hyperparameters`` save.
-- ``core.optimizer._MockOptimizer``: what hooks and ``self.optimizers()`` get if ``configure_optimizers`` returns None.
+- ``loggers.utilities._log_hyperparams``: the first entry of hyperparameters in each logger.
+- ``overrides.distributed.prepare_for_backward`` and ``utilities.compile.from_compiled``, which have no underscore.
+
+Of PyTorch it relies on ``OptimizedModule._orig_mod``, the module under ``torch.compile``.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -39,10 +39,10 @@ from lightning_shim.upstream.namespaces import Namespace, namespace_of
 
 @dataclass(frozen=True, slots=True)
 class Lightning:
-    """The parts of one Lightning namespace that a trial uses; each is what Lightning calls by the same name.
+    """The parts of one Lightning namespace that a trial uses, under Lightning's own names.
 
-    The ``accelerators`` are by the type of device. Only ``NoOptimizer`` is Lightning's private ``_MockOptimizer``: an
-    optimizer over nothing, whose step does nothing; and the last four are called by the same names with an underscore.
+    The ``accelerators`` are by the type of device. ``NoOptimizer`` is Lightning's private ``_MockOptimizer``.
+    ``log_hyperparams`` and the last four have a leading underscore in Lightning.
     """
 
     version: str
@@ -61,6 +61,7 @@ class Lightning:
     WandbLogger: type
     PassThroughProfiler: type
     log_hyperparams: Callable[[Any], None]
+    clean_namespace: Callable[[MutableMapping[str, Any]], None]
     isolate_rng: Callable[[], AbstractContextManager[None]]
     migrate_checkpoint: Callable[[dict[str, Any]], tuple[dict[str, Any], Any]]
     LightningOptimizer: type
@@ -110,6 +111,7 @@ def _parts(namespace: Namespace) -> Lightning:
         CSVLogger=loggers.CSVLogger,
         WandbLogger=loggers.WandbLogger,
         PassThroughProfiler=namespace.module("profilers").PassThroughProfiler,
+        clean_namespace=namespace.module("utilities.parsing").clean_namespace,
         log_hyperparams=namespace.module("loggers.utilities")._log_hyperparams,
         isolate_rng=namespace.module("utilities.seed").isolate_rng,
         LightningOptimizer=optimizer.LightningOptimizer,
@@ -139,10 +141,10 @@ def _parts(namespace: Namespace) -> Lightning:
 
 
 def lightning_of(instance: Any) -> Lightning:
-    """Returns the parts of the namespace that a module or data module comes from.
+    """Returns the parts of the namespace that an object comes from.
 
     Args:
-        instance: A LightningModule or LightningDataModule, or its class.
+        instance: A LightningModule, LightningDataModule or Trainer, or its class.
 
     Returns:
         The parts.
@@ -154,16 +156,18 @@ def lightning_of(instance: Any) -> Lightning:
 
 
 def original(module: Any) -> Any:
-    """Returns the module that ``torch.compile`` was given, as it is; anything else is returned itself."""
+    """Returns the module under ``torch.compile``, or the same object if it is not compiled."""
     return getattr(module, "_orig_mod", module)
 
 
 @contextmanager
 def given_hyperparameters(owner: Any, overriding: dict[str, Any]) -> Iterator[None]:
-    """Has ``save_hyperparameters`` save other values, where LightningCLI says which; otherwise they are in the call.
+    """Overrides the hyperparameters that LightningCLI has ``save_hyperparameters`` save.
+
+    Without LightningCLI it saves the constructor's arguments, which have been overridden already.
 
     Args:
-        owner: The module or data module that is being made.
+        owner: The module or data module that is being built.
         overriding: The values by name.
     """
     variable = namespace_of(owner).module("core.mixins.hparams_mixin")._given_hyperparameters
@@ -176,7 +180,7 @@ def given_hyperparameters(owner: Any, overriding: dict[str, Any]) -> Iterator[No
 
 
 def unwrapped(module: Any) -> Any:
-    """Takes a module out of what ``torch.compile`` has made of it; its steps stay compiled, as under Lightning."""
+    """Returns the LightningModule under ``torch.compile``; its steps stay compiled, as under Lightning."""
     inner = original(module)
     if inner is module:
         return module
@@ -184,7 +188,7 @@ def unwrapped(module: Any) -> Any:
 
 
 def is_overridden(name: str, instance: Any, base: type) -> bool:
-    """Tells whether a user has replaced a member, in a class or on the instance itself.
+    """Whether the user has replaced a member, in a class or on the instance itself.
 
     Args:
         name: The member's name.
@@ -192,38 +196,41 @@ def is_overridden(name: str, instance: Any, base: type) -> bool:
         base: The Lightning class that defines the default.
 
     Returns:
-        Whether it is another than the default; a member that Lightning does not have counts as overridden.
+        Whether it is another than the default, and not None; one that Lightning does not have counts as overridden.
     """
-    # As they stand in the classes: a patched method gives another wrapper each time that it is asked for.
+    # The static look-up compares the entries of the classes: binding a patched method makes a new wrapper each time.
     is_class = isinstance(instance, type)
     own = inspect.getattr_static(instance if is_class else type(instance), name, None)
     default = inspect.getattr_static(base, name, None)
     if not is_class and name in getattr(instance, "__dict__", {}):
-        # torch.compile leaves compiled methods on the instance, the default ones too.
+        # torch.compile leaves compiled methods on the instance, the default ones too; and tracers wrap them.
         method = inspect.unwrap(vars(instance)[name])
+        if isinstance(method, functools.partial):
+            method = method.func
         own, default = getattr(method, "__func__", method), inspect.unwrap(default)
     return own is not None and own is not default
 
 
 def announce_device(module: torch.nn.Module, device: torch.device) -> None:
-    """Makes ``self.device`` answer the device to come, as Lightning does before ``setup`` is called."""
+    """Sets ``self.device`` before the module is moved there, as Lightning does before it calls ``setup``."""
     for submodule in module.modules():
         if hasattr(submodule, "_device"):
             submodule._device = device  # type: ignore[assignment]
 
 
 def transferred_example(module: Any, example: Any) -> Any:
-    """Takes an example through the transfer hooks, as Lightning does before it exports a module or logs its graph."""
+    """Applies the transfer hooks to an example, as Lightning does before it exports a module or logs its graph."""
     return module._apply_batch_transfer_handler(module._on_before_batch_transfer(example))
 
 
 def lightning_optimizer(lightning: Lightning, optimizer: torch.optim.Optimizer, strategy: Any) -> Any:
-    """Wraps an optimizer as ``self.optimizers()`` returns it.
+    """Wraps an optimizer for ``self.optimizers()``.
 
-    Its ``step`` goes to ``strategy.optimizer_step``, its ``toggle_model(sync_grad=False)`` to
+    Its ``step`` calls ``strategy.optimizer_step``, and its ``toggle_model(sync_grad=False)`` calls
     ``strategy.block_backward_sync``.
     """
     wrapped: Any = lightning.LightningOptimizer._to_lightning_optimizer(optimizer, strategy)  # type: ignore[attr-defined]
+    # Lightning's own toggle_model suspends synchronization through classes that are its own strategies' only.
     toggle_model = wrapped.toggle_model
 
     @contextmanager
@@ -236,13 +243,19 @@ def lightning_optimizer(lightning: Lightning, optimizer: torch.optim.Optimizer, 
 
 
 def hyperparameters_name(owner: Any) -> str | None:
-    """Returns the name of the constructor's parameter that took the hyperparameters, if Lightning knows one."""
+    """Returns the name of the constructor's parameter that took all hyperparameters, if there is one."""
     name: str | None = getattr(owner, "_hparams_name", None)
     return name
 
 
+def is_omegaconf(hparams: Any) -> bool:
+    """Returns whether hyperparameters are a configuration of OmegaConf's, which a checkpoint keeps as it is."""
+    # Whoever has one has imported it.
+    return isinstance(hparams, getattr(sys.modules.get("omegaconf"), "Container", ()))
+
+
 def visits_loaders_in_turn(combined_loader: Any) -> bool:
-    """Tells whether a CombinedLoader gives one loader's batches after the other's; its private ``_mode`` knows."""
+    """Whether a CombinedLoader yields the batches of one loader after those of another."""
     return bool(combined_loader._mode == "sequential")
 
 
@@ -253,7 +266,8 @@ def batches_of(combined_loader: Any) -> Iterator[tuple[Any, int, int]]:
         combined_loader: The loader.
 
     Returns:
-        Its iterator; that of the one loader itself where nothing is combined, so that no batch is put together anew.
+        Its iterator. If there is only one loader, the batches come straight from that loader's own iterator, which
+        saves rebuilding each batch.
     """
     iterator: Iterator[tuple[Any, int, int]] = iter(combined_loader)
     if len(combined_loader.flattened) != 1 or combined_loader.iterables is not combined_loader.flattened[0]:
@@ -263,14 +277,16 @@ def batches_of(combined_loader: Any) -> Iterator[tuple[Any, int, int]]:
 
 
 def request_loaders(lightning: Lightning, hook: Callable[[], Any]) -> Any:
-    """Asks the user for loaders as Lightning does: each keeps the arguments that it was made with.
+    """Calls a loader hook so that each loader records its constructor's arguments, as Lightning does.
+
+    A loader can then be built again with another sampler, even one of a user's own class.
 
     Args:
-        lightning: Which Lightning.
-        hook: Gives the loaders.
+        lightning: The module's Lightning.
+        hook: The hook, or a function that returns given loaders.
 
     Returns:
-        What it gave.
+        The loaders.
     """
     failure: BaseException | None = None
     loaders = None
@@ -288,18 +304,18 @@ def request_loaders(lightning: Lightning, hook: Callable[[], Any]) -> Any:
 def with_distributed_sampler(
     lightning: Lightning, loader: DataLoader[Any], *, is_training: bool, overfits: bool, num_replicas: int, rank: int
 ) -> DataLoader[Any]:
-    """Makes a loader anew for one of several processes, as Lightning's ``use_distributed_sampler``.
+    """Builds the loader of one process's share, as Lightning's ``use_distributed_sampler`` does.
 
     Args:
-        lightning: Which Lightning.
+        lightning: The module's Lightning.
         loader: The user's loader.
         is_training: Whether it is a training loader.
-        overfits: Whether each epoch is to have the same samples.
+        overfits: Whether each epoch has the same samples.
         num_replicas: The number of processes.
         rank: The index of the process.
 
     Returns:
-        The loader of that process's part.
+        The loader.
     """
     sampler = lightning.get_distributed_sampler(
         loader,
@@ -312,11 +328,11 @@ def with_distributed_sampler(
 
 
 def shared_sampler(sampler: Any) -> Any:
-    """Returns the sampler whose indices Lightning's DistributedSamplerWrapper shares out; None for any other."""
+    """Returns the sampler under Lightning's DistributedSamplerWrapper, or None for any other sampler."""
     return getattr(sampler.dataset, "_sampler", None) if isinstance(sampler, DistributedSampler) else None
 
 
 def call_after_step(optimizers: list[Any], function: Callable[[], None]) -> None:
-    """Has a function called after each ``step()`` of Lightning's wrapped optimizers."""
+    """Sets the function that Lightning's wrapped optimizers call after each ``step()``."""
     for optimizer in optimizers:
         optimizer._on_after_step = function

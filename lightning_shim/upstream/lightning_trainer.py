@@ -1,50 +1,40 @@
-"""All that is needed of Lightning, public or private, in one place and for either namespace.
+"""The state that a script's own Trainer has before and after ``fit``, though the trial has trained in its place.
 
-The private names that this package relies on are named here, in :mod:`lightning_shim.patching.attachment` and in
-:mod:`lightning_shim.checkpoint.weight_averaging`:
+It relies on these private names of Lightning:
 
-- ``HyperparametersMixin._hparams_name``: what ``load_from_checkpoint`` looks for in a checkpoint.
-- ``_DeviceDtypeModuleMixin._device``: what ``self.device`` answers before the module is moved.
-- ``utilities.compile.from_compiled``, and PyTorch's ``OptimizedModule._orig_mod``.
-- ``CombinedLoader._mode``: how it combines; its ``_iterator`` and the ``iterators`` of that, one for each loader.
-- The state of the loops in a checkpoint: what :func:`loops_state` writes and :func:`progress_of_loops` reads.
-- ``LightningOptimizer._to_lightning_optimizer``, ``_on_after_step``: what ``self.optimizers()`` returns, and how manual
-  optimization counts steps. Its public ``toggle_model`` asks the private ``_block_parallel_sync_behavior``, which knows
-  Lightning's own strategies only.
-- ``overrides.distributed.prepare_for_backward``, which has no underscore, but is not documented.
-- ``LightningModule._on_before_batch_transfer``, ``_apply_batch_transfer_handler``: take an example through the hooks.
-- ``trainer.connectors.data_connector._replace_dunder_methods``, ``_get_distributed_sampler``, and
-  ``utilities.data._update_dataloader``, ``_is_dataloader_shuffled``: how loaders are shared by several processes.
-- ``DistributedSamplerWrapper.dataset``, and the ``_sampler`` of that: the sampler whose indices it shares out.
-- ``core.mixins.hparams_mixin._given_hyperparameters``: what LightningCLI has ``save_hyperparameters`` save.
-- ``core.optimizer._MockOptimizer``: what hooks and ``self.optimizers()`` get if ``configure_optimizers`` returns None.
+- ``Trainer._checkpoint_connector._select_ckpt_path``: resolves ``"last"``, ``"best"`` and ``"hpc"``.
+- ``Trainer._val_check_time_interval``: the period of validation as a time.
+- ``loops.utilities._parse_loop_limits``: the default length of a training.
+- ``Trainer._callback_connector._reorder_callbacks``: puts checkpoint callbacks last.
+- ``Trainer._data_connector.attach_data``: connects module and data module to the Trainer.
+- ``Trainer._logger_connector``, its ``_callback_metrics``, ``_logged_metrics``, ``_progress_bar_metrics`` and
+  ``teardown``: the metrics that the Trainer's attributes show.
+- ``_FitLoop._combined_loader``, ``_last_train_dl_reload_epoch``, ``_EvaluationLoop._combined_loader``,
+  ``_max_batches``: the loaders of its loops.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from lightning_shim.upstream.lightning import _parts
+from lightning_shim.upstream.lightning import lightning_of
 from lightning_shim.upstream.namespaces import namespace_of
 
 
 def resolved_checkpoint(trainer: Any, ckpt_path: Any) -> Any:
-    """Returns the file that ``Trainer.fit(ckpt_path=...)`` means, which may be ``"last"`` or ``"hpc"``.
-
-    The Trainer's private ``_checkpoint_connector`` knows.
-    """
+    """Returns the file for ``Trainer.fit(ckpt_path=...)``, which may be a name such as ``"last"``."""
     connector = trainer._checkpoint_connector
-    fitting = _parts(namespace_of(trainer)).TrainerFn.FITTING
+    fitting = lightning_of(trainer).TrainerFn.FITTING
     return connector._select_ckpt_path(fitting, ckpt_path, model_provided=True, model_connected=True)
 
 
 def uses_time_interval(trainer: Any) -> bool:
-    """Tells whether a Trainer validates by the clock; its private ``_val_check_time_interval`` knows, since 2.6."""
+    """Whether a Trainer's ``val_check_interval`` is a time, which Lightning has since 2.6."""
     return getattr(trainer, "_val_check_time_interval", None) is not None
 
 
 def set_loop_limits(trainer: Any) -> None:
-    """Gives a Trainer the limits of its training where the user has said nothing, as its private ``_run`` does."""
+    """Sets the default limits of a Trainer's loop, as Lightning's ``fit`` does: 1000 epochs if no limit is given."""
     parse = namespace_of(trainer).module("loops.utilities")._parse_loop_limits
     loop = trainer.fit_loop
     loop.min_epochs, loop.max_epochs = parse(
@@ -53,32 +43,40 @@ def set_loop_limits(trainer: Any) -> None:
 
 
 def has_nothing_to_fit(trainer: Any, callback: Any) -> bool:
-    """Tells whether a callback is not for a trial but for what a Trainer does after ``fit``.
+    """Whether a callback has no use in a trial, and waits for the Trainer's own loops after ``fit``.
 
-    Determined shows the progress of a trial, and a trial predicts nothing that could be written.
+    Determined shows a trial's progress in place of a progress bar, and a trial makes no predictions to write.
     """
-    lightning = _parts(namespace_of(trainer))
+    lightning = lightning_of(trainer)
     return isinstance(callback, (lightning.ProgressBar, lightning.BasePredictionWriter))
 
 
-def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any, loaders: tuple[Any, Any]) -> None:
-    """Gives a Trainer what it would have after ``fit``.
+def has_bar_of_lightning(trainer: Any) -> bool:
+    """Tells whether a Trainer has a progress bar of Lightning's, not one of the user's own."""
+    callbacks = namespace_of(trainer).module("callbacks")
+    return type(trainer.progress_bar_callback) in (callbacks.TQDMProgressBar, callbacks.RichProgressBar)
 
-    Its loops, its strategy and the private connectors of data and loggers keep what its attributes tell.
+
+def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any, loaders: tuple[Any, Any]) -> None:
+    """Puts a Trainer into the state that it would be in after ``fit``.
+
+    Most of its attributes are read from its loops, strategy and connectors, so these are what is set.
 
     Args:
         trainer: The user's Trainer.
-        stand_in: What the module had as its trainer.
-        module: The module that was trained.
+        stand_in: The trial's facade, which was the module's trainer.
+        module: The trained module.
         datamodule: The LightningDataModule, if there is one.
-        loaders: The CombinedLoaders of training and of validation, None where nobody has asked for loaders.
+        loaders: The CombinedLoaders of training and validation; None for one that was never requested.
     """
     trainer.state.fn = stand_in.state.fn
     trainer.state.status, trainer.state.stage = stand_in.state.status, stand_in.state.stage
     trainer.should_stop = stand_in.should_stop
+    # Callbacks of configure_callbacks, and the trial's own, belong to the Trainer now, in Lightning's order.
     kept = [each for each in trainer.callbacks if each in stand_in.callbacks or has_nothing_to_fit(trainer, each)]
     added = [each for each in stand_in.callbacks if each not in kept]
     trainer.callbacks = trainer._callback_connector._reorder_callbacks([*kept, *added])
+    # This clears the loaders of all loops, which are set afterwards.
     trainer._data_connector.attach_data(module, datamodule=datamodule)
     _fitted_loops(trainer, stand_in, *loaders)
     trainer.strategy.connect(module)
@@ -88,12 +86,14 @@ def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any, loaders: t
     connector._callback_metrics = dict(views.callback)
     connector._logged_metrics = dict(views.logged)
     connector._progress_bar_metrics = stand_in.progress_bar_metrics
+    # As at the end of Lightning's fit: metrics and module go to the CPU.
     connector.teardown()
     trainer.strategy.teardown()
 
 
 def _fitted_loops(trainer: Any, stand_in: Any, training_loader: Any, validation_loader: Any) -> None:
     fit_loop = trainer.fit_loop
+    # The loops count for the Trainer: its current_epoch, its global_step and the file names of ModelCheckpoint.
     fit_loop.load_state_dict(stand_in.loops_state()["fit_loop"])
     fit_loop.restarting = False
     if training_loader is not None:

@@ -1,4 +1,4 @@
-"""Finds the installed Lightning namespaces; the only reader of their ``__version__``."""
+"""The two namespaces of Lightning, ``pytorch_lightning`` and ``lightning.pytorch``, and their modules."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lightning_shim.diagnostics.errors import ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location
 
 NAMESPACES: Final = ("pytorch_lightning", "lightning.pytorch")
-"""Two separate sets of classes that a user's code may import; the second comes with the package ``lightning``."""
+"""Both may be installed, with separate classes. The second comes with the package ``lightning``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """One of the two sets of Lightning classes.
+    """One of the namespaces.
 
     Attributes:
         name: Its importable name, one of :data:`NAMESPACES`.
@@ -42,21 +42,21 @@ class Namespace:
         return str(self.module("").__version__)
 
     def imported(self, path: str) -> ModuleType | None:
-        """Returns a module of the namespace if somebody has imported it already."""
+        """Returns a module of the namespace if it has been imported already, otherwise None."""
         return sys.modules.get(f"{self.name}.{path}")
 
 
 def namespace_of(instance: Any) -> Namespace:
-    """Tells which namespace's LightningModule or LightningDataModule something is.
+    """Returns the namespace that an object's class inherits from.
 
     Args:
-        instance: An object or a class.
+        instance: A LightningModule, LightningDataModule or Trainer, or its class.
 
     Returns:
         The namespace.
 
     Raises:
-        ConfigurationError: If it comes from neither.
+        ConfigurationError: If it inherits from neither.
     """
     subclass = instance if isinstance(instance, type) else type(instance)
     for base in subclass.__mro__:

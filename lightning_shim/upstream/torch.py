@@ -1,22 +1,21 @@
-"""All that is needed of PyTorch's private names, in one place.
+"""Access to PyTorch's optimizers, loaders, modules and tensors beneath their documented interfaces.
+
+It relies on these private names of PyTorch:
 
 - ``Optimizer._optimizer_step_pre_hooks``, ``_optimizer_step_post_hooks``, and in ``torch.optim.optimizer``
-  ``_global_optimizer_pre_hooks``, ``_global_optimizer_post_hooks``: what is called before and after a step.
-- ``_wrapped_by_lr_sched``: the mark of the ``step`` by which a scheduler takes the place of its optimizer's own. Before
-  PyTorch 2.5 it is ``_with_counter``.
-- ``DataLoader._get_iterator`` and ``_iterator``: what ``iter(loader)`` makes, and keeps for persistent workers.
-- ``_BaseDataLoaderIter._sampler_iter`` and ``_next_index``: where the next batch's indices come from.
+  ``_global_optimizer_pre_hooks``, ``_global_optimizer_post_hooks``: the hooks before and after a step.
+- ``_wrapped_by_lr_sched``, before PyTorch 2.5 ``_with_counter``: the mark of the ``step`` with which a scheduler
+  replaces its optimizer's own.
+- ``DataLoader._get_iterator`` and ``_iterator``: makes the iterator, and keeps the one of persistent workers.
+- ``_BaseDataLoaderIter._sampler_iter``: the iterator of the indices of batches.
+- ``_BaseDataLoaderIter._reset``: starts the sampler; once more if there are workers.
 - ``_SingleProcessDataLoaderIter._dataset_fetcher`` and its ``ended``: whether an iterable dataset has ended.
-- ``_BaseDataLoaderIter._reset``: iterates the sampler, once more if there are workers.
-- ``_MultiProcessingDataLoaderIter._reset``, ``_get_data``, ``_process_data``, ``_task_info`` and
-  ``_worker_queue_idx_cycle``: how batches are handed to the workers in turn, and come back. ``_process_data`` takes the
-  worker's index as well since PyTorch 2.6.
-- ``torch._utils.ExceptionWrapper``: what a worker gives in place of a batch that could not be made; and
-  ``multiprocessing.queues.Queue._on_queue_feeder_error``, which Python calls if a batch cannot be handed over.
 - ``Module._non_persistent_buffers_set``: the names of the buffers that are not in a module's ``state_dict``.
 - ``Module._register_load_state_dict_pre_hook``: the name of ``register_load_state_dict_pre_hook`` before PyTorch 2.5.
-- ``Tensor._version``: how often a tensor was written to in place, which PyTorch's notes on autograd explain.
-- ``torch.serialization`` is where the errors of its writer, which is C++, come out.
+- ``Tensor._version``: the count of in-place writes, which PyTorch's notes on autograd explain.
+- The traceback of an error of the C++ writer, which ends in ``torch.serialization``.
+
+The private names that the iterator in ``data/workers`` overrides and reads are listed there.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from torch.utils.data import DataLoader
 
 Skip = Callable[[Iterator[Any]], int]
-"""Advances an iterator, and returns by how much."""
+"""A function that advances an iterator and returns the number of elements skipped."""
 
 _SCHEDULERS_MARKS: Final = ("_wrapped_by_lr_sched", "_with_counter")
 
@@ -56,14 +55,15 @@ grad_scaler: Final[Callable[[str], torch.amp.GradScaler]] = getattr(torch.amp, "
 
 @functools.cache
 def _computes_gradients_once(optimizer_class: Any) -> bool:
-    """Tells whether ``step`` of a class is PyTorch's, and calls its closure once, before anything else."""
+    """Whether a class is one of PyTorch's whose ``step`` calls its closure once, before anything else."""
+    # LBFGS calls it several times, at different points.
     return optimizer_class in vars(torch.optim).values() and optimizer_class is not torch.optim.LBFGS
 
 
 def closure_comes_first(optimizer: torch.optim.Optimizer) -> bool:
-    """Tells whether ``optimizer.step(closure)`` is the same as ``closure()`` and then ``optimizer.step()``.
+    """Whether ``optimizer.step(closure)`` is equivalent to ``closure()`` followed by ``optimizer.step()``.
 
-    It is not where somebody can see the closure, or where ``step`` would turn gradients on for it.
+    It is not if a hook or the user's own ``step`` would see the closure, or if ``step`` would enable gradients for it.
 
     Args:
         optimizer: The optimizer.
@@ -81,37 +81,40 @@ def closure_comes_first(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _is_of_scheduler(step: Any, optimizer: torch.optim.Optimizer) -> bool:
-    """Tells whether a ``step`` is a scheduler's, which counts and calls the one of the optimizer's class."""
+    """Whether a ``step`` is a scheduler's wrapper, which only counts and calls the optimizer's own."""
     is_marked = any(hasattr(step, mark) for mark in _SCHEDULERS_MARKS)
     return is_marked and step.__wrapped__ is type(optimizer).step
 
 
 def is_error_of_the_writer(error: BaseException) -> bool:
-    """Tells whether PyTorch could not write a file: it raises a RuntimeError that does not say so."""
+    """Whether an error means that PyTorch could not write a file."""
+    # The C++ writer raises a RuntimeError with no errno and changing texts, but always from the same Python module.
     frames = list(traceback.walk_tb(error.__traceback__))
     return isinstance(error, RuntimeError) and frames[-1][0].f_globals.get("__name__") == torch.serialization.__name__
 
 
 def buffers_without_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Returns the buffers of a module, without its submodules', that are not in its ``state_dict``, by name."""
+    """Returns a module's own buffers, without its submodules', that are not in its ``state_dict``, by name."""
     buffers = dict(module.named_buffers(recurse=False))
     return {name: buffers[name] for name in sorted(module._non_persistent_buffers_set) if name in buffers}
 
 
 def count_of_writes(tensor: torch.Tensor) -> int:
-    """Returns how often a tensor, and those that share its numbers, were written to in place.
+    """Returns the number of in-place writes to a tensor and to its views.
 
-    Writes by ``tensor.data``, by a NumPy array over the same memory, and by another process do not count. Inference
-    tensors have no count: it is a RuntimeError to ask for it.
+    Writes through ``tensor.data``, through a NumPy array over the same memory, and by another process do not count.
 
     Args:
         tensor: The tensor.
+
+    Raises:
+        RuntimeError: If it is an inference tensor, which has no count.
     """
     return tensor._version
 
 
 def iterates_as_usual(loader: Any) -> bool:
-    """Tells whether a loader is a DataLoader whose way to iterate nobody has replaced."""
+    """Whether a loader is a DataLoader with PyTorch's own ``__iter__``."""
     return (
         isinstance(loader, DataLoader)
         and type(loader).__iter__ is DataLoader.__iter__
@@ -120,12 +123,14 @@ def iterates_as_usual(loader: Any) -> bool:
 
 
 def iterate_sampler_again(loader: DataLoader[Any], iterator: Any, before_reset: Callable[[], None] | None) -> None:
-    """Does what is done when workers have been started to an iterator that has none.
+    """Starts the sampler of an iterator without workers a second time, as starting workers does.
+
+    A pass that began with workers, and is resumed without, has to draw the same random numbers.
 
     Args:
         loader: The loader.
         iterator: Its iterator.
-        before_reset: Called before.
+        before_reset: Called before the sampler starts.
     """
     if before_reset is not None:
         before_reset()
@@ -133,20 +138,20 @@ def iterate_sampler_again(loader: DataLoader[Any], iterator: Any, before_reset: 
 
 
 def skip_batches(iterator: Any, skip: Skip) -> None:
-    """Advances a DataLoader's iterator that has no workers, without loading anything.
+    """Advances a DataLoader's iterator without workers, without loading anything.
 
     Args:
         iterator: The iterator.
-        skip: Advances the iterator of the indices.
+        skip: Advances the iterator of the indices of batches.
     """
     skip(iterator._sampler_iter)
 
 
 def has_ended(iterator: Any) -> bool:
-    """Tells whether an iterable dataset, iterated without workers, has given its last sample."""
+    """Whether an iterable dataset, iterated without workers, has yielded its last sample."""
     return bool(iterator._dataset_fetcher.ended)
 
 
 def has_workers_running(loader: DataLoader[Any]) -> bool:
-    """Tells whether a loader has persistent workers that have been started."""
+    """Whether a loader has persistent workers that have been started."""
     return loader.persistent_workers and loader._iterator is not None

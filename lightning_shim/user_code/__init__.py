@@ -1,1 +1,1 @@
-"""The user's classes, read as syntax tree and bytecode; nothing of them is run."""
+"""The user's classes and scripts, read as syntax trees and bytecode. Nothing of them is run."""

@@ -1,4 +1,7 @@
-"""The names of attributes in the compiled code of a class."""
+"""The names of attributes that the compiled code of a class reads and writes.
+
+Bytecode is there even for a class without source, and is quicker to go through than a syntax tree.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ class NamesInCode:
     """The names of attributes in the code of a class.
 
     Attributes:
-        read: Those that are read or called.
-        written: Those that are set, and whatever stands in strings.
+        read: The names that are read or called.
+        written: The names that are set, and all string constants, which ``setattr`` may set.
     """
 
     read: frozenset[str]
@@ -26,7 +29,7 @@ class NamesInCode:
 
     @staticmethod
     def union(parts: Iterable[NamesInCode]) -> NamesInCode:
-        """Puts together what was found in several pieces of code."""
+        """Returns the names in any of several pieces of code."""
         parts = list(parts)
         return NamesInCode(
             frozenset().union(*(part.read for part in parts)), frozenset().union(*(part.written for part in parts))
@@ -35,11 +38,11 @@ class NamesInCode:
 
 @functools.lru_cache
 def names_in_code(user_class: type, without: str = "") -> NamesInCode:
-    """Finds the names of attributes in the methods of a class and of its bases.
+    """Finds the names of attributes in the methods of a class and of the user's bases of it.
 
     Args:
         user_class: The user's class.
-        without: A method to leave out.
+        without: The name of a method to leave out.
     """
     functions = [
         function
@@ -51,12 +54,13 @@ def names_in_code(user_class: type, without: str = "") -> NamesInCode:
     return NamesInCode.union(_names_in(function.__code__) for function in functions)
 
 
-# Whoever asks about a class does so for one method after another, and each time of the same code.
+# Cached for the code objects too, since `is_own_method` asks about a class once for each removed hook.
 @functools.lru_cache(maxsize=4096)
 def _names_in(code: CodeType) -> NamesInCode:
     read: set[str] = set()
     written: set[str] = set()
     for instruction in dis.get_instructions(code):
+        # Python 3.12 has dropped LOAD_METHOD and added LOAD_SUPER_ATTR.
         if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
             read.add(instruction.argval)
         elif instruction.opname == "STORE_ATTR":
@@ -67,7 +71,7 @@ def _names_in(code: CodeType) -> NamesInCode:
 
 
 def _is_library(base: type) -> bool:
-    """Tells whether a class is PyTorch's or Lightning's own, not one of its demonstrations."""
+    """Whether a class is PyTorch's or Lightning's; Lightning's demonstrations count as the user's."""
     package, _, rest = base.__module__.partition(".")
     return package in ("torch", "builtins", "lightning_fabric") or (
         package in ("lightning", "pytorch_lightning") and "demos" not in rest
@@ -75,13 +79,14 @@ def _is_library(base: type) -> bool:
 
 
 def is_own_method(row: Member, *owners: type) -> bool:
-    """Tells whether a name that was a hook in Lightning 1.x is a method that the user's code calls by itself.
+    """Whether a method only has the name of a removed hook, and is called by the user's own code.
 
     Args:
         row: The hook's row.
         *owners: The classes of the module, the data module and the callbacks, as far as they are known.
 
     Returns:
-        Whether it is; a hook of Lightning 2 never is.
+        Whether it is the user's own method; a hook of Lightning 2 never is.
     """
+    # A method of the same name that calls super() does not count as a caller.
     return row.is_removed and any(row.name in names_in_code(owner, without=row.name).read for owner in owners)

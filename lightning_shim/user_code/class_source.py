@@ -1,4 +1,4 @@
-"""The source of one class: its methods, their definitions, and the classes that they call. Standard library only."""
+"""The source of one class: the definitions of its methods, and the classes that they call. Standard library only."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _OWN_SCOPE: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.La
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A function that a class has.
+    """A function in a class.
 
     Attributes:
-        name: The name that the class has it by.
+        name: Its name in the class.
         node: Its definition.
         source: The file of its definition.
-        module: The name of the module that it is defined in.
+        module: The name of the module that defines it.
     """
 
     name: str
@@ -40,15 +40,15 @@ class Method:
 
 
 class ClassSource:
-    """What a class itself defines, without what it inherits.
+    """The source of a class itself, without its bases.
 
     Args:
         cls: The class.
-        files: Where its source is read.
-        is_users: Tells by the name of a module whether a function of it is the user's own.
+        files: The cache of source files.
+        is_users: Returns whether a function is the user's own, given the name of its module.
 
     Attributes:
-        methods: The functions that the class has.
+        methods: The functions in the class.
         is_complete: Whether the source of all of them was found.
     """
 
@@ -67,7 +67,9 @@ class ClassSource:
         self.is_complete: Final = self._node is not None or all(name in located for name, _, _ in self._functions)
 
     def _find(self) -> tuple[SourceFile | None, ast.ClassDef | None]:
-        """Finds the class's definition: it is around one of the class's functions, unless there are none."""
+        """Finds the class's definition by its name, around the line of one of its functions."""
+        # The name alone may be that of several classes: in the branches of an `if`, or in a cell of a notebook that has
+        # been run again. `__module__` alone may be wrong, since decorators and factories set it.
         name = self._class.__qualname__
         own = [code for _, function, code in self._functions if _qualified_name(function) == f"{name}.{code.co_name}"]
         filenames = {code.co_filename: None for code in own}
@@ -76,6 +78,7 @@ class ClassSource:
             filenames = dict.fromkeys(file for file in [getattr(module, "__file__", None)] if file is not None)
         for filename in filenames:
             source = self._files.file(filename)
+            # Python keeps the last of several definitions.
             for node in reversed([] if source is None else source.classes(name)):
                 if not own or any(_contains(node, code) for code in own if code.co_filename == filename):
                     return source, node
@@ -88,7 +91,7 @@ class ClassSource:
                 for name, node in _functions_of_statement(statement):
                     nodes.add(node)
                     yield Method(name, node, self._source, self._class.__module__)
-        # What was put into the class from outside, or by a function that made the class.
+        # Functions that were assigned to the class from outside, or put into it by a factory.
         for name, function, code in self._functions:
             source = self._files.file(code.co_filename)
             outside = None if source is None else source.function(code)
@@ -98,7 +101,7 @@ class ClassSource:
 
     @property
     def location(self) -> tuple[str, int]:
-        """The file and line of the class, or the best that is known."""
+        """The file and line of the class, or of its first function, or only its file."""
         if self._source is not None and self._node is not None:
             return self._source.name, self._node.lineno
         if self._functions:
@@ -106,7 +109,7 @@ class ClassSource:
         return getattr(sys.modules.get(self._class.__module__), "__file__", None) or f"<{self._class.__module__}>", 0
 
     def definition(self, name: str) -> tuple[str, int]:
-        """Finds where the class defines one of its attributes: the ``def`` or the assignment.
+        """Finds the ``def`` or the assignment of one of the class's attributes.
 
         Args:
             name: The attribute's name, which is in the class's ``__dict__``.
@@ -116,6 +119,7 @@ class ClassSource:
         """
         codes = [code for own_name, _, code in self._functions if own_name == name]
         if self._source is not None and self._node is not None:
+            # If the class defines the name several times, the line of its code tells which definition Python kept.
             lines: list[int] = []
             for statement in _statements(self._node.body):
                 if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)) and statement.name == name:
@@ -130,7 +134,7 @@ class ClassSource:
 
 
 def classes_called(method: Method) -> Iterator[tuple[type, int]]:
-    """Finds the classes that a method calls by a name that its module has, or that it imports by itself.
+    """Finds the classes that a method calls by names of its module, or by names that it imports itself.
 
     Args:
         method: The method. Neither it nor anything that it names is called.
@@ -138,6 +142,7 @@ def classes_called(method: Method) -> Iterator[tuple[type, int]]:
     Yields:
         Each class, with the line of the call.
     """
+    # Imports first: ast.walk goes level by level, and may reach a call before an import that is nested deeper.
     names = _names_of(method.module)
     for node in ast.walk(method.node):
         if isinstance(node, ast.ImportFrom):
@@ -156,18 +161,19 @@ def _names_of(module_name: str) -> dict[str, Any]:
 
 
 def _named(node: ast.expr, names: dict[str, Any]) -> Any:
-    """Returns what an expression such as ``callbacks.Timer`` stands for; None if that is not known."""
+    """Returns the value of an expression such as ``callbacks.Timer``, or None if it is unknown."""
     match node:
         case ast.Name(id=name):
             return names.get(name)
         case ast.Attribute(value=value, attr=name):
             owner = _named(value, names)
+            # Only in the dictionaries of modules and classes: getattr may run code of the user's.
             return vars(owner).get(name) if isinstance(owner, (ModuleType, type)) else None
     return None
 
 
 def functions_in(entry: Any) -> Iterator[Any]:
-    """Gives the functions of an entry of a class's ``__dict__``: a property may have three."""
+    """Yields the functions in an entry of a class's ``__dict__``; a property has up to three."""
     if isinstance(entry, property):
         yield from (function for function in (entry.fget, entry.fset, entry.fdel) if function is not None)
     elif isinstance(entry, (functools.partial, functools.partialmethod, functools.cached_property)):
@@ -189,7 +195,7 @@ def _contains(node: ast.ClassDef, code: CodeType) -> bool:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Gives the statements of a class's body, those under an ``if`` and the like as well."""
+    """Yields the statements of a class's body, including those under ``if``, ``try`` and the like."""
     for statement in body:
         yield statement
         if not isinstance(statement, _OWN_SCOPE):

@@ -1,8 +1,7 @@
-"""The names that a module logs in validation, read from its source.
+"""The names that a module logs in validation, read from its source. Standard library only.
 
-It follows what can be followed without running anything: the methods that the hooks of validation call on ``self``,
-with the texts that they are given, so that ``self.log(f"{stage}_loss", ...)`` has a name where ``stage`` is ``"val"``.
-Standard library only.
+The methods that validation hooks call on ``self`` are followed, with the strings that they are called with. So
+``self.log(f"{stage}_loss", ...)`` has a name if a hook passes ``stage="val"``.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ _HOOKS: Final = (
     "on_validation_epoch_end",
     "validation_epoch_end",
 )
-"""The hooks that may log in validation; ``metrics.log_settings.LOG_LEVELS`` has those of training as well."""
+"""The hooks that may log in validation. ``LOG_LEVELS`` in ``metrics.log_settings`` has those of training as well."""
 
 _BATCH_HOOKS: Final = _HOOKS[:4]
-"""Those that know which loader a batch is from."""
+"""The hooks that run for a batch, so that the loader of a value is known."""
 
 OF_THE_FIRST_LOADER: Final = "/dataloader_idx_0"
-"""What Lightning adds to a name where there are several loaders."""
+"""Lightning's suffix for the values of the first of several loaders."""
 
 
 @dataclass(slots=True)
 class LoggedNames:
-    """What a module logs in validation.
+    """The names that a module logs in validation.
 
     Attributes:
         places: ``"file:line"`` by name, in the order of the source.
-        unread: The places of names that the source alone does not say.
+        unread: The places of names that only running the code would tell.
         has_validation: Whether there is a ``validation_step``.
     """
 
@@ -49,14 +48,14 @@ class LoggedNames:
 
 
 def names_logged_in_validation(project: Project, module: ClassDefinition) -> LoggedNames:
-    """Finds the names of the values that a module has once for each validation.
+    """Finds the names of the values that a module reports for each validation.
 
     Args:
-        project: Where the module was found.
+        project: The project that defines the module.
         module: The LightningModule.
 
     Returns:
-        The names that it logs; if it logs none, those of the numbers that ``validation_step`` returns.
+        The names that it logs; if it logs none, the keys of the dictionary that ``validation_step`` returns.
     """
     reader = _Reader(project, module)
     for hook in _HOOKS:
@@ -76,7 +75,7 @@ def names_logged_in_validation(project: Project, module: ClassDefinition) -> Log
 
 
 class _Reader:
-    """Goes through the hooks, and the methods that they call."""
+    """Reads the hooks and the methods that they call."""
 
     def __init__(self, project: Project, module: ClassDefinition) -> None:
         self._ancestry: Final = [each for each in project.ancestry(module) if isinstance(each, ClassDefinition)]
@@ -88,6 +87,7 @@ class _Reader:
     def read_hook(self, hook: str) -> None:
         definition, node = self.methods[hook]
         named = [*node.args.posonlyargs, *node.args.args]
+        # A required dataloader_idx shows that the module has several loaders; with a default it may have one.
         without_default = named[: len(named) - len(node.args.defaults)]
         has_several = any(argument.arg == "dataloader_idx" for argument in without_default)
         self._suffix = OF_THE_FIRST_LOADER if hook in _BATCH_HOOKS and has_several else ""
@@ -95,6 +95,7 @@ class _Reader:
 
     def _read(self, definition: ClassDefinition, node: ast.FunctionDef, given: Mapping[str, Any]) -> None:
         if node in self._reading:
+            # The method calls itself, directly or through another one.
             return
         self._reading.append(node)
         scope = _Scope(definition, node, given)
@@ -120,8 +121,9 @@ class _Reader:
         place = scope.definition.module.place(call)
         flags = {keyword.arg: getattr(keyword.value, "value", None) for keyword in call.keywords}
         if flags.get("on_epoch") is False:
-            # Such a value belongs to a batch, and to no validation.
+            # Such a value belongs to a batch rather than to the validation.
             return
+        # Lightning's names: logging on both step and epoch gives two, of which this one is the epoch's.
         ending = "_epoch" if flags.get("on_step") is True else ""
         if flags.get("add_dataloader_idx") is not False:
             ending += self._suffix
@@ -132,7 +134,7 @@ class _Reader:
                 self.logged.places.setdefault(f"{name}{ending}", place)
 
     def _after(self, definition: ClassDefinition, name: str) -> tuple[ClassDefinition, ast.FunctionDef] | None:
-        """Finds the method that ``super()`` in a class means."""
+        """Finds the method that ``super()`` in a class refers to."""
         position = self._ancestry.index(definition)
         found = ((each, each.methods()[name]) for each in self._ancestry[position + 1 :] if name in each.methods())
         return next(found, None)
@@ -152,12 +154,12 @@ class _Reader:
 
 
 class _Scope:
-    """What the names in a method stand for.
+    """The values of the names in a method.
 
     Args:
         definition: The method's class.
         node: The method.
-        given: The texts that it is given, by parameter.
+        given: The strings that it is called with, by parameter.
     """
 
     def __init__(self, definition: ClassDefinition, node: ast.FunctionDef, given: Mapping[str, Any]) -> None:
@@ -174,7 +176,7 @@ class _Scope:
                     self._assigned.setdefault(name, []).append(value)
 
     def text(self, node: ast.expr) -> str | None:
-        """Reads a text; None if the source does not say it."""
+        """Returns the string that an expression evaluates to in validation, or None if the source does not tell."""
         match node:
             case ast.Constant(value=str(value)):
                 return value
@@ -186,14 +188,16 @@ class _Scope:
                 return self.text(value)
             case ast.BinOp(left=left, op=ast.Add(), right=right):
                 return self._joined([self.text(left), self.text(right)])
+            # self.training is False in validation.
             case ast.IfExp(test=ast.Attribute(value=ast.Name(id=self.itself), attr="training"), orelse=otherwise):
                 return self.text(otherwise)
             case ast.Name(id=name) if name in self._given and name not in self._assigned:
                 return str(self._given[name])
+            # A parameter that is not called with a string.
             case ast.Name(id=name) if name in self._parameters:
                 return None
             case ast.Name(id=name) if len(self._assigned.get(name, [])) == 1:
-                # Without its own name, so that `name = name + "x"` ends.
+                # While it is evaluated the name is unknown, so that `name = name + "x"` does not recurse for ever.
                 [value] = self._assigned.pop(name)
                 text = self.text(value)
                 self._assigned[name] = [value]
@@ -214,7 +218,7 @@ class _Scope:
         return value if isinstance(value, str) else None
 
     def keys(self, node: ast.expr) -> Iterator[str | None]:
-        """Gives the keys of a dictionary; None for those that the source does not say."""
+        """Yields the keys of a dictionary, None for each that the source does not tell."""
         match node:
             case ast.Dict(keys=keys, values=values):
                 for key, value in zip(keys, values, strict=True):
@@ -244,7 +248,7 @@ def _argument(call: ast.Call, name: str, position: int) -> ast.expr | None:
 
 
 def _defaults(definition: ClassDefinition, node: ast.FunctionDef) -> dict[str, Any]:
-    """Returns the texts that are a method's defaults, by parameter."""
+    """Returns the defaults of a method that are strings, by parameter."""
     arguments = [*node.args.posonlyargs, *node.args.args]
     pairs = list(zip(reversed(arguments), reversed(node.args.defaults), strict=False))
     pairs += [

@@ -1,7 +1,7 @@
-"""Finds in a function's syntax tree where it uses members of Lightning's objects. Standard library only.
+"""The uses of Lightning's members in a function, found in its syntax tree. Standard library only.
 
-It follows what can be followed without running anything: ``self.trainer.X``, local names for such objects, the
-arguments of a callback's hooks. What it cannot follow it says nothing about.
+An object is followed as far as that is possible without running anything: through ``self.trainer.X``, local names, and
+the arguments of a callback's hooks. Of any other object nothing is reported, so that no finding is wrong.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from lightning_shim.diagnostics.source_files import FunctionNode
 
 
 class Origin(enum.Enum):
-    """Where an object comes from, as seen by the code that uses it."""
+    """The way in which a function gets an object."""
 
-    SELF = "self"
+    SELF = "self"  # its own instance, or a way back to it such as trainer.lightning_module
     SUPER = "super()"
     OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What is known of the value of an expression.
+    """The known value of an expression.
 
     Attributes:
-        owner: The class that it is an instance of, one of :data:`members.OWNERS`.
-        origin: Where it comes from.
+        owner: The class that it is an instance of, one of the table's ``OWNERS``.
+        origin: The way in which the function gets it.
         is_list: Whether it is a list of such instances.
     """
 
@@ -43,13 +43,11 @@ class Use:
     """One use of a member.
 
     Attributes:
-        value: Whose member it is.
+        value: The object that has the member.
         name: The member's name.
         line: The line of the name.
         is_stored: Whether it is set; otherwise it is read or called.
-        is_guarded: Whether the code goes on if there is no such member.
-        call: The call, if it is called.
-        is_deferred: Whether it is in a function inside the method, which may be called at another time.
+        is_guarded: Whether the code continues if there is no such member.
     """
 
     value: Value
@@ -57,17 +55,15 @@ class Use:
     line: int
     is_stored: bool
     is_guarded: bool
-    call: ast.Call | None
-    is_deferred: bool
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionUses:
-    """What a function uses.
+    """The uses of members in a function.
 
     Attributes:
-        uses: The uses of members.
-        mentions: All attributes that it reads or calls, by where they are looked up first.
+        uses: The uses.
+        mentions: The names of all attributes that it reads or calls, each with the origin of its object.
     """
 
     uses: tuple[Use, ...]
@@ -84,7 +80,7 @@ _LEADS_TO: Final = {
     ("Trainer", "model"): "LightningModule",
     ("Trainer", "datamodule"): "LightningDataModule",
 }
-"""By a class and its attribute, the class that the attribute is an instance of."""
+"""The class that an attribute is an instance of, by the owner and the name of the attribute."""
 
 _LEADS_TO_LIST: Final = {("LightningModule", "loggers"): "Logger", ("Trainer", "loggers"): "Logger"}
 """The same for lists of instances."""
@@ -92,22 +88,22 @@ _LEADS_TO_LIST: Final = {("LightningModule", "loggers"): "Logger", ("Trainer", "
 _CATCHES: Final = frozenset(
     {"AttributeError", "Exception", "BaseException", "LightningShimError", "RefusedMemberError"}
 )
-"""The errors whose handlers catch the one that a missing member raises."""
+"""The errors whose handlers catch the error that a missing member raises."""
 
 Names = Mapping[str, Value]
 
 
 def read_uses(node: FunctionNode, owner: str, names: Names, is_users: Callable[[str], bool]) -> FunctionUses:
-    """Finds what a method uses.
+    """Finds the uses of members in a method.
 
     Args:
         node: The method.
-        owner: The class of Lightning's that the method's own class derives from.
-        names: What is known of the method's arguments, by their names.
-        is_users: Tells whether an attribute of ``self`` is the user's own, not Lightning's.
+        owner: The Lightning class that the method's own class derives from.
+        names: The known values of the method's arguments, by name.
+        is_users: Returns whether an attribute of ``self`` is the user's own rather than Lightning's.
 
     Returns:
-        What it uses.
+        The uses.
     """
     reader = _Reader(owner, names, is_users)
     reader.read(node)
@@ -115,17 +111,19 @@ def read_uses(node: FunctionNode, owner: str, names: Names, is_users: Callable[[
 
 
 class _Reader(ast.NodeVisitor):
+    """Reads statements in their order, so that a name has the value that was assigned to it last."""
+
     def __init__(self, owner: str, names: Names, is_users: Callable[[str], bool]) -> None:
         self.mentions: set[tuple[Origin, str]] = set()
         self._owner: Final = owner
         self._names: dict[str, Value] = dict(names)
         self._is_users: Final = is_users
         self._uses: list[tuple[Use, ast.expr]] = []
-        # What hasattr has asked for anywhere in the function, and the expressions that isinstance has looked at.
+        # A member that hasattr asks for anywhere in the function counts as guarded everywhere in it, and so does an
+        # expression that isinstance checks: which branch is taken is not followed.
         self._asked_for: set[tuple[str, str]] = set()
-        self._looked_at: set[str] = set()
+        self._checked: set[str] = set()
         self._handlers = 0
-        self._depth = 0
 
     def read(self, node: FunctionNode) -> None:
         for statement in [node.body] if isinstance(node, ast.Lambda) else node.body:
@@ -134,10 +132,10 @@ class _Reader(ast.NodeVisitor):
     def guarded_uses(self) -> Iterator[Use]:
         for use, inner in self._uses:
             is_asked_for = (use.value.owner, use.name) in self._asked_for
-            is_looked_at = bool(self._looked_at) and ast.unparse(inner) in self._looked_at
-            yield replace(use, is_guarded=use.is_guarded or is_asked_for or is_looked_at)
+            is_checked = bool(self._checked) and ast.unparse(inner) in self._checked
+            yield replace(use, is_guarded=use.is_guarded or is_asked_for or is_checked)
 
-    # What is known of an expression's value.
+    # Values of expressions.
 
     def _value(self, node: ast.AST | None) -> Value | None:
         match node:
@@ -149,6 +147,7 @@ class _Reader(ast.NodeVisitor):
                 return self._element(self._value(inner))
             case ast.NamedExpr(value=inner) | ast.Await(value=inner):
                 return self._value(inner)
+            # Of two alternatives one is mostly None, so the other one is the value.
             case ast.IfExp(body=first, orelse=second):
                 return self._value(first) or self._value(second)
             case ast.BoolOp(values=values):
@@ -178,6 +177,7 @@ class _Reader(ast.NodeVisitor):
     # Uses.
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
+        # The last line is that of the name itself: a chain of calls may have a member on each of its lines.
         self._use(node.value, node.attr, node.end_lineno, is_stored=isinstance(node.ctx, ast.Store))
 
     def _use(
@@ -188,7 +188,6 @@ class _Reader(ast.NodeVisitor):
         *,
         is_stored: bool = False,
         is_guarded: bool = False,
-        call: ast.Call | None = None,
     ) -> None:
         value = self._value(inner)
         if not is_stored:
@@ -199,11 +198,11 @@ class _Reader(ast.NodeVisitor):
         self._pass_through(inner)
         if not value.is_list:
             assert line is not None
-            use = Use(value, name, line, is_stored, is_guarded or self._handlers > 0, call, self._depth > 0)
+            use = Use(value, name, line, is_stored, is_guarded or self._handlers > 0)
             self._uses.append((use, inner))
 
     def _pass_through(self, node: ast.expr) -> None:
-        """Visits what leads to a member: ``self.trainer.max_epochs`` is a use of ``max_epochs`` alone."""
+        """Visits the expression before a member: ``self.trainer.max_epochs`` is a use of ``max_epochs`` alone."""
         if isinstance(node, ast.Attribute):
             self.mentions.add((Origin.SELF, node.attr))
             self._pass_through(node.value)
@@ -226,11 +225,12 @@ class _Reader(ast.NodeVisitor):
                     self._asked_for.add((value.owner, name))
             case ast.Call(func=ast.Name(id="isinstance"), args=[inner, _]):
                 value = self._value(inner)
-                # That the module is of some class says nothing about a member of it.
+                # A check of the trainer or the logger tells a trial's stand-in from Lightning's own. One of the module
+                # says nothing about its members.
                 if value is not None and value.owner in ("Trainer", "Logger"):
-                    self._looked_at.add(ast.unparse(inner))
+                    self._checked.add(ast.unparse(inner))
             case ast.Call(func=ast.Attribute(value=inner, attr=name, end_lineno=line)):
-                self._use(inner, name, line, call=node)
+                self._use(inner, name, line)
             case _:
                 self.visit(node.func)
         for argument in (*arguments, *node.keywords):
@@ -247,7 +247,7 @@ class _Reader(ast.NodeVisitor):
             if item.optional_vars is not None:
                 self._bind(item.optional_vars, None)
         managers = [item.context_expr for item in node.items]
-        # contextlib.suppress, pytest.raises, ...
+        # contextlib.suppress(AttributeError), pytest.raises(...), and the like.
         is_guarded = any(isinstance(call, ast.Call) and any(map(_catches, call.args)) for call in managers)
         self._visit_guarded(node.body, is_guarded)
 
@@ -284,7 +284,7 @@ class _Reader(ast.NodeVisitor):
         for target in node.targets:
             match target, node.value:
                 case ast.Tuple(elts=targets), ast.Tuple(elts=values) if len(targets) == len(values):
-                    # All values are there before the first name is bound.
+                    # A list, since Python evaluates all values before it binds the first name.
                     for each, value in list(zip(targets, map(self._value, values), strict=True)):
                         self._bind(each, value)
                 case _:
@@ -321,12 +321,11 @@ class _Reader(ast.NodeVisitor):
     visit_ListComp = visit_SetComp = visit_GeneratorExp = visit_DictComp = _visit_comprehension
 
     def visit_FunctionDef(self, node: FunctionNode) -> None:
+        # An inner function sees the method's names, but for those that its own parameters hide.
         outer = dict(self._names)
         for argument in arguments_of(node):
             self._names.pop(argument, None)
-        self._depth += 1
         self.read(node)
-        self._depth -= 1
         self._names = outer
 
     visit_AsyncFunctionDef = visit_Lambda = visit_FunctionDef
@@ -340,7 +339,7 @@ def arguments_of(node: FunctionNode) -> list[str]:
 
 
 def _catches(error: ast.expr | None) -> bool:
-    """Tells whether the type of an ``except`` catches what a missing member raises."""
+    """Whether the type in an ``except`` catches the error that a missing member raises."""
     match error:
         case None:
             return True

@@ -1,6 +1,6 @@
-"""A script and the files that it imports, read without importing them: which class does a name stand for?
+"""A script and the files that it imports, with the classes that their names refer to. Standard library only.
 
-Standard library only.
+Nothing is imported: that would start the training, and might need packages which only the cluster has.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _OF_INTEREST: Final = frozenset(
 )
 
 _DEMONSTRATIONS: Final = tuple(f"{namespace}.demos" for namespace in NAMESPACES)
-"""Lightning's own classes that a user trains as they are."""
+"""Examples that Lightning ships, and that a user may train as they are."""
 
 
 class SourceError(Exception):
-    """The user's source does not say what is needed; the message says where, and what to do."""
+    """The user's source lacks what is needed; the message says where, and what to do."""
 
 
 class NotLiteralError(Exception):
-    """An expression has no value that can be read from the source."""
+    """The value of an expression cannot be read from the source."""
 
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """What a name is imported from.
+    """The origin of an imported name.
 
     Attributes:
         module: The module's full name.
-        name: The name in it; empty if the module itself is meant.
+        name: The name in that module; empty for the module itself.
     """
 
     module: str
@@ -51,7 +51,7 @@ class Import:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """Something that the project does not define.
+    """A class, function or module that the project does not define.
 
     Attributes:
         name: Its full name, such as ``pytorch_lightning.Trainer``.
@@ -61,13 +61,13 @@ class Outside:
 
     @property
     def lightnings(self) -> str | None:
-        """The name of a class or function of Lightning's, without its module; None for anything else."""
+        """The name of a class or function of Lightning's without its module, or None for anything else."""
         root, _, rest = self.name.partition(".")
         return rest.rpartition(".")[2] if root in _LIGHTNING else None
 
 
 class SourceModule:
-    """A file.
+    """A source file.
 
     Args:
         path: The file.
@@ -77,8 +77,8 @@ class SourceModule:
         path: The file.
         name: The module's full name.
         tree: Its syntax tree.
-        bindings: What its names stand for, wherever in the file they are defined.
-        stars: The modules that it imports everything of.
+        bindings: The definition of each name, in whatever scope.
+        stars: The modules from which it imports ``*``.
 
     Raises:
         SourceError: If it cannot be read.
@@ -97,11 +97,13 @@ class SourceModule:
             raise SourceError(f"{shown(path)} cannot be read: {error}") from error
         self.bindings: Final[dict[str, ast.ClassDef | Import | ast.expr]] = {}
         self.stars: Final[list[str]] = []
+        # The names of all scopes together: scripts import and define things inside functions, and seldom use a name for
+        # two of them.
         for node in ast.walk(self.tree):
             self._bind(node)
 
     def _bind(self, node: ast.AST) -> None:
-        # The first definition counts: the others are what there is without some package.
+        # The first definition counts: further ones are mostly substitutes for a package that is not installed.
         match node:
             case ast.ClassDef(name=name):
                 self.bindings.setdefault(name, node)
@@ -134,7 +136,7 @@ class SourceModule:
 
     @functools.cached_property
     def values(self) -> dict[str, list[ast.expr]]:
-        """The expressions that names are assigned, wherever in the file."""
+        """The expressions that are assigned to each name, in whatever scope."""
         values: dict[str, list[ast.expr]] = {}
         for node in ast.walk(self.tree):
             targets: list[ast.expr] = []
@@ -149,18 +151,19 @@ class SourceModule:
 
     @functools.cached_property
     def _rebound(self) -> frozenset[str]:
-        """Names that get values in other ways than by an assignment: loops, arguments, ``+=``."""
+        """The names that also get values in other ways than by an assignment: loops, arguments, ``+=``."""
         names: Counter[str] = Counter()
         for node in ast.walk(self.tree):
             if isinstance(node, ast.arg):
                 names[node.arg] += 1
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 names[node.id] += 1
+        # Each assignment in `values` stores its name once. Any further store is of another kind.
         return frozenset(name for name, times in names.items() if times != len(self.values.get(name, [])))
 
     @functools.cached_property
     def _command_line(self) -> dict[str, ast.expr]:
-        """The defaults of the script's own arguments, by the attribute that argparse gives them."""
+        """The defaults of the script's command line, by the attribute of argparse's namespace."""
         defaults: dict[str, ast.expr] = {}
         for node in ast.walk(self.tree):
             match node:
@@ -177,7 +180,7 @@ class SourceModule:
         return defaults
 
     def origin(self, node: ast.expr) -> ast.expr:
-        """Returns the expression that a name, or an argument of the command line, has its value from."""
+        """Returns the expression that a name, or an attribute such as ``args.lr``, gets its value from."""
         match node:
             case ast.Name(id=name) if len(self.values.get(name, [])) == 1 and name not in self._rebound:
                 return self.values[name][0]
@@ -186,26 +189,27 @@ class SourceModule:
         return node
 
     def literal(self, node: ast.expr) -> Any:
-        """Reads a value.
+        """Evaluates an expression.
 
         Args:
-            node: A literal, a name that stands for one, or an argument of the command line with its default.
+            node: A literal, a name for one, or an argument of the command line with a default.
 
         Returns:
             The value.
 
         Raises:
-            NotLiteralError: If the source does not say it.
+            NotLiteralError: If the source does not tell the value.
         """
         try:
             return ast.literal_eval(self.origin(node))
+        # The last two are raised if the expression is nested too deeply.
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
             raise NotLiteralError from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassDefinition:
-    """A class of which the source was found.
+    """A class with its source.
 
     Attributes:
         module: Its file.
@@ -226,7 +230,7 @@ class ClassDefinition:
         return self.module.place(self.node)
 
     def methods(self) -> dict[str, ast.FunctionDef]:
-        """Returns the methods that the class itself defines, by name."""
+        """Returns the class's own methods by name."""
         return {node.name: node for node in self.node.body if isinstance(node, ast.FunctionDef)}
 
 
@@ -234,13 +238,13 @@ Resolved = ClassDefinition | Outside | None
 
 
 class Project:
-    """A script, with the files that it imports.
+    """A script and the files that it imports.
 
     Args:
-        script: The script.
+        script: The script's path.
 
     Attributes:
-        script: The script's file.
+        script: The script.
 
     Raises:
         SourceError: If the script cannot be read.
@@ -258,7 +262,7 @@ class Project:
         return self._modules[path]
 
     def _locate(self, name: str) -> Path | None:
-        """Finds a module's file as Python would: in the script's folder first."""
+        """Returns a module's file as Python would find it: in the script's folder first."""
         parts = name.split(".")
         if not name or parts[0] in sys.stdlib_module_names:
             return None
@@ -270,7 +274,7 @@ class Project:
         return None
 
     def _find(self, name: str) -> SourceModule | None:
-        """Reads a module; None if there is no source of it, or it is another package's and has none for this Python."""
+        """Reads a module; None if it has no source, or is another package's that this Python cannot parse."""
         path = self._locate(name)
         if path is None:
             return None
@@ -282,7 +286,7 @@ class Project:
             return None
 
     def _is_own(self, path: Path) -> bool:
-        """Tells whether a file is one of those that are sent to the cluster with the script."""
+        """Whether a file is in the script's folder, which is sent to the cluster."""
         return path.is_relative_to(self._folder) and "site-packages" not in path.parts
 
     def files(self) -> list[SourceModule]:
@@ -297,7 +301,7 @@ class Project:
         return found
 
     def packages(self) -> list[str]:
-        """Returns the names of the packages, other than Python's own, that the project imports from elsewhere."""
+        """Returns the names of the packages that the project imports from elsewhere, other than Python's own."""
         names = {
             name.partition(".")[0]
             for module in self.files()
@@ -308,26 +312,27 @@ class Project:
         return sorted(names - own - sys.stdlib_module_names - FRAMEWORK_PACKAGES)
 
     def resolve(self, module: SourceModule, node: ast.expr) -> Resolved:
-        """Finds what a name stands for.
+        """Finds the class that a name refers to.
 
         Args:
-            module: The file that it is in.
+            module: The file of the expression.
             node: The name, or ``package.name``.
 
         Returns:
-            A class with its source, or the full name of something that the project does not define; None if neither is
-            known.
+            A class with its source, or the full name of something that the project does not define, or None if neither
+            is known.
         """
         parts = _dotted(node)
         return self._look_up(module, parts, frozenset()) if parts else None
 
     def named(self, name: str) -> Resolved:
-        """Finds what a full name such as ``package.module.Class`` stands for."""
+        """Finds the class that a full name such as ``package.module.Class`` refers to."""
         return self._in_module("", name.split("."), frozenset())
 
     def _look_up(self, module: SourceModule, parts: list[str], seen: frozenset[tuple[str, ...]]) -> Resolved:
         key = (str(module.path), *parts)
         if key in seen:
+            # Two files import the name from each other.
             return None
         seen |= {key}
         bound = module.bindings.get(parts[0])
@@ -361,10 +366,11 @@ class Project:
             return self._look_up(module, parts, seen)
         if len(parts) == 1:
             return Outside(full)
+        # The first part may be a submodule rather than a name in the module.
         return self._in_module(".".join([*filter(None, [name]), parts[0]]), parts[1:], seen)
 
     def ancestry(self, definition: ClassDefinition) -> list[ClassDefinition | Outside]:
-        """Returns a class and its bases, in the order in which methods are looked up."""
+        """Returns a class and its bases, in the order in which methods are looked up: depth first."""
         order: list[ClassDefinition | Outside] = []
         self._climb(definition, order)
         return order
@@ -379,7 +385,7 @@ class Project:
                 self._climb(base, order)
 
     def methods(self, definition: ClassDefinition) -> dict[str, tuple[ClassDefinition, ast.FunctionDef]]:
-        """Returns the methods that a class has from the project's source, by name, with the classes that have them."""
+        """Returns the methods of a class and its bases by name, each with the class that defines it."""
         methods: dict[str, tuple[ClassDefinition, ast.FunctionDef]] = {}
         for each in self.ancestry(definition):
             if isinstance(each, ClassDefinition):
@@ -388,18 +394,18 @@ class Project:
         return methods
 
     def lightning_class(self, resolved: Resolved) -> str | None:
-        """Returns which class of Lightning's something is or derives from; None if it is none of those of interest."""
+        """Returns the name of the Lightning class that something is or derives from, or None."""
         order = self.ancestry(resolved) if isinstance(resolved, ClassDefinition) else [resolved]
         for each in order:
             if isinstance(each, Outside) and each.lightnings in _OF_INTEREST:
                 return each.lightnings
-        # A base of which there is no source may be Lightning's.
+        # A base without source may derive from LightningModule.
         has_step = any(isinstance(each, ClassDefinition) and "training_step" in each.methods() for each in order)
         return "LightningModule" if has_step else None
 
 
 def shown(path: Path) -> str:
-    """Returns a path as the user would write it from where he is."""
+    """Returns a path relative to the working directory, if it is below that."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
@@ -407,17 +413,18 @@ def shown(path: Path) -> str:
 
 
 def _imported_by(module: SourceModule, node: ast.AST) -> Iterator[str]:
-    """Gives the full names of the modules that a statement imports, or may import."""
+    """Yields the full names of the modules that a statement imports, or may import."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         base = module.absolute(node)
         yield base
+        # `from package import name` imports a submodule if the package defines no such name.
         yield from (f"{base}.{alias.name}" for alias in node.names if alias.name != "*")
 
 
 def _dotted(node: ast.expr) -> list[str]:
-    """Returns the parts of ``a.b.c``; none for another expression."""
+    """Returns the parts of ``a.b.c``, or an empty list for another expression."""
     match node:
         case ast.Name(id=name):
             return [name]

@@ -1,4 +1,4 @@
-"""What a script trains, and with which arguments: read from its source. Standard library only."""
+"""The module that a script trains and the arguments of its constructor, read from the source. Standard library only."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ class Call:
         return self.module.place(self.node)
 
     def argument(self, name: str, position: int | None = None) -> ast.expr | None:
-        """Returns an argument as it is written.
+        """Returns the expression of an argument, or None if it is not passed.
 
         Args:
             name: Its name.
-            position: Its place among those without a name, if it may be one.
+            position: Its index among the positional arguments, if it may be one of them.
         """
         if position is not None and position < len(self.node.args):
             return self.node.args[position]
         return next((keyword.value for keyword in self.node.keywords if keyword.arg == name), None)
 
     def literal(self, name: str, position: int | None = None) -> Any:
-        """Returns the value of an argument, as far as the source says it; None if there is none."""
+        """Returns the value of an argument, or None if it is not passed or the source does not tell its value."""
         node = self.argument(name, position)
         try:
             return None if node is None else self.module.literal(node)
@@ -70,14 +70,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of a constructor, and what the script has for it.
+    """A parameter of a constructor, with the value that the script passes.
 
     Attributes:
         name: Its name.
         place: ``"file:line"`` of the value.
-        has_value: Whether the source says the value.
+        has_value: Whether the source tells the value.
         value: The value.
-        text: The value as the source has it; empty if there is none.
+        text: The value's source; empty if there is none.
     """
 
     name: str
@@ -89,11 +89,11 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Monitor:
-    """What a callback looks at.
+    """The metric that a callback monitors.
 
     Attributes:
-        metric: The name of the metric.
-        mode: ``min`` or ``max``; None if the source does not say it.
+        metric: The metric's name.
+        mode: ``min`` or ``max``; None if the source does not tell.
         place: ``"file:line"``.
     """
 
@@ -104,17 +104,18 @@ class Monitor:
 
 @dataclass(slots=True)
 class TrainingScript:
-    """What a script trains.
+    """A script's training.
 
     Attributes:
         project: The script and its files.
-        way: :data:`OWN_FIT`, :data:`TRAINER` or :data:`LIGHTNING_CLI`; empty if it trains nothing itself.
-        call: The call of it, which has the settings.
+        way: The way of training: :data:`OWN_FIT`, :data:`TRAINER` or :data:`LIGHTNING_CLI`; empty if the script itself
+            trains nothing.
+        call: The call of that function or class, which has the settings.
         module: The LightningModule.
-        datamodule: The LightningDataModule, if there is one.
-        trained: The expressions that the training is given, with their files.
-        monitors: What its callbacks look at.
-        patches_trainer: Whether it patches the Trainer by itself.
+        datamodule: The LightningDataModule, or None.
+        trained: The arguments of the training, each with its file.
+        monitors: The metrics that its callbacks monitor.
+        patches_trainer: Whether the script itself calls ``patch(trainer=True)``.
     """
 
     project: Project
@@ -132,19 +133,19 @@ class TrainingScript:
         classes = [self.module, *([] if self.datamodule is None else [self.datamodule])]
         if self.way != OWN_FIT:
             return classes
-        # fit() trains an object as it is.
+        # lightning_shim.fit trains an object as it is, and builds only classes.
         objects = [self.project.resolve(owner, node.func) for owner, node in self.trained if isinstance(node, ast.Call)]
         return [each for each in classes if each not in objects]
 
     def parameters(self, configured: Mapping[str, Mapping[str, Any]], config_place: str) -> Iterator[Parameter]:
-        """Gives the parameters of the constructors, with the values that the script trains with.
+        """Yields the parameters of the constructors, with the values that the script passes.
 
         Args:
-            configured: The values of a configuration file, by the class's name in Lightning and by parameter.
-            config_place: That file.
+            configured: The values in a configuration file, by the name of Lightning's class and by parameter.
+            config_place: The name of that file.
 
         Yields:
-            Each parameter of each class; one whose value is given in several ways comes with each of them.
+            Each parameter of each class, once for each call of the class.
         """
         given = self.call.argument("hparams") if self.way == OWN_FIT and self.call is not None else None
         of_fit: dict[str, ast.expr] = {}
@@ -175,9 +176,10 @@ class TrainingScript:
         default: ast.expr | None,
         default_module: SourceModule,
     ) -> Parameter:
-        """Finds what a call has for a parameter."""
+        """Returns a parameter with the value that a call passes."""
         names = [each for each, _, _ in self._constructor(definition, only_positional=True)]
         position = names.index(name) if name in names else None
+        # Further values may come from *args or from the checkpoint, neither of which the source shows.
         is_open = any(isinstance(each, ast.Starred) for each in call.node.args) or _is_load(call.node)
         value = call.argument(name, None if is_open else position)
         if value is not None:
@@ -189,9 +191,9 @@ class TrainingScript:
     def _constructor(
         self, definition: ClassDefinition, only_positional: bool = False
     ) -> list[tuple[str, ast.expr | None, SourceModule]]:
-        """Returns the parameters of a constructor, with their defaults."""
+        """Returns the parameters of a constructor, with their defaults and the file of these."""
         found = self.project.methods(definition).get("__init__")
-        # Those of Lightning's own classes get no hyperparameters.
+        # The constructors of Lightning's own classes take no hyperparameters.
         if found is None or found[0].module.name.partition(".")[0] in FRAMEWORK_PACKAGES:
             return []
         owner, node = found
@@ -231,18 +233,18 @@ def _parameter(
 
 
 def read_training_script(project: Project, class_name: str = "", class_path: str = "") -> TrainingScript:
-    """Finds what a script trains.
+    """Finds the training in a script.
 
     Args:
-        project: The script.
-        class_name: The LightningModule, where the user has said which one.
-        class_path: Its full name, where a configuration file of LightningCLI says it.
+        project: The script and its files.
+        class_name: The LightningModule, if the user has named one.
+        class_path: The LightningModule's full name, if a configuration file of LightningCLI has it.
 
     Returns:
-        What it trains.
+        The training.
 
     Raises:
-        SourceError: If it cannot be told which LightningModule that is.
+        SourceError: If the source does not tell which LightningModule is trained.
     """
     calls = [
         (Call(module, node), project.resolve(module, node.func))
@@ -282,7 +284,7 @@ def read_training_script(project: Project, class_name: str = "", class_path: str
 
 
 def _training_call(project: Project, calls: list[tuple[Call, Resolved]]) -> tuple[str, Call | None]:
-    """Finds the call that has the settings of the training."""
+    """Finds the way of training, and the call that has its settings."""
     found: dict[str, list[Call]] = {}
     for call, resolved in calls:
         is_fit = isinstance(resolved, Outside) and resolved.name in (OWN_FIT, _TRIAL)
@@ -291,8 +293,9 @@ def _training_call(project: Project, calls: list[tuple[Call, Resolved]]) -> tupl
         kind = project.lightning_class(resolved)
         if kind in (LIGHTNING_CLI, TRAINER):
             found.setdefault(kind, []).append(call)
+    # The first that is found counts: a script that calls lightning_shim.fit may still have a Trainer for testing.
     for way in (OWN_FIT, LIGHTNING_CLI, TRAINER):
-        # A Trainer without a length is one for a test.
+        # A Trainer without a length is most likely one for testing.
         with_length = [each for each in found.get(way, []) if each.argument("max_epochs") or each.argument("max_steps")]
         if way in found:
             return way, [*with_length, *found[way]][0]
@@ -302,7 +305,7 @@ def _training_call(project: Project, calls: list[tuple[Call, Resolved]]) -> tupl
 def _trained(
     way: str, call: Call | None, calls: list[tuple[Call, Resolved]]
 ) -> Iterator[tuple[SourceModule, ast.expr]]:
-    """Gives the expressions that the training is given, names replaced by what they are assigned."""
+    """Yields the arguments of the training, with names replaced by the expressions assigned to them."""
     given = [call] if call is not None and way in (OWN_FIT, LIGHTNING_CLI) else []
     if way == TRAINER:
         given = [
@@ -318,6 +321,7 @@ def _of_kind(project: Project, arguments: list[tuple[SourceModule, ast.expr]], k
     found = []
     for module, node in arguments:
         target = node.func if isinstance(node, ast.Call) else node
+        # LitModel(...), or a class method such as LitModel.load_from_checkpoint(...).
         candidates = [target, target.value] if isinstance(target, ast.Attribute) else [target]
         for each in (project.resolve(module, candidate) for candidate in candidates):
             if isinstance(each, ClassDefinition) and project.lightning_class(each) == kind and each not in found:
@@ -333,9 +337,10 @@ def _classes(module: SourceModule, project: Project) -> list[ClassDefinition]:
 
 
 def _mentioned(project: Project, kind: str) -> list[ClassDefinition]:
-    """Finds the classes that the script names; those of its other files only where it names none."""
+    """Finds the classes of a kind that the script mentions, or else those that the nearest of its files does."""
     for module in project.files():
         found = [each for each in _classes(module, project) if project.lightning_class(each) == kind]
+        # A base of another one is there to be derived from, not to be trained.
         bases = {id(base) for each in found for base in project.ancestry(each)[1:]}
         found = [each for each in found if id(each) not in bases]
         if found:
@@ -358,6 +363,7 @@ def _only_module(project: Project, given: list[ClassDefinition]) -> ClassDefinit
 
 
 def _monitors(project: Project, calls: list[tuple[Call, Resolved]]) -> Iterator[Monitor]:
+    # Only EarlyStopping takes the metric by position, and the default mode of both is "min".
     for name, position in (("ModelCheckpoint", None), ("EarlyStopping", 0)):
         for call, resolved in calls:
             if project.lightning_class(resolved) == name:

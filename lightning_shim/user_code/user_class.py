@@ -1,4 +1,4 @@
-"""The user's own code in a class: its methods, what they use of Lightning's objects, and which a trial reaches."""
+"""The user's own code in a class and its bases: the methods, their uses of Lightning's members, and their callers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from lightning_shim.user_code.class_source import ClassSource, Method, classes_c
 from lightning_shim.user_code.member_uses import FunctionUses, Origin, Value, arguments_of, read_uses
 
 _DEMONSTRATIONS: Final = tuple(f"{namespace}.demos." for namespace in NAMESPACES)
-"""Lightning ships them as an example of what a user would write."""
+"""Examples that Lightning ships, which count as the user's code."""
 
-_OF_PYTHON: Final = frozenset({"abc", "collections", "enum", "typing", "typing_extensions"})
-"""Where classes that modules are mixed with come from, such as ``typing.Generic``."""
+_MIXIN_PACKAGES: Final = frozenset({"abc", "collections", "enum", "typing", "typing_extensions"})
+"""Packages of Python's whose classes are mixed into modules, such as ``typing.Generic``."""
 
 _HOOK_ARGUMENTS: Final = {"trainer": "Trainer", "pl_module": "LightningModule"}
-"""What Lightning passes to a callback's hooks, by the names that its own hooks have for it."""
+"""The classes of the arguments of a callback's hooks, by Lightning's names for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Place:
     """A line of source.
 
     Attributes:
-        file: The file, as Python names it in a traceback.
+        file: The file, as in a traceback.
         line: The line, from 1.
-        module: The name of the Python module that is in the file.
+        module: The name of the file's Python module.
     """
 
     file: str
@@ -46,12 +46,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Function:
-    """A method of the user's, and what it uses.
+    """A method of the user's, with its uses of members.
 
     Attributes:
         method: The method.
         cls: Its class.
-        found: What it uses.
+        found: Its uses.
     """
 
     method: Method
@@ -60,27 +60,27 @@ class Function:
 
     @property
     def name(self) -> str:
-        """The name that the class has it by."""
+        """Its name in the class."""
         return self.method.name
 
     def place(self, line: int) -> Place:
-        """Returns the place of a line of it."""
+        """Returns the place of one of its lines."""
         return Place(self.method.source.name, line, self.method.module)
 
 
 class UserCode:
-    """What a user has written of a class: that of its bases as well, up to Lightning's.
+    """The user's code in a class and its bases, up to Lightning's.
 
     Args:
-        subject: A class that derives from one of Lightning's, or an object of such.
+        subject: A class that derives from one of Lightning's, or an object of such a class.
         owner: The name of Lightning's class.
         base: Lightning's class.
-        files: Where source is read.
+        files: The cache of source files.
 
     Attributes:
         cls: The class.
         functions: All methods.
-        unread: The names of the classes of which some method at least could not be read.
+        unread: The names of the classes with at least one method that could not be read.
     """
 
     def __init__(self, subject: Any, owner: str, base: type, files: SourceFiles) -> None:
@@ -104,7 +104,7 @@ class UserCode:
                 try:
                     found = read_uses(method.node, owner, self._arguments(method), self._is_in_a_class)
                 except RecursionError:
-                    # Python compiles what is nested a little deeper than it can visit.
+                    # Code may be nested a little deeper than a visitor can follow, and still compile.
                     unread[cls] = None
                 else:
                     self.functions.append(Function(method, cls, found))
@@ -112,6 +112,7 @@ class UserCode:
         self._by_name: Final[dict[str, list[Function]]] = {}
         for function in self.functions:
             self._by_name.setdefault(function.name, []).append(function)
+        # Attributes that methods set on self, which the class's __dict__ does not have.
         self._set_on_self: Final[dict[str, Place]] = {}
         for function in self.functions:
             for use in function.found.uses:
@@ -119,7 +120,7 @@ class UserCode:
                     self._set_on_self.setdefault(use.name, function.place(use.line))
 
     def _arguments(self, method: Method) -> dict[str, Value]:
-        """Says what is known of a method's arguments."""
+        """Returns the known values of a method's arguments."""
         arguments = arguments_of(method.node)
         if not method.has_self or not arguments:
             return {}
@@ -127,16 +128,16 @@ class UserCode:
         if self._owner == "Callback":
             hook = getattr(self._base, method.name, None) if method.name in self._rows else None
             of_hook = list(inspect.signature(hook).parameters) if callable(hook) else []
-            # By position as in Lightning's hook, and by name in any method.
+            # In a hook by position, whatever the user calls the arguments; in any other method by Lightning's names.
             for own, name in [*zip(arguments, of_hook, strict=False), *zip(arguments, arguments, strict=True)]:
                 if name in _HOOK_ARGUMENTS:
                     known.setdefault(own, Value(_HOOK_ARGUMENTS[name], Origin.OTHER))
         return known
 
-    # What the user defines.
+    # Definitions.
 
     def _definer(self, name: str, after: type | None = None) -> type | None:
-        """Returns the class that a member is found in, as ``super()`` in a class finds it if one is given."""
+        """Returns the class that defines a member; with ``after``, the one that ``super()`` in that class finds."""
         start = 0 if after is None else self._order[after] + 1
         return next((cls for cls in self.cls.__mro__[start:] if name in vars(cls)), None)
 
@@ -144,28 +145,30 @@ class UserCode:
         return self._definer(name, after) in self._sources
 
     def defines(self, name: str, after: type | None = None) -> bool:
-        """Tells whether a member of the object is the user's own, and not Lightning's.
+        """Whether a member of the object is the user's own rather than Lightning's.
 
         Args:
             name: The member's name.
-            after: The class in whose methods ``super()`` looks for it; by default it is looked for on ``self``.
+            after: The class whose ``super()`` looks for it; by default it is looked for on ``self``.
         """
         if self._is_in_a_class(name, after):
             return True
         row = self._rows.get(name)
         is_lightnings = row is not None and not row.is_removed and row.kind in (Kind.PROPERTY, Kind.ATTRIBUTE)
         if after is not None or is_lightnings:
-            # What is set on self under such a name goes through Lightning.
+            # An assignment to such a name goes through Lightning's own setter, and defines nothing new.
             return False
         registered = (self._instance.get(kind, {}) for kind in ("_modules", "_parameters", "_buffers"))
         return name in self._set_on_self or name in self._instance or any(name in names for names in registered)
 
     def sets_somewhere(self, name: str) -> bool:
-        """Tells whether the user's code sets an attribute of this name on any object.
+        """Whether the user's code sets an attribute of a given name on any object.
+
+        It is looked for in the files of the class and its bases, and in all imported modules of their packages and
+        folders, since one module may set an attribute of the trainer that another reads.
 
         Args:
-            name: The attribute's name. It is looked for in the files of the class and its bases, and in what has been
-                imported of their packages and from their folders.
+            name: The attribute's name.
         """
         files = {function.method.source.name for function in self.functions}
         folders = {os.path.dirname(file) for file in files if os.path.isabs(file)}
@@ -176,22 +179,23 @@ class UserCode:
                 os.path.dirname(file) in folders or module.__name__.partition(".")[0] in packages - {"__main__"}
             ):
                 files.add(file)
+        # Only files whose text has the name are parsed, which takes longer than looking.
         sources = (self._files.file(file) for file in files if name in "".join(linecache.getlines(file)))
         return any(source is not None and name in source.stored_attributes for source in sources)
 
     def sets_later(self, name: str) -> bool:
-        """Tells whether a method other than the constructor sets an attribute of this name."""
+        """Whether a method other than the constructor sets an attribute of a given name."""
         methods = (function for function in self.functions if function.name != "__init__")
         return any(use.is_stored and use.name == name for method in methods for use in method.found.uses)
 
     def definition(self, name: str) -> Place | None:
-        """Finds where the user defines a member that is overridden: the ``def`` or the assignment.
+        """Finds the ``def`` or the assignment of an overridden member.
 
         Args:
             name: The member's name.
 
         Returns:
-            The place; None if another package than the user's defines it.
+            The place, or None if the user's code does not define it.
         """
         if name in self._instance:
             if name in self._set_on_self:
@@ -213,16 +217,16 @@ class UserCode:
         source = self._sources.get(self.cls) or ClassSource(self.cls, self._files, is_users)
         return Place(*source.location, self.cls.__module__)
 
-    # What a trial reaches.
+    # The methods that a trial reaches.
 
     def made_by(self, name: str) -> Iterator[tuple[type, Place]]:
-        """Finds the classes that a method calls, and those that the methods call which it leads to.
+        """Finds the classes that a method calls, itself or through other methods of the class.
 
         Args:
             name: The method's name.
 
         Yields:
-            Each class, if it is the value of a name of the module's, with the line.
+            Each class that is called by a name, with the place of the call.
         """
         new = {function for function in self._by_name.get(name, []) if not self.is_hidden(function)}
         leading: set[Function] = set()
@@ -234,11 +238,12 @@ class UserCode:
                 yield cls, function.place(line)
 
     def is_hidden(self, function: Function) -> bool:
-        """Tells whether the method of another class has taken a method's place."""
+        """Whether a subclass overrides the method."""
         return self._definer(function.name) not in (function.cls, None)
 
     def reached(self) -> set[Function]:
-        """Returns the methods that a trial may call: all but those that only hooks lead to which it never calls."""
+        """Returns the methods that a trial may call: all but those that only never-called hooks lead to."""
+        # Starting with the methods that are called from outside, add what they call until nothing new is found.
         leads_to = {function: set(self._called_by(function)) for function in self.functions}
         called = {target for function, targets in leads_to.items() for target in targets - {function}}
         new = {function for function in self.functions if self._is_entered(function, function in called)}
@@ -249,9 +254,10 @@ class UserCode:
         return reached
 
     def _is_entered(self, function: Function, is_called_by_another: bool) -> bool:
-        """Tells whether a method is called from outside of the class."""
+        """Whether a method may be called from outside the class."""
+        # A method that no other one calls must be called from elsewhere, or not at all. To be safe it counts.
         row = self._rows.get(function.name)
-        if self.is_hidden(function) or (row is not None and never_called(row)):
+        if self.is_hidden(function) or (row is not None and _is_never_called(row)):
             return False
         return row is not None or function.name.startswith("__") or not is_called_by_another
 
@@ -265,11 +271,11 @@ class UserCode:
 
 
 def is_users(module_name: str) -> bool:
-    """Tells by a module's name whether its code counts as the user's, as that of all packages but a few does."""
+    """Whether the code of a module counts as the user's, as that of all but a few packages does."""
     package = module_name.partition(".")[0]
-    return not (package in FRAMEWORK_PACKAGES or package in _OF_PYTHON) or module_name.startswith(_DEMONSTRATIONS)
+    return not (package in FRAMEWORK_PACKAGES or package in _MIXIN_PACKAGES) or module_name.startswith(_DEMONSTRATIONS)
 
 
-def never_called(row: Member) -> bool:
-    """Tells whether a member is a hook that no trial calls, though the user may."""
+def _is_never_called(row: Member) -> bool:
+    """Whether a member is a hook that no trial calls, though the user's code may."""
     return row.kind is Kind.HOOK and row.support is Support.IGNORED

@@ -20,8 +20,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_shim.checkpoint.attribute_pickle import AttributeUnpickler, Hashed, Written
-from lightning_shim.checkpoint.first_objects import FirstObjects, KnownObjects, NotThereError
+from lightning_shim.checkpoint.attribute_pickle import AttributeUnpickler, CheckpointPickler, HashingPickler
+from lightning_shim.checkpoint.initial_objects import InitialObjects, KnownObjects, MissingObjectError
 from tests.parity.oracle import assert_same
 
 
@@ -41,17 +41,17 @@ KNOWN = KnownObjects({"optimizer 0": OPTIMIZER}, {"parameter weight": WEIGHT}, t
 ABSENT = object()
 
 
-def first_objects(value: Any = ABSENT) -> FirstObjects:
+def initial_objects(value: Any = ABSENT) -> InitialObjects:
     """Returns what is known of a process in which a value was there when training began."""
-    first = FirstObjects(frozenset())
+    first = InitialObjects(frozenset())
     if value is not ABSENT:
         first.add("it", value, KNOWN)
     return first
 
 
-def digest(value: Any, first: FirstObjects) -> bytes:
+def digest(value: Any, first: InitialObjects) -> bytes:
     """Returns what a value can be recognised by."""
-    hashed = Hashed(KNOWN, first)
+    hashed = HashingPickler(KNOWN, first)
     hashed.dump_with_contents(value)
     return hashed.digest()
 
@@ -59,12 +59,12 @@ def digest(value: Any, first: FirstObjects) -> bytes:
 Pickled = tuple[bytes, list[Tensor]]
 
 
-def packed(value: Any, first: FirstObjects | None = None) -> Pickled:
+def packed(value: Any, first: InitialObjects | None = None) -> Pickled:
     """Pickles a value."""
-    first = first or first_objects()
-    hashed = Hashed(KNOWN, first)
+    first = first or initial_objects()
+    hashed = HashingPickler(KNOWN, first)
     hashed.dump_with_contents(value)
-    written = Written(KNOWN, first, hashed.storages)
+    written = CheckpointPickler(KNOWN, first, hashed.storages)
     written.dump_with_contents(value)
     # As they come from a file.
     return written.getvalue(), [buffer.clone() for buffer in written.buffers]
@@ -72,12 +72,12 @@ def packed(value: Any, first: FirstObjects | None = None) -> Pickled:
 
 def unpacked(pickled: Pickled, present: Any = ABSENT) -> Any:
     """Reads it in a process in which another value was there."""
-    return AttributeUnpickler(*pickled, KNOWN, first_objects(present)).load_with_contents()
+    return AttributeUnpickler(*pickled, KNOWN, initial_objects(present)).load_with_contents()
 
 
 def carried_over(before: Any, after: Any, change: Any) -> Any:
     """Changes a value in one process, and reads it in another one that has made its like; returns what was read."""
-    first = first_objects(before)
+    first = initial_objects(before)
     at_first = digest(before, first)
     assert digest(before, first) == at_first
     change(before)
@@ -189,7 +189,7 @@ def test_generators(make: Any) -> None:
         return float(torch.rand((), generator=generator)) if is_of_torch else float(generator.random())
 
     generator, other = make(1), make(2)
-    plain_of_same, plain_of_new = packed(generator, first_objects(generator)), packed(generator)
+    plain_of_same, plain_of_new = packed(generator, initial_objects(generator)), packed(generator)
     expected = draw(generator)
     assert draw(unpacked(plain_of_new)) == expected
     assert unpacked(plain_of_same, other) is other
@@ -308,7 +308,7 @@ class TestObjectsThatWereThere:
 
     def test_container_that_took_its_place_is_a_new_one(self) -> None:
         there = [1, 2]
-        back = unpacked(packed([3], first_objects(there)), there)
+        back = unpacked(packed([3], initial_objects(there)), there)
         assert (back, there) == ([3], [1, 2])
 
     def test_state_is_asked_for_and_loaded(self) -> None:
@@ -318,13 +318,13 @@ class TestObjectsThatWereThere:
         before, after = scheduler(), scheduler()
         assert carried_over(before, after, lambda value: setattr(value, "last_epoch", 7)) is after
         assert after.last_epoch == 7
-        with pytest.raises(NotThereError):
-            unpacked(packed(before, first_objects(before)))
+        with pytest.raises(MissingObjectError):
+            unpacked(packed(before, initial_objects(before)))
 
     def test_module_of_another_class_does_not_take_it(self) -> None:
         layer = nn.Linear(2, 2)
-        with pytest.raises(NotThereError):
-            unpacked(packed(layer, first_objects(layer)), nn.Identity())
+        with pytest.raises(MissingObjectError):
+            unpacked(packed(layer, initial_objects(layer)), nn.Identity())
 
     def test_modules_are_filled(self) -> None:
         before, after = nn.Linear(2, 2), nn.Linear(2, 2)
@@ -350,7 +350,7 @@ class TestObjectsThatWereThere:
     def test_state_that_has_a_state_again_is_not_followed(self) -> None:
         mock = Mock()
         value = [mock, Mock(spec=nn.Module), Mock(spec=dict), Mock(spec=tuple)]
-        digest(value, first_objects(value))
+        digest(value, initial_objects(value))
         assert mock.mock_calls == []
 
 
@@ -386,7 +386,7 @@ class TestReferences:
         assert back[1] is back
         there: list[Any] = [1]
         there.append(there)
-        first = first_objects(there)
+        first = initial_objects(there)
         there.append(2)
         other: list[Any] = [1]
         other.append(other)
@@ -412,7 +412,7 @@ class TestReferences:
 
     def test_views_of_what_was_there_are_stored_without_the_rest(self) -> None:
         table = torch.zeros(100_000)
-        stream, buffers = packed([table[:2], table[5:7]], first_objects(table))
+        stream, buffers = packed([table[:2], table[5:7]], initial_objects(table))
         assert len(stream) + sum(map(len, buffers)) < 1_000
 
 
@@ -438,7 +438,7 @@ def test_new_objects_that_cannot_be_made(value: Any) -> None:
 
 def test_objects_are_not_kept_alive() -> None:
     value = Average(1.0)
-    first = first_objects(value)
+    first = initial_objects(value)
     digest(value, first)
     reference = weakref.ref(value)
     del value
@@ -454,13 +454,13 @@ class TestLargeValues:
     )
     def test_looking_and_writing_copy_nothing(self, make: Any) -> None:
         value = [make(self.SIZE)]
-        first = first_objects(value)
+        first = initial_objects(value)
         tracemalloc.start()
         resident = resident_bytes()
         at_first = digest(value, first)
         value[0][7] = 1
         assert digest(value, first) != at_first
-        written = Written(KNOWN, first, {})
+        written = CheckpointPickler(KNOWN, first, {})
         written.dump_with_contents(value)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -472,7 +472,7 @@ class TestLargeValues:
 
     def test_unchanged_tensor_is_not_read(self) -> None:
         table = torch.zeros(self.SIZE // 4)
-        first = first_objects(table)
+        first = initial_objects(table)
         resident = resident_bytes()
         assert digest(table, first) == digest(table, first)
         # Zeros that nobody reads are not in memory; each sample brings a page.
@@ -482,7 +482,7 @@ class TestLargeValues:
     @pytest.mark.parametrize("size", [4, 5_000, SIZE // 4])
     def test_changes_are_seen(self, size: int, change: str) -> None:
         table = torch.zeros(size)
-        first = first_objects(table)
+        first = initial_objects(table)
         at_first = digest(table, first)
         if change == "in place":
             table += 1
@@ -495,10 +495,10 @@ class TestLargeValues:
         assert digest(table, first) != at_first
 
     def test_single_row_by_data_goes_unseen_in_a_large_tensor_alone(self) -> None:
-        """The limit that Hashed speaks of."""
+        """The limit that HashingPickler speaks of."""
         for size, is_seen in ((self.SIZE // 4, False), (16 * 1024**2, True)):
             table = torch.zeros(size)
-            first = first_objects(table)
+            first = initial_objects(table)
             at_first = digest(table, first)
             table.data[3] = 1
             assert (digest(table, first) != at_first) is is_seen
@@ -506,7 +506,7 @@ class TestLargeValues:
     def test_inference_tensor_has_no_version(self) -> None:
         with torch.inference_mode():
             table = torch.zeros(self.SIZE // 4)
-            first = first_objects(table)
+            first = initial_objects(table)
             at_first = digest(table, first)
             table[3] = 1
             assert digest(table, first) != at_first
@@ -514,7 +514,7 @@ class TestLargeValues:
     @pytest.mark.parametrize("dtype", [np.float32, np.int8])
     def test_array_changed_in_place(self, dtype: Any) -> None:
         table = np.zeros(1_000_000, dtype)
-        first = first_objects(table)
+        first = initial_objects(table)
         at_first = digest(table, first)
         table[3] = 1
         assert digest(table, first) != at_first

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -634,7 +635,32 @@ class TestStartupHook:
     def test_is_that_of_the_examples(self, example: str) -> None:
         """Which install what the package's extra names in the place of a requirements.txt."""
         hook = (ROOT / "examples" / example / "startup-hook.sh").read_text()
-        assert hook == template("startup-hook.sh").replace('asked=("$wheel")', 'asked=("$wheel[examples]")')
+        assert hook == template("startup-hook.sh").replace('"$wheel" $', '"$wheel[examples]" $')
+
+    @pytest.mark.parametrize("has_requirements", [False, True])
+    def test_installs(self, project: Path, has_requirements: bool) -> None:
+        """As Determined sources it; pip is one that says what it is asked for."""
+        init(project, "train.py")
+        (project / "lightning_shim-0.1.0-py3-none-any.whl").touch()
+        if has_requirements:
+            (project / "requirements.txt").touch()
+        pip = project.parent / "pip"
+        printing = "print(open(sys.argv[place + 1]).read().strip(), *sys.argv[place + 2 :])"
+        write(pip, pip=f"import sys\nplace = sys.argv.index('--constraint')\n{printing}\n")
+        finished = subprocess.run(
+            ["bash", "-c", "set -e; source startup-hook.sh"],
+            cwd=project,
+            env={
+                **os.environ,
+                "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+                "PYTHONPATH": str(pip),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        asked = f"torch=={version('torch')} ./lightning_shim-0.1.0-py3-none-any.whl"
+        assert finished.stdout.splitlines()[0] == asked + " --requirement requirements.txt" * has_requirements
 
 
 def test_experiment_runs_on_a_cluster(project: Path, tmp_path: Path) -> None:

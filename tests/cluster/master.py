@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from werkzeug.exceptions import BadRequest, HTTPException, NotFound, Unauthorized
+from werkzeug.exceptions import BadRequest, HTTPException, InternalServerError, NotFound, Unauthorized
 from werkzeug.routing import Map, Rule
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
@@ -81,6 +81,9 @@ class Master:
     Args:
         config: The experiment's configuration.
         seed: The trial's seed.
+        stops_at: The batch whose validation has the search stop the trial, if it does.
+        is_ill: Whether it answers nobody who asks for the trial's state once there is a validation.
+        warm_start: The UUID of another trial's checkpoint that the first run starts from.
 
     Attributes:
         config: The experiment's configuration.
@@ -90,13 +93,24 @@ class Master:
         early_exits: The reasons that the trial gave for not being started again.
     """
 
-    def __init__(self, config: dict[str, Any], seed: int = 3) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        seed: int = 3,
+        *,
+        stops_at: int | None = None,
+        is_ill: bool = False,
+        warm_start: str | None = None,
+    ) -> None:
         self.config = config
         self.requests: list[RecordedRequest] = []
         self.refused: list[str] = []
         self.runs: list[Run] = []
         self.early_exits: list[str] = []
         self._seed = seed
+        self._stops_at = stops_at
+        self._is_ill = is_ill
+        self._warm_start = warm_start
         self._token = str(uuid.uuid4())
         self._is_closed = False
         self._changed = threading.Condition()
@@ -157,7 +171,7 @@ class Master:
             pause_after: The batch after which it is told to pause. The signal is sent while that batch is trained,
                 which the master knows of a trial that reports each batch.
         """
-        steps, storage_id = list(self.checkpoints.items())[-1] if self.checkpoints else (0, None)
+        steps, storage_id = list(self.checkpoints.items())[-1] if self.checkpoints else (0, self._warm_start)
         self.runs.append(Run(len(self.runs) + 1, steps, storage_id, pause_after, batches_started=steps))
         return self.run
 
@@ -221,8 +235,8 @@ class Master:
         try:
             response = self._answer(request)
         except HTTPException as error:
-            # "None yet" is an answer.
-            if not isinstance(error, _NoneYet):
+            # "None yet" is an answer, and an illness is what a test wants.
+            if not isinstance(error, (_NoneYet, InternalServerError)):
                 self.refused.append(f"{request.method} {request.path}: {error.description}")
             response = _json({"error": {"message": error.description}}, error.code or 500)
         return response(environ, start_response)
@@ -258,7 +272,18 @@ class Master:
 
     def _trial(self, body: Any, request: Request) -> dict[str, Any]:
         validations = self.metrics("validation")
-        return {"trial": {"latestValidation": {"totalBatches": max(validations)}} if validations else {}}
+        if not validations:
+            return {"trial": {"state": "STATE_RUNNING"}}
+        if self._is_ill:
+            raise InternalServerError("the database is gone")
+        # The real one tells a running trial in no other way.
+        is_stopped = self._stops_at is not None and max(validations) >= self._stops_at
+        return {
+            "trial": {
+                "latestValidation": {"totalBatches": max(validations)},
+                "state": "STATE_STOPPING_COMPLETED" if is_stopped else "STATE_RUNNING",
+            }
+        }
 
     def _preemption(self, body: Any, request: Request) -> dict[str, Any]:
         run = self.run

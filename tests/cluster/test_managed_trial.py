@@ -222,6 +222,7 @@ def classic(run_trial: RunTrial) -> Trial:
         entrypoint="model_def:MyTrial",
         searcher={"max_length": {"epochs": MAX_LENGTH // EPOCH_LENGTH}},
         min_validation_period={"batches": VALIDATION_PERIOD},
+        scheduling_unit=1,
     )
 
 
@@ -334,6 +335,14 @@ class TestTraining:
         (line,) = re.findall(rf"model_def\.py:(\d+): {warning}", uninterrupted.log)
         assert MODEL_DEF.splitlines()[int(line) - 1].strip() == code
         assert len(re.findall(warning, uninterrupted.log)) == 1
+
+    def test_log_says_what_was_reported(self, uninterrupted: Trial) -> None:
+        for group, entry in (("training", "training|end of the epoch"), ("validation", "validation")):
+            logged = re.findall(rf"lightning_shim: epoch \d+, batch (\d+), (?:{entry}): ", uninterrupted.log)
+            assert {int(steps) for steps in logged} == uninterrupted.master.metrics(group).keys()
+        checkpoints = re.findall(r"lightning_shim: .*, checkpoint: (.+)$", uninterrupted.log, re.MULTILINE)
+        assert [Path(path).name for path in checkpoints] == list(uninterrupted.master.checkpoints.values())
+        assert uninterrupted.log.count("lightning_shim: trained to its length, after ") == 1
 
     def test_tensorboard_files_are_in_the_checkpoint_storage(self, uninterrupted: Trial) -> None:
         folder = uninterrupted.storage / CLUSTER_ID / f"tensorboard/experiment/{EXPERIMENT_ID}/trial/{TRIAL_ID}"
@@ -463,6 +472,8 @@ def test_classic_entrypoint(classic: Trial, uninterrupted: Trial) -> None:
     weights = classic.checkpoint(MAX_LENGTH)["state_dict"]
     assert_same(weights, uninterrupted.results()["weights"], "weights")
     assert classic.log.count("test_step is ignored") == 1
+    assert "report_validation_metrics(" in classic.log
+    assert "lightning_shim: " not in classic.log, "Determined has lines of its own here"
 
 
 LOAD = """
@@ -489,6 +500,7 @@ class TestTwoProcesses:
     def test_end_well(self, distributed: Trial) -> None:
         assert_ended_well(distributed)
         assert distributed.log.count("test_step is ignored") == 1
+        assert distributed.log.count("lightning_shim: trained to its length, after ") == 1
 
     def test_have_the_same_weights(self, distributed: Trial) -> None:
         weights = distributed.results(0)["weights"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ DEFAULTS: dict[str, Any] = {
     "perform_initial_validation": False,
     "profiling": {"enabled": False},
     "resources": {"slots_per_trial": 1},
-    "scheduling_unit": 1,
+    "records_per_epoch": 0,
+    "scheduling_unit": 100,
 }
 
 
@@ -59,7 +61,14 @@ class Trial:
 
 
 def run_trial(
-    folder: Path, configuration: dict[str, Any], context: dict[str, str], *, seed: int = 3, pauses: tuple[int, ...] = ()
+    folder: Path,
+    configuration: dict[str, Any],
+    context: dict[str, str],
+    *,
+    seed: int = 3,
+    pauses: tuple[int, ...] = (),
+    source: Path | None = None,
+    **master_options: Any,
 ) -> Trial:
     """Runs a trial.
 
@@ -68,13 +77,18 @@ def run_trial(
         configuration: What the user submits.
         context: The files of the context directory, by name.
         seed: The trial's seed.
-        pauses: The batches after which it is paused.
+        pauses: The batches after which it is paused; after one that it does not reach, it is continued when complete.
+        source: Another trial's checkpoint, from which its first run starts.
+        **master_options: What else the master is to do.
     """
     assert problems(configuration) == []
     storage = folder / "storage"
     storage.mkdir()
-    checkpoint_storage = {"type": "directory", "container_path": str(storage)}
-    with Master({**DEFAULTS, "checkpoint_storage": checkpoint_storage, **configuration}, seed) as master:
+    if source is not None:
+        shutil.copytree(source, storage / source.name)
+        master_options["warm_start"] = source.name
+    config = {**DEFAULTS, "checkpoint_storage": {"type": "directory", "container_path": str(storage)}, **configuration}
+    with Master(config, seed, **master_options) as master:
         trial = Trial(master, storage)
         for pause in (*pauses, None):
             run = master.start_run(pause)

@@ -421,6 +421,38 @@ def test_plain_iterable(mocker: MockerFixture, promised: int, given: int) -> Non
     assert_parity(mocker, Regression, lambda: data)
 
 
+class OwnIterator:
+    """A loader that is its own iterator: it starts anew each time that it is iterated, with an order that it draws."""
+
+    def __iter__(self) -> OwnIterator:
+        self.order = torch.randperm(4).tolist()
+        return self
+
+    def __next__(self) -> list[Tensor]:
+        if not self.order:
+            raise StopIteration
+        return [torch.full((4, 5), float(self.order.pop())), torch.randn(4, 1)]
+
+
+class OwnIteratorWithLength(OwnIterator):
+    def __len__(self) -> int:
+        return 4
+
+
+def test_loader_that_is_its_own_iterator(mocker: MockerFixture) -> None:
+    data = lambda: {"train_dataloaders": OwnIteratorWithLength(), "val_dataloaders": OwnIterator()}  # noqa: E731
+    assert_parity(mocker, Regression, data)
+
+
+@pytest.mark.parametrize("mode", ["max_size_cycle", "min_size", "max_size"])
+def test_own_iterator_beside_another_loader(mocker: MockerFixture, mode: Any) -> None:
+    def data() -> dict[str, Any]:
+        together = {"a": OwnIteratorWithLength(), "b": Plain(6, 6)}
+        return {"train_dataloaders": CombinedLoader(together, mode), "val_dataloaders": OwnIteratorWithLength()}
+
+    assert_parity(mocker, SeveralAtOnce, data)
+
+
 def test_loader_that_promises_too_much(mocker: MockerFixture) -> None:
     """Lightning ends such an epoch without a validation; Determined validates where the promised epoch ends."""
     data = {"train_dataloaders": Plain(5, 3)}

@@ -313,6 +313,24 @@ class OwnLoaderWithLength(OwnLoader):
         return self.samples
 
 
+class OwnIterator:
+    """A loader that is its own iterator: it starts anew each time that it is iterated, with an order that it draws."""
+
+    def __iter__(self) -> OwnIterator:
+        self.order = torch.randperm(5).tolist()
+        return self
+
+    def __next__(self) -> Any:
+        if not self.order:
+            raise StopIteration
+        return [torch.full((2, 5), float(self.order.pop())) + torch.randn(5), torch.randn(2, 1)]
+
+
+class OwnIteratorWithLength(OwnIterator):
+    def __len__(self) -> int:
+        return 5
+
+
 def stateful(**options: Any) -> StatefulDataLoader[Any]:
     return StatefulDataLoader(Noisy(), batch_size=3, **options)
 
@@ -327,6 +345,7 @@ def stateful(**options: Any) -> StatefulDataLoader[Any]:
         lambda: DataLoader(StreamWithStateAndLength(), batch_size=3),
         lambda: stateful(shuffle=True),
         OwnLoaderWithLength,
+        OwnIteratorWithLength,
     ],
 )
 def test_stream(resumes: Resumes, loader: Callable[[], Any]) -> None:
@@ -341,6 +360,7 @@ def test_stream(resumes: Resumes, loader: Callable[[], Any]) -> None:
         lambda: DataLoader(StreamWithState(), batch_size=3),
         lambda: StatefulDataLoader(StreamWithState(), batch_size=3),
         OwnLoader,
+        OwnIterator,
     ],
 )
 def test_stream_without_length(resumes: Resumes, loader: Callable[[], Any]) -> None:
@@ -401,6 +421,7 @@ def test_several_loaders(resumes: Resumes, mode: Any, workers: dict[str, Any], o
             "long": noisy(shuffle=True),
             "short": DataLoader(Noisy(5), batch_size=3, shuffle=True, **workers),
             "stream": DataLoader(StreamWithState(8), batch_size=3),
+            "own": OwnIterator(),
         }
         return {"train_dataloaders": CombinedLoader(together, mode)}
 

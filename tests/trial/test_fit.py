@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import importlib
 import os
-import pty
 import re
 import shutil
-import struct
-import subprocess
-import sys
-import termios
-import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +23,6 @@ import lightning_shim
 from lightning_shim import LightningShimWarning
 from tests.support.lightning_trainer import fit_by_lightning
 from tests.support.namespaces import NAMESPACES
-from tests.support.repository import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("patched")
 
@@ -246,90 +237,6 @@ class TestOutput:
         with warnings.catch_warnings():
             warnings.simplefilter("error", LightningShimWarning)
             lightning_shim.fit(module_class(lightning), loader(), loader(), max_length=pytorch.Epoch(1))
-
-
-CHILD = """
-    import os
-    import sys
-
-    import pytorch_lightning as pl
-    import torch
-    from determined import pytorch
-    from torch.utils.data import DataLoader, TensorDataset
-
-    import lightning_shim
-
-    lightning_shim.patch()
-
-
-    class Module(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.layer = torch.nn.Linear(3, 1)
-
-        def training_step(self, batch, batch_idx):
-            self.log("shown", 0.125 * (batch_idx + 1), prog_bar=True)
-            self.log("hidden", 0.25)
-            self.print(f"printed in batch {self.global_step}")
-            return self.layer(batch[0]).square().mean()
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-    loader = DataLoader(TensorDataset(torch.randn(16, 3)), batch_size=4)
-    lightning_shim.fit(Module(), loader, max_length=pytorch.Epoch(2), reporting_period=pytorch.Batch(1))
-    print("and now without a terminal")
-    os.dup2(os.open("errors.txt", os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
-    lightning_shim.fit(Module(), loader, max_length=pytorch.Epoch(1))
-"""
-
-
-class TestProgressBar:
-    def test_appears_in_a_terminal_alone(self, tmp_path: Path) -> None:
-        (tmp_path / "child.py").write_text(textwrap.dedent(CHILD), encoding="utf-8")
-        controller, terminal = pty.openpty()
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}
-        with subprocess.Popen(
-            [sys.executable, "child.py"], stdin=terminal, stdout=terminal, stderr=terminal, env=environment
-        ) as child:
-            os.close(terminal)
-            output = read_all(controller)
-        assert child.returncode == 0, output
-        in_terminal, without_terminal = output.split("and now without a terminal")
-        lines = re.split(r"[\r\n]+", in_terminal)
-        bars = [line for line in lines if "batch" in line and "|" in line]
-        assert any("0/8" in bar for bar in bars), output
-        assert any("8/8" in bar for bar in bars), output
-        assert any("shown=0.125" in bar for bar in bars), "the values logged with prog_bar=True are not shown"
-        assert any("shown=0.5" in bar for bar in bars)
-        assert "hidden" not in output
-        for batch in range(8):
-            assert f"printed in batch {batch}" in lines, "self.print was torn by the bar"
-        assert [line for line in lines if line.startswith("Checkpoint: ")], "the bar has torn what is said at the end"
-        assert "8/8" not in without_terminal
-        assert "0/4" not in without_terminal
-        assert "printed in batch 3" in without_terminal
-        assert "batch" not in (tmp_path / "errors.txt").read_text(encoding="utf-8")
-
-
-def read_all(descriptor: int) -> str:
-    """Reads what a child writes to a terminal until it has closed it."""
-    parts = []
-    with open(descriptor, "rb", buffering=0) as stream:
-        while True:
-            try:
-                part = stream.read(65536)
-            except OSError as error:
-                # How Linux says that nobody has the other side open any more.
-                if error.errno == errno.EIO:
-                    break
-                raise
-            if not part:
-                break
-            parts.append(part)
-    return b"".join(parts).decode("utf-8", errors="replace")
 
 
 class TestGiven:

@@ -1,1 +1,1 @@
-"""Determined's private names."""
+"""Access to Determined beneath its documented interface."""

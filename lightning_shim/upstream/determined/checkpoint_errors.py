@@ -1,14 +1,15 @@
-"""What can be wrong with a checkpoint's files when they are read or written, said as errors of ours."""
+"""Turns errors caused by a checkpoint's files, or by the disk, into CheckpointError with advice."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import json
+import os
 import pathlib
 import pickle
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -19,54 +20,70 @@ STATE_FILE: Final = "state_dict.pth"
 TRIAL_STATE_FILE: Final = "trial_state.pkl"
 METADATA_FILE: Final = "metadata.json"
 
-_OF_THE_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-"""What the system says if a disk takes no more."""
+_DISK_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""The error numbers of a disk that is full, over quota, broken or read-only."""
 
 
-@contextlib.contextmanager
-def reading_errors(path: pathlib.Path) -> Iterator[None]:
-    """Makes errors of ours of those that a checkpoint's files are the reason for.
+def read_files(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads the files of a checkpoint of Determined's, which are trusted: Determined unpickles them as well.
 
     Args:
         path: The checkpoint's folder.
 
+    Returns:
+        What Determined has saved of the trial, and the state of its loop.
+
     Raises:
-        CheckpointError: If it is incomplete, damaged, or another module's.
+        CheckpointError: If they are missing or damaged.
     """
     for name in (STATE_FILE, TRIAL_STATE_FILE):
-        file = path / name
-        if not file.is_file():
+        if not (path / name).is_file():
             raise CheckpointError(
-                f"{file} is missing: {path} is not a complete checkpoint of a PyTorchTrial. Resume from another one."
+                f"{path / name} is missing: {path} is not a complete checkpoint of a PyTorchTrial. Resume from another "
+                "one."
             )
+    with _damage(path / STATE_FILE):
+        content = torch.load(path / STATE_FILE, map_location="cpu", weights_only=False)
+    with _damage(path / TRIAL_STATE_FILE), (path / TRIAL_STATE_FILE).open("rb") as stream:
+        state = pickle.load(stream)
+    if not isinstance(content, dict) or not isinstance(state, dict):
+        raise CheckpointError(f"{path / STATE_FILE} holds no checkpoint of a PyTorchTrial.")
+    return content, state
+
+
+@contextlib.contextmanager
+def _damage(file: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(
+            f"{file} is damaged or cut short ({type(error).__name__}: {error}). Resume from another one."
+        ) from error
+
+
+@contextlib.contextmanager
+def fitting_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes errors of ours of those that are raised when a module takes over a checkpoint.
+
+    Args:
+        path: The checkpoint's file or folder.
+
+    Raises:
+        CheckpointError: If it is another module's.
+    """
     try:
         yield
     except LightningShimError:
         raise
     except Exception as error:
-        damaged = next((name for name in (STATE_FILE, TRIAL_STATE_FILE) if not _is_readable(path / name)), None)
-        problem = (
-            f"{path / damaged} is damaged or cut short"
-            if damaged
-            else f"the checkpoint {path} does not fit this module"
-        )
-        raise CheckpointError(f"{problem} ({type(error).__name__}: {error}). Resume from another one.") from error
-
-
-def _is_readable(file: pathlib.Path) -> bool:
-    try:
-        if file.suffix == ".pth":
-            torch.load(file, map_location="cpu", weights_only=False)
-        else:
-            with file.open("rb") as stream:
-                pickle.load(stream)
-    except Exception:
-        return False
-    return True
+        raise CheckpointError(
+            f"the checkpoint {path} does not fit this module ({type(error).__name__}: {error}). Resume from another "
+            "one."
+        ) from error
 
 
 def is_complete(path: pathlib.Path) -> bool:
-    """Tells whether Determined has written a checkpoint to its end: the last file is ``metadata.json``.
+    """Whether Determined has finished writing a checkpoint, of which ``metadata.json`` is the last file.
 
     Args:
         path: The checkpoint's folder.
@@ -80,20 +97,22 @@ def is_complete(path: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def writing_errors(batches: int, last: pathlib.Path | str | None) -> Iterator[None]:
-    """Makes errors of ours of those that the disk is the reason for, while a checkpoint is written.
+    """Turns errors of the disk that occur while a checkpoint is written into CheckpointError.
+
+    Errors of any other kind, such as those of the user's hooks, pass unchanged.
 
     Args:
-        batches: The batches trained.
-        last: The last checkpoint that was written, if there is one.
+        batches: The number of batches trained, for the message.
+        last: The previous checkpoint, or None.
 
     Raises:
-        CheckpointError: If the disk takes no more. What else is raised, such as by a hook, is left as it is.
+        CheckpointError: If the disk cannot be written to.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
         number = error.errno if isinstance(error, OSError) else None
-        if number not in _OF_THE_DISK and not is_error_of_the_writer(error):
+        if number not in _DISK_ERRORS and not is_error_of_the_writer(error):
             raise
         rest = (
             "There is none before it."

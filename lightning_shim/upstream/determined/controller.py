@@ -1,17 +1,16 @@
-"""All that is needed of Determined's private names, in one place.
+"""A trial's view of Determined's training loop: its length and periods, its counters, and requests to it.
 
-- ``determined.util.write_user_code``, which ``_save`` calls: what a checkpoint holds beside the trial's state.
-- ``PyTorchTrialContext._core``: the Core API context, for reports beside those that the training loop makes.
-- ``TrainContext._tensorboard_manager`` and its ``_sync``: uploads TensorBoard files.
-- ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` calls with the model alone.
-- ``PyTorchTrialContext._tbd_writer``, ``_current_batch_idx`` and ``_epoch_len``.
-- ``_PyTorchTrialController.run``, ``_run``, ``_load``, ``_save``, ``_checkpoint``, ``_train_with_boundaries``,
-  ``_train_batch``, ``_step_batch``, ``_on_epoch_start``, ``_validation_is_current``, ``_steps_until_complete``,
-  ``is_chief``, ``test_mode``, ``state``, ``start_from_batch``, ``training_iterator``, ``training_enumerator``,
-  ``local_training``, the periods, ``max_length``: the loop itself. It is repaired for our trials only; see
-  :func:`repair_controller`.
-- ``_DistributedBackend``: how ``determined.launch`` has said what synchronises the processes.
-- ``_core.checkpoint._storage_manager``: where checkpoints lie off-cluster.
+It relies on these private names of Determined:
+
+- ``determined.pytorch._PyTorchTrialController``: the loop, of which ``_steps_until_complete``, ``checkpoint_period``,
+  ``context``, ``core_context``, ``latest_checkpoint``, ``local_training``, ``max_length``, ``reporting_period``,
+  ``start_from_batch``, ``state``, ``test_mode``, ``training_enumerator``, ``training_iterator`` and
+  ``validation_period`` are used.
+- ``determined.pytorch._TrialState``, the loop's ``state``: ``batches_trained``, ``epochs_trained``, ``last_ckpt`` and
+  ``last_val``.
+- ``determined.pytorch._TrainBoundary`` and ``_TrainBoundaryType``: the periods of the loop.
+- ``PyTorchTrialContext._epoch_len``: the batches of an epoch.
+- ``_storage_manager`` of the Core API's ``checkpoint``, and its ``_base_path``: the folder of checkpoints.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from typing import Any, Final
 from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError
-from lightning_shim.upstream.determined.context import checkpoint_path
+from lightning_shim.upstream.determined.latest_checkpoint import LatestCheckpoint
 
 DEFAULT_REPORTING_PERIOD: Final = pytorch.Batch(100)
-"""What Determined's ``Trainer.fit`` has."""
+"""The default of Determined's ``Trainer.fit``."""
 
 
 def go_on_counting(controller: Any) -> None:
-    """Makes the loop count batches from where its state stands.
+    """Makes the loop count batches from its state on, rather than from where it was started.
 
     Args:
         controller: The ``_PyTorchTrialController``.
@@ -39,33 +38,18 @@ def go_on_counting(controller: Any) -> None:
     controller.training_enumerator = enumerate(controller.training_iterator, start=controller.start_from_batch)
 
 
-def verify_checkpoint_is_there(controller: Any) -> None:
-    """Looks for the checkpoint that the loop is to continue from, off-cluster.
-
-    Args:
-        controller: The ``_PyTorchTrialController``.
-
-    Raises:
-        CheckpointError: If it is not there.
-    """
-    base = pathlib.Path(controller.core_context.checkpoint._storage_manager._base_path)
-    # Determined insists on its folder of checkpoints even where the checkpoint is in another one.
-    base.mkdir(parents=True, exist_ok=True)
-    if checkpoint_path(controller.context, controller.latest_checkpoint) is None:
-        raise CheckpointError(
-            f"There is no checkpoint {controller.latest_checkpoint!r} in {base}. latest_checkpoint is a "
-            "checkpoint's folder (fit(...).checkpoint_path) or its UUID."
-        )
-
-
 class Controller:
-    """Determined's training loop, as far as a trial needs to know it; it is known only when the loop starts.
+    """Determined's training loop as its trial sees it.
+
+    The trial is built before the loop exists. Until :meth:`connect` is called, nothing has been trained, and length and
+    periods are None.
 
     Attributes:
-        pauses: Whether the loop is asked to fetch no further batch before it has looked at its periods.
+        pauses: Whether the loop has to look at its periods before it fetches another batch.
         skips_training: Whether the loop ends before its first batch.
         is_running: Whether the loop trains; its length is then fixed.
         validates_at_the_end: Whether the loop validates what was trained last, if no period ends with it.
+        latest: The checkpoint that the trial starts from, if it is one of Determined's.
         checkpoint_folder: The folder that a checkpoint is loaded from, while it is.
         written_folder: The folder that a checkpoint is written to, off-cluster, or was at last.
     """
@@ -74,33 +58,40 @@ class Controller:
         self._controller: Any = None
         self._outer_error: BaseException | None = None
         self._max_epochs: int | None = None
-        # Determined's ``_TrainBoundary`` objects, which say what is done before the next batch.
+        # One for each period: once its limit is reached, the loop leaves the batches to validate, report or save.
         self._boundaries: list[Any] = []
         self.pauses = False
         self.skips_training = False
         self.is_running = False
         self.validates_at_the_end = True
+        self.latest: LatestCheckpoint | None = None
         self.checkpoint_folder: pathlib.Path | None = None
         self.written_folder: pathlib.Path | None = None
 
     def connect(self, controller: Any) -> None:
-        """Takes the ``_PyTorchTrialController``.
+        """Connects the view to the loop.
 
         Args:
-            controller: The loop that is about to run the trial.
+            controller: The ``_PyTorchTrialController`` that is about to run the trial.
 
         Raises:
-            CheckpointError: If it is to continue from a checkpoint that is not there.
+            CheckpointError: If it is to continue from another checkpoint than the trial was made for.
         """
         self._controller = controller
+        # Training may have been started while an error is handled, which must not be mistaken for one of training.
         self._outer_error = sys.exc_info()[1]
         if self._max_epochs is not None:
             self.max_epochs = self._max_epochs
-        if controller.local_training and controller.latest_checkpoint is not None:
-            verify_checkpoint_is_there(controller)
+        name = None if self.latest is None else self.latest.name
+        if controller.latest_checkpoint != name:
+            raise CheckpointError(
+                f"Determined's Trainer.fit was given latest_checkpoint={controller.latest_checkpoint!r}, and the trial "
+                f"was made to start from {name!r}. A trial loads its checkpoint before it makes its optimizers: pass "
+                "LightningTrial(context, module, latest_checkpoint=...) the same."
+            )
 
     def start_workload(self, boundaries: list[Any]) -> None:
-        """Takes what ends the batches that follow.
+        """Takes the periods that may end the batches to come.
 
         Args:
             boundaries: Determined's ``_TrainBoundary`` objects.
@@ -110,21 +101,21 @@ class Controller:
 
     @property
     def batches_trained(self) -> int:
-        """The batches trained in all, on each process."""
+        """The total number of batches trained, which each process counts alike."""
         if self._controller is None or self._controller.state is None:
             return 0
         return int(self._controller.state.batches_trained)
 
     def continue_at(self, batches: int, epochs: int) -> None:
-        """Has the loop go on as if it had trained already.
+        """Makes the loop continue as if it had trained before, for a checkpoint of Lightning's.
 
         Args:
-            batches: The batches trained in all.
-            epochs: The epochs that have ended.
+            batches: The total number of batches trained.
+            epochs: The number of epochs that have ended.
         """
         loop, state = self._controller, self._controller.state
         for done in ("last_val", "last_ckpt"):
-            # They say after which batch there was one, by the former count.
+            # The batch of the last validation or checkpoint, in the count that is replaced below.
             is_current = getattr(state, done) == state.batches_trained > 0
             setattr(state, done, batches if is_current else 0)
         state.batches_trained, state.epochs_trained = batches, epochs
@@ -132,13 +123,13 @@ class Controller:
 
     @property
     def max_length(self) -> pytorch.TrainUnit | None:
-        """How long the loop trains, or None before it is known."""
+        """The length of the training, or None before the loop is connected."""
         length: pytorch.TrainUnit | None = getattr(self._controller, "max_length", None)
         return length
 
     @property
     def max_epochs(self) -> int | None:
-        """The length in epochs that was asked for in place of the loop's own, if one was."""
+        """The length in epochs that the user has set in place of the loop's own, or None."""
         return self._max_epochs
 
     @max_epochs.setter
@@ -149,28 +140,30 @@ class Controller:
 
     @property
     def validation_period(self) -> pytorch.TrainUnit | None:
-        """How often the loop validates, or None before it is known."""
+        """The period of validations, or None before the loop is connected."""
         period: pytorch.TrainUnit | None = getattr(self._controller, "validation_period", None)
         return period
 
     @property
     def reporting_period(self) -> pytorch.TrainUnit | None:
-        """How often the loop reports, or None before it is known."""
+        """The period of reports, or None before the loop is connected."""
         period: pytorch.TrainUnit | None = getattr(self._controller, "reporting_period", None)
         return period
 
     @property
     def error(self) -> BaseException | None:
-        """What ends the loop in this moment, if it is an error; not one that was being handled when it was started."""
+        """The error that is ending the loop, or None."""
+        # Determined tells callbacks nothing of an error, but calls them while it is being handled.
         error = sys.exc_info()[1]
         return None if error is self._outer_error else error
 
     def pause_after_this_batch(self, *, validates: bool) -> None:
-        """Has the loop stop fetching after the present batch: to report, to validate, and to stop if that is asked.
+        """Makes the loop leave the batches after the current one, to report or validate, and to stop if requested.
 
         Args:
             validates: Whether to validate then.
         """
+        # Any period's end makes the loop look for a request to stop. That of reports costs least.
         kinds = pytorch._TrainBoundaryType
         wanted = kinds.VALIDATE if validates else kinds.REPORT
         for boundary in self._boundaries:
@@ -179,7 +172,7 @@ class Controller:
 
     @property
     def test_mode(self) -> bool:
-        """Whether the loop trains and validates one batch only."""
+        """Whether the loop trains and validates a single batch."""
         return bool(self._controller.test_mode)
 
     @property
@@ -190,7 +183,7 @@ class Controller:
         return any(isinstance(period, pytorch.Epoch) for period in periods)
 
     def is_reporting_time(self, is_last_batch: bool) -> bool:
-        """Tells whether the reporting period ends with the batch that was trained last.
+        """Whether a reporting period ends with the batch that was trained last.
 
         Args:
             is_last_batch: Whether that batch is its epoch's last one.
@@ -202,15 +195,15 @@ class Controller:
 
     @property
     def validation_is_reached(self) -> bool:
-        """Whether the loop has found that the validation period ends with the batch that was trained last."""
+        """Whether the loop has found that a validation period ends with the batch that was trained last."""
         kind = pytorch._TrainBoundaryType.VALIDATE
         return any(boundary.limit_reached and boundary.step_type is kind for boundary in self._boundaries)
 
     @property
     def will_validate(self) -> bool:
-        """Whether the validation period ends with the batch that was trained last, and the validation is to come.
+        """Whether a validation is due after the batch that was trained last.
 
-        Determined's additional validation at the end of the training does not count: Lightning has none there.
+        Determined's additional validation at the end of the training does not count, since Lightning has none there.
         """
         loop, state = self._controller, self._controller.state
         if state.last_val == state.batches_trained:
@@ -225,7 +218,7 @@ class Controller:
         return bool(is_due)
 
     def may_validate_in(self, epoch: int) -> bool:
-        """Tells whether a validation period may end with an epoch, or within it.
+        """Whether a validation may be due in an epoch or at its end.
 
         Args:
             epoch: The index of the epoch.
@@ -235,11 +228,11 @@ class Controller:
 
     @property
     def has_trained_its_length(self) -> bool:
-        """Whether no batch is left to train; never in test mode, which has a length of its own."""
+        """Whether no batch is left to train. Test mode has a length of its own, so it is False there."""
         loop = self._controller
         return bool(not loop.test_mode and loop._steps_until_complete(loop.max_length) <= 0)
 
     @property
     def is_complete(self) -> bool:
-        """Whether the trial has trained as long as it should."""
+        """Whether the training is complete."""
         return self.test_mode or self.has_trained_its_length

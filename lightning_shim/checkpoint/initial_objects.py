@@ -1,7 +1,7 @@
-"""Objects that another process has as well: those that have a name there, and those that were there at first.
+"""Objects that another process has as well: known ones, which have a name, and those that existed when training began.
 
-What is in the latter is read from one process and put into the object that the other one has in the same place. Whoever
-else has that object sees it.
+The contents of an initial object are saved and filled into the object that the other process has in the same place, so
+that everybody who refers to that object sees them.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ PLAIN_TYPES: Final = frozenset({type(None), bool, int, float, str, bytes})
 
 NAMED: Final = (type, FunctionType, BuiltinFunctionType)
 WITHOUT_IDENTITY: Final = (tuple, frozenset, complex, Enum, np.generic, np.dtype, torch.dtype, torch.device)
-"""Objects of these are equal to those of another process, wherever they come from."""
+"""Types whose objects have no identity that matters: equal ones can replace each other."""
 
 TENSORS: Final = (Tensor, nn.Parameter)
 
 _PATHS_OF_PACKAGES: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
-class NotThereError(Exception):
-    """An object that a checkpoint names is not there, or is another one."""
+class MissingObjectError(Exception):
+    """An object that a checkpoint names does not exist here, or is of another kind."""
 
 
 def is_usual_tensor(tensor: Tensor) -> bool:
-    """Tells whether a tensor is nothing but numbers in memory."""
+    """Whether a tensor is nothing but numbers in memory."""
     return type(tensor) in TENSORS and tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 class KnownObjects:
-    """Objects that are saved elsewhere, or made by others: they are stored by their names.
+    """Objects that are stored by name, since they are saved elsewhere or created by somebody else.
 
     Args:
-        named: The objects by names that are the same in each process.
-        tensors: Parameters and buffers by such names. A tensor that shows a part of one is stored as that.
+        named: The objects, by names that are the same in each process.
+        tensors: Parameters and buffers by such names. A view of one is stored as a view.
         device: The device of the module.
     """
 
@@ -66,7 +66,7 @@ class KnownObjects:
         }
 
     def part(self, tensor: Tensor) -> tuple[Any, ...] | None:
-        """Returns the name of the tensor that shares its storage with another one, and where; None if none does."""
+        """Describes a tensor as a view of a known one: its name, shape, stride and offset; None if it is no view."""
         if tensor.layout is not torch.strided:
             return None
         name = self._names_by_storage.get(tensor.untyped_storage().data_ptr())
@@ -76,21 +76,21 @@ class KnownObjects:
 
 
 def _is_users(cls: type, packages: frozenset[str]) -> bool:
-    """Tells whether a class is the user's own, whose objects are what is in their attributes."""
+    """Tells whether a class is the user's own, whose objects are what is in their attributes; or a configuration's."""
     package = cls.__module__.partition(".")[0]
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     is_installed = file is None or file.startswith(_PATHS_OF_PACKAGES)
-    return package not in FRAMEWORK_PACKAGES and (package in {*packages, "__main__"} or not is_installed)
+    return package not in FRAMEWORK_PACKAGES and (package in {*packages, "__main__", "omegaconf"} or not is_installed)
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """Objects of one kind: how what is in one is read, and put into the one of another process.
+class _Handler:
+    """Access to the contents of one kind of object.
 
     Attributes:
-        contents: Returns what is in an object.
-        fill: Puts that into another one.
-        entries: Returns what may be there in the other process as well, each with how it is reached.
+        contents: Returns an object's contents.
+        fill: Replaces the contents of an object of another process.
+        entries: Returns the objects in it that another process may have as well, each with the path to it.
     """
 
     contents: Callable[[Any], Any]
@@ -103,7 +103,7 @@ def _entries_of_list(value: Iterable[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _entries_of_dict(value: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
-    # Keys that are objects have no order that is the same everywhere.
+    # Only plain keys: the repr of another object may differ from process to process, and so the path would.
     return ((f"[{key!r}]", entry) for key, entry in value.items() if type(key) in PLAIN_TYPES)
 
 
@@ -113,7 +113,7 @@ def _fill_list(value: list[Any], contents: list[Any]) -> None:
 
 def _fill_deque(value: deque[Any], contents: tuple[int | None, list[Any]]) -> None:
     if value.maxlen != contents[0]:
-        raise NotThereError
+        raise MissingObjectError
     value.clear()
     value.extend(contents[1])
 
@@ -125,13 +125,13 @@ def _fill_set(value: set[Any], contents: list[Any]) -> None:
 
 def _fill_dict(value: dict[Any, Any], contents: list[tuple[Any, Any]]) -> None:
     value.clear()
-    # A Counter would count the pairs.
+    # As a dictionary, since a Counter would count the pairs.
     value.update(dict(contents))
 
 
 def _fill_array(value: Any, contents: Any) -> None:
     if (value.shape, value.dtype) != (contents.shape, contents.dtype):
-        raise NotThereError
+        raise MissingObjectError
     value[...] = contents
 
 
@@ -141,39 +141,38 @@ def _fill_tensor(value: Tensor, contents: tuple[Tensor, bool]) -> None:
         with torch.no_grad():
             value.copy_(numbers)
     else:
-        # It has got another shape where it is.
+        # It was resized in the other process.
         value.data = numbers.to(value.device)
     if value.is_leaf:
         value.requires_grad_(requires_grad)
 
 
 def _has_state(cls: type) -> bool:
-    # Of the class: a unittest.mock.Mock has every method, and each of them returns another one.
+    # The class is asked: a unittest.mock.Mock has every method, and each returns another Mock, without end.
     return all(callable(getattr(cls, name, None)) for name in ("state_dict", "load_state_dict"))
 
 
-_KINDS: Final[dict[str, _Kind]] = {
-    "list": _Kind(list, _fill_list, _entries_of_list),
-    "deque": _Kind(lambda value: (value.maxlen, list(value)), _fill_deque, _entries_of_list),
-    # An object of the user's within one is hashed when it is complete, hence a list.
-    "set": _Kind(list, _fill_set),
-    "dict": _Kind(lambda value: list(value.items()), _fill_dict, _entries_of_dict),
-    "bytearray": _Kind(bytes, _fill_list),
-    "array": _Kind(lambda value: value[...], _fill_array),
-    "tensor": _Kind(lambda value: (value.detach(), value.requires_grad), _fill_tensor),
-    "generator": _Kind(state_of_generator, set_state_of_generator),
-    "state": _Kind(lambda value: value.state_dict(), lambda value, contents: value.load_state_dict(contents)),
-    "object": _Kind(lambda value: None, lambda value, contents: None),
+_HANDLERS: Final[dict[str, _Handler]] = {
+    "list": _Handler(list, _fill_list, _entries_of_list),
+    "deque": _Handler(lambda value: (value.maxlen, list(value)), _fill_deque, _entries_of_list),
+    # As a list: an object in a set is hashed when it is added, and by then it has to be complete.
+    "set": _Handler(list, _fill_set),
+    "dict": _Handler(lambda value: list(value.items()), _fill_dict, _entries_of_dict),
+    "bytearray": _Handler(bytes, _fill_list),
+    "array": _Handler(lambda value: value[...], _fill_array),
+    "tensor": _Handler(lambda value: (value.detach(), value.requires_grad), _fill_tensor),
+    "generator": _Handler(state_of_generator, set_state_of_generator),
+    "state": _Handler(lambda value: value.state_dict(), lambda value, contents: value.load_state_dict(contents)),
+    "object": _Handler(lambda value: None, lambda value, contents: None),
 }
-"""By the names that stand in checkpoints."""
-
+"""By the names of the kinds, as they appear in checkpoints."""
 
 _CONTAINERS: Final = {base.__name__: base for base in (list, deque, set, dict, bytearray)}
 
 
 def _kind_of(value: Any, packages: frozenset[str]) -> str | None:
-    """Returns the name of an object's kind; None if what is in it is left as it is."""
-    # Not by isinstance, which asks objects that pretend to be others.
+    """Returns the name of an object's kind; None if its contents are left alone."""
+    # Not by isinstance: objects may pretend to be of another class.
     cls = type(value)
     if issubclass(cls, Tensor):
         return "tensor" if is_usual_tensor(value) else None
@@ -197,13 +196,13 @@ def _slots(value: Any) -> list[str]:
 
 
 def _attributes(value: Any) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
-    """Returns the attributes of an object that are in its dictionary, and those that are in slots."""
+    """Returns an object's attributes: those in its dictionary, and those in slots."""
     slots = [(name, getattr(value, name)) for name in _slots(value) if hasattr(value, name)]
     return list(getattr(value, "__dict__", {}).items()), slots
 
 
 def _set_attributes(value: Any, contents: tuple[list[tuple[str, Any]], list[tuple[str, Any]]]) -> None:
-    # Past __setattr__, which may do more than that.
+    # Not by setattr: a class's own __setattr__ may do more than assign.
     in_dictionary, in_slots = contents
     if hasattr(value, "__dict__"):
         _fill_dict(vars(value), in_dictionary)
@@ -214,14 +213,14 @@ def _set_attributes(value: Any, contents: tuple[list[tuple[str, Any]], list[tupl
         object.__setattr__(value, name, entry)
 
 
-class First(NamedTuple):
-    """An object that was there when training began.
+class InitialObject(NamedTuple):
+    """An object that existed when training began.
 
     Attributes:
-        path: Where.
-        reference: Returns it, or None if it is gone.
-        kind: The name of its kind, if what is in it is kept.
-        has_attributes: Whether its attributes are in it.
+        path: The path to it.
+        reference: Returns the object, or None if it is gone.
+        kind: The name of its kind; None if its contents are not saved.
+        has_attributes: Whether its attributes are a part of its contents.
     """
 
     path: str
@@ -230,83 +229,84 @@ class First(NamedTuple):
     has_attributes: bool
 
     def entries(self, value: Any) -> Iterable[tuple[str, Any]]:
-        """Returns what is in it and may be there in the other process as well, each with how it is reached."""
-        find = None if self.kind is None else _KINDS[self.kind].entries
+        """Returns the objects in it that another process may have as well, each with the path to it."""
+        find = None if self.kind is None else _HANDLERS[self.kind].entries
         entries = () if find is None else find(value)
         if not self.has_attributes:
             return entries
-        # Both those of its dictionary and those in slots.
         attributes = itertools.chain(*_attributes(value))
         return itertools.chain(entries, ((f".{name}", entry) for name, entry in attributes))
 
     def contents(self, value: Any) -> Any:
-        """Returns what is in it now; None if that is left as it is."""
+        """Returns its present contents; None if they are not saved."""
         if self.kind is None:
             return None
         attributes = _attributes(value) if self.has_attributes else None
-        return self.kind, type(value).__qualname__, _KINDS[self.kind].contents(value), attributes
+        return self.kind, type(value).__qualname__, _HANDLERS[self.kind].contents(value), attributes
 
     def fill(self, value: Any, contents: Any) -> None:
-        """Puts into it what was in that of another process."""
+        """Replaces its contents by those of another process."""
         kind, name, own, attributes = contents
         if (kind, name) != (self.kind, type(value).__qualname__):
-            raise NotThereError
+            raise MissingObjectError
         if attributes is not None:
             _set_attributes(value, attributes)
-        _KINDS[kind].fill(value, own)
+        _HANDLERS[kind].fill(value, own)
 
 
-class FirstObjects:
-    """Remembers which object was where when training began, and keeps none of them alive that can go without.
+class InitialObjects:
+    """The objects that existed when training began and the paths to them, held by weak references where possible.
 
     Args:
-        packages: The packages whose classes are the user's wherever they are installed.
+        packages: The packages whose classes are the user's, wherever they are installed.
     """
 
     def __init__(self, packages: frozenset[str]) -> None:
         self._packages: Final = packages
-        self.by_identity: Final[dict[int, First]] = {}
-        self.by_path: Final[dict[str, First]] = {}
+        self.by_identity: Final[dict[int, InitialObject]] = {}
+        self.by_path: Final[dict[str, InitialObject]] = {}
 
     def add(self, path: str, value: Any, known: KnownObjects) -> None:
-        """Remembers an object, and those in it.
+        """Records an object and those in it.
 
         Args:
-            path: Where it is, the same in each process.
+            path: The path to it, which is the same in each process.
             value: The object.
-            known: What is stored by its name, and is not looked into.
+            known: The objects that are stored by name, and are not searched.
         """
+        # Not recursive: objects may be nested more deeply than Python's stack allows.
         waiting = [(path, value)]
         while waiting:
             path, value = waiting.pop()
             if issubclass(type(value), tuple):
                 waiting.extend((path + suffix, entry) for suffix, entry in _entries_of_list(value))
             elif not _is_made_anew(value, known):
-                first = self.by_identity.get(id(value))
-                if first is None:
-                    first = self.by_identity[id(value)] = self._first(path, value)
-                    entries = first.entries(value)
+                initial = self.by_identity.get(id(value))
+                if initial is None:
+                    initial = self.by_identity[id(value)] = self._initial_object(path, value)
+                    entries = initial.entries(value)
                     if entries:
                         waiting.extend((path + suffix, entry) for suffix, entry in entries)
-                self.by_path[path] = first
+                self.by_path[path] = initial
 
-    def _first(self, path: str, value: Any) -> First:
+    def _initial_object(self, path: str, value: Any) -> InitialObject:
         kind = _kind_of(value, self._packages)
         is_users = kind in _CONTAINERS and _is_users(type(value), self._packages)
         try:
             reference: Callable[[], Any] = weakref.ref(value)
         except TypeError:
+            # Lists and dictionaries, for example, cannot be referred to weakly.
             reference = lambda: value  # noqa: E731
-        return First(path, reference, kind, is_users or kind == "object")
+        return InitialObject(path, reference, kind, is_users or kind == "object")
 
     def storages(self) -> set[int]:
-        """Returns the pointers to the storages of the tensors among them."""
-        there = (first.reference() for first in self.by_identity.values() if first.kind == "tensor")
+        """Returns the pointers of the storages of the tensors among them."""
+        there = (initial.reference() for initial in self.by_identity.values() if initial.kind == "tensor")
         return {tensor.untyped_storage().data_ptr() for tensor in there if tensor is not None}
 
 
 def _is_made_anew(value: Any, known: KnownObjects) -> bool:
-    """Tells whether it is of no use to know where an object was."""
+    """Whether the place of an object need not be recorded: it is plain, or has a name."""
     cls = type(value)
     if cls in TENSORS:
         return id(value) in known.names or known.part(value) is not None
@@ -318,7 +318,7 @@ def _is_made_anew(value: Any, known: KnownObjects) -> bool:
 
 
 def _is_named(value: Any) -> bool:
-    """Tells whether a class or a function is found where it says that it is."""
+    """Whether a class or function can be imported by its name."""
     try:
         pickle.dumps(value)
     except Exception:
@@ -327,7 +327,7 @@ def _is_named(value: Any) -> bool:
 
 
 def is_found_by_name(method: MethodType) -> bool:
-    """Tells whether a method is the one that its object's class has under its name."""
+    """Whether a method is the one that its object's class has by that name."""
     owner = method.__self__ if isinstance(method.__self__, type) else type(method.__self__)
     found = getattr(owner, method.__name__, None)
     return getattr(found, "__func__", found) is method.__func__

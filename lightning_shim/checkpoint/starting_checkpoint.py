@@ -1,0 +1,100 @@
+"""The checkpoint that a training starts from, taken over in Lightning's order.
+
+Module, data module and callbacks come before the optimizers are configured, since the module may build layers for what
+it is about to load; optimizers and schedulers come after ``on_fit_start``. It makes no difference to them whether it is
+the trial's own checkpoint or one of Lightning's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from typing import Any, Final
+
+from lightning_shim.checkpoint.lightning_format import LightningCheckpoint
+from lightning_shim.checkpoint.trial_state import TrialState
+from lightning_shim.diagnostics.lines import say
+from lightning_shim.loop.runtime import Runtime
+from lightning_shim.upstream.determined.checkpoint_errors import fitting_errors
+from lightning_shim.upstream.determined.latest_checkpoint import read_latest_checkpoint
+
+
+class StartingCheckpoint:
+    """The trial's own checkpoint after a pause; otherwise that of ``ckpt_path``, or the weights of another trial's.
+
+    Args:
+        runtime: The parts.
+        lightning_checkpoint: Takes over what Lightning would.
+        trial_state: Takes over what Lightning would not.
+    """
+
+    def __init__(self, runtime: Runtime, lightning_checkpoint: LightningCheckpoint, trial_state: TrialState) -> None:
+        self._session: Final = runtime.session
+        self._lightning_checkpoint: Final = lightning_checkpoint
+        self._trial_state: Final = trial_state
+        self._content: dict[str, Any] | None = None
+        self._name: Any = None
+        self._datamodule_state = b""
+
+    def restore_module(self) -> None:
+        """Reads the checkpoint, and gives module, data module and callbacks what it has of them.
+
+        Raises:
+            CheckpointError: If it is missing, damaged, or another module's.
+        """
+        session, latest = self._session, None
+        if session.latest_checkpoint is not None:
+            latest = session.controller.latest = read_latest_checkpoint(session.context, session.latest_checkpoint)
+        if latest is not None and latest.is_own:
+            self._content, self._name = latest.content, latest.folder
+        elif session.ckpt_path is not None:
+            self._content, self._name = self._lightning_checkpoint.read(session.ckpt_path), session.ckpt_path
+        if self._content is not None:
+            with fitting_errors(self._name):
+                self._lightning_checkpoint.load(self._content)
+            self._datamodule_state = self._present_datamodule_state()
+        elif latest is not None:
+            with fitting_errors(latest.folder):
+                self._lightning_checkpoint.load_weights(latest.content)
+            say(
+                f"the weights are those of the checkpoint {latest.folder.name}, of another trial. Optimizers, "
+                "schedulers, callbacks, counters and random states are new."
+            )
+
+    def restore_training_state(self) -> None:
+        """Gives optimizers and schedulers their states.
+
+        Raises:
+            CheckpointError: If the module has others.
+        """
+        content, latest = self._content, self._session.controller.latest
+        if content is not None:
+            with fitting_errors(self._name):
+                if latest is not None and latest.is_own:
+                    # Its own counters are put back when training starts: until then the loaders are asked for as they
+                    # were before the pause.
+                    self._trial_state.load(content)
+                else:
+                    self._lightning_checkpoint.load_progress(content)
+                self._lightning_checkpoint.load_training_state(content)
+        if latest is not None:
+            # It is kept until Determined asks for it, but for what would take as much memory as the module again.
+            rest = {name: entry for name, entry in latest.content.items() if name not in _LARGE}
+            self._session.controller.latest = dataclasses.replace(latest, content=rest)
+        self._content = None
+
+    def restore_datamodule(self) -> None:
+        """Gives the data module its state again, if it has changed when it was asked for the loaders.
+
+        They were asked for before the pause, and are there anew; Lightning counts that twice.
+        """
+        if self._datamodule_state and self._present_datamodule_state() != self._datamodule_state:
+            self._session.datamodule.load_state_dict(pickle.loads(self._datamodule_state))
+
+    def _present_datamodule_state(self) -> bytes:
+        datamodule = self._session.datamodule
+        state = None if datamodule is None else datamodule.state_dict()
+        return pickle.dumps(state) if state else b""
+
+
+_LARGE: Final = ("state_dict", "models_state_dict", "optimizer_states", "optimizers_state_dict")

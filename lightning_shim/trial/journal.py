@@ -1,0 +1,149 @@
+"""What a training says of itself: a line at each report, validation and checkpoint, and why it has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from lightning_shim.session.session import Session
+
+LOGGER: Final = logging.getLogger("lightning_shim")
+
+
+class Entry(enum.Enum):
+    """What there are lines about."""
+
+    START = "start"
+    TRAINING = "training"
+    EPOCH = "end of the epoch"
+    VALIDATION = "validation"
+    CHECKPOINT = "checkpoint"
+    END = "end"
+
+
+IN_A_LOG: Final = frozenset(Entry)
+BESIDE_A_PROGRESS_BAR: Final = frozenset({Entry.EPOCH, Entry.VALIDATION, Entry.END})
+WITHOUT_A_PROGRESS_BAR: Final = frozenset({Entry.END})
+"""Of a terminal in which no bar is wanted."""
+
+
+class Journal:
+    """Writes what happens in a training to the logger ``lightning_shim``.
+
+    Args:
+        session: The training.
+
+    Attributes:
+        entries: What it writes lines about; nothing until somebody says so.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.entries: frozenset[Entry] = frozenset()
+        self._session: Final = session
+
+    def start(self, checkpoint: Any) -> None:
+        """Says what is about to be trained.
+
+        Args:
+            checkpoint: What the training goes on from, or None.
+        """
+        session, trainer = self._session, self._session.trainer
+        limits = ((trainer.max_epochs, "epoch"), (trainer.max_steps, "step"))
+        lengths = [_counted(limit, unit) for limit, unit in limits if limit != -1]
+        parts = [
+            f"training {type(session.module).__name__}",
+            _counted(sum(parameter.numel() for parameter in session.module.parameters()), "parameter"),
+            f"{_counted(session.world_size, 'process', 'es')} on {trainer.strategy.root_device.type}",
+            f"up to {' or '.join(lengths)}" if lengths else "without an end",
+        ]
+        if session.progress.total_batch_idx >= 0:
+            parts.append(f"going on after batch {session.controller.batches_trained}")
+            parts.append(f"from {checkpoint or trainer.ckpt_path}")
+        self._write(Entry.START, ", ".join(parts))
+
+    def values(self, entry: Entry, values: Mapping[str, float]) -> None:
+        """Says what has been reported.
+
+        Args:
+            entry: What of.
+            values: Numbers by name.
+        """
+        shown = ", ".join(f"{name}={value:.6g}" for name, value in values.items())
+        self._write_here(entry, shown or "nothing was logged")
+
+    def checkpoint(self, path: Any) -> None:
+        """Says where a checkpoint is.
+
+        Args:
+            path: Its folder, or its UUID.
+        """
+        self._write_here(Entry.CHECKPOINT, str(path))
+
+    def end(self) -> None:
+        """Says why no more is trained in this process."""
+        session, progress = self._session, self._session.progress
+        counts = (
+            (progress.current_epoch, "epoch", "s"),
+            (session.controller.batches_trained, "batch", "es"),
+            (session.global_step, "step", "s"),
+        )
+        trained = ", ".join(_counted(*count) for count in counts)
+        self._write(Entry.END, f"{self._reason()}, after {trained}")
+
+    def _reason(self) -> str:
+        session, controller = self._session, self._session.controller
+        if controller.test_mode:
+            return "ended by test mode"
+        if controller.is_complete:
+            return "nothing was left to train" if controller.skips_training else "trained to its length"
+        if session.context.get_stop_requested():
+            return f"stopped early by {session.stopped_by or 'another process'}"
+        return "paused"
+
+    def interrupted(self, checkpoint: Any) -> None:
+        """Says that the user has interrupted the training.
+
+        Args:
+            checkpoint: The last checkpoint, or None.
+        """
+        last = "no checkpoint was written yet" if checkpoint is None else f"the last checkpoint is {checkpoint}"
+        self._write(Entry.END, f"interrupted; {last}")
+
+    def _write_here(self, entry: Entry, text: str) -> None:
+        progress = self._session.progress
+        # The last epoch with a batch; when it has ended the next one is current.
+        epoch = max(progress.current_epoch - (not progress.epoch_is_running), 0)
+        self._write(entry, f"epoch {epoch}, batch {self._session.controller.batches_trained}, {entry.value}: {text}")
+
+    def _write(self, entry: Entry, line: str) -> None:
+        if entry not in self.entries:
+            return
+        bar = self._session.progress_bar
+        with contextlib.nullcontext() if bar is None else bar.out_of_the_way(sys.stderr):
+            LOGGER.info(line)
+
+
+def _counted(count: int, unit: str, ending: str = "s") -> str:
+    return f"{count:,} {unit}{ending * (count != 1)}"
+
+
+@contextlib.contextmanager
+def shown_on_standard_error() -> Iterator[None]:
+    """Shows the lines during a block, unless logging has been configured: then they go where that says."""
+    if LOGGER.hasHandlers():
+        yield
+        return
+    level, handler = LOGGER.level, logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    LOGGER.addHandler(handler)
+    if level == logging.NOTSET:
+        LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+        LOGGER.removeHandler(handler)

@@ -1,0 +1,109 @@
+"""The checkpoint that Determined's loop is to continue from, read before the loop exists.
+
+A module may build layers when it sees its checkpoint (``on_load_checkpoint``), and its optimizers have to know them.
+Determined reads a checkpoint when the optimizers are there; it is given what has been read here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import determined as det
+import torch
+from determined import pytorch
+
+from lightning_shim.diagnostics.errors import CheckpointError
+from lightning_shim.upstream.determined.checkpoint_errors import STATE_FILE, read_files
+from lightning_shim.upstream.determined.context import checkpoint_path, is_on_cluster
+
+
+@dataclass(frozen=True, slots=True)
+class LatestCheckpoint:
+    """What was read of a checkpoint.
+
+    Attributes:
+        name: Its UUID or its folder, as Determined's ``Trainer.fit`` gets it.
+        folder: Where its files were when it was read, for messages.
+        content: What Determined has saved in ``state_dict.pth``.
+        is_own: Whether this trial has written it, and goes on from there; otherwise it is a warm start.
+    """
+
+    name: str
+    folder: pathlib.Path
+    content: dict[str, Any]
+    is_own: bool
+
+    @contextlib.contextmanager
+    def being_loaded(self, context: Any) -> Iterator[None]:
+        """Gives Determined's ``_load`` what was read, and nothing to put it into: the trial has done so.
+
+        Args:
+            context: Determined's trial context.
+        """
+        content = self.content
+
+        def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+            return content if pathlib.Path(file).name == STATE_FILE else read(file, *args, **kwargs)
+
+        read: Callable[..., Any] = torch.load
+        with _replaced(torch, load=load), _replaced(context, models=[], optimizers=[], lr_schedulers=[]):
+            yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, **attributes: Any) -> Iterator[None]:
+    former = {name: getattr(owner, name) for name in attributes}
+    vars(owner).update(attributes)
+    try:
+        yield
+    finally:
+        vars(owner).update(former)
+
+
+def name_of_latest_checkpoint(context: Any) -> str | None:
+    """Returns what the cluster says to start from; it has no say where a checkpoint is loaded by hand.
+
+    Args:
+        context: Determined's trial context.
+    """
+    if not is_on_cluster() or isinstance(context, pytorch.CheckpointLoadContext):
+        return None
+    info = det.get_cluster_info()
+    name: str | None = None if info is None else info.latest_checkpoint
+    return name
+
+
+def read_latest_checkpoint(context: Any, name: str) -> LatestCheckpoint:
+    """Reads a checkpoint; all processes do so together.
+
+    Args:
+        context: Determined's trial context.
+        name: The checkpoint's UUID; off-cluster its folder as well.
+
+    Raises:
+        CheckpointError: If it is missing, incomplete or damaged.
+    """
+    info = det.get_cluster_info() if is_on_cluster() else None
+    is_here = contextlib.nullcontext(_local_folder(context, name)) if info is None else None
+    with is_here or context._core.checkpoint.restore_path(name) as folder:
+        content, state = read_files(folder)
+    # As _PyTorchTrialController has it.
+    trial_id = 0 if info is None else info.trial.trial_id
+    return LatestCheckpoint(name, folder, content, state.get("trial_id") == trial_id)
+
+
+def _local_folder(context: Any, name: str) -> pathlib.Path:
+    base = pathlib.Path(context._core.checkpoint._storage_manager._base_path)
+    # Determined insists on its folder of checkpoints even where the checkpoint is in another one.
+    base.mkdir(parents=True, exist_ok=True)
+    folder = checkpoint_path(context, name)
+    if folder is None:
+        raise CheckpointError(
+            f"There is no checkpoint {name!r} in {base}. latest_checkpoint is a checkpoint's folder "
+            "(fit(...).checkpoint_path) or its UUID."
+        )
+    return folder

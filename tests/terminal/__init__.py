@@ -1,0 +1,1 @@
+"""What a person sees of a training, in a terminal and in a log."""

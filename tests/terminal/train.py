@@ -1,0 +1,34 @@
+"""A script for Lightning's Trainer.
+
+Its arguments are the seconds that a batch takes, and words: ``patched`` patches the Trainer, ``quiet`` wants no
+progress bar, ``evaluate`` evaluates afterwards.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if "patched" in sys.argv:
+    import lightning_shim
+
+    lightning_shim.patch(trainer=True)
+
+import pytorch_lightning as pl
+
+from tests.terminal.model import EPOCHS, Lit, loader, number_of_processes
+
+if __name__ == "__main__":
+    trainer = pl.Trainer(
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        devices=number_of_processes(),
+        log_every_n_steps=2,
+        enable_model_summary=False,
+        enable_progress_bar="quiet" not in sys.argv,
+        callbacks=[pl.callbacks.TQDMProgressBar()] if "evaluate" in sys.argv else [],
+    )
+    trainer.fit(Lit(float(sys.argv[1])), loader(), loader())
+    print(f"{trainer.global_step} steps")
+    if "evaluate" in sys.argv:
+        for evaluate in (trainer.validate, trainer.test, trainer.predict):
+            evaluate(dataloaders=loader())

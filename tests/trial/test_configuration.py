@@ -1,0 +1,63 @@
+"""What an experiment's configuration asks for, read off it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import yaml
+from determined import pytorch
+
+from lightning_shim import DifferenceWarning
+from lightning_shim.trial.configuration import Configuration
+from tests.cluster.trial import DEFAULTS
+from tests.examples.test_examples import EXAMPLES
+
+
+def wishes(**config: Any) -> dict[str, Any]:
+    configuration = Configuration({**DEFAULTS, **config})
+    return {name: (wish.entry, vars(wish.value)) for name, wish in configuration.wishes.items()}
+
+
+def test_defaults_are_no_wishes() -> None:
+    configuration = Configuration(DEFAULTS)
+    assert configuration.wishes == {}
+    assert not configuration.profiles
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        configuration.warn_of_what_has_no_effect()
+        configuration.warn_of_other_units()
+
+
+@pytest.mark.parametrize("config", [{}, {"optimizations": None, "profiling": None, "min_validation_period": None}])
+def test_configuration_may_be_empty(config: dict[str, Any]) -> None:
+    configuration = Configuration(config)
+    assert configuration.wishes == {}
+    configuration.warn_of_what_has_no_effect()
+
+
+def test_length_of_the_search_of_the_example() -> None:
+    """Is the one that its script has, so that there is nothing to warn of."""
+    config = yaml.safe_load((EXAMPLES / "mnist" / "adaptive.yaml").read_text())
+    assert wishes(searcher=config["searcher"]) == {"max_length": ("searcher.max_time: 5", {"value": 5})}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        length = Configuration(config).settle("max_length", pytorch.Epoch(5), None)
+    assert length.value == 5
+
+
+@pytest.mark.parametrize(
+    ("config", "entry"),
+    [
+        ({"min_validation_period": {"records": 100}}, "min_validation_period: {'records': 100}"),
+        ({"searcher": {"max_length": 100}}, "searcher.max_length: 100"),
+        ({"searcher": {"time_metric": "samples", "max_time": 3}}, "searcher.max_time: 3"),
+    ],
+)
+def test_other_units_have_no_effect(config: dict[str, Any], entry: str) -> None:
+    assert wishes(**config) == {}
+    with pytest.warns(DifferenceWarning) as found:
+        Configuration({**DEFAULTS, **config}).warn_of_other_units()
+    message = f"{entry} of the experiment's configuration has no effect. Give it in epochs or in batches."
+    assert [str(warning.message) for warning in found] == [message]
