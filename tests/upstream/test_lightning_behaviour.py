@@ -37,3 +37,10 @@ def test_row_tells_releases_apart(name: str) -> None:
 
 def test_version_before_a_release_counts() -> None:
     assert Behaviour(">=2.5", "").is_of("2.6.0rc1")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_row_is_in_the_page_of_versions(name: str) -> None:
+    row = ROWS[name]
+    line = f"| {row.versions.removeprefix('>=')} | {row.sentence} |"
+    assert line in (REPOSITORY / "docs" / "versions.md").read_text().splitlines()
