@@ -240,7 +240,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         elif self.trainer.is_last_batch and self._validates_by_default and self.epoch_length is None:
             # Without a length, Determined cannot know where the epoch ends.
             self.controller.pause_after_this_batch(validates=self._parts.evaluation_loop.is_enabled)
-        return self._parts.reports.end_batch(outputs)
+        return self._parts.reports.end_batch(outputs, is_trained=batch is not SKIPPED)
 
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Does nothing: the loader has run the validation already, and reducers report the metrics."""
