@@ -54,6 +54,7 @@ class EvaluationLoop:
     Attributes:
         source: The validation loaders.
         batches_started: The number of batches started in the current validation, over all loaders.
+        is_last_batch: Whether the newest of them is the last one.
     """
 
     def __init__(self, runtime: Runtime, source: DataSource) -> None:
@@ -76,6 +77,7 @@ class EvaluationLoop:
         # By loader, the outputs of validation_step for Lightning 1.x's validation_epoch_end.
         self._outputs: list[list[Any]] = []
         self.batches_started = 0
+        self.is_last_batch = False
 
     @property
     def is_enabled(self) -> bool:
@@ -103,7 +105,7 @@ class EvaluationLoop:
         if releases_gradients:
             self._hooks.module_or_default("on_validation_model_zero_grad")
         self.set_up()
-        self._progress.has_validated = True
+        self._progress.has_validated = self.is_last_batch = False
         self.batches_started = 0
         self.source.set_epoch(self._progress.current_epoch)
         self._batches = self.source.batches(limit)
@@ -139,12 +141,15 @@ class EvaluationLoop:
         """
         samples = previous = 0
         bar = self._session.progress_bar
+        counts = not self._session.trainer.sanity_checking
         if self._is_enabled:
-            for batch, batch_idx, dataloader_idx, _ in self._batches:
+            for batch, batch_idx, dataloader_idx, is_last_batch in self._batches:
+                self.is_last_batch = is_last_batch
                 if dataloader_idx != previous:
                     self._end_dataloader()
                     previous = dataloader_idx
                 samples += self._evaluate(batch, batch_idx, dataloader_idx)
+                self._progress.has_validated = counts
                 if bar is not None:
                     bar.advance_validation()
                 if only_one:
