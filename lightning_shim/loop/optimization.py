@@ -59,6 +59,7 @@ class Optimization:
         self.accumulate_grad_batches = self._given_accumulation
         self.skips_backward = False
         self.batch_idx = 0
+        self._has_warned_of_none = False
 
     @property
     def changed_accumulation(self) -> int | None:
@@ -190,6 +191,15 @@ class Optimization:
             raise ConfigurationError(
                 f"{where}: training_step returned None, which would leave the other processes waiting for this one's "
                 "gradients. Return a loss of zero instead."
+            )
+        if not self._has_warned_of_none:
+            # As Lightning does, once, and in its words, for which there may be a filter.
+            self._has_warned_of_none = True
+            warn_at_definition(
+                self._module.training_step,
+                "`training_step` returned `None`: nothing is trained on such a batch. Return the loss, unless the "
+                "batch is to be skipped.",
+                DifferenceWarning,
             )
         return None, {}
 

@@ -42,6 +42,8 @@ class TrainingLoop:
     Attributes:
         source: The training loaders.
         optimization: Trains on a batch.
+        restarted_at: The index over all epochs of the last batch before a checkpoint of Lightning's, while the epoch
+            goes on that it was written in; otherwise None.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class TrainingLoop:
         self._length: int | None = None
         self._more_batches = 0
         self._batches: Batches | None = None
+        self.restarted_at: int | None = None
         self._loaded: dict[str, Any] | None = None
 
     @property
@@ -369,8 +372,11 @@ class TrainingLoop:
         progress.last_batch_stepped = not self.optimization.should_accumulate()
         progress.batches_that_stepped += progress.last_batch_stepped
 
-    def count_loaded_batch(self) -> None:
-        """Counts the batch in whose hooks Lightning has written a checkpoint; it counts batches after them."""
+    def restart(self) -> None:
+        """Goes on from a checkpoint of Lightning's."""
+        if self._progress.epoch_is_running:
+            self.restarted_at = self._progress.total_batch_idx
+        # In the hooks of a batch Lightning may have written the checkpoint; it counts batches after them.
         if self._progress.batch_end_is_due:
             self._progress.batch_end_is_due = False
             self._count_batch()
@@ -401,6 +407,7 @@ class TrainingLoop:
             self._metrics.training.reset()
         progress.current_epoch += 1
         progress.epoch_is_running = False
+        self.restarted_at = None
 
     @property
     def _steps_epoch_schedulers(self) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from torch.utils.data import DataLoader
 
 from lightning_shim.compatibility.before_training import takes_batch_idx, warn_about_validation
-from lightning_shim.data.passes import DataFetcherWrapper
+from lightning_shim.data.passes import Batches, DataFetcherWrapper
 from lightning_shim.data.source import DataSource
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
@@ -55,6 +55,7 @@ class EvaluationLoop:
     Attributes:
         source: The validation loaders.
         batches_started: The number of batches started in the current validation, over all loaders.
+        is_last_batch: Whether the newest of them is the last one.
     """
 
     def __init__(self, runtime: Runtime, source: DataSource) -> None:
@@ -71,12 +72,13 @@ class EvaluationLoop:
         self._has_step: Final = hooks.overridden("validation_step")
         self._takes_batch_idx: Final = self._has_step and takes_batch_idx(self._module.validation_step)
         self._is_enabled = source.request.is_defined and self._has_step and not source.is_switched_off
-        self._batches: Iterable[tuple[Any, int, int]] = ()
+        self._batches: Batches | None = None
         self._has_several = False
         self._modes: dict[str, bool] = {}
         # By loader, the outputs of validation_step for Lightning 1.x's validation_epoch_end.
         self._outputs: list[list[Any]] = []
         self.batches_started = 0
+        self.is_last_batch = False
 
     @property
     def is_enabled(self) -> bool:
@@ -104,7 +106,7 @@ class EvaluationLoop:
         if releases_gradients:
             self._hooks.module_or_default("on_validation_model_zero_grad")
         self.set_up()
-        self._progress.has_validated = True
+        self._progress.has_validated = self.is_last_batch = False
         self.batches_started = 0
         self.source.set_epoch(self._progress.current_epoch)
         self._batches = self.source.batches(limit)
@@ -140,10 +142,12 @@ class EvaluationLoop:
         """
         samples = previous = 0
         bar = self._session.progress_bar
-        if self._is_enabled:
-            batches = self._batches
+        counts = not self._session.trainer.sanity_checking
+        batches = self._batches
+        if self._is_enabled and batches is not None:
             iterator = batches if isinstance(batches, DataFetcherWrapper) else None
             for batch, batch_idx, dataloader_idx in batches if iterator is None else _before_each_step(iterator):
+                self.is_last_batch = batches.done
                 if dataloader_idx != previous:
                     self._end_dataloader()
                     previous = dataloader_idx
@@ -152,6 +156,7 @@ class EvaluationLoop:
                 except StopIteration:
                     # As in Lightning, whoever raises it ends the validation: it is next(dataloader_iter) as a rule.
                     break
+                self._progress.has_validated = counts
                 if bar is not None:
                     bar.advance_validation()
                 if only_one:

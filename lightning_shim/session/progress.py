@@ -24,7 +24,7 @@ class Progress:
         batch_end_is_due: Whether the last batch has been trained, but not yet ended as Lightning does after validating.
         last_batch_stepped: Whether the last batch completed a step that ``batches_that_stepped`` counts.
         epoch_is_running: Whether ``on_train_epoch_start`` has run and ``on_train_epoch_end`` has not.
-        has_validated: Whether a validation has run.
+        has_validated: Whether the newest validation has evaluated a batch; Lightning's ``val_loop._has_run``.
     """
 
     current_epoch: int = 0
