@@ -61,6 +61,14 @@ class MetricViews:
         self.logged.update(newer.logged)
         self.progress_bar.update(newer.progress_bar)
 
+    def move_to_cpu(self) -> None:
+        """Moves the values to where Lightning leaves them after ``fit``."""
+        for view in (self.callback, self.logged, self.progress_bar):
+            view.update({name: value.cpu() for name, value in view.items()})
+
+
+_CPU: Final = torch.device("cpu")
+
 
 class MetricCollector:
     """The values logged in training, or those logged in validation.
@@ -70,6 +78,7 @@ class MetricCollector:
         batch_size_of: Infers the number of samples in a batch; Lightning's ``extract_batch_size``.
         metric_attributes: Returns the names of the module's torchmetrics objects by their identity.
         reduce: Reduces a tensor over all processes: ``strategy.reduce``, or None for a single process.
+        device: The module's.
     """
 
     def __init__(
@@ -78,11 +87,13 @@ class MetricCollector:
         batch_size_of: Callable[[Any], int],
         metric_attributes: Callable[[], dict[int, str]],
         reduce: Callable[..., Tensor] | None = None,
+        device: torch.device = _CPU,
     ) -> None:
         self.training: Final = training
         self._batch_size_of: Final = batch_size_of
         self._metric_attributes: Final = metric_attributes
         self._reduce: Final = reduce
+        self._device: Final = device
         self._metrics: dict[Key, LoggedMetric] = {}
         # What has the value of all processes; nothing is logged under it again before the epoch's end.
         self._merged: Final[set[Key]] = set()
@@ -261,8 +272,8 @@ class MetricCollector:
             value = metric.step_value if on_step else metric.epoch_value()
             if value is None:
                 continue
-            # A copy, because the next step's value may be written over this one.
-            value = torch.as_tensor(value).clone() if on_step else torch.as_tensor(value)
+            # A copy of a tensor, because the next step's value may be written over this one.
+            value = torch.tensor(value, device=self._device) if not isinstance(value, Tensor) else value.clone()
             name = settings.reported_name(on_step)
             if settings.logger:
                 views.logged[name] = value
@@ -349,7 +360,9 @@ class MetricCollector:
             metrics: The module's torchmetrics objects by name.
         """
         self._metrics = {
-            key: LoggedMetric.from_state_dict(saved, metrics.get(saved["settings"]["metric_attribute"] or ""))
+            key: LoggedMetric.from_state_dict(
+                saved, metrics.get(saved["settings"]["metric_attribute"] or ""), self._device
+            )
             for key, saved in state["metrics"]
         }
         self._current_fx, self._in_first_batch = state["current_fx"], state["in_first_batch"]
@@ -385,7 +398,7 @@ class MetricCollector:
         metric = self._metrics.get(key)
         if metric is None:
             logged_object = value if isinstance(value, Metric) else None
-            metric = self._metrics[key] = LoggedMetric(settings, arguments, logged_object)
+            metric = self._metrics[key] = LoggedMetric(settings, arguments, logged_object, self._device)
         elif metric.settings != settings:
             raise MetricError(
                 f"{caller_location()}: self.log({name!r}) was called twice in {fx} with different settings: "

@@ -38,6 +38,7 @@ class LoggedMetric:
         settings: The resolved arguments.
         arguments: The arguments as they were passed, by which a repeated call is recognised quickly.
         metric: The torchmetrics object, if one was logged. It does its own reduction.
+        device: The module's, on which numbers that never were tensors are shown and reduced, as in Lightning.
         synchronise: Reduces a step's value over all processes, which wait for each other; None if that is not wanted.
         step_value: The last value, for ``on_step``. If it is a tensor, the next value may be written over it.
         is_fresh: Whether a value has been logged since the last reset.
@@ -47,6 +48,7 @@ class LoggedMetric:
     settings: Settings
     arguments: tuple[Any, ...]
     metric: Metric | None
+    device: torch.device
     synchronise: Callable[[Tensor], Tensor] | None = None
     step_value: Value | None = None
     is_fresh: bool = True
@@ -125,7 +127,10 @@ class LoggedMetric:
         self.is_fresh = True
         self._computed = None
         if self.settings.on_step:
-            self.step_value = value if self.synchronise is None else self.synchronise(torch.as_tensor(value))
+            if self.synchronise is None:
+                self.step_value = value
+            else:
+                self.step_value = self.synchronise(torch.as_tensor(value, device=self.device))
         if self.settings.on_epoch:
             numbers = self._numbers
             if self._tensors or len(numbers) >= FOLD_AFTER or (numbers and numbers[-1].dtype != value.dtype):
@@ -209,7 +214,8 @@ class LoggedMetric:
         if self.settings.reduction is MEAN:
             with np.errstate(invalid="ignore", divide="ignore"):
                 folded = folded / folded.dtype.type(weight)
-        self._computed = torch.from_numpy(np.asarray(folded))
+        device = self.device if self._tensors is None else self._tensors.device
+        self._computed = torch.from_numpy(np.asarray(folded)).to(device)
 
     def reset(self) -> None:
         """Forgets all values, and resets a torchmetrics object."""
@@ -235,21 +241,24 @@ class LoggedMetric:
         }
 
     @classmethod
-    def from_state_dict(cls, state: dict[str, Any], metric: Metric | None) -> LoggedMetric:
+    def from_state_dict(cls, state: dict[str, Any], metric: Metric | None, device: torch.device) -> LoggedMetric:
         """Rebuilds a logged metric from its :meth:`state_dict`.
 
         Args:
             state: The return value of :meth:`state_dict`.
             metric: The module's torchmetrics object of ``settings.metric_attribute``, if that is set.
+            device: The module's.
 
         Returns:
             The logged metric. Its ``arguments`` are empty until the next call logs it.
         """
-        restored = cls(Settings.from_state_dict(state["settings"]), arguments=(), metric=metric)
+        restored = cls(Settings.from_state_dict(state["settings"]), arguments=(), metric=metric, device=device)
         folded = state["folded"]
         restored._folded = None if folded is None else folded.numpy()[()]
         restored._weight = state["weight"]
-        restored.step_value, restored.is_fresh = state["step_value"], state["is_fresh"]
+        step_value = state["step_value"]
+        restored.step_value = None if step_value is None else step_value.to(device)
+        restored.is_fresh = state["is_fresh"]
         return restored
 
 
