@@ -166,7 +166,16 @@ class EvaluationLoop:
         # As in training, looking for the name saves the call of a hook that nobody overrides.
         if "on_validation_batch_start" in names:
             hooks.call("on_validation_batch_start", *args)
-        output = self._validation_step(args if self._takes_batch_idx else (args[0], *args[2:]))
+        # Written out because hooks.run, with its call and its `finally`, costs each step something.
+        state = hooks.state
+        previous = state[CURRENT_FX_ATTRIBUTE]
+        state[CURRENT_FX_ATTRIBUTE] = "validation_step"
+        output = (self._module if self._strategy.calls_directly else self._strategy).validation_step(
+            *(args if self._takes_batch_idx else (args[0], *args[2:]))
+        )
+        state[CURRENT_FX_ATTRIBUTE] = previous
+        if "validation_step_end" in names:
+            output = hooks.end_of_step("validation_step_end", output)
         if "on_validation_batch_end" in names:
             hooks.call("on_validation_batch_end", output, *args)
         if output is not None:
@@ -176,15 +185,6 @@ class EvaluationLoop:
         samples = collector.number_of_samples()
         collector.end_batch()
         return samples
-
-    def _validation_step(self, args: tuple[Any, ...]) -> Any:
-        strategy, hooks = self._strategy, self._hooks
-        state = hooks.state
-        previous = state[CURRENT_FX_ATTRIBUTE]
-        state[CURRENT_FX_ATTRIBUTE] = "validation_step"
-        output = (self._module if strategy.calls_directly else strategy).validation_step(*args)
-        state[CURRENT_FX_ATTRIBUTE] = previous
-        return hooks.end_of_step("validation_step_end", output) if "validation_step_end" in hooks.names else output
 
     def _end_dataloader(self) -> None:
         """Puts a loader's values into the views: first those of its last batch, then those of all its batches."""
