@@ -1,4 +1,4 @@
-"""The patch and the order of imports, each in a process of its own: run as a script, this file is one scenario."""
+"""The patch and the order of imports, each in a process of its own: run as a script, this file is these processes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -16,7 +18,10 @@ import wrapt
 from tests.support.namespaces import NAMESPACES
 from tests.support.repository import REPOSITORY
 
-HEAVY_PACKAGES = ("torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "determined")
+PATCHED_PACKAGES = ("pytorch_lightning", "lightning", "lightning_fabric", "determined")
+# Most of the time that Lightning takes to import goes into what it imports of others: the scenarios share that.
+SHARED_MODULES = ("torch._dynamo", "torch.utils.tensorboard", "torchmetrics")
+HEAVY_PACKAGES = ("torch", "torchmetrics", *PATCHED_PACKAGES)
 PATCHED_ENTRIES = {
     "log",
     "log_dict",
@@ -71,7 +76,7 @@ def imported(*packages: str) -> list[str]:
 def scenario_patched_before(first: str, second: str, way: str) -> None:
     originals = Originals()
     WAYS[way]()
-    assert imported(*HEAVY_PACKAGES) == []
+    assert imported(*PATCHED_PACKAGES) == []
     importlib.import_module(first)
     assert originals.changed(first) == PATCHED_ENTRIES
     assert imported(second) == []
@@ -164,13 +169,34 @@ def unpatch_restores(originals: Originals) -> None:
         assert originals.changed(namespace) == set()
 
 
-SCENARIOS: dict[str, Callable[..., None]] = {
-    "patched_before": scenario_patched_before,
-    "patched_after": scenario_patched_after,
-    "not_patched": scenario_not_patched,
-    "patched_while_importing": scenario_patched_while_importing,
-    "patched_while_another_thread_imports": scenario_patched_while_another_thread_imports,
+# Each namespace comes first once, by each way of patching, before and after.
+SCENARIOS: dict[str, Callable[[], None]] = {
+    "patched before": lambda: scenario_patched_before(*NAMESPACES, "patch"),
+    "patched before, by import": lambda: scenario_patched_before(*NAMESPACES[::-1], "monkey_patch"),
+    "patched after": lambda: scenario_patched_after(*NAMESPACES[::-1], "patch"),
+    "patched after, by import": lambda: scenario_patched_after(*NAMESPACES, "monkey_patch"),
+    "not patched": lambda: scenario_not_patched(*NAMESPACES),
+    "patched while importing": lambda: scenario_patched_while_importing(*NAMESPACES),
+    "patched while another thread imports": lambda: scenario_patched_while_another_thread_imports(*NAMESPACES),
 }
+
+
+def run_scenarios(folder: Path) -> None:
+    """Runs each scenario in a process that has imported none of what is patched, and writes how it has ended."""
+    for name in SHARED_MODULES:
+        importlib.import_module(name)
+    assert imported("lightning_shim", *PATCHED_PACKAGES) == []
+    for name, scenario in SCENARIOS.items():
+        if os.fork():
+            os.wait()
+            continue
+        try:
+            scenario()
+        except BaseException:
+            (folder / name).write_text(traceback.format_exc())
+        else:
+            (folder / name).write_text("passed")
+        os._exit(0)
 
 
 def run(*arguments: str) -> str:
@@ -178,10 +204,6 @@ def run(*arguments: str) -> str:
     finished = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
-
-
-def run_scenario(*arguments: str) -> None:
-    run(__file__, *arguments)
 
 
 @pytest.mark.parametrize("code", ["", "lightning_shim.patch()", "import monkey_patch", "dir(lightning_shim)"])
@@ -202,27 +224,19 @@ def test_unknown_name_is_an_attribute_error() -> None:
         _ = shim.patsch
 
 
-# Each namespace comes first once, by each way of patching, before and after.
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Has a file for each scenario, with how it has ended."""
+    folder = tmp_path_factory.mktemp("scenarios")
+    run(__file__, str(folder))
+    return folder
 
 
-@pytest.mark.parametrize(("first", "second", "way"), [(*NAMESPACES, "patch"), (*NAMESPACES[::-1], "monkey_patch")])
-def test_patched_before_lightning_is_imported(first: str, second: str, way: str) -> None:
-    run_scenario("patched_before", first, second, way)
-
-
-@pytest.mark.parametrize(("first", "second", "way"), [(*NAMESPACES, "monkey_patch"), (*NAMESPACES[::-1], "patch")])
-def test_patched_after_lightning_is_imported(first: str, second: str, way: str) -> None:
-    run_scenario("patched_after", first, second, way)
-
-
-def test_import_alone_patches_nothing() -> None:
-    run_scenario("not_patched", *NAMESPACES)
-
-
-@pytest.mark.parametrize("scenario", ["patched_while_importing", "patched_while_another_thread_imports"])
-def test_patched_while_lightning_is_being_imported(scenario: str) -> None:
-    run_scenario(scenario, *NAMESPACES)
+@pytest.mark.xdist_group("order of imports")
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenario(ended: Path, name: str) -> None:
+    assert (ended / name).read_text() == "passed"
 
 
 if __name__ == "__main__":
-    SCENARIOS[sys.argv[1]](*sys.argv[2:])
+    run_scenarios(Path(sys.argv[1]))
