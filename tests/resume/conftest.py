@@ -80,12 +80,15 @@ class Resumes:
         # The position of NumPy's generator, and its numbers.
         return Run(recording, seen, (random.getstate(), tuple(map(str, np.random.get_state()))))
 
-    def everywhere(self, case: Case, last: int | None = None, **options: Any) -> list[int]:
+    def everywhere(
+        self, case: Case, last: int | None = None, every_other_of: int | None = None, **options: Any
+    ) -> list[int]:
         """Trains without an interruption, then continues from each checkpoint, under another seed.
 
         Args:
             case: What to train.
             last: The last checkpoint to continue from, by its number of batches; by default all are.
+            every_other_of: The number of batches of an epoch, to leave out what :func:`is_left_out` says.
             **options: Further options of ``fit``.
 
         Returns:
@@ -97,11 +100,22 @@ class Resumes:
         for batches, checkpoint in sorted(written.items()):
             if last is not None and batches > last:
                 break
+            if every_other_of is not None and is_left_out(batches, every_other_of):
+                continue
             # Everything that matters has to come from the checkpoint.
             other = dataclasses.replace(case, seed=100 + batches)
             resumed = self.run(other, self.folders.mktemp("resumed"), latest_checkpoint=checkpoint, **options)
             assert_equal(resumed, whole, batches)
         return sorted(written)
+
+
+def is_left_out(batches: int, length: int) -> bool:
+    """Whether a checkpoint is one of every other; two epochs of a length have each position of an epoch once.
+
+    For what takes long to start, as data workers do.
+    """
+    epoch, position = divmod(batches - 1, length)
+    return (epoch + position) % 2 == 1
 
 
 def assert_equal(resumed: Run, whole: Run, batches: int) -> None:
