@@ -22,10 +22,10 @@ import lightning_shim
 from tests.parity.modules import Regression, dataset
 from tests.resume.conftest import checkpoints
 
-SAMPLES, BATCH_SIZE, EPOCHS = 20, 4, 3
+SAMPLES, BATCH_SIZE, EPOCHS = 20, 4, 2
 KINDS = {
     "epochs": {"max_length": pytorch.Epoch(EPOCHS)},
-    "stream": {"max_length": pytorch.Batch(13), "validation_period": pytorch.Batch(5)},
+    "stream": {"max_length": pytorch.Batch(8), "validation_period": pytorch.Batch(5)},
 }
 """How long which loader trains."""
 

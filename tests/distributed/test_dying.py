@@ -18,8 +18,6 @@ TIME_LIMIT = 90.0
         ("raise", 1, "ValueError: the batch is bad"),
         ("os._exit 3", 0, "exitcode  : 3"),
         ("os._exit 0", 0, "lightning_shim: rank 0 has ended before the trial"),
-        ("os._exit 0", 1, "lightning_shim: rank 1 has ended before the trial"),
-        ("InvalidHP when built", 0, "lightning_shim: rank 0 has ended before the trial"),
         ("InvalidHP when built", 1, "lightning_shim: rank 1 has ended before the trial"),
         ("InvalidHP", 1, r"ConfigurationError: Rank 1 has raised InvalidHP('the loss explodes'), and other processes"),
         ("sys.exit", 0, "ConfigurationError: Rank 0 has raised SystemExit(), and other processes have not"),

@@ -30,7 +30,7 @@ def results(folder: Path, processes: int) -> list[dict[str, Any]]:
     return [torch.load(folder / f"result.{rank}", weights_only=False) for rank in range(processes)]
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module")
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each process of a run that nobody interrupts ends with."""
     folder = tmp_path_factory.mktemp("whole")
@@ -39,7 +39,9 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return results(folder, request.param)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("whole", "number"), [(1, signal.SIGKILL), (1, signal.SIGTERM), (2, signal.SIGKILL)], indirect=["whole"]
+)
 def test_process_that_is_killed(tmp_path: Path, whole: list[dict[str, Any]], number: signal.Signals) -> None:
     processes = len(whole)
     # Neither the first nor the last of the epoch.
