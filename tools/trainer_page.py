@@ -50,7 +50,7 @@ INSTEAD_IN_FIT: Final = {
     "benchmark": "`torch.backends.cudnn.benchmark = True` in your script.",
     "inference_mode": "Nothing: validation runs under `torch.no_grad()`.",
     "use_distributed_sampler": "`fit(use_distributed_sampler=...)`. By default the processes share the samples as "
-    "under Lightning.",
+    "under Lightning. `fit(cut_to_shortest_rank=True)` if some have more batches than others.",
     "profiler": "`torch.profiler` in your script. `profiling.enabled: true` of the experiment records the load of the "
     "machine.",
     "detect_anomaly": "`torch.autograd.set_detect_anomaly(True)` in your script.",
