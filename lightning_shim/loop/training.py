@@ -67,15 +67,23 @@ class TrainingLoop:
         hooks.lightning1_values["outputs"] = lambda args: self._outputs.of_epoch()
         self._steps_schedulers_early: Final = STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY.is_of(session.lightning.version)
         self._length: int | None = None
+        # Lightning's epochs end where the loaders do. All of Determined's have the same length.
+        self._fills_up: Final = session.script_trainer is None
+        self._continues_ended_epoch = False
         self._more_batches = 0
         self._batches: Batches | None = None
         self._loaded: dict[str, Any] | None = None
 
     @property
     def length(self) -> int | None:
-        """The number of batches of Determined's epochs, or None if the loaders have no length."""
+        """The number of batches of the first epoch's loaders, or None if they have no length."""
         self.set_up()
         return self._length
+
+    @property
+    def length_of_all_epochs(self) -> int | None:
+        """The number of batches of each of Determined's epochs, or None if an epoch ends where the loaders do."""
+        return self.length if self._fills_up else None
 
     def verify_periods(self) -> None:
         """Refuses periods in epochs if Determined could not tell where an epoch ends.
@@ -83,7 +91,7 @@ class TrainingLoop:
         Raises:
             ConfigurationError: If there are such periods and the loaders have no length.
         """
-        if self.length is None and self._session.controller.counts_epochs:
+        if self.length_of_all_epochs is None and self._session.controller.counts_epochs:
             raise self.source.request.error(
                 "gave a loader without a length, so that Determined cannot count epochs. Give max_length and the "
                 "periods as determined.pytorch.Batch(n), or give the loader a __len__."
@@ -118,6 +126,8 @@ class TrainingLoop:
         # Determined asks for the length once. A shorter epoch is filled up with SKIPPED; a longer one would not end
         # where Determined's does.
         length, other = self._length, self.source.length
+        if not self._fills_up:
+            return
         if (length is None) is not (other is None) or (length is not None and other is not None and other > length):
             raise self.source.request.error(
                 f"gave {'no length' if other is None else f'{other} batches'} in epoch {self._progress.current_epoch}, "
@@ -140,7 +150,8 @@ class TrainingLoop:
             self._batches = self.source.batches()
             if self._batches.length == 0:
                 raise self.source.request.error("gave an empty loader: it has no batches.")
-            if self._progress.epoch_is_running:
+            self._continues_ended_epoch = self._goes_on_after_max_steps()
+            if self._progress.epoch_is_running or self._continues_ended_epoch:
                 # The epoch goes on, but there are no positions to restore: the checkpoint is Lightning's, which has
                 # none, or that of another number of processes, which had other samples. So the batches are loaded once
                 # more and dropped.
@@ -150,13 +161,25 @@ class TrainingLoop:
                     # The batches may run out: another number of processes may have had more of them each.
                     self._progress.is_last_batch = taken is None or taken[-1]
 
+    def _goes_on_after_max_steps(self) -> bool:
+        """Whether the checkpoint's last epoch was ended within by ``max_steps``, and the batches left make up the next.
+
+        As in Lightning, which goes on within an epoch, even an ended one, wherever ``max_steps`` is given.
+        """
+        progress, trainer = self._progress, self._session.script_trainer
+        was_cut = progress.batch_idx >= 0 and not progress.is_last_batch and not progress.epoch_is_running
+        return was_cut and trainer is not None and trainer.max_steps != -1
+
     def batches_and_epochs(self) -> tuple[int, int]:
         """Returns the numbers of batches and epochs trained so far, as Determined counts them."""
+        epochs = self._progress.current_epoch
+        length = self.length_of_all_epochs
+        return self._progress.total_batch_idx + 1 if length is None else self._batches_of_epochs(length), epochs
+
+    def _batches_of_epochs(self, length: int) -> int:
+        """Returns the number of batches trained, had all epochs had the same length."""
         progress = self._progress
-        epochs = progress.current_epoch
-        if self.length is None:
-            return progress.total_batch_idx + 1, epochs
-        return epochs * self.length + (progress.batch_idx + 1 if progress.epoch_is_running else 0), epochs
+        return progress.current_epoch * length + (progress.batch_idx + 1 if progress.epoch_is_running else 0)
 
     def resume(self) -> None:
         """Restores the loaders and random numbers of the checkpoint, if one was loaded."""
@@ -201,18 +224,18 @@ class TrainingLoop:
             yield from self._rest_of_determined_epoch()
             self.finish_epoch()
             # Determined's loop cannot be left from here. Until it looks whether to stop, it counts batches.
-            while self._session.stops_at_once:
+            while self._session.stops_at_once or self._session.has_reached_its_limits:
                 yield SKIPPED
 
     def _rest_of_determined_epoch(self) -> Iterator[Any]:
         """Fills up an epoch that is shorter than Determined's, all of which have the same length."""
-        while not self.is_at_the_end_of_an_epoch:
+        while self._fills_up and not self.is_at_the_end_of_an_epoch:
             yield SKIPPED
 
     @property
     def is_at_the_end_of_an_epoch(self) -> bool:
         """Whether Determined is between two epochs; for loaders without a length, whether the last batch is done."""
-        if self._length is None:
+        if self._length is None or not self._fills_up:
             return self._progress.is_last_batch or not self._progress.epoch_is_running
         return self._session.controller.batches_trained % self._length == 0
 
@@ -230,8 +253,10 @@ class TrainingLoop:
         self._hooks.call("on_epoch_start")
         self._hooks.call("on_train_epoch_start")
         self._hooks.refresh_if_changed()
-        progress.batch_idx = -1
-        progress.is_last_batch = progress.ends_early = False
+        if not self._continues_ended_epoch:
+            progress.batch_idx = -1
+            progress.is_last_batch = False
+        self._continues_ended_epoch = progress.ends_early = False
         progress.epoch_is_running = True
         # The first epoch's iterators have been created by start(), and those of an interrupted one by resume().
         if self._batches is None:
@@ -442,9 +467,9 @@ class TrainingLoop:
                 part = trained if length_before is None else trained * length // length_before
                 # At least the last batch is left, or the epoch's end, which is still due, would never come.
                 progress.batch_idx = min(part, length - 1) - 1
-            batches, epochs = self.batches_and_epochs()
+            batches = self._batches_of_epochs(length)
             progress.total_batch_idx = batches - 1
-            self._session.controller.continue_at(batches, epochs)
+            self._session.controller.continue_at(batches, progress.current_epoch)
         trained = progress.batch_idx + 1 if progress.epoch_is_running else 0
         before, now = (
             (f"by {size_before} processes or slots", size)
@@ -479,7 +504,7 @@ class TrainingBatches:
         return self._loop.batches()
 
     def __len__(self) -> int:
-        length = self._loop.length
+        length = self._loop.length_of_all_epochs
         if length is None:
             # The error by which Determined recognises a loader without a length.
             raise TypeError("the training loaders have no length")

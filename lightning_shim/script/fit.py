@@ -72,6 +72,7 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
         "ckpt_path": resolved_checkpoint(trainer, ckpt_path),
     }
     configuration = Configuration.of_experiment()
+    checkpoint_period = configuration.settle("checkpoint_period", None, None)
     # On a cluster Determined seeds all generators when its context is made, but the script goes on from its own state.
     random_state = RandomState.capture()
 
@@ -83,9 +84,8 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     with torch.autograd.set_detect_anomaly(bool(given.get("detect_anomaly"))):
         trial = run_trial(
             make_trial,
-            ScriptTrial.periods,
+            lambda trial: trial.periods(checkpoint_period),
             checkpoint_policy=_checkpoint_policy(trainer, configuration),
-            checkpoint_period=configuration.settle("checkpoint_period", None, None),
             step_zero_validation=configuration.settle("step_zero_validation", False, False),
             shows_progress=trainer.progress_bar_callback is not None,
         )

@@ -88,7 +88,12 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._training_loop.start()
         if self._ends_at_once():
             return
-        if self._training_loop.goes_on or self._controller.may_validate_in(self._trainer.current_epoch):
+        every = self._trainer.check_val_every_n_epoch
+        if (
+            self._training_loop.goes_on
+            or every is None
+            or pytorch.Epoch(every).should_stop(self._trainer.current_epoch + 1)
+        ):
             self._evaluation_loop.set_up()
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")
@@ -118,7 +123,7 @@ class LightningCallback(pytorch.PyTorchCallback):
     def _ends_at_once(self) -> bool:
         """Skips the training if it is complete, or if a hook has requested a stop; returns whether it is skipped."""
         self._agree_to_stop()
-        if self._trainer.should_stop:
+        if self._session.stops_early or self._session.has_reached_its_limits:
             self._controller.skips_training = True
         return self._controller.skips_training
 
@@ -174,9 +179,17 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._stop()
 
     def on_training_workload_end(self, avg_metrics: dict[str, Any], batch_metrics: Any) -> None:
-        """Remembers the reported metrics."""
+        """Remembers the reported metrics, and ends an epoch that has no validation to wait for.
+
+        A checkpoint then has what the epoch's end changes, and whether the training is over is known.
+        """
         self._parts.reports.remember(Entry.TRAINING, avg_metrics)
+        self._end_epoch()
         self._agree_to_stop()
+
+    def _end_epoch(self) -> None:
+        if not self._controller.will_validate and self._training_loop.is_at_the_end_of_an_epoch:
+            self._training_loop.after_validation()
 
     def _agree_to_stop(self) -> None:
         """Stops the trial if any process has requested it. Call it on all processes."""
@@ -225,10 +238,6 @@ class LightningCallback(pytorch.PyTorchCallback):
         error = self._controller.error
         if isinstance(error, determined.InvalidHP):
             self._verify_that_all_give_up(error)
-        if not self._controller.will_validate and self._training_loop.is_at_the_end_of_an_epoch:
-            # The epoch has no validation to wait for. If it ends now, the checkpoint has what its end changes, and a
-            # resumed trial starts with the next epoch.
-            self._training_loop.after_validation()
         self._parts.trial_state.gather()
 
     def _verify_that_all_give_up(self, error: BaseException) -> None:

@@ -79,6 +79,7 @@ class LightningTrial(pytorch.PyTorchTrial):
 
     trainer: TrainerFacade
     _tests_afterwards: ClassVar[bool] = False
+    _script_trainer: Any = None
 
     def __init__(
         self,
@@ -137,6 +138,7 @@ class LightningTrial(pytorch.PyTorchTrial):
                 self.datamodule,
                 ckpt_path,
                 latest_checkpoint or name_of_latest_checkpoint(context),
+                self._script_trainer,
             )
             given = Given(
                 train_dataloaders, val_dataloaders, _as_list(callbacks), _as_list(logger), self._tests_afterwards
@@ -235,7 +237,9 @@ class LightningTrial(pytorch.PyTorchTrial):
         outputs = self._parts.training_loop.train_batch(batch)
         if self._session.stops_at_once:
             self.controller.pause_after_this_batch(
-                validates=batch is not SKIPPED and self._parts.evaluation_loop.is_enabled
+                validates=batch is not SKIPPED
+                and self._session.validates_early
+                and self._parts.evaluation_loop.is_enabled
             )
         elif self.trainer.is_last_batch and self._validates_by_default and self.epoch_length is None:
             # Without a length, Determined cannot know where the epoch ends.
@@ -259,9 +263,14 @@ class LightningTrial(pytorch.PyTorchTrial):
         self._callback.on_validation_report()
 
     @property
-    def has_taken_all_steps(self) -> bool:
-        """Whether the training ends before its length has been trained."""
-        return False
+    def is_over(self) -> bool | None:
+        """Whether the training has ended; None where the length that Determined was given says so."""
+        return None
+
+    @property
+    def validation_is_due(self) -> bool | None:
+        """Whether to validate after the batch trained last; None where Determined's period of validations says so."""
+        return None
 
     # The user's interface.
 
