@@ -140,14 +140,21 @@ class TrainingLoop:
         """Whether a checkpoint has been loaded from which :meth:`resume` will continue."""
         return self._loaded is not None
 
-    def start(self) -> None:
-        """Creates the loaders' iterators, as Lightning does before training starts, unless :meth:`resume` will."""
+    def start(self, fits_again: bool) -> None:
+        """Creates the loaders' iterators, as Lightning does before training starts, unless :meth:`resume` will.
+
+        Args:
+            fits_again: Whether the script's Trainer has fitted before, and goes on counting.
+        """
         hooks = self._hooks
         self._outputs.is_needed = hooks.overridden("training_epoch_end") or hooks.takes_lightning1_arguments(
             "on_train_epoch_end"
         )
         if self._loaded is None:
             self._batches = self.source.batches()
+            if fits_again and self._progress.current_epoch > 0:
+                # Lightning creates them again, as for any epoch but its first, which draws random numbers.
+                self._batches = self.source.batches()
             if self._batches.length == 0:
                 raise self.source.request.error("gave an empty loader: it has no batches.")
             self._continues_ended_epoch = self._goes_on_after_max_steps()

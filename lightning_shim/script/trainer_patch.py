@@ -88,8 +88,13 @@ def _trains_alike(strategy: Any) -> bool:
 
 
 def _fit(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    from lightning_shim.script.fit import arguments_of, fit_script
+    from lightning_shim.script.fit import arguments_of, fit_script, verify_tuning
+    from lightning_shim.upstream.lightning_trainer import is_tuning
 
+    if is_tuning(instance):
+        # It runs Lightning's loop over and over within a hook, and puts everything back.
+        verify_tuning()
+        return wrapped(*args, **kwargs)
     return fit_script(instance, **arguments_of(wrapped, args, kwargs))
 
 

@@ -11,8 +11,10 @@ from determined import pytorch
 from lightning_shim.diagnostics.errors import IntervalError
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.facade.trainer import TrainerFacade, delegates
+from lightning_shim.script.trainer_while_fitting import show_facade
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.trial import LightningTrial
+from lightning_shim.upstream.lightning_trainer import progress_of
 
 ENDLESS: Final = sys.maxsize
 """The length of a training that something else will end, such as a Timer or the number of steps."""
@@ -39,12 +41,14 @@ class ScriptTrainer(TrainerFacade):
     users: Any
 
     def adopt(self, users: Any) -> None:
-        """Takes the user's Trainer, whose settings it shows from now on.
+        """Takes the user's Trainer: from now on each of the two shows what the other has.
 
         Args:
             users: The Trainer.
         """
         self.users = users
+        # A user's reference to the loop sets its limits, which are read from there.
+        show_facade(users, self, frozenset({*_SETTINGS, "fit_loop"}))
 
     @property
     def estimated_stepping_batches(self) -> int | float:
@@ -70,6 +74,9 @@ class ScriptTrial(LightningTrial):
         random_state: The random state of the script, which Determined has replaced by its own on a cluster.
         module: The LightningModule.
         **options: Options of LightningTrial.
+
+    Attributes:
+        failed_in_batch: Whether an error has left a batch untrained.
     """
 
     trainer: ScriptTrainer
@@ -86,6 +93,7 @@ class ScriptTrial(LightningTrial):
         random_state.restore()
         self._script_trainer = users_trainer
         self._checkpoint_epochs: pytorch.Epoch | None = None
+        self.failed_in_batch = False
         super().__init__(context, module, **options)
 
     @property
@@ -116,7 +124,11 @@ class ScriptTrial(LightningTrial):
 
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
         """Trains on a batch, and has Determined look up if that was the last one, or if a validation is due."""
-        metrics = super().train_batch(batch, epoch_idx, batch_idx)
+        try:
+            metrics = super().train_batch(batch, epoch_idx, batch_idx)
+        except BaseException:
+            self.failed_in_batch = not self._session.progress.batch_end_is_due
+            raise
         progress, epochs = self._session.progress, self._checkpoint_epochs
         validates = self.validation_is_due
         saves = progress.is_last_batch and epochs is not None and epochs.should_stop(progress.epochs_trained)
@@ -128,6 +140,8 @@ class ScriptTrial(LightningTrial):
 
     def _make_trainer(self, *parts: Any) -> ScriptTrainer:
         trainer = ScriptTrainer(*parts)
+        # A Trainer that has fitted before goes on counting, and a checkpoint has its own counts.
+        self._session.progress.load_state_dict(progress_of(self._script_trainer))
         trainer.adopt(self._script_trainer)
         return trainer
 

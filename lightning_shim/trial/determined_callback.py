@@ -77,15 +77,19 @@ class LightningCallback(pytorch.PyTorchCallback):
         # Of another trial's checkpoint the module has the weights alone, and Determined counts from zero.
         elif self._trainer.ckpt_path is not None:
             self._go_on_from(self._trainer.ckpt_path)
+        fits_again = self._controller.batches_trained == 0 and self._session.progress.total_batch_idx >= 0
+        if fits_again:
+            # The script's Trainer has fitted before, and goes on counting.
+            self._controller.continue_at(*self._training_loop.batches_and_epochs())
         batches = self._controller.batches_trained
         if batches > 0 and self._controller.has_trained_its_length:
             say(
                 f"nothing is left to train: {batches} batches have been trained, which is the length. Give a larger "
                 "one to go on."
             )
-        if self._controller.batches_trained == 0:
+        if fits_again or self._controller.batches_trained == 0:
             self._sanity_check()
-        self._training_loop.start()
+        self._training_loop.start(fits_again)
         if self._ends_at_once():
             return
         every = self._trainer.check_val_every_n_epoch

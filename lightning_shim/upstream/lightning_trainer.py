@@ -9,6 +9,8 @@ It relies on these private names of Lightning:
 - ``Trainer._data_connector.attach_data``: connects module and data module to the Trainer.
 - ``Trainer._logger_connector``, its ``_callback_metrics``, ``_logged_metrics``, ``_progress_bar_metrics`` and
   ``teardown``: the metrics that the Trainer's attributes show.
+- ``_TrainingEpochLoop._batches_that_stepped``: the step under which Lightning logs.
+- ``LearningRateFinder._early_exit`` and ``BatchSizeFinder._early_exit``: set by a Tuner.
 - ``_FitLoop._combined_loader``, ``_last_train_dl_reload_epoch``, ``_EvaluationLoop._combined_loader``,
   ``_max_batches``: the loaders of its loops.
 """
@@ -55,6 +57,40 @@ def has_bar_of_lightning(trainer: Any) -> bool:
     """Tells whether a Trainer has a progress bar of Lightning's, not one of the user's own."""
     callbacks = namespace_of(trainer).module("callbacks")
     return type(trainer.progress_bar_callback) in (callbacks.TQDMProgressBar, callbacks.RichProgressBar)
+
+
+def interrupted(trainer: Any, error: BaseException) -> None:
+    """Marks a Trainer whose ``fit`` has ended with an error; after Ctrl+C its stage is still what it was."""
+    lightning = lightning_of(trainer)
+    trainer.state.fn, trainer.state.status = lightning.TrainerFn.FITTING, lightning.TrainerStatus.INTERRUPTED
+    if not isinstance(error, KeyboardInterrupt):
+        trainer.state.stage = None
+
+
+def progress_of(trainer: Any) -> dict[str, int]:
+    """Returns the counts that a Trainer's next ``fit`` goes on from, by the names of ``Progress``."""
+    fit_loop = trainer.fit_loop
+    epoch_loop = fit_loop.epoch_loop
+    return {
+        # An epoch that an error has ended is trained again.
+        "current_epoch": fit_loop.epoch_progress.current.processed,
+        "total_batch_idx": epoch_loop.total_batch_idx,
+        "automatic_steps": epoch_loop.automatic_optimization.optim_progress.optimizer_steps,
+        "manual_steps": epoch_loop.manual_optimization.optim_step_progress.total.completed,
+        "batches_that_stepped": epoch_loop._batches_that_stepped,
+    }
+
+
+def is_tuning(trainer: Any) -> bool:
+    """Whether a Tuner has called ``fit``, for a search that ends before anything is trained for good."""
+    return any(getattr(callback, "_early_exit", False) for callback in trainer.callbacks)
+
+
+def batch_failed(trainer: Any) -> None:
+    """Takes back the count of the last batch, which an error has left untrained."""
+    batches = trainer.fit_loop.epoch_loop.batch_progress
+    for counts in (batches.total, batches.current):
+        counts.processed = counts.completed = counts.ready - 1
 
 
 def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any, loaders: tuple[Any, Any]) -> None:
