@@ -56,12 +56,15 @@ class StrategyFacade:
         model: The module, or DistributedDataParallel around it.
         calls_directly: Whether the module's steps can be called as they are: without autocast, wrapper or scaler.
         checkpoint_io: Lightning's plugin that writes and removes checkpoints.
+        launcher: None, as in Lightning when something else has started the processes.
         lr_scheduler_configs: The schedulers that ``configure_optimizers`` returned.
         optimizer_frequencies: The length of each optimizer's turn in batches; empty if they do not take turns.
         optimizer_idx: The index of the current optimizer.
         optimizer: The current optimizer of automatic optimization.
         lightning_optimizer: The same, as hooks receive it.
     """
+
+    launcher: Final = None
 
     def __init__(self, session: Session, hooks: Hooks) -> None:
         self._session: Final = session

@@ -278,6 +278,7 @@ has_teardown_predict          >=1.3,<1.6  "
 """,
     "Trainer": """
 [property: backed]
+_results                      >=1.5       it has the metrics of the current stage, and the batch that they belong to.
 current_epoch                 >=0.9       it counts the trial's epochs from 0, through pauses.
 global_step                   >=0.9       it counts the trial's optimizer steps from 0, through pauses.
 max_epochs                    >=0.9       it is the trial's length in epochs, or -1 if that is in batches.
@@ -308,7 +309,7 @@ sanity_checking               >=1.3       it says whether the sanity check is ru
 testing                       >=0.9       it is False, since Determined trials have no test loop.
 predicting                    >=1.2       it is False, since Determined trials have no predict loop.
 interrupted                   >=0.9       it is True once an error or Ctrl+C has ended the training.
-received_sigterm              >=2.0       "
+received_sigterm              >=2.0       it is False, since Determined handles that signal.
 ckpt_path                     >=1.6       it is the Lightning checkpoint that the trial starts from, or None.
 lightning_module              >=1.2       it is your module.
 model                         >=0.9       it is the module itself, on several processes as well.
@@ -391,8 +392,8 @@ fast_dev_run                  >=0.9       it is False, since a trial has no such
 overfit_batches               >=0.9       it is what the trial was given.
 barebones                     >=2.0       it is False, since a trial has no such mode.
 profiler                      >=0.9       it does nothing; Determined profiles trials by itself.
-fit_loop                      >=1.4       it has max_epochs, which can be set before training starts, max_steps,
-                                          max_batches, setup_data and the counts of its epoch_loop.
+fit_loop                      >=1.4       it has the loaders, and the counts of its epoch_loop and val_loop; max_epochs
+                                          can be set before training starts.
 [property: ignored]
 test_dataloaders              >=0.9       it is None, since Determined trials have no test loop.
 num_test_batches              >=0.9       "

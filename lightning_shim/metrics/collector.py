@@ -110,6 +110,21 @@ class MetricCollector:
         """Releases the batch, whose memory the next one needs."""
         self._batch = self._batch_size = None
 
+    @property
+    def batch(self) -> Any:
+        """The current batch, or None between batches."""
+        return self._batch
+
+    @property
+    def batch_size(self) -> int | None:
+        """The number of samples in the batch, or None if it has not been needed."""
+        return self._batch_size
+
+    @property
+    def dataloader_idx(self) -> int | None:
+        """The index of the batch's loader if there are several."""
+        return self._dataloader_idx
+
     def number_of_samples(self) -> int:
         """Returns the number of samples in the batch, or 1 if it cannot be inferred."""
         try:

@@ -26,7 +26,8 @@ def show_facade(trainer: Any, facade: Any, own: frozenset[str]) -> None:
     names = {*dir(type(facade)), *vars(facade)} - own
     shown = frozenset(name for name in names if not name.startswith("_") and find("Trainer", name) is not None)
     vars(trainer)[_FACADE] = facade
-    trainer.__class__ = _showing(type(trainer), shown)
+    own_class: Any = type(trainer)
+    trainer.__class__ = _showing(own_class, shown)
 
 
 def show_itself(trainer: Any) -> None:

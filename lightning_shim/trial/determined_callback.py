@@ -113,7 +113,7 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def _go_on_from(self, path: str | os.PathLike[str]) -> None:
         """Has Determined count on from a checkpoint of Lightning's; there may be nothing left to train."""
-        self._training_loop.count_loaded_batch()
+        self._training_loop.restart()
         batches, epochs = self._training_loop.batches_and_epochs()
         max_epochs = self._trainer.max_epochs
         if max_epochs != -1 and epochs > max_epochs:

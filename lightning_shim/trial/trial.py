@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any, ClassVar, Final
 
 from determined import pytorch
@@ -16,12 +17,13 @@ from lightning_shim.compatibility.before_training import (
     verify_manual_optimization,
     verify_module,
 )
+from lightning_shim.compatibility.monitored_names import warn_of_names_never_logged
 from lightning_shim.data.source import warn_about_global_batch_size
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.facade.trainer import TrainerFacade
 from lightning_shim.loop.setup import configure_module, prepare_training
-from lightning_shim.loop.training import SKIPPED, TrainingBatches
+from lightning_shim.loop.training import SKIPPED, TrainingLoop
 from lightning_shim.loop.validation import Validation, ValidationLoader
 from lightning_shim.patching.determined_loop import repair_controller
 from lightning_shim.patching.lightning_module import is_patched, patch, registry
@@ -29,7 +31,7 @@ from lightning_shim.session.hyperparameters import HyperparameterBuilder
 from lightning_shim.session.options import DEFAULTS, TrainerOptions
 from lightning_shim.session.schedule import Schedule
 from lightning_shim.session.session import Session
-from lightning_shim.trial.assembly import Given, assemble
+from lightning_shim.trial.assembly import Given, TrialParts, assemble
 from lightning_shim.trial.configuration import Configuration
 from lightning_shim.trial.determined_callback import CALLBACK_NAME, LightningCallback
 from lightning_shim.trial.journal import Journal
@@ -38,6 +40,28 @@ from lightning_shim.upstream.determined.context import experiment_length, is_on_
 from lightning_shim.upstream.determined.controller import Controller
 from lightning_shim.upstream.determined.latest_checkpoint import name_of_latest_checkpoint
 from lightning_shim.upstream.lightning import lightning_of, unwrapped
+
+
+class _TrainingBatches:
+    """The training loader that Determined sees: it iterates it, and takes the length of an epoch from it.
+
+    Args:
+        loop: Yields the batches.
+    """
+
+    def __init__(self, loop: TrainingLoop) -> None:
+        self._loop: Final = loop
+        loop.verify_periods()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._loop.batches()
+
+    def __len__(self) -> int:
+        length = self._loop.length_of_all_epochs
+        if length is None:
+            # The error by which Determined recognises a loader without a length.
+            raise TypeError("the training loaders have no length")
+        return length
 
 
 class LightningTrial(pytorch.PyTorchTrial):
@@ -101,7 +125,8 @@ class LightningTrial(pytorch.PyTorchTrial):
         if not is_patched():
             patch()
         verify_backend()
-        Configuration.of_experiment().warn_of_what_has_no_effect()
+        configuration = Configuration.of_experiment()
+        configuration.warn_of_what_has_no_effect()
         repair_controller(registry, LightningTrial)
         self.context = context
         self.controller: Final = Controller()
@@ -156,6 +181,13 @@ class LightningTrial(pytorch.PyTorchTrial):
                 prepare_training(self._parts.runtime)
                 self.trainer.lightning_loggers.log_hyperparams(self.module, self.datamodule)
                 self._parts.starting_checkpoint.restore_training_state()
+            warn_of_names_never_logged(
+                lightning,
+                self.module,
+                [*self._session.callbacks, self.datamodule],
+                _monitors(self._parts),
+                configuration.searcher_metric,
+            )
 
     def build_module(self) -> Any:
         """Returns the LightningModule; override it in a subclass.
@@ -219,7 +251,7 @@ class LightningTrial(pytorch.PyTorchTrial):
 
     def build_training_data_loader(self) -> Any:
         """Returns a loader of the batches of all epochs, whose length is that of one epoch."""
-        batches = TrainingBatches(self._parts.training_loop)
+        batches = _TrainingBatches(self._parts.training_loop)
         warn_about_global_batch_size(self._hparams, self._parts.training_loop.source, self._session.world_size)
         return batches
 
@@ -244,7 +276,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         elif self.trainer.is_last_batch and self._validates_by_default and self.epoch_length is None:
             # Without a length, Determined cannot know where the epoch ends.
             self.controller.pause_after_this_batch(validates=self._parts.evaluation_loop.is_enabled)
-        return self._parts.reports.end_batch(outputs)
+        return self._parts.reports.end_batch(outputs, is_trained=batch is not SKIPPED)
 
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Does nothing: the loader has run the validation already, and reducers report the metrics."""
@@ -320,6 +352,14 @@ def _length_asked_for(context: pytorch.PyTorchTrialContext) -> pytorch.TrainUnit
     except ValueError:
         # Off-cluster there may be no configuration.
         return None
+
+
+def _monitors(parts: TrialParts) -> list[tuple[str, str]]:
+    """Returns who monitors a metric, in words, and the metric's name."""
+    callbacks = [(type(each).__qualname__, getattr(each, "monitor", None)) for each in parts.session.callbacks]
+    configs = [config for config in parts.runtime.strategy.lr_scheduler_configs if config.reduce_on_plateau]
+    schedulers = [(type(config.scheduler).__qualname__, config.monitor) for config in configs]
+    return [(who, name) for who, name in (*callbacks, *schedulers) if isinstance(name, str)]
 
 
 def _as_list(given: Any) -> list[Any]:

@@ -170,7 +170,10 @@ def given_hyperparameters(owner: Any, overriding: dict[str, Any]) -> Iterator[No
         owner: The module or data module that is being built.
         overriding: The values by name.
     """
-    variable = namespace_of(owner).module("core.mixins.hparams_mixin")._given_hyperparameters
+    variable = getattr(namespace_of(owner).module("core.mixins.hparams_mixin"), "_given_hyperparameters", None)
+    if variable is None:  # An older LightningCLI has the constructor's arguments saved.
+        yield
+        return
     given = variable.get()
     token = variable.set(None if given is None else {**given, **overriding})
     try:

@@ -344,6 +344,7 @@ class TestUsersCode:
         unknown = {"unknown": "Trainer.no_such_thing", "unknown and private": "Trainer._no_such_thing"}
         for marker, name in unknown.items():
             assert found.pop(marker) == [(name, Support.REFUSED)]
+        assert found.pop("strategy") == [("Trainer.strategy.model", Support.BACKED)]
         assert found == {
             marker: [(name, member(*name.split(".")).support) for name in names]
             for marker, names in {
@@ -355,7 +356,6 @@ class TestUsersCode:
                 "closure": ["Trainer.distributed_sampler_kwargs"],
                 "property": ["Trainer.distributed_sampler_kwargs"],
                 "loop": ["Logger.close"],
-                "strategy": ["Trainer.strategy"],
                 "state": ["Trainer.state"],
                 "in a hidden function": ["Trainer.call_hook"],
                 "cast": ["Trainer.init_module"],
