@@ -553,7 +553,7 @@ on_keyboard_interrupt         >=0.9,<1.7  Determined handles interruptions; use 
     "callbacks": """
 [class: refused]
 ModelPruning                  >=1.2       its checkpoints lack the masks, so a trial could not continue after a pause.
-LearningRateFinder            >=1.9       it trains by itself; Determined searches hyperparameters.
+LearningRateFinder            >=1.9       it trains by itself; off-cluster a script's own Trainer may have it.
 BatchSizeFinder               >=1.9       "
 SpikeDetection                >=2.2       Lightning cannot load its state, which a trial needs after a pause.
 ThroughputMonitor             >=2.2       it reads Lightning's own loops and precision; Determined's profiler measures

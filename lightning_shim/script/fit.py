@@ -139,15 +139,18 @@ def _verify(trainer: Any) -> None:
         raise ConfigurationError(f"{caller_location()}: {problem}")
 
 
-def verify_tuning() -> None:
-    """Refuses a Tuner where it would be repeated after each pause, or by each process alone.
+def verify_tuning(who: str) -> None:
+    """Refuses a search where it would be repeated after each pause, or by each process alone.
+
+    Args:
+        who: The searcher, in words.
 
     Raises:
         ConfigurationError: If the script runs on a cluster, or on several processes.
     """
     if is_on_cluster() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigurationError(
-            f"{caller_location()}: a Tuner runs off-cluster and on one process only. Run the script there first, and "
+            f"{caller_location()}: {who} searches off-cluster and on one process only. Run the script there first, and "
             "write what it finds into the script or the experiment's hyperparameters."
         )
 

@@ -183,15 +183,15 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._stop()
 
     def on_training_workload_end(self, avg_metrics: dict[str, Any], batch_metrics: Any) -> None:
-        """Remembers the reported metrics, and ends an epoch that has no validation to wait for.
-
-        A checkpoint then has what the epoch's end changes, and whether the training is over is known.
-        """
+        """Remembers the reported metrics."""
         self._parts.reports.remember(Entry.TRAINING, avg_metrics)
-        self._end_epoch()
+        if self._session.script_trainer is not None:
+            # Its hooks may change how long the training is, which Determined asks next.
+            self._end_epoch()
         self._agree_to_stop()
 
     def _end_epoch(self) -> None:
+        """Ends an epoch whose last batch has been trained and which has no validation to wait for."""
         if not self._controller.will_validate and self._training_loop.is_at_the_end_of_an_epoch:
             self._training_loop.after_validation()
 
@@ -242,6 +242,8 @@ class LightningCallback(pytorch.PyTorchCallback):
         error = self._controller.error
         if isinstance(error, determined.InvalidHP):
             self._verify_that_all_give_up(error)
+        # The checkpoint then has what the epoch's end changes, and a resumed trial starts with the next epoch.
+        self._end_epoch()
         self._parts.trial_state.gather()
 
     def _verify_that_all_give_up(self, error: BaseException) -> None:

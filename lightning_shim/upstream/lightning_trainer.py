@@ -17,6 +17,8 @@ It relies on these private names of Lightning:
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from lightning_shim.upstream.lightning import lightning_of
@@ -47,10 +49,12 @@ def set_loop_limits(trainer: Any) -> None:
 def has_nothing_to_fit(trainer: Any, callback: Any) -> bool:
     """Whether a callback has no use in a trial, and waits for the Trainer's own loops after ``fit``.
 
-    Determined shows a trial's progress in place of a progress bar, and a trial makes no predictions to write.
+    Determined shows a trial's progress in place of a progress bar, a trial makes no predictions to write, and searches
+    have ended before.
     """
     lightning = lightning_of(trainer)
-    return isinstance(callback, (lightning.ProgressBar, lightning.BasePredictionWriter))
+    is_for_others = isinstance(callback, (lightning.ProgressBar, lightning.BasePredictionWriter))
+    return is_for_others or callback in finders(trainer)
 
 
 def has_bar_of_lightning(trainer: Any) -> bool:
@@ -84,6 +88,36 @@ def progress_of(trainer: Any) -> dict[str, int]:
 def is_tuning(trainer: Any) -> bool:
     """Whether a Tuner has called ``fit``, for a search that ends before anything is trained for good."""
     return any(getattr(callback, "_early_exit", False) for callback in trainer.callbacks)
+
+
+def finders(trainer: Any) -> list[Any]:
+    """Returns the callbacks that search a learning rate or a batch size before anything is trained."""
+    callbacks = namespace_of(trainer).module("callbacks")
+    return [
+        callback
+        for callback in trainer.callbacks
+        for finder in (callbacks.BatchSizeFinder, callbacks.LearningRateFinder)
+        # One of the user's own may search at another time.
+        if isinstance(callback, finder) and type(callback).on_fit_start is finder.on_fit_start
+    ]
+
+
+@contextlib.contextmanager
+def searching(trainer: Any, finder: Any) -> Iterator[None]:
+    """Makes a Trainer's ``fit`` end with the search of one of its callbacks, as a Tuner does.
+
+    Args:
+        trainer: The user's Trainer.
+        finder: One of its :func:`finders`.
+    """
+    callbacks, others = trainer.callbacks, finders(trainer)
+    trainer.callbacks = [finder, *(callback for callback in callbacks if callback not in others)]
+    finder._early_exit = True
+    try:
+        yield
+    finally:
+        finder._early_exit = False
+        trainer.callbacks = callbacks
 
 
 def batch_failed(trainer: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
 from pytorch_lightning.tuner import Tuner
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -250,6 +251,42 @@ def test_tuner(compared: Any) -> None:
         return found, attributes(trainer), module.state_dict()
 
     compared(script)
+
+
+@pytest.mark.parametrize("finder", ["learning rate", "batch size"])
+def test_finder_among_the_callbacks(compared: Any, finder: str) -> None:
+    class WithBatchSize(Module):
+        batch_size = 2
+
+        def train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(TensorDataset(torch.arange(288.0).view(-1, 3) / 300), batch_size=self.batch_size)
+
+        def val_dataloader(self) -> DataLoader[Any]:
+            return loader(2)
+
+    def script() -> Any:
+        if finder == "learning rate":
+            callback: Any = LearningRateFinder(num_training_steps=30, max_lr=0.5)
+        else:
+            callback = BatchSizeFinder(steps_per_trial=1, init_val=2, max_trials=2)
+        trainer = pl.Trainer(**ARGUMENTS, callbacks=[callback])
+        module = WithBatchSize()
+        trainer.fit(module)
+        return module.lr, module.batch_size, attributes(trainer), module.state_dict(), callback in trainer.callbacks
+
+    lr, batch_size, *_ = compared(script)
+    assert (lr, batch_size) != (0.1, 2)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_search_is_refused(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    with lightning_shim.patched(trainer=True):
+        trainer = pl.Trainer(**ARGUMENTS)
+        monkeypatch.setenv("WORLD_SIZE", str(size))
+        if size == 1:
+            monkeypatch.setattr(fit, "is_on_cluster", lambda: True)
+        with pytest.raises(ConfigurationError, match="a Tuner searches off-cluster and on one process only"):
+            Tuner(trainer).lr_find(Module(), loader(), loader(2))
 
 
 def test_cluster_has_one_training(monkeypatch: pytest.MonkeyPatch) -> None:
