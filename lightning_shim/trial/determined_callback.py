@@ -269,6 +269,7 @@ class LightningCallback(pytorch.PyTorchCallback):
                     self._training_loop.finish_epoch()
                 if self._has_started_training:
                     self._hooks.call("on_train_end")
+                self._parts.kept_files.share()
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)
         self._trainer.lightning_loggers.finalize("success")
