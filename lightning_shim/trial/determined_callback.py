@@ -21,7 +21,6 @@ import torch
 from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
-from lightning_shim.diagnostics.lines import say
 from lightning_shim.trial.assembly import TrialParts
 from lightning_shim.trial.cluster import Search
 from lightning_shim.trial.journal import Entry
@@ -77,14 +76,9 @@ class LightningCallback(pytorch.PyTorchCallback):
         # Of another trial's checkpoint the module has the weights alone, and Determined counts from zero.
         elif self._trainer.ckpt_path is not None:
             self._go_on_from(self._trainer.ckpt_path)
-        batches = self._controller.batches_trained
-        if batches > 0 and self._controller.has_trained_its_length:
-            say(
-                f"nothing is left to train: {batches} batches have been trained, which is the length. Give a larger "
-                "one to go on."
-            )
         if self._controller.batches_trained == 0:
             self._sanity_check()
+        self._parts.journal.starts_complete = self._controller.has_trained_its_length
         self._training_loop.start()
         if self._ends_at_once():
             return
@@ -167,9 +161,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         if self._controller.has_trained_its_length or self._context.get_stop_requested():
             # It ends by itself.
             return
-        batches = self._controller.batches_trained
-        if self._search.has_stopped(batches):
-            say(f"the search has stopped this trial after {batches} batches.")
+        if self._search.has_stopped(self._controller.batches_trained):
             self._session.stopped_by = "the search"
             self._stop()
 
@@ -274,4 +266,6 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)
         self._trainer.lightning_loggers.finalize("success")
         self._trainer.finish()
+        self._parts.reports.hide_progress()
+        self._parts.journal.end()
         self._parts.processes.part()
