@@ -28,6 +28,7 @@ from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.upstream.lightning import is_overridden
 from lightning_shim.upstream.torch import buffers_without_state
+from lightning_shim.user_code.bytecode import may_read_earlier_value
 
 FLAGS_OF_LAYERS: Final = ("track_running_stats", "momentum")
 """Attributes of torch.nn's layers that hooks change. Checkpoints hold them once, for all processes."""
@@ -280,6 +281,10 @@ class OwnAttributes:
         if type(value).__module__.partition(".")[0] in NEVER_KEPT:
             return True
         owner = next(owner.instance for owner in self._owners() if owner.key == place[0])
+        users = [*self._module.modules(), *self._callbacks.values(), self._objects["datamodule"]]
+        # What everybody sets anew before reading it does not depend on the past. Hooks are read by others.
+        if not hasattr(type(owner), place[1]) and not may_read_earlier_value(place[1], set(map(type, users))):
+            return True
         base = self._lightning.Callback if owner in self._callbacks.values() else self._lightning.LightningModule
         saver = owner if base is self._lightning.Callback else self._module
         return all(is_overridden(hook, saver, base) for hook in ("on_save_checkpoint", "on_load_checkpoint"))

@@ -26,6 +26,7 @@ from lightning_shim.checkpoint.attributes import FLAGS_OF_LAYERS, OwnAttributes
 from lightning_shim.checkpoint.lightning_format import without_arrays
 from lightning_shim.checkpoint.weight_averaging import WeightAveragingState
 from lightning_shim.compatibility.inspection import may_change_optimization
+from lightning_shim.loop.other_length import continue_elsewhere
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.loop.training import TrainingLoop
 from lightning_shim.metrics.collector import MetricViews
@@ -124,7 +125,7 @@ class TrialState:
         self._attributes.load(processes[rank if len(processes) == size else 0]["attributes"])
         if len(processes) != size or not self._training_loop.can_go_on(processes[rank]["training_loop"]):
             self._metrics.views.update(MetricViews(**processes[0]["views"]))
-            self._training_loop.continue_elsewhere(processes[0]["training_loop"], len(processes), size)
+            continue_elsewhere(self._session, self._training_loop, processes[0]["training_loop"], len(processes), size)
             return True
         own = processes[rank]
         self._metrics.views.update(MetricViews(**own["views"]))

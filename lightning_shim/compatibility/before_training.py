@@ -45,6 +45,18 @@ def takes_batch_idx(step: Callable[..., Any]) -> bool:
     return "batch_idx" in arguments or specification.varargs is not None or len(arguments) >= 2
 
 
+def takes_dataloader_iter(step: Callable[..., Any] | None) -> bool:
+    """Whether a step takes the loaders' iterator in place of a batch, by Lightning's rule.
+
+    Args:
+        step: ``training_step`` or ``validation_step``, bound; None stands for no step.
+
+    Returns:
+        Whether it has a parameter ``dataloader_iter``.
+    """
+    return step is not None and "dataloader_iter" in inspect.getfullargspec(inspect.unwrap(step)).args
+
+
 def is_datamodule(instance: Any) -> bool:
     """Whether an object is a LightningDataModule of either namespace."""
     # By name, since the namespace that the module does not use need not be installed.

@@ -16,6 +16,7 @@ from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.source_files import SourceFiles
 from lightning_shim.members.member import Kind, Member, Support
 from lightning_shim.members.query import find, member, members
+from lightning_shim.members.trainer_parts import SETTABLE, TRAINER_PARTS, instead_of
 from lightning_shim.patching.attachment import FIXED, FIXED_SENTENCE
 from lightning_shim.upstream.lightning import Lightning, is_overridden, lightning_of, original
 from lightning_shim.upstream.namespaces import NAMESPACES
@@ -35,6 +36,7 @@ Of the user's own classes nothing can be said: they may have members that the so
 """
 
 _PRIVATE: Final = member("Trainer", "_callback_connector").sentence
+_AS_IN_LIGHTNING: Final = "it is what it is in Lightning's Trainer."
 _GUARDED: Final = "it is not there, and your code goes on without it."
 _NAMES: Final = {
     "Trainer": "trainer",
@@ -239,7 +241,8 @@ class _Inspection:
         if outcome is None:
             return None
         support, sentence = outcome
-        member, spelling = f"{owner}.{name}", f"{'self' if is_own else _NAMES[owner]}.{name}"
+        top, *path = owner.split(".")
+        member, spelling = f"{owner}.{name}", ".".join(["self" if is_own else _NAMES[top], *path, name])
         if use.is_guarded and support is Support.REFUSED:
             # hasattr answers False, or an AttributeError is caught, so nothing goes wrong.
             support, sentence = Support.NATIVE, _GUARDED
@@ -248,6 +251,9 @@ class _Inspection:
     def _outcome(self, use: Use, is_own: bool) -> tuple[Support, str] | None:
         """Returns the support and the sentence for a use of a member, or None if nothing can be said."""
         owner, name = use.value.owner, use.name
+        if owner in TRAINER_PARTS:
+            is_there = name in TRAINER_PARTS[owner] and (not use.is_stored or f"{owner}.{name}" in SETTABLE)
+            return (Support.BACKED, _AS_IN_LIGHTNING) if is_there else (Support.REFUSED, instead_of(owner))
         row = find(owner, name)
         if use.is_stored and owner == "Trainer" and name in FIXED:
             return Support.REFUSED, FIXED_SENTENCE

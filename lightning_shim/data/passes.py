@@ -63,26 +63,24 @@ class Batches:
 
     Attributes:
         length: The number of batches, or None if it is unknown.
+        done: Whether the batch that was taken last is known to be the last one.
     """
 
     def __init__(self, combined: Any, fetched: int = 0, ahead: Tensor | None = None) -> None:
         self._iterator = batches_of(combined)
         self.length = _length(combined)
         self._fetched = fetched
-        self._ahead: list[tuple[Any, int, int]] = [] if ahead is None else pickle.loads(ahead.numpy().tobytes())
+        self._ahead: list[tuple[Any, int, int]] = [] if ahead is None else _unpickled(ahead)
         if ahead is not None:
             # A resumed loader starts with a placeholder for the batches that were taken: see TrackedLoader.resume.
             next(self._iterator)
         elif self.length is None:
             self._fetch_ahead()
+        self.done = self.length is not None and not self._ahead and fetched >= self.length
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of the pass, to which the loaders' positions have to be added."""
-        # A tensor may be a view of a large one, and pickling it would save all of that one's storage.
-        ahead = pickle.dumps(apply_to_collection(self._ahead, Tensor, Tensor.clone))
-        # A batch may contain any class, while a weights_only load admits only PyTorch's: hence a pickle in a pickle. As
-        # a tensor it takes up less space than as bytes.
-        return {"fetched": self._fetched, "ahead": torch.frombuffer(bytearray(ahead), dtype=torch.uint8)}
+        return {"fetched": self._fetched, "ahead": _pickled(self._ahead)}
 
     def release(self) -> None:
         """Drops the loaders' iterators, which end their workers, even if somebody still holds this object."""
@@ -94,21 +92,90 @@ class Batches:
         except StopIteration:
             self.length = self._fetched
 
-    def __iter__(self) -> Iterator[tuple[Any, int, int, bool]]:
+    def __iter__(self) -> Iterator[tuple[Any, int, int]]:
         return self
 
-    def __next__(self) -> tuple[Any, int, int, bool]:
-        """Returns the batch, its index, the index of its loader, and whether it is the last one."""
+    def __next__(self) -> tuple[Any, int, int]:
+        """Returns the batch, its index and the index of its loader."""
+        if self.done:
+            # Asking once more would restart a loader that cycles, which draws random numbers.
+            raise StopIteration
         if self.length is not None and not self._ahead:
-            if self._fetched >= self.length:
-                # Asking once more would restart a loader that cycles, which draws random numbers.
-                raise StopIteration
             batch = next(self._iterator)
             self._fetched += 1
-            return (*batch, self._fetched >= self.length)
-        if not self._ahead:
-            raise StopIteration
+            self.done = self._fetched >= self.length
+            return batch
         batch = self._ahead.pop()
         self._fetched += 1
         self._fetch_ahead()
-        return (*batch, not self._ahead)
+        self.done = not self._ahead
+        return batch
+
+
+class DataFetcherWrapper(Batches):
+    """The argument of ``training_step(self, dataloader_iter)``: the step itself takes batches, as many as it likes.
+
+    Lightning's ``_DataFetcherWrapper``. Nothing is fetched ahead, so that only a step that asks in vain finds the end
+    of a loader without a length.
+
+    Args:
+        combined: Lightning's CombinedLoader.
+        fetched: The number of batches already taken, if the pass is resumed.
+        ahead: That there is no batch fetched ahead, as in :meth:`state_dict`.
+        latest: What was taken last, as in :meth:`state_dict`.
+
+    Attributes:
+        batch: The batch that was taken last, or None before the first. Hooks get it, and ``self.log`` its size.
+        batch_idx: Its index.
+        dataloader_idx: The index of its loader.
+    """
+
+    def __init__(
+        self, combined: Any, fetched: int = 0, ahead: Tensor | None = None, latest: Tensor | None = None
+    ) -> None:
+        super().__init__(combined, fetched, ahead)
+        # A resumed loader counts its batches from the placeholder on.
+        self._before = 0 if ahead is None else fetched - 1
+        self.batch: Any
+        self.batch_idx: int
+        self.dataloader_idx: int
+        self.batch, self.batch_idx, self.dataloader_idx = (None, 0, 0) if latest is None else _unpickled(latest)
+
+    @property
+    def fetched(self) -> int:
+        """The number of batches taken so far."""
+        return self._fetched
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state of the pass, to which the loaders' positions have to be added."""
+        return super().state_dict() | {"latest": _pickled((self.batch, self.batch_idx, self.dataloader_idx))}
+
+    def _fetch_ahead(self) -> None:
+        pass
+
+    def __next__(self) -> tuple[Any, int, int]:
+        """Returns the next batch, its index and the index of its loader."""
+        if self.done:
+            raise StopIteration
+        try:
+            batch, batch_idx, dataloader_idx = next(self._iterator)
+        except StopIteration:
+            self.done = True
+            raise
+        self._fetched += 1
+        self.done = self.length is not None and self._fetched >= self.length
+        self.batch, self.batch_idx, self.dataloader_idx = batch, self._before + batch_idx, dataloader_idx
+        return self.batch, self.batch_idx, self.dataloader_idx
+
+
+def _pickled(batches: Any) -> Tensor:
+    """Returns batches as a tensor of bytes."""
+    # A tensor may be a view of a large one, and pickling it would save all of that one's storage.
+    pickled = pickle.dumps(apply_to_collection(batches, Tensor, Tensor.clone))
+    # A batch may contain any class, while a weights_only load admits only PyTorch's: hence a pickle in a pickle. As a
+    # tensor it takes up less space than as bytes.
+    return torch.frombuffer(bytearray(pickled), dtype=torch.uint8)
+
+
+def _unpickled(pickled: Tensor) -> Any:
+    return pickle.loads(pickled.numpy().tobytes())

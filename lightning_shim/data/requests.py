@@ -44,6 +44,11 @@ class LoaderRequest:
         """Whether the stage has loaders."""
         return self._given is not None or self._hook is not None
 
+    @property
+    def is_module(self) -> bool:
+        """Whether a hook of the module or of its data module would return them, rather than an argument."""
+        return self._given is None
+
     def __call__(self) -> Any:
         """Returns the loaders, or None."""
         return self._given if self._hook is None else self._hook()

@@ -13,8 +13,9 @@ from typing import Any, Final
 from lightning_fabric.utilities.seed import pl_worker_init_function
 from torch.utils.data import DataLoader, SequentialSampler
 
+from lightning_shim.compatibility.before_training import takes_dataloader_iter
 from lightning_shim.data.determined_loader import as_torch_loader
-from lightning_shim.data.passes import Batches, length_of
+from lightning_shim.data.passes import Batches, DataFetcherWrapper, length_of
 from lightning_shim.data.requests import LoaderRequest
 from lightning_shim.data.sharding import SamplerError, SampleSharing
 from lightning_shim.data.tracked_loader import TooFewBatchesError, TrackedLoader
@@ -72,6 +73,8 @@ class DataSource:
         self._tracked: list[TrackedLoader] = []
         self._combined_tracked: Any = None
         self._batches: Batches | None = None
+        step = session.module.training_step if self._trains else session.module.validation_step
+        self._pass: Final = DataFetcherWrapper if takes_dataloader_iter(step) else Batches
 
     @property
     def is_switched_off(self) -> bool:
@@ -270,7 +273,7 @@ class DataSource:
         for loader in self._tracked:
             loader.start_epoch()
         self._combined_tracked.limits = [min(limit, batches) for batches in self.num_batches]
-        self._batches = Batches(self._combined_tracked)
+        self._batches = self._pass(self._combined_tracked)
         return self._batches
 
     def state_dict(self) -> dict[str, Any]:
@@ -315,7 +318,7 @@ class DataSource:
         except TooFewBatchesError as error:
             raise self.request.error(f"{error.args[0]} before the pause: it is not the loader that it was.") from None
         if batches is not None:
-            self._batches = Batches(self._combined_tracked, **batches)
+            self._batches = self._pass(self._combined_tracked, **batches)
         # Last, because getting to the positions repeats draws from these generators as well.
         for loader, own in zip(self._tracked, state["own"], strict=True):
             loader.restore_own_state(own)

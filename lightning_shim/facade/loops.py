@@ -1,7 +1,8 @@
-"""``trainer.fit_loop`` on Determined: the few attributes that modules read from Lightning's loops."""
+"""The parts of Lightning's Trainer on Determined: ``trainer.fit_loop`` and what modules read from there."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from lightning_shim.data.source import DataSource
@@ -9,96 +10,261 @@ from lightning_shim.diagnostics.errors import RefusedMemberError
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.loop.training import TrainingLoop
 from lightning_shim.loop.validation import EvaluationLoop
-from lightning_shim.session.progress import Progress
+from lightning_shim.members.trainer_parts import SETTABLE, instead_of
+from lightning_shim.metrics.collector import MetricCollector
+from lightning_shim.metrics.store import MetricStore
+from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.session.session import Session
+
+_COUNTS: Final = ("ready", "started", "processed", "completed")
+
+_TRANSFER_HOOKS: Final = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+_NOT_YET_COUNTED: Final = {
+    "on_train_epoch_start": 3,
+    "on_train_epoch_end": 1,
+    "on_batch_start": 3,
+    "on_train_batch_start": 3,
+    **dict.fromkeys(
+        (
+            "training_step",
+            "training_step_end",
+            "on_before_backward",
+            "backward",
+            "on_after_backward",
+            "on_before_zero_grad",
+            "optimizer_zero_grad",
+            "on_before_optimizer_step",
+            "configure_gradient_clipping",
+            "optimizer_step",
+        ),
+        2,
+    ),
+    "lr_scheduler_step": 1,
+    "on_train_batch_end": 1,
+    "on_batch_end": 1,
+    "on_validation_batch_start": 3,
+    "validation_step": 2,
+    "validation_step_end": 2,
+    "on_validation_batch_end": 1,
+}
+"""How many of Lightning's four counts do not include the batch or epoch in one of whose hooks they are read."""
+
+
+def _counts(number: int, missing: int) -> dict[str, int]:
+    return {name: number - (place >= len(_COUNTS) - missing) for place, name in enumerate(_COUNTS)}
 
 
 class Refusing:
-    """Base of the stand-ins for parts of Lightning's Trainer: each has a few of the members and refuses the others."""
+    """Base of the stand-ins for parts of Lightning's Trainer: each has a few of the members and refuses the others.
 
-    _name: str
-    _instead = (
-        "Determined runs the loop. Read trainer's own attributes instead, such as current_epoch, global_step, "
-        "num_training_batches or enable_validation."
-    )
+    Args:
+        path: The path to the part, as in :data:`~lightning_shim.members.trainer_parts.TRAINER_PARTS`.
+        **attributes: The attributes of the part that stay, whose names are Lightning's, and those that it works with.
+    """
+
+    _path: str
+
+    def __init__(self, path: str, **attributes: Any) -> None:
+        vars(self).update(attributes, _path=path)
 
     def __getattr__(self, name: str) -> Any:
         # copy, pickle and numpy look for such names and expect AttributeError.
         if name.startswith("__"):
             raise AttributeError(name)
-        raise RefusedMemberError(f"{caller_location()}: {self._name} has no {name!r}: {self._instead}")
+        raise RefusedMemberError(f"{caller_location()}: {self._spelling} has no {name!r}: {instead_of(self._path)}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if f"{self._path}.{name}" not in SETTABLE:
+            raise RefusedMemberError(
+                f"{caller_location()}: {self._spelling}.{name} cannot be set: {instead_of(self._path)}"
+            )
+        object.__setattr__(self, name, value)
+
+    @property
+    def _spelling(self) -> str:
+        return self._path.replace("Trainer", "trainer", 1)
 
 
-class _DataSourceFacade:
+class _DataSourceFacade(Refusing):
     """Lightning's ``_DataLoaderSource``."""
 
-    def __init__(self, source: DataSource) -> None:
-        self._source: Final = source
+    _source: DataSource
 
     def is_defined(self) -> bool:
         """Whether the stage has loaders."""
         return self._source.request.is_defined
 
+    def is_module(self) -> bool:
+        """Whether they come from the module or its data module, rather than from an argument."""
+        return self._source.request.is_module
+
+    def dataloader(self) -> Any:
+        """Requests the loaders from the user once more."""
+        return self._source.request()
+
+
+class _Counts(Refusing):
+    """Lightning's ``_ProcessedTracker``."""
+
+    _read: Callable[[], Mapping[str, int]]
+
+    def __getattr__(self, name: str) -> Any:
+        return self._read()[name] if name in _COUNTS else super().__getattr__(name)
+
+
+def _progress(path: str, **counts: Callable[[], Mapping[str, int]]) -> dict[str, _Counts]:
+    return {name: _Counts(f"{path}.{name}", _read=read) for name, read in counts.items()}
+
+
+class ResultsFacade(Refusing):
+    """Lightning's ``_ResultCollection``: what is logged in a stage, or in the current one."""
+
+    _collector: Callable[[], MetricCollector]
+
+    @property
+    def batch(self) -> Any:
+        """The current batch, or None between batches."""
+        return self._collector().batch
+
+    @property
+    def batch_size(self) -> int | None:
+        """The number of samples in it; None while no mean has needed it."""
+        return self._collector().batch_size
+
+    @property
+    def dataloader_idx(self) -> int | None:
+        """The index of its loader, if there are several."""
+        return self._collector().dataloader_idx
+
+    def metrics(self, on_step: bool) -> dict[str, dict[str, Any]]:
+        """Returns the values for callbacks, loggers and the progress bar.
+
+        Args:
+            on_step: Whether to return the last step's values; otherwise those of the epoch so far.
+        """
+        views = self._collector().collect(on_step)
+        shown = {name: float(value) for name, value in views.progress_bar.items()}
+        return {"callback": views.callback, "log": views.logged, "pbar": shown}
+
+
+class _ValidationBatchProgress(Refusing):
+    """Lightning's ``_BatchProgress`` of a validation."""
+
+    _loop: EvaluationLoop
+
+    @property
+    def is_last_batch(self) -> bool:
+        """Whether the current batch is the last one of its loader."""
+        return self._loop.is_last_batch
+
 
 class _EvaluationLoopFacade(Refusing):
     """Lightning's ``_EvaluationLoop``."""
 
-    _name = "trainer.fit_loop.epoch_loop.val_loop"
+    _session: Session
+    _loop: EvaluationLoop
 
-    def __init__(self, session: Session, loop: EvaluationLoop) -> None:
-        self._progress: Final = session.progress
-        # Lightning's private name, by which modules ask whether there is validation data.
-        self._data_source: Final = _DataSourceFacade(loop.source)
+    def __init__(self, path: str, session: Session, loop: EvaluationLoop, collector: MetricCollector) -> None:
+        progress = f"{path}.batch_progress"
+        super().__init__(
+            path,
+            _session=session,
+            _loop=loop,
+            _data_source=_DataSourceFacade(f"{path}._data_source", _source=loop.source),
+            _results=ResultsFacade(f"{path}._results", _collector=lambda: collector),
+            batch_progress=_ValidationBatchProgress(progress, _loop=loop, **_progress(progress, current=self._batches)),
+        )
+
+    def _batches(self) -> dict[str, int]:
+        hook = vars(self._session.module)[CURRENT_FX_ATTRIBUTE]
+        in_transfer = hook in _TRANSFER_HOOKS and self._session.trainer.evaluating
+        is_of_validation = hook is not None and "validation" in hook
+        missing = 4 if in_transfer else _NOT_YET_COUNTED.get(hook, 0) if is_of_validation else 0
+        return _counts(self._loop.batches_started, missing)
 
     @property
     def _has_run(self) -> bool:
         """Whether there has been a validation; Lightning's private name, which callbacks read."""
-        return self._progress.has_validated
+        return self._session.progress.has_validated
 
 
-class _BatchProgressFacade(Refusing):
-    """Lightning's ``_BatchProgress``."""
+class _BatchProgress(Refusing):
+    """Lightning's ``_BatchProgress`` of training."""
 
-    _name = "trainer.fit_loop.epoch_loop.batch_progress"
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress: Final = progress
+    _session: Session
 
     @property
     def is_last_batch(self) -> bool:
         """Whether the current batch is the last one of its epoch."""
-        return self._progress.is_last_batch
+        return self._session.progress.is_last_batch
 
 
 class _EpochLoopFacade(Refusing):
     """Lightning's ``_TrainingEpochLoop``."""
 
-    _name = "trainer.fit_loop.epoch_loop"
+    _session: Session
+    _training_loop: TrainingLoop
 
-    def __init__(self, session: Session, evaluation_loop: EvaluationLoop) -> None:
-        self._session: Final = session
-        self._progress: Final = session.progress
-        self.val_loop: Final = _EvaluationLoopFacade(session, evaluation_loop)
-        self.batch_progress: Final = _BatchProgressFacade(session.progress)
+    def __init__(
+        self,
+        path: str,
+        session: Session,
+        training_loop: TrainingLoop,
+        evaluation_loop: EvaluationLoop,
+        metrics: MetricStore,
+    ) -> None:
+        counts = f"{path}.batch_progress"
+        progress = session.progress
+        super().__init__(
+            path,
+            _session=session,
+            _training_loop=training_loop,
+            _results=ResultsFacade(f"{path}._results", _collector=lambda: metrics.training),
+            val_loop=_EvaluationLoopFacade(f"{path}.val_loop", session, evaluation_loop, metrics.validation),
+            batch_progress=_BatchProgress(
+                counts,
+                _session=session,
+                **_progress(
+                    counts,
+                    current=lambda: self._batches(progress.batch_idx),
+                    total=lambda: self._batches(progress.total_batch_idx),
+                ),
+            ),
+        )
+
+    def _batches(self, batch_idx: int) -> dict[str, int]:
+        hook = vars(self._session.module)[CURRENT_FX_ATTRIBUTE]
+        in_transfer = hook in _TRANSFER_HOOKS and self._session.trainer.training
+        is_of_batch = hook is not None and "epoch" not in hook and "validation" not in hook
+        missing = 4 if in_transfer else _NOT_YET_COUNTED.get(hook, 0) if is_of_batch else 0
+        return _counts(batch_idx + 1, missing)
+
+    @property
+    def restarting(self) -> bool:
+        """Whether the current batch is the first one after ``ckpt_path`` was loaded."""
+        # After a pause the training goes on as if there had been none, so it has not restarted.
+        restarted_at = self._training_loop.restarted_at
+        return restarted_at is not None and self._session.progress.total_batch_idx <= restarted_at + 1
 
     @property
     def batch_idx(self) -> int:
         """The index of the current batch in its epoch."""
-        return self._progress.batch_idx
+        return self._batches(self._session.progress.batch_idx)["ready"] - 1
 
     @property
     def total_batch_idx(self) -> int:
         """The index of the current batch over all epochs."""
-        return self._progress.total_batch_idx
+        return self._batches(self._session.progress.total_batch_idx)["ready"] - 1
 
     @property
     def _batches_that_stepped(self) -> int:
         """The step under which Lightning logs; its private name, which modules read and set."""
-        return self._progress.batches_that_stepped
+        return self._session.progress.batches_that_stepped
 
     @_batches_that_stepped.setter
     def _batches_that_stepped(self, batches: int) -> None:
-        self._progress.batches_that_stepped = batches
+        self._session.progress.batches_that_stepped = batches
 
     @property
     def global_step(self) -> int:
@@ -113,15 +279,39 @@ class FitLoopFacade(Refusing):
         session: The training.
         training_loop: The loop that runs instead.
         evaluation_loop: The loop of a validation.
+        metrics: The values that the module logs.
     """
 
-    _name = "trainer.fit_loop"
+    _session: Session
+    _training_loop: TrainingLoop
 
-    def __init__(self, session: Session, training_loop: TrainingLoop, evaluation_loop: EvaluationLoop) -> None:
-        self._session: Final = session
-        self._training_loop: Final = training_loop
-        self.epoch_loop: Final = _EpochLoopFacade(session, evaluation_loop)
-        self._data_source: Final = _DataSourceFacade(training_loop.source)
+    def __init__(
+        self, session: Session, training_loop: TrainingLoop, evaluation_loop: EvaluationLoop, metrics: MetricStore
+    ) -> None:
+        path = "Trainer.fit_loop"
+        counts = f"{path}.epoch_progress"
+        super().__init__(
+            path,
+            _session=session,
+            _training_loop=training_loop,
+            _data_source=_DataSourceFacade(f"{path}._data_source", _source=training_loop.source),
+            _results=ResultsFacade(f"{path}._results", _collector=lambda: metrics.collector),
+            epoch_progress=Refusing(counts, **_progress(counts, current=self._epochs, total=self._epochs)),
+            epoch_loop=_EpochLoopFacade(f"{path}.epoch_loop", session, training_loop, evaluation_loop, metrics),
+        )
+
+    def _epochs(self) -> dict[str, int]:
+        progress = self._session.progress
+        hook = vars(self._session.module)[CURRENT_FX_ATTRIBUTE]
+        starts = hook == "on_train_epoch_start"
+        is_running = progress.epoch_is_running or starts
+        missing = 0 if not is_running else _NOT_YET_COUNTED[hook] if starts or hook == "on_train_epoch_end" else 2
+        return _counts(progress.current_epoch + is_running, missing)
+
+    @property
+    def restarting(self) -> bool:
+        """Whether the current epoch is one that ``ckpt_path`` was written in."""
+        return self._training_loop.restarted_at is not None
 
     @property
     def max_epochs(self) -> int:
@@ -147,6 +337,11 @@ class FitLoopFacade(Refusing):
         self._training_loop.max_batches = batches
 
     @property
+    def _combined_loader(self) -> Any:
+        """Lightning's CombinedLoader of the training loaders; its private name, by which modules reach datasets."""
+        return self._training_loop.source.combined
+
+    @property
     def _skip_backward(self) -> bool:
         """Whether automatic optimization leaves the gradients alone; Lightning's private name, which callbacks set."""
         return self._training_loop.optimization.skips_backward
@@ -168,12 +363,11 @@ class LoggerConnectorFacade(Refusing):
         evaluation_loop: Counts the batches of a validation.
     """
 
-    _name = "trainer._logger_connector"
-    _instead = "Determined reports the metrics. Read trainer.callback_metrics and trainer.logged_metrics instead."
+    _session: Session
+    _evaluation_loop: EvaluationLoop
 
     def __init__(self, session: Session, evaluation_loop: EvaluationLoop) -> None:
-        self._session: Final = session
-        self._evaluation_loop: Final = evaluation_loop
+        super().__init__("Trainer._logger_connector", _session=session, _evaluation_loop=evaluation_loop)
 
     @property
     def should_update_logs(self) -> bool:

@@ -52,6 +52,7 @@ _ANSWERS: Final = {
     "reload_dataloaders_every_n_epochs": "_session.options.reload_dataloaders_every_n_epochs",
     "fit_loop": "_fit_loop",
     "_logger_connector": "_logging",
+    "_results": "_fit_loop._results",
     "num_training_batches": "_training_loop.max_batches",
     "train_dataloader": "_training_loop.source.loaders",
     "val_dataloaders": "_evaluation_loop.source.loaders",
@@ -138,7 +139,7 @@ class TrainerFacade(Attached):
         self._training_loop: Final = training_loop
         self._evaluation_loop: Final = evaluation_loop
         self._lightning_checkpoint: Final = lightning_checkpoint
-        self._fit_loop: Final = FitLoopFacade(session, training_loop, evaluation_loop)
+        self._fit_loop: Final = FitLoopFacade(session, training_loop, evaluation_loop, self.metrics)
         self._logging: Final = LoggerConnectorFacade(session, evaluation_loop)
         self.lightning_loggers: Final = loggers
         self._loggers: Final = [*loggers.loggers, LoggerFacade(session)]
@@ -221,7 +222,6 @@ class TrainerFacade(Attached):
 
     def forget_sanity_check(self) -> None:
         """Returns to training as if nothing had been validated."""
-        self._session.progress.has_validated = False
         self.metrics.forget_views()
         self.enter_stage(training=True)
 

@@ -15,6 +15,7 @@ from lightning_shim.loop.configured_optimizers import SchedulerConfig
 from lightning_shim.loop.epoch_outputs import StepOutputs
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
+from lightning_shim.upstream.torch import release_gradients
 
 _SEE_THE_LOSS: Final = frozenset(
     {
@@ -44,6 +45,8 @@ class Optimization:
         strategy: Holds the optimizers.
         accumulate_grad_batches: The option's current value; callbacks may change it.
         skips_backward: Whether automatic optimization leaves the gradients alone; callbacks may set it.
+        batch_idx: The index that hooks get: that of the batch or, if the step takes its batches from an iterator, as in
+            Lightning that of the batch that the step before took last.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -56,6 +59,8 @@ class Optimization:
         self._given_accumulation: Final = session.options.accumulate_grad_batches
         self.accumulate_grad_batches = self._given_accumulation
         self.skips_backward = False
+        self.batch_idx = 0
+        self._has_warned_of_none = False
 
     @property
     def changed_accumulation(self) -> int | None:
@@ -100,7 +105,7 @@ class Optimization:
         else:
             hooks, progress = self._hooks, self._progress
             if "optimizer_step" in hooks.names:
-                arguments = (progress.current_epoch, progress.batch_idx, strategy.lightning_optimizer, closure)
+                arguments = (progress.current_epoch, self.batch_idx, strategy.lightning_optimizer, closure)
                 hooks.module("optimizer_step", *arguments)
             else:
                 # Lightning's default optimizer_step, and LightningOptimizer.step within it, amount to this. It saves
@@ -162,14 +167,19 @@ class Optimization:
         if self.skips_backward:
             return detached, extra
         # As in Lightning, gradients are released between training_step and backward, where an accumulation begins.
-        if progress.batch_idx % self.accumulate_grad_batches == 0:
+        if self.batch_idx % self.accumulate_grad_batches == 0:
             optimizer = strategy.optimizer
             if "on_before_zero_grad" in names:
                 hooks.call("on_before_zero_grad", optimizer)
             if "optimizer_zero_grad" in names:
-                hooks.module("optimizer_zero_grad", progress.current_epoch, progress.batch_idx, optimizer)
+                hooks.module("optimizer_zero_grad", progress.current_epoch, self.batch_idx, optimizer)
             else:
-                hooks.run("optimizer_zero_grad", optimizer.zero_grad)
+                # As hooks.run, without its call.
+                state = hooks.state
+                previous = state[CURRENT_FX_ATTRIBUTE]
+                state[CURRENT_FX_ATTRIBUTE] = "optimizer_zero_grad"
+                release_gradients(optimizer)
+                state[CURRENT_FX_ATTRIBUTE] = previous
         if loss is not None:
             strategy.run_backward(loss)
         return detached, extra
@@ -187,6 +197,15 @@ class Optimization:
             raise ConfigurationError(
                 f"{where}: training_step returned None, which would leave the other processes waiting for this one's "
                 "gradients. Return a loss of zero instead."
+            )
+        if not self._has_warned_of_none:
+            # As Lightning does, once, and in its words, for which there may be a filter.
+            self._has_warned_of_none = True
+            warn_at_definition(
+                self._module.training_step,
+                "`training_step` returned `None`: nothing is trained on such a batch. Return the loss, unless the "
+                "batch is to be skipped.",
+                DifferenceWarning,
             )
         return None, {}
 

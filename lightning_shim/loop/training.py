@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 from lightning_shim.compatibility.before_training import takes_batch_idx
-from lightning_shim.data.passes import Batches
+from lightning_shim.data.passes import Batches, DataFetcherWrapper
 from lightning_shim.data.source import DataSource
 from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning
 from lightning_shim.diagnostics.locations import caller_location
@@ -42,6 +42,8 @@ class TrainingLoop:
     Attributes:
         source: The training loaders.
         optimization: Trains on a batch.
+        restarted_at: The index over all epochs of the last batch before a checkpoint of Lightning's, while the epoch
+            goes on that it was written in; otherwise None.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class TrainingLoop:
         self._length: int | None = None
         self._more_batches = 0
         self._batches: Batches | None = None
+        self.restarted_at: int | None = None
         self._loaded: dict[str, Any] | None = None
 
     @property
@@ -146,9 +149,9 @@ class TrainingLoop:
                 # more and dropped.
                 self.source.set_epoch(self._progress.current_epoch)
                 for _ in range(self._progress.batch_idx + 1):
-                    taken = next(self._batches, None)
                     # The batches may run out: another number of processes may have had more of them each.
-                    self._progress.is_last_batch = taken is None or taken[-1]
+                    next(self._batches, None)
+                    self._progress.is_last_batch = self._batches.done
 
     def batches_and_epochs(self) -> tuple[int, int]:
         """Returns the numbers of batches and epochs trained so far, as Determined counts them."""
@@ -169,13 +172,13 @@ class TrainingLoop:
         now = RandomState(**loaded["random_state"])
         if self._validation_source.is_set_up and loaded["validation_source"]["positions"]:
             self._validation_source.resume(loaded["validation_source"], progress.current_epoch, now, continues=False)
-        self._restore_settings(loaded)
+        self.restore_settings(loaded)
         # Past its last batch the epoch's pass is over, although its end may still be due.
         continues = progress.epoch_is_running and not progress.is_last_batch
         self._batches = self.source.resume(loaded["source"], progress.current_epoch, now, continues)
         now.restore()
 
-    def _restore_settings(self, state: dict[str, Any]) -> None:
+    def restore_settings(self, state: dict[str, Any]) -> None:
         """Restores the values that callbacks had set for the running epoch."""
         self._more_batches = state["more_batches"]
         if state["accumulate_grad_batches"] is not None:
@@ -231,7 +234,7 @@ class TrainingLoop:
         self._hooks.call("on_train_epoch_start")
         self._hooks.refresh_if_changed()
         progress.batch_idx = -1
-        progress.is_last_batch = progress.ends_early = False
+        progress.is_last_batch = progress.ends_early = progress.ends_within_step = False
         progress.epoch_is_running = True
         # The first epoch's iterators have been created by start(), and those of an interrupted one by resume().
         if self._batches is None:
@@ -249,16 +252,16 @@ class TrainingLoop:
 
     def _rest_of_epoch(self) -> Iterator[Any]:
         progress = self._progress
-        batches: Iterator[Any] = self._batches or iter(())
-        self._batches = None
+        batches, self._batches = self._batches, None
         while not progress.is_last_batch:
             # The rest of the last batch: Determined has reported it, and validated if that was due.
             if progress.batch_end_is_due:
                 self.finish_batch()
-            while self._session.stops_at_once:
+            # A look at the request first saves the calls that tell whether it may be met.
+            while self._session.should_stop and self._session.stops_at_once:
                 yield SKIPPED
             try:
-                batch, _, _, is_last = next(batches)
+                batch, is_last = self._next(batches)
             except StopIteration:
                 if progress.batch_idx < 0:
                     raise self.source.request.error(
@@ -271,11 +274,21 @@ class TrainingLoop:
             progress.is_last_batch = is_last
             yield batch
 
+    def _next(self, batches: Batches | None) -> tuple[Any, bool]:
+        """Returns what is trained on next, and whether it is the last of the epoch."""
+        if batches is None or batches.done:
+            raise StopIteration
+        if isinstance(batches, DataFetcherWrapper):
+            # The step takes batches itself. An epoch has no more steps than batches, even if some steps take none.
+            return batches, self._progress.batch_idx + 2 >= self.max_batches
+        batch, _, _ = next(batches)
+        return batch, batches.done
+
     def train_batch(self, batch: Any) -> StepOutputs:
         """Trains on a batch that :meth:`batches` yielded.
 
         Args:
-            batch: The batch as the loader gave it.
+            batch: The batch as the loader gave it, or the iterator of which ``training_step`` takes batches.
 
         Returns:
             What ``training_step`` returned.
@@ -290,22 +303,34 @@ class TrainingLoop:
         )
         # Looking for a name here saves the call of a hook that nobody overrides; a step passes a dozen of them.
         names = hooks.names
-        batch = self._transfer(batch, 0)
+        iterator = batch if type(batch) is DataFetcherWrapper else None
+        if iterator is None:
+            batch, batch_idx = self._transfer(batch, 0), progress.batch_idx
+            args = (batch, batch_idx) if self._takes_batch_idx else (batch,)
+        else:
+            # As in Lightning, the hooks before the step get the batch that the last step has taken.
+            batch, batch_idx, args = iterator.batch, iterator.batch_idx, (iterator,)
+        optimization.batch_idx = batch_idx
         collector.start_batch(batch)
         outputs: StepOutputs = []
         skips_rest_of_epoch = False
-        if batch is None:
+        if batch is None and iterator is None:
             warn_at_caller("The training loader gave None; nothing is trained on it.", DifferenceWarning)
         else:
             if "on_batch_start" in names:
                 hooks.callbacks("on_batch_start")
             if "on_train_batch_start" in names:
-                skips_rest_of_epoch = hooks.call("on_train_batch_start", batch, progress.batch_idx) == -1
+                skips_rest_of_epoch = hooks.call("on_train_batch_start", batch, batch_idx) == -1
             if skips_rest_of_epoch:
                 progress.ends_early = not progress.is_last_batch
                 progress.is_last_batch = True
             else:
-                outputs = optimization.run((batch, progress.batch_idx) if self._takes_batch_idx else (batch,))
+                try:
+                    outputs = optimization.run(args)
+                except StopIteration:
+                    # As in Lightning, this ends the epoch without anything that follows a step.
+                    progress.is_last_batch = progress.ends_within_step = True
+                    return outputs
         # Schedulers that monitor no metric step now. The others wait for the validation: see finish_batch.
         steps_schedulers = not skips_rest_of_epoch or self._steps_schedulers_early
         if optimization.strategy.lr_scheduler_configs and steps_schedulers:
@@ -315,10 +340,13 @@ class TrainingLoop:
         if skips_rest_of_epoch:
             # As in Lightning, a batch that was skipped has no on_train_batch_end.
             return outputs
+        if iterator is not None:
+            batch, batch_idx = iterator.batch, iterator.batch_idx
+            progress.is_last_batch = progress.is_last_batch or iterator.done
         progress.batch_end_is_due = True
         if "on_train_batch_end" in names:
             seen = None if batch is None else optimization.batch_end_outputs(outputs)
-            hooks.call("on_train_batch_end", seen, batch, progress.batch_idx)
+            hooks.call("on_train_batch_end", seen, batch, batch_idx)
         if "on_batch_end" in names:
             hooks.callbacks("on_batch_end")
         collector.end_batch()
@@ -338,15 +366,23 @@ class TrainingLoop:
             progress.batch_end_is_due = False
             if optimization.strategy.lr_scheduler_configs:
                 optimization.step_schedulers("step", on_plateau=True)
-            self._count_batch()
+            if optimization.accumulate_grad_batches == 1:
+                # As `_count_batch` does; saves two calls for each batch.
+                progress.last_batch_stepped = True
+                progress.batches_that_stepped += 1
+            else:
+                self._count_batch()
 
     def _count_batch(self) -> None:
         progress = self._progress
         progress.last_batch_stepped = not self.optimization.should_accumulate()
         progress.batches_that_stepped += progress.last_batch_stepped
 
-    def count_loaded_batch(self) -> None:
-        """Counts the batch in whose hooks Lightning has written a checkpoint; it counts batches after them."""
+    def restart(self) -> None:
+        """Goes on from a checkpoint of Lightning's."""
+        if self._progress.epoch_is_running:
+            self.restarted_at = self._progress.total_batch_idx
+        # In the hooks of a batch Lightning may have written the checkpoint; it counts batches after them.
         if self._progress.batch_end_is_due:
             self._progress.batch_end_is_due = False
             self._count_batch()
@@ -372,11 +408,22 @@ class TrainingLoop:
             self._hooks.call("on_epoch_end")
             self._outputs.clear()
             self._report_epoch()
-            if progress.is_last_batch and (self._steps_schedulers_early or not progress.ends_early):
+            if self._steps_epoch_schedulers:
                 self.optimization.step_schedulers("epoch", on_plateau=True)
             self._metrics.training.reset()
         progress.current_epoch += 1
         progress.epoch_is_running = False
+        self.restarted_at = None
+
+    @property
+    def _steps_epoch_schedulers(self) -> bool:
+        """Whether the epoch has ended in a way after which Lightning steps the schedulers that count epochs."""
+        progress = self._progress
+        return (
+            progress.is_last_batch
+            and not progress.ends_within_step
+            and (self._steps_schedulers_early or not progress.ends_early)
+        )
 
     def after_validation(self) -> None:
         """Does the work that was waiting for a validation."""
@@ -420,48 +467,6 @@ class TrainingLoop:
             state: The return value of :meth:`state_dict`.
         """
         return bool(state["length"] == self.length)
-
-    def continue_elsewhere(self, state: dict[str, Any], size_before: int, size: int) -> None:
-        """Continues from a checkpoint of other loaders or another number of processes, after the same part of an epoch.
-
-        Samples are re-sharded in another order, so old loader positions are meaningless. Determined counts the batches
-        of one process; the count is set to the number that these loaders would have reached by now.
-
-        Args:
-            state: The return value of :meth:`state_dict` on one of the processes.
-            size_before: The number of processes then.
-            size: The number of processes now.
-        """
-        progress, length, length_before = self._progress, self.length, state["length"]
-        self._restore_settings(state)
-        if length is not None:
-            if progress.epoch_is_running and progress.is_last_batch:
-                progress.batch_idx = length - 1
-            elif progress.epoch_is_running:
-                trained = progress.batch_idx + 1
-                part = trained if length_before is None else trained * length // length_before
-                # At least the last batch is left, or the epoch's end, which is still due, would never come.
-                progress.batch_idx = min(part, length - 1) - 1
-            batches, epochs = self.batches_and_epochs()
-            progress.total_batch_idx = batches - 1
-            self._session.controller.continue_at(batches, epochs)
-        trained = progress.batch_idx + 1 if progress.epoch_is_running else 0
-        before, now = (
-            (f"by {size_before} processes or slots", size)
-            if size != size_before
-            else (f"with {_batches(length_before)} in an epoch", _batches(length))
-        )
-        warn_at_caller(
-            f"The checkpoint was written {before}, and is continued with {now}: epoch {progress.current_epoch} goes on "
-            f"after {trained} of {_batches(length)} of each process, in another order of the samples. Weights, "
-            "optimizers, schedulers and steps are those of the checkpoint; random numbers go on from rank 0's on all "
-            "processes; what the running epoch has logged, and gradients that were being accumulated, are lost.",
-            DifferenceWarning,
-        )
-
-
-def _batches(length: int | None) -> str:
-    return "an unknown number of batches" if length is None else f"{length} batches"
 
 
 class TrainingBatches:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from torch.utils.data import DataLoader
 
 from lightning_shim.compatibility.before_training import takes_batch_idx, warn_about_validation
+from lightning_shim.data.passes import Batches, DataFetcherWrapper
 from lightning_shim.data.source import DataSource
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
@@ -54,6 +55,7 @@ class EvaluationLoop:
     Attributes:
         source: The validation loaders.
         batches_started: The number of batches started in the current validation, over all loaders.
+        is_last_batch: Whether the newest of them is the last one.
     """
 
     def __init__(self, runtime: Runtime, source: DataSource) -> None:
@@ -70,12 +72,13 @@ class EvaluationLoop:
         self._has_step: Final = hooks.overridden("validation_step")
         self._takes_batch_idx: Final = self._has_step and takes_batch_idx(self._module.validation_step)
         self._is_enabled = source.request.is_defined and self._has_step and not source.is_switched_off
-        self._batches: Iterable[tuple[Any, int, int, bool]] = ()
+        self._batches: Batches | None = None
         self._has_several = False
         self._modes: dict[str, bool] = {}
         # By loader, the outputs of validation_step for Lightning 1.x's validation_epoch_end.
         self._outputs: list[list[Any]] = []
         self.batches_started = 0
+        self.is_last_batch = False
 
     @property
     def is_enabled(self) -> bool:
@@ -103,7 +106,7 @@ class EvaluationLoop:
         if releases_gradients:
             self._hooks.module_or_default("on_validation_model_zero_grad")
         self.set_up()
-        self._progress.has_validated = True
+        self._progress.has_validated = self.is_last_batch = False
         self.batches_started = 0
         self.source.set_epoch(self._progress.current_epoch)
         self._batches = self.source.batches(limit)
@@ -139,24 +142,36 @@ class EvaluationLoop:
         """
         samples = previous = 0
         bar = self._session.progress_bar
-        if self._is_enabled:
-            for batch, batch_idx, dataloader_idx, _ in self._batches:
+        counts = not self._session.trainer.sanity_checking
+        batches = self._batches
+        if self._is_enabled and batches is not None:
+            iterator = batches if isinstance(batches, DataFetcherWrapper) else None
+            for batch, batch_idx, dataloader_idx in batches if iterator is None else _before_each_step(iterator):
+                self.is_last_batch = batches.done
                 if dataloader_idx != previous:
                     self._end_dataloader()
                     previous = dataloader_idx
-                samples += self._evaluate(batch, batch_idx, dataloader_idx)
+                try:
+                    samples += self._evaluate(batch, batch_idx, dataloader_idx, iterator)
+                except StopIteration:
+                    # As in Lightning, whoever raises it ends the validation: it is next(dataloader_iter) as a rule.
+                    break
+                self._progress.has_validated = counts
                 if bar is not None:
                     bar.advance_validation()
                 if only_one:
                     break
         return Validation(samples)
 
-    def _evaluate(self, batch: Any, batch_idx: int, dataloader_idx: int) -> int:
-        """Evaluates a batch and returns the number of its samples."""
+    def _evaluate(
+        self, batch: Any, batch_idx: int, dataloader_idx: int, iterator: DataFetcherWrapper | None = None
+    ) -> int:
+        """Evaluates a batch, or what the step takes from an iterator, and returns the number of its samples."""
         self.batches_started += 1
         hooks, collector = self._hooks, self._metrics.validation
         names = hooks.names
-        batch = self._transfer(batch, dataloader_idx)
+        if iterator is None:
+            batch = self._transfer(batch, dataloader_idx)
         if self._has_several:
             collector.start_batch(batch, dataloader_idx)
             args: tuple[Any, ...] = (batch, batch_idx, dataloader_idx)
@@ -166,7 +181,11 @@ class EvaluationLoop:
         # As in training, looking for the name saves the call of a hook that nobody overrides.
         if "on_validation_batch_start" in names:
             hooks.call("on_validation_batch_start", *args)
-        output = self._validation_step(args if self._takes_batch_idx else (args[0], *args[2:]))
+        if iterator is None:
+            output = self._validation_step(args if self._takes_batch_idx else (args[0], *args[2:]))
+        else:
+            output = self._validation_step((iterator,))
+            args = (iterator.batch, iterator.batch_idx, *((iterator.dataloader_idx,) if self._has_several else ()))
         if "on_validation_batch_end" in names:
             hooks.call("on_validation_batch_end", output, *args)
         if output is not None:
@@ -219,3 +238,9 @@ class EvaluationLoop:
             return
         for name, submodule in self._module.named_modules():
             submodule.training = self._modes.get(name, submodule.training)
+
+
+def _before_each_step(iterator: DataFetcherWrapper) -> Iterator[tuple[Any, int, int]]:
+    """Yields what the step before has taken, which the hooks get, as long as there may be more to take."""
+    while not iterator.done:
+        yield iterator.batch, iterator.batch_idx, iterator.dataloader_idx

@@ -278,6 +278,7 @@ has_teardown_predict          >=1.3,<1.6  "
 """,
     "Trainer": """
 [property: backed]
+_results                      >=1.5       it has the metrics of the current stage, and the batch that they belong to.
 current_epoch                 >=0.9       it counts the trial's epochs from 0, through pauses.
 global_step                   >=0.9       it counts the trial's optimizer steps from 0, through pauses.
 max_epochs                    >=0.9       it is the trial's length in epochs, or -1 if that is in batches.
@@ -391,8 +392,8 @@ fast_dev_run                  >=0.9       it is False, since a trial has no such
 overfit_batches               >=0.9       it is what the trial was given.
 barebones                     >=2.0       it is False, since a trial has no such mode.
 profiler                      >=0.9       it does nothing; Determined profiles trials by itself.
-fit_loop                      >=1.4       it has max_epochs, which can be set before training starts, max_steps,
-                                          max_batches, setup_data and the counts of its epoch_loop.
+fit_loop                      >=1.4       it has the loaders, and the counts of its epoch_loop and val_loop; max_epochs
+                                          can be set before training starts.
 [property: ignored]
 test_dataloaders              >=0.9       it is None, since Determined trials have no test loop.
 num_test_batches              >=0.9       "
@@ -569,8 +570,8 @@ GradientAccumulationScheduler >=0.9       it works as in Lightning.
 BaseFinetuning                >=1.1       "
 BackboneFinetuning            >=1.1       "
 StochasticWeightAveraging     >=1.2       "
-WeightAveraging               >=2.5       "
-EMAWeightAveraging            >=2.5       "
+WeightAveraging               >=2.6       "
+EMAWeightAveraging            >=2.6       "
 Checkpoint                    >=1.5       the trial calls its hooks.
 LambdaCallback                >=0.9       "
 ModelCheckpoint               >=0.9       it writes its files as in Lightning; Determined's checkpoints hold copies.

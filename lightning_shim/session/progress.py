@@ -16,13 +16,15 @@ class Progress:
         total_batch_idx: The same over all epochs.
         is_last_batch: Whether that batch is the last of its epoch.
         ends_early: Whether it is the last because ``on_train_batch_start`` returned -1.
+        ends_within_step: Whether it is the last because ``training_step`` raised StopIteration, as
+            ``next(dataloader_iter)`` does after the last batch.
         automatic_steps: Optimizer steps of automatic optimization.
         manual_steps: Optimizer steps of manual optimization. A module that switches has both.
         batches_that_stepped: Batches that completed a step; the ``step`` of Lightning's loggers.
         batch_end_is_due: Whether the last batch has been trained, but not yet ended as Lightning does after validating.
         last_batch_stepped: Whether the last batch completed a step that ``batches_that_stepped`` counts.
         epoch_is_running: Whether ``on_train_epoch_start`` has run and ``on_train_epoch_end`` has not.
-        has_validated: Whether a validation has run.
+        has_validated: Whether the newest validation has evaluated a batch; Lightning's ``val_loop._has_run``.
     """
 
     current_epoch: int = 0
@@ -30,6 +32,7 @@ class Progress:
     total_batch_idx: int = -1
     is_last_batch: bool = False
     ends_early: bool = False
+    ends_within_step: bool = False
     automatic_steps: int = 0
     manual_steps: int = 0
     batches_that_stepped: int = 0

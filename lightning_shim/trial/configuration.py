@@ -84,6 +84,12 @@ class Configuration:
         """Returns that of the experiment that this process belongs to; off-cluster an empty one."""
         return cls(experiment_config())
 
+    @property
+    def searcher_metric(self) -> str | None:
+        """The metric by which trials are compared, which Determined looks for in validations; off-cluster None."""
+        name: str | None = self._entry("searcher.metric")
+        return name
+
     def _entry(self, path: str) -> Any:
         node: Any = self._config
         for name in path.split("."):

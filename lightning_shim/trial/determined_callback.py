@@ -98,7 +98,7 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def _go_on_from(self, path: str | os.PathLike[str]) -> None:
         """Has Determined count on from a checkpoint of Lightning's; there may be nothing left to train."""
-        self._training_loop.count_loaded_batch()
+        self._training_loop.restart()
         batches, epochs = self._training_loop.batches_and_epochs()
         max_epochs = self._trainer.max_epochs
         if max_epochs != -1 and epochs > max_epochs:
@@ -241,6 +241,8 @@ class LightningCallback(pytorch.PyTorchCallback):
             else:
                 self._fail(error)
         finally:
+            self._parts.runtime.strategy.teardown()
+            self._parts.runtime.metrics.views.move_to_cpu()
             self._trainer.release()
             self._training_loop.source.release()
             self._evaluation_loop.source.release()

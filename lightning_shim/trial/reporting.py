@@ -52,6 +52,7 @@ class Reports:
         self._journal: Final = journal
         self._device: Final = runtime.strategy.root_device
         self._shown: ShownValues | None = None
+        self._is_trained = False
         self._next_look = 0.0
         self._is_alone: Final = session.world_size == 1
         self._reported: frozenset[str] = frozenset()
@@ -69,11 +70,12 @@ class Reports:
             self._session.progress_bar.close()
         self._session.progress_bar = self._shown = None
 
-    def end_batch(self, outputs: StepOutputs) -> dict[str, Any]:
+    def end_batch(self, outputs: StepOutputs, is_trained: bool) -> dict[str, Any]:
         """Ends a training batch: advances the progress bar, and gives Lightning's loggers their values.
 
         Args:
             outputs: What the batch has returned.
+            is_trained: Whether it was trained on; otherwise Determined only counts it, in an epoch that has ended.
 
         Returns:
             The metrics for Determined, which are none, so that nothing is copied to the host. With several processes
@@ -82,7 +84,8 @@ class Reports:
         """
         if self._shown is not None:
             self._show(self._shown, outputs)
-        if self._loggers.loggers and self._progress.batch_end_is_due and self._is_logging_time():
+        self._is_trained = is_trained
+        if self._loggers.loggers and is_trained and self._progress.batch_end_is_due and self._is_logging_time():
             self._loggers.log_metrics(self._store.training.collect(on_step=True).logged)
         return {} if self._is_alone else {"batches": self._controller.batches_trained + 1}
 
@@ -164,7 +167,7 @@ class Reports:
         if not self._progress.batch_end_is_due:
             # The epoch has ended early, and Determined only counts the rest of its batches.
             return {}
-        if not self._controller.is_reporting_time(self._progress.is_last_batch):
+        if not self._controller.is_reporting_time(self._is_trained, self._progress.is_last_batch):
             return {}
         return self._store.training.step_values()
 

@@ -16,6 +16,7 @@ from lightning_shim.compatibility.before_training import (
     verify_manual_optimization,
     verify_module,
 )
+from lightning_shim.compatibility.monitored_names import warn_of_names_never_logged
 from lightning_shim.data.source import warn_about_global_batch_size
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location
@@ -29,7 +30,7 @@ from lightning_shim.session.hyperparameters import HyperparameterBuilder
 from lightning_shim.session.options import DEFAULTS, TrainerOptions
 from lightning_shim.session.schedule import Schedule
 from lightning_shim.session.session import Session
-from lightning_shim.trial.assembly import Given, assemble
+from lightning_shim.trial.assembly import Given, TrialParts, assemble
 from lightning_shim.trial.configuration import Configuration
 from lightning_shim.trial.determined_callback import CALLBACK_NAME, LightningCallback
 from lightning_shim.trial.journal import Journal
@@ -100,7 +101,8 @@ class LightningTrial(pytorch.PyTorchTrial):
         if not is_patched():
             patch()
         verify_backend()
-        Configuration.of_experiment().warn_of_what_has_no_effect()
+        configuration = Configuration.of_experiment()
+        configuration.warn_of_what_has_no_effect()
         repair_controller(registry, LightningTrial)
         self.context = context
         self.controller: Final = Controller()
@@ -154,6 +156,13 @@ class LightningTrial(pytorch.PyTorchTrial):
                 prepare_training(self._parts.runtime)
                 self.trainer.lightning_loggers.log_hyperparams(self.module, self.datamodule)
                 self._parts.starting_checkpoint.restore_training_state()
+            warn_of_names_never_logged(
+                lightning,
+                self.module,
+                [*self._session.callbacks, self.datamodule],
+                _monitors(self._parts),
+                configuration.searcher_metric,
+            )
 
     def build_module(self) -> Any:
         """Returns the LightningModule; override it in a subclass.
@@ -233,14 +242,14 @@ class LightningTrial(pytorch.PyTorchTrial):
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
         """Trains on a batch; metrics are reported by reducers, so that nothing is copied to the host for each batch."""
         outputs = self._parts.training_loop.train_batch(batch)
-        if self._session.stops_at_once:
+        if self._session.should_stop and self._session.stops_at_once:
             self.controller.pause_after_this_batch(
                 validates=batch is not SKIPPED and self._parts.evaluation_loop.is_enabled
             )
         elif self.trainer.is_last_batch and self._validates_by_default and self.epoch_length is None:
             # Without a length, Determined cannot know where the epoch ends.
             self.controller.pause_after_this_batch(validates=self._parts.evaluation_loop.is_enabled)
-        return self._parts.reports.end_batch(outputs)
+        return self._parts.reports.end_batch(outputs, is_trained=batch is not SKIPPED)
 
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Does nothing: the loader has run the validation already, and reducers report the metrics."""
@@ -311,6 +320,14 @@ def _length_asked_for(context: pytorch.PyTorchTrialContext) -> pytorch.TrainUnit
     except ValueError:
         # Off-cluster there may be no configuration.
         return None
+
+
+def _monitors(parts: TrialParts) -> list[tuple[str, str]]:
+    """Returns who monitors a metric, in words, and the metric's name."""
+    callbacks = [(type(each).__qualname__, getattr(each, "monitor", None)) for each in parts.session.callbacks]
+    configs = [config for config in parts.runtime.strategy.lr_scheduler_configs if config.reduce_on_plateau]
+    schedulers = [(type(config.scheduler).__qualname__, config.monitor) for config in configs]
+    return [(who, name) for who, name in (*callbacks, *schedulers) if isinstance(name, str)]
 
 
 def _as_list(given: Any) -> list[Any]:

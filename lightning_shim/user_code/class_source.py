@@ -50,6 +50,8 @@ class ClassSource:
     Attributes:
         methods: The functions in the class.
         is_complete: Whether the source of all of them was found.
+        source: The file of its definition, or None if that was not found.
+        node: Its definition, or None.
     """
 
     def __init__(self, cls: type, files: SourceFiles, is_users: Callable[[str], bool]) -> None:
@@ -61,10 +63,10 @@ class ClassSource:
             for function in functions_in(entry)
             if (code := code_of(function)) is not None and is_users(_module_of(function))
         ]
-        self._source, self._node = self._find()
+        self.source, self.node = self._find()
         self.methods: Final = list(self._methods())
         located = {method.name for method in self.methods}
-        self.is_complete: Final = self._node is not None or all(name in located for name, _, _ in self._functions)
+        self.is_complete: Final = self.node is not None or all(name in located for name, _, _ in self._functions)
 
     def _find(self) -> tuple[SourceFile | None, ast.ClassDef | None]:
         """Finds the class's definition by its name, around the line of one of its functions."""
@@ -86,11 +88,11 @@ class ClassSource:
 
     def _methods(self) -> Iterator[Method]:
         nodes = set()
-        if self._node is not None and self._source is not None:
-            for statement in _statements(self._node.body):
+        if self.node is not None and self.source is not None:
+            for statement in _statements(self.node.body):
                 for name, node in _functions_of_statement(statement):
                     nodes.add(node)
-                    yield Method(name, node, self._source, self._class.__module__)
+                    yield Method(name, node, self.source, self._class.__module__)
         # Functions that were assigned to the class from outside, or put into it by a factory.
         for name, function, code in self._functions:
             source = self._files.file(code.co_filename)
@@ -102,8 +104,8 @@ class ClassSource:
     @property
     def location(self) -> tuple[str, int]:
         """The file and line of the class, or of its first function, or only its file."""
-        if self._source is not None and self._node is not None:
-            return self._source.name, self._node.lineno
+        if self.source is not None and self.node is not None:
+            return self.source.name, self.node.lineno
         if self._functions:
             return self._files.definition(self._functions[0][2])
         return getattr(sys.modules.get(self._class.__module__), "__file__", None) or f"<{self._class.__module__}>", 0
@@ -118,18 +120,18 @@ class ClassSource:
             The file's name and the line.
         """
         codes = [code for own_name, _, code in self._functions if own_name == name]
-        if self._source is not None and self._node is not None:
+        if self.source is not None and self.node is not None:
             # If the class defines the name several times, the line of its code tells which definition Python kept.
             lines: list[int] = []
-            for statement in _statements(self._node.body):
+            for statement in _statements(self.node.body):
                 if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)) and statement.name == name:
                     if any(code.co_firstlineno == first_line(statement) for code in codes):
-                        return self._source.name, statement.lineno
+                        return self.source.name, statement.lineno
                     lines.append(statement.lineno)
                 elif name in _assigned_names(statement):
                     lines.append(statement.lineno)
             if lines:
-                return self._source.name, lines[-1]
+                return self.source.name, lines[-1]
         return self._files.definition(codes[0]) if codes else self.location
 
 

@@ -1,4 +1,4 @@
-"""The names that a module logs in validation, read from its source. Standard library only.
+"""The names that a module logs, in validation and elsewhere, read from its source. Standard library only.
 
 The methods that validation hooks call on ``self`` are followed, with the strings that they are called with. So
 ``self.log(f"{stage}_loss", ...)`` has a name if a hook passes ``stage="val"``.
@@ -7,11 +7,14 @@ The methods that validation hooks call on ``self`` are followed, with the string
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from lightning_shim.user_code.project import ClassDefinition, NotLiteralError, Project
+from lightning_shim.members.member import Kind, Support
+from lightning_shim.members.query import members
+from lightning_shim.user_code.project import ClassDefinition, Import, NotLiteralError, Project, SourceModule
 
 _HOOKS: Final = (
     "validation_step",
@@ -31,33 +34,50 @@ _BATCH_HOOKS: Final = _HOOKS[:4]
 OF_THE_FIRST_LOADER: Final = "/dataloader_idx_0"
 """Lightning's suffix for the values of the first of several loaders."""
 
+_Position = tuple[str, int, int]
+"""The file, the line and the column of a call."""
+
 
 @dataclass(slots=True)
 class LoggedNames:
-    """The names that a module logs in validation.
+    """The names that a module logs.
 
     Attributes:
         places: ``"file:line"`` by name, in the order of the source.
         unread: The places of names that only running the code would tell.
         has_validation: Whether there is a ``validation_step``.
+        calls: The calls that log them.
     """
 
     places: dict[str, str] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
     has_validation: bool = False
+    calls: set[_Position] = field(default_factory=set)
 
 
 def names_logged_in_validation(project: Project, module: ClassDefinition) -> LoggedNames:
-    """Finds the names of the values that a module reports for each validation.
+    """Finds the names of the values that a module of a script reports for each validation.
 
     Args:
         project: The project that defines the module.
         module: The LightningModule.
 
     Returns:
+        As for :func:`logged_in_validation`.
+    """
+    return logged_in_validation([each for each in project.ancestry(module) if isinstance(each, ClassDefinition)])
+
+
+def logged_in_validation(ancestry: Sequence[ClassDefinition]) -> LoggedNames:
+    """Finds the names of the values that a module reports for each validation.
+
+    Args:
+        ancestry: The LightningModule and its bases that have a source, in the order in which methods are looked up.
+
+    Returns:
         The names that it logs; if it logs none, the keys of the dictionary that ``validation_step`` returns.
     """
-    reader = _Reader(project, module)
+    reader = _Reader(ancestry, trains=False)
     for hook in _HOOKS:
         if hook in reader.methods:
             reader.read_hook(hook)
@@ -74,12 +94,98 @@ def names_logged_in_validation(project: Project, module: ClassDefinition) -> Log
     return logged
 
 
-class _Reader:
-    """Reads the hooks and the methods that they call."""
+def logged_elsewhere(ancestry: Sequence[ClassDefinition]) -> LoggedNames:
+    """Finds the names of the values that a module logs in any other hook than those of validation.
 
-    def __init__(self, project: Project, module: ClassDefinition) -> None:
-        self._ancestry: Final = [each for each in project.ancestry(module) if isinstance(each, ClassDefinition)]
-        self.methods: Final = project.methods(module)
+    Args:
+        ancestry: As for :func:`logged_in_validation`.
+
+    Returns:
+        The names; the calls are also those in hooks that no trial calls.
+    """
+    reader, never_called = _Reader(ancestry, trains=True), _Reader(ancestry, trains=False)
+    for row in members("LightningModule"):
+        if row.kind is Kind.HOOK and row.name not in _HOOKS and row.name in reader.methods:
+            (never_called if row.support is Support.IGNORED else reader).read_hook(row.name)
+    reader.logged.calls |= never_called.logged.calls
+    return reader.logged
+
+
+def logged_otherwise(module: SourceModule, involved: Collection[int], known: Collection[_Position]) -> LoggedNames:
+    """Finds what a file may log outside the hooks of the module: through a callback, a submodule or a function.
+
+    Args:
+        module: The file.
+        involved: The lines of the classes in it whose objects take part in the training.
+        known: The calls that are known already.
+    """
+    found = LoggedNames()
+    nodes: list[tuple[ast.AST, bool, str]] = [(module.tree, False, "")]
+    while nodes:
+        node, is_in_other_class, other_self = nodes.pop()
+        if isinstance(node, ast.ClassDef):
+            is_in_other_class = node.lineno not in involved
+        elif isinstance(node, ast.FunctionDef):
+            other_self = node.args.args[0].arg if is_in_other_class and node.args.args else other_self
+            is_in_other_class = False
+        nodes += [(child, is_in_other_class, other_self) for child in ast.iter_child_nodes(node)]
+        match node:
+            case (
+                ast.Subscript(value=ast.Attribute(attr="callback_metrics"), ctx=ast.Store())
+                | ast.Call(func=ast.Attribute(value=ast.Attribute(attr="callback_metrics"), attr="update"))
+            ):
+                found.unread.append(module.place(node))
+            case ast.Call(func=ast.Attribute(value=owner, attr="log" | "log_dict")) if node.args or node.keywords:
+                if _position(module, node) not in known and not _is_of_another(owner, module, other_self):
+                    _keep_literals(found, module, node)
+    return found
+
+
+def _is_of_another(owner: ast.expr, module: SourceModule, other_self: str) -> bool:
+    """Whether ``log`` is not Lightning's: it is a package's, as in ``torch.log``, or a class's that takes no part."""
+    root = owner
+    while isinstance(root, ast.Attribute):
+        root = root.value
+    if not isinstance(root, ast.Name):
+        return False
+    is_package = isinstance(module.bindings.get(root.id), Import)
+    return is_package or (owner is root and root.id == other_self)
+
+
+def _keep_literals(found: LoggedNames, module: SourceModule, call: ast.Call) -> None:
+    place = module.place(call)
+    match _argument(call, "name", 0) or _argument(call, "dictionary", 0):
+        case ast.Constant(value=str(name)):
+            found.places.setdefault(name, place)
+        case ast.Dict(keys=keys):
+            for key in keys:
+                if isinstance(key, ast.Constant):
+                    found.places.setdefault(str(key.value), place)
+                else:
+                    found.unread.append(place)
+        case _:
+            found.unread.append(place)
+
+
+def _position(module: SourceModule, node: ast.Call) -> _Position:
+    return str(module.path), node.lineno, node.col_offset
+
+
+class _Reader:
+    """Reads the hooks and the methods that they call.
+
+    Args:
+        ancestry: The LightningModule and its bases.
+        trains: Whether the hooks are those of training, where ``self.training`` is True.
+    """
+
+    def __init__(self, ancestry: Sequence[ClassDefinition], trains: bool) -> None:
+        self._ancestry: Final = list(ancestry)
+        self._trains: Final = trains
+        # Python looks the classes up in this order, so the last one to be entered counts.
+        self.methods: Final = {
+            name: (each, node) for each in reversed(self._ancestry) for name, node in each.methods().items()
+        }
         self.logged: Final = LoggedNames()
         self._reading: Final[list[ast.FunctionDef]] = []
         self._suffix = ""
@@ -98,7 +204,7 @@ class _Reader:
             # The method calls itself, directly or through another one.
             return
         self._reading.append(node)
-        scope = _Scope(definition, node, given)
+        scope = _Scope(definition, node, given, self._trains)
         for call in ast.walk(node):
             match call:
                 case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr=name)) if owner == scope.itself:
@@ -119,8 +225,9 @@ class _Reader:
 
     def _keep(self, call: ast.Call, names: list[str | None], scope: _Scope) -> None:
         place = scope.definition.module.place(call)
+        self.logged.calls.add(_position(scope.definition.module, call))
         flags = {keyword.arg: getattr(keyword.value, "value", None) for keyword in call.keywords}
-        if flags.get("on_epoch") is False:
+        if flags.get("on_epoch") is False and not self._trains:
             # Such a value belongs to a batch rather than to the validation.
             return
         # Lightning's names: logging on both step and epoch gives two, of which this one is the epoch's.
@@ -160,23 +267,31 @@ class _Scope:
         definition: The method's class.
         node: The method.
         given: The strings that it is called with, by parameter.
+        trains: Whether ``self.training`` is True.
     """
 
-    def __init__(self, definition: ClassDefinition, node: ast.FunctionDef, given: Mapping[str, Any]) -> None:
+    def __init__(
+        self, definition: ClassDefinition, node: ast.FunctionDef, given: Mapping[str, Any], trains: bool
+    ) -> None:
         self.definition: Final = definition
         self._node: Final = node
         self._given: Final = given
+        self._trains: Final = trains
         arguments = [*node.args.posonlyargs, *node.args.args]
         self.itself: Final = arguments[0].arg if arguments else ""
         self._parameters: Final = {argument.arg for argument in [*arguments, *node.args.kwonlyargs]}
         self._assigned: Final[dict[str, list[ast.expr]]] = {}
+        # Names also get values from loops, from +=, and so on.
+        self._stores: Final[Counter[str]] = Counter()
         for each in ast.walk(node):
             match each:
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):
                     self._assigned.setdefault(name, []).append(value)
+                case ast.Name(id=name, ctx=ast.Store()):
+                    self._stores[name] += 1
 
     def text(self, node: ast.expr) -> str | None:
-        """Returns the string that an expression evaluates to in validation, or None if the source does not tell."""
+        """Returns the string that an expression evaluates to, or None if the source does not tell."""
         match node:
             case ast.Constant(value=str(value)):
                 return value
@@ -188,23 +303,27 @@ class _Scope:
                 return self.text(value)
             case ast.BinOp(left=left, op=ast.Add(), right=right):
                 return self._joined([self.text(left), self.text(right)])
-            # self.training is False in validation.
-            case ast.IfExp(test=ast.Attribute(value=ast.Name(id=self.itself), attr="training"), orelse=otherwise):
-                return self.text(otherwise)
-            case ast.Name(id=name) if name in self._given and name not in self._assigned:
+            case ast.IfExp(
+                test=ast.Attribute(value=ast.Name(id=self.itself), attr="training"), body=body, orelse=otherwise
+            ):
+                return self.text(body if self._trains else otherwise)
+            case ast.Name(id=name) if name in self._given and not self._stores[name]:
                 return str(self._given[name])
             # A parameter that is not called with a string.
             case ast.Name(id=name) if name in self._parameters:
                 return None
-            case ast.Name(id=name) if len(self._assigned.get(name, [])) == 1:
+            case ast.Name(id=name) if self._is_assigned_once(name):
                 # While it is evaluated the name is unknown, so that `name = name + "x"` does not recurse for ever.
                 [value] = self._assigned.pop(name)
                 text = self.text(value)
                 self._assigned[name] = [value]
                 return text
-            case ast.Name():
+            case ast.Name(id=name) if not self._stores[name]:
                 return self._constant(node)
         return None
+
+    def _is_assigned_once(self, name: str) -> bool:
+        return self._stores[name] == len(self._assigned.get(name, [])) == 1
 
     def _joined(self, parts: list[str | None]) -> str | None:
         known = [part for part in parts if part is not None]
@@ -228,7 +347,7 @@ class _Scope:
                         yield self.text(key)
             case ast.Call(func=ast.Name(id="dict"), args=[], keywords=keywords):
                 yield from (keyword.arg for keyword in keywords)
-            case ast.Name(id=name) if name not in self._parameters and len(self._assigned.get(name, [])) == 1:
+            case ast.Name(id=name) if name not in self._parameters and self._is_assigned_once(name):
                 yield from self.keys(self._assigned[name][0])
                 yield from self._added_to(name)
             case _:
@@ -239,6 +358,10 @@ class _Scope:
             match each:
                 case ast.Assign(targets=[ast.Subscript(value=ast.Name(id=owner), slice=key)]) if owner == name:
                     yield self.text(key)
+                case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr="update" | "setdefault")) if (
+                    owner == name
+                ):
+                    yield None
 
 
 def _argument(call: ast.Call, name: str, position: int) -> ast.expr | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from lightning_shim.diagnostics.source_files import FunctionNode
+from lightning_shim.members.trainer_parts import TRAINER_PARTS
 
 
 class Origin(enum.Enum):
@@ -28,7 +29,7 @@ class Value:
     """The known value of an expression.
 
     Attributes:
-        owner: The class that it is an instance of, one of the table's ``OWNERS``.
+        owner: The class that it is an instance of, one of the table's ``OWNERS``, or a path of ``TRAINER_PARTS``.
         origin: The way in which the function gets it.
         is_list: Whether it is a list of such instances.
     """
@@ -165,7 +166,8 @@ class _Reader(ast.NodeVisitor):
         if value is None or value.is_list or (value.origin is Origin.SELF and self._is_users(name)):
             return None
         key = (value.owner, name)
-        owner = _LEADS_TO.get(key) or _LEADS_TO_LIST.get(key)
+        path = f"{value.owner}.{name}"
+        owner = _LEADS_TO.get(key) or _LEADS_TO_LIST.get(key) or (path if path in TRAINER_PARTS else None)
         if owner is None:
             return None
         return Value(owner, Origin.SELF if owner == self._owner else Origin.OTHER, key in _LEADS_TO_LIST)

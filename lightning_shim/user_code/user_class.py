@@ -6,7 +6,7 @@ import inspect
 import linecache
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
@@ -170,15 +170,7 @@ class UserCode:
         Args:
             name: The attribute's name.
         """
-        files = {function.method.source.name for function in self.functions}
-        folders = {os.path.dirname(file) for file in files if os.path.isabs(file)}
-        packages = {cls.__module__.partition(".")[0] for cls in self._sources}
-        for module in list(sys.modules.values()):
-            file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
-            if file is not None and (
-                os.path.dirname(file) in folders or module.__name__.partition(".")[0] in packages - {"__main__"}
-            ):
-                files.add(file)
+        files = files_around({function.method.source.name for function in self.functions}, self._sources)
         # Only files whose text has the name are parsed, which takes longer than looking.
         sources = (self._files.file(file) for file in files if name in "".join(linecache.getlines(file)))
         return any(source is not None and name in source.stored_attributes for source in sources)
@@ -268,6 +260,23 @@ class UserCode:
                 definer = self._definer(name, function.cls if origin is Origin.SUPER else None)
                 named = [target for target in named if target.cls is definer]
             yield from named
+
+
+def files_around(files: Iterable[str], classes: Iterable[type]) -> set[str]:
+    """Returns files and those of all imported modules in their folders and in the packages of classes.
+
+    Args:
+        files: The files.
+        classes: The classes.
+    """
+    found = set(files)
+    folders = {os.path.dirname(file) for file in found if os.path.isabs(file)}
+    packages = {cls.__module__.partition(".")[0] for cls in classes} - {"__main__"}
+    for module in list(sys.modules.values()):
+        file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
+        if file is not None and (os.path.dirname(file) in folders or module.__name__.partition(".")[0] in packages):
+            found.add(file)
+    return found
 
 
 def is_users(module_name: str) -> bool:

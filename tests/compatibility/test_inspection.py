@@ -41,6 +41,7 @@ from lightning_shim.members.query import member, members
 from lightning_shim.members.table import MEMBERS
 from lightning_shim.metrics.log_settings import REMOVED_ARGUMENTS
 from lightning_shim.upstream.lightning import is_overridden
+from tests.support.lightning_version import has_lightning
 from tests.support.places import place_in
 
 ROOT = Path(lightning_shim.__file__).parents[1]
@@ -344,6 +345,7 @@ class TestUsersCode:
         unknown = {"unknown": "Trainer.no_such_thing", "unknown and private": "Trainer._no_such_thing"}
         for marker, name in unknown.items():
             assert found.pop(marker) == [(name, Support.REFUSED)]
+        assert found.pop("strategy") == [("Trainer.strategy.model", Support.BACKED)]
         assert found == {
             marker: [(name, member(*name.split(".")).support) for name in names]
             for marker, names in {
@@ -355,7 +357,6 @@ class TestUsersCode:
                 "closure": ["Trainer.distributed_sampler_kwargs"],
                 "property": ["Trainer.distributed_sampler_kwargs"],
                 "loop": ["Logger.close"],
-                "strategy": ["Trainer.strategy"],
                 "state": ["Trainer.state"],
                 "in a hidden function": ["Trainer.call_hook"],
                 "cast": ["Trainer.init_module"],
@@ -633,7 +634,7 @@ def test_callback() -> None:
     }
 
 
-@pytest.mark.parametrize("row", members("callbacks"), ids=row_id)
+@pytest.mark.parametrize("row", [row for row in members("callbacks") if has_lightning(row.versions)], ids=row_id)
 def test_callbacks_of_lightning(lightning: ModuleType, row: Member) -> None:
     base = getattr(lightning.callbacks, row.name)
     derived = type("Derived", (base,), {})

@@ -46,7 +46,7 @@ def summary(value: Any) -> Any:
         return str(value)
     if isinstance(value, nn.Module):
         return "module"
-    return type(value).__name__.removeprefix("Lightning")
+    return type(value).__name__.removeprefix("Lightning").removeprefix("_")
 
 
 def _hooks(owner: str) -> list[str]:

@@ -29,6 +29,7 @@ from tests.parity.modules import Regression, StepsByHand, loaders
 from tests.parity.oracle import Case, assert_equal, assert_same, run_determined, run_lightning
 from tests.resume.conftest import Resumes, checkpoints
 from tests.support.lightning_version import has_lightning
+from tests.support.refusals import no_warnings_of_ours
 
 EPOCHS = 2
 BATCHES = 6
@@ -514,10 +515,28 @@ class TestCheckpoint:
 
 
 class Keeps(Regression):
-    """Has another function with each batch."""
+    """Has another function with each batch, and calls that of the batch before."""
+
+    function: Any = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if batch_idx > 0:
+            assert self.function["at"]() == batch_idx - 1
         self.function = {"at": lambda: batch_idx}
+
+
+class SetsAnew(Regression):
+    """Has other functions with each batch, which nobody calls in the next one."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.never_read = lambda: batch_idx
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        self.functions = [lambda loss: loss * 2]
+        loss = super().training_step(batch, batch_idx)
+        for function in self.functions:
+            loss = function(loss)
+        return loss
 
 
 class KeepsByItself(Keeps):
@@ -543,6 +562,10 @@ class TestWarning:
         assert "Checkpoints do not hold Keeps.function" in message
         assert "register a buffer" in message
         assert "on_save_checkpoint and on_load_checkpoint" in message
+
+    def test_what_is_set_anew_in_each_batch_is_not_lost(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with no_warnings_of_ours():
+            train(SetsAnew(), tmp_path, monkeypatch)
 
     def test_module_that_keeps_it_by_itself_is_left_alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -181,16 +181,18 @@ class Controller:
         periods = (loop.max_length, loop.validation_period, loop.checkpoint_period, loop.reporting_period)
         return any(isinstance(period, pytorch.Epoch) for period in periods)
 
-    def is_reporting_time(self, is_last_batch: bool) -> bool:
-        """Whether a reporting period ends with the batch that was trained last.
+    def is_reporting_time(self, is_trained: bool, is_last_batch: bool) -> bool:
+        """Whether a reporting period ends with the batch that was counted last.
 
         Args:
-            is_last_batch: Whether that batch is its epoch's last one.
+            is_trained: Whether that batch was trained on. If it fills up an epoch, the values are of a batch before it,
+                which are reported at the end of an epoch alone.
+            is_last_batch: Whether the batch that was trained last is its epoch's last one.
         """
         period, state = self._controller.reporting_period, self._controller.state
         if isinstance(period, pytorch.Epoch):
             return is_last_batch and period.should_stop(state.epochs_trained)
-        return bool(period.should_stop(state.batches_trained))
+        return is_trained and bool(period.should_stop(state.batches_trained))
 
     @property
     def validation_is_reached(self) -> bool:
