@@ -21,7 +21,6 @@ import torch
 from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
-from lightning_shim.diagnostics.lines import say
 from lightning_shim.trial.assembly import TrialParts
 from lightning_shim.trial.cluster import Search
 from lightning_shim.trial.journal import Entry
@@ -81,14 +80,9 @@ class LightningCallback(pytorch.PyTorchCallback):
         if fits_again:
             # The script's Trainer has fitted before, and goes on counting.
             self._controller.continue_at(*self._training_loop.batches_and_epochs())
-        batches = self._controller.batches_trained
-        if batches > 0 and self._controller.has_trained_its_length:
-            say(
-                f"nothing is left to train: {batches} batches have been trained, which is the length. Give a larger "
-                "one to go on."
-            )
         if fits_again or self._controller.batches_trained == 0:
             self._sanity_check()
+        self._parts.journal.starts_complete = self._controller.has_trained_its_length
         self._training_loop.start(fits_again)
         if self._ends_at_once():
             return
@@ -177,9 +171,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         if self._controller.has_trained_its_length or self._context.get_stop_requested():
             # It ends by itself.
             return
-        batches = self._controller.batches_trained
-        if self._search.has_stopped(batches):
-            say(f"the search has stopped this trial after {batches} batches.")
+        if self._search.has_stopped(self._controller.batches_trained):
             self._session.stopped_by = "the search"
             self._stop()
 
@@ -287,8 +279,11 @@ class LightningCallback(pytorch.PyTorchCallback):
                     self._training_loop.finish_epoch()
                 if self._has_started_training:
                     self._hooks.call("on_train_end")
+                self._parts.kept_files.share()
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)
         self._trainer.lightning_loggers.finalize("success")
         self._trainer.finish()
+        self._parts.reports.hide_progress()
+        self._parts.journal.end()
         self._parts.processes.part()
