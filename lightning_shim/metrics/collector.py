@@ -61,6 +61,10 @@ class MetricViews:
         self.logged.update(newer.logged)
         self.progress_bar.update(newer.progress_bar)
 
+    def copy(self) -> MetricViews:
+        """Returns views that later updates leave alone."""
+        return MetricViews(dict(self.callback), dict(self.logged), dict(self.progress_bar))
+
 
 class MetricCollector:
     """The values logged in training, or those logged in validation.
