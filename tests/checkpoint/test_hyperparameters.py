@@ -72,7 +72,7 @@ def hyperparameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in checkpoint.items() if "hparams" in key or "hyper_parameters" in key}
 
 
-DROPPED = "Attribute '{}' removed from hparams because it cannot be pickled"
+DROPPED = "(?i)attribute '{}' removed from hparams because it cannot be pickled"
 
 
 def test_one_that_cannot_be_pickled_is_dropped_when_fit_starts(lightning: ModuleType) -> None:
@@ -96,6 +96,7 @@ def test_data_module_keeps_what_cannot_be_pickled(lightning: ModuleType) -> None
     assert torch.load(path, weights_only=False)["datamodule_hyper_parameters"] == {"samples": 16}
 
 
+@pytest.mark.lightning(">=2.6")  # Older ones cannot load such a checkpoint with the PyTorch of today.
 def test_configuration_keeps_its_type(lightning: ModuleType) -> None:
     expected = hyperparameters(by_lightning(lightning, configured_class(lightning)(config())))
     path = by_fit(configured_class(lightning)(config()), train_dataloaders=loader())

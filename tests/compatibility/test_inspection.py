@@ -41,6 +41,7 @@ from lightning_shim.members.query import member, members
 from lightning_shim.members.table import MEMBERS
 from lightning_shim.metrics.log_settings import REMOVED_ARGUMENTS
 from lightning_shim.upstream.lightning import is_overridden
+from tests.support.lightning_version import has_lightning
 from tests.support.places import place_in
 
 ROOT = Path(lightning_shim.__file__).parents[1]
@@ -633,7 +634,7 @@ def test_callback() -> None:
     }
 
 
-@pytest.mark.parametrize("row", members("callbacks"), ids=row_id)
+@pytest.mark.parametrize("row", [row for row in members("callbacks") if has_lightning(row.versions)], ids=row_id)
 def test_callbacks_of_lightning(lightning: ModuleType, row: Member) -> None:
     base = getattr(lightning.callbacks, row.name)
     derived = type("Derived", (base,), {})

@@ -58,10 +58,12 @@ def test_tool_replaces_only_arguments_that_there_are() -> None:
     assert set(INSTEAD_IN_FIT) <= set(ARGUMENTS)
 
 
+@pytest.mark.lightning(">=2.6")
 def test_every_argument_of_the_trainer_has_a_row() -> None:
     assert list(OF_TRAINER) == list(inspect.signature(pl.Trainer).parameters)
 
 
+@pytest.mark.lightning(">=2.6")
 def test_every_argument_of_its_fit_has_a_row() -> None:
     assert ["self", *OF_FIT] == list(inspect.signature(pl.Trainer.fit).parameters)
 

@@ -37,7 +37,7 @@ Change = Callable[[Any, Any, Any], None]
 
 
 def by_lightning(change: Change) -> dict[str, Any]:
-    pl.seed_everything(3, verbose=False)
+    pl.seed_everything(3)
     module, callback, data = Regression(), pl.Callback(), Data()
     change(module, callback, data)
     trainer = fit_by_lightning(pl, module, datamodule=data, callbacks=[callback], max_epochs=2)
@@ -45,7 +45,7 @@ def by_lightning(change: Change) -> dict[str, Any]:
 
 
 def by_fit(change: Change) -> dict[str, Any]:
-    pl.seed_everything(3, verbose=False)
+    pl.seed_everything(3)
     module, callback, data = Regression(), pl.Callback(), Data()
     change(module, callback, data)
     trial = lightning_shim.fit(
@@ -70,6 +70,7 @@ def traced(owner: Any, kind: str, called: list[str]) -> None:
             setattr(owner, row.name, wrapped(row.name, getattr(owner, row.name)))
 
 
+@pytest.mark.lightning(">=2.3")  # Before, a data module's prepare_data was called even if it was Lightning's.
 def test_wrapped_hooks_are_called() -> None:
     calls: list[list[str]] = [[], []]
 
