@@ -267,6 +267,8 @@ class LightningCallback(pytorch.PyTorchCallback):
             else:
                 self._fail(error)
         finally:
+            self._parts.runtime.strategy.teardown()
+            self._parts.runtime.metrics.views.move_to_cpu()
             self._trainer.release()
             self._training_loop.source.release()
             self._evaluation_loop.source.release()

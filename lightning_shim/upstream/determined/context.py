@@ -4,6 +4,7 @@ It relies on these private names of Determined:
 
 - ``PyTorchTrialContext._core``: the Core API context, which reports metrics beside those of the training loop.
 - ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` wraps a model with.
+- ``PyTorchTrialContext._init_device``: chooses the device when a context is made.
 - ``PyTorchTrialContext._current_batch_idx``: the index of the current batch.
 - ``PyTorchTrialContext._tbd_writer``: the TensorBoard writer, or None before it is first asked for.
 - ``determined.pytorch._log_tb_metrics``: writes metrics to TensorBoard as the training loop does.
@@ -17,12 +18,13 @@ It relies on these private names of Determined:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import determined as det
@@ -52,6 +54,48 @@ def wrap_model(context: Any, model: torch.nn.Module, **options: Any) -> torch.nn
     finally:
         delattr(context, name)
     return wrapped
+
+
+def own_device() -> torch.device:
+    """Returns the device that Lightning's Trainer would give to this process: the GPU of its local rank, or the CPU.
+
+    Raises:
+        ConfigurationError: If there are more processes than GPUs.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        return torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if local_rank >= count:
+        raise ConfigurationError(
+            f"There are {os.environ.get('LOCAL_WORLD_SIZE', local_rank + 1)} processes on this machine, and PyTorch "
+            f"sees {count} GPU{'s' if count > 1 else ''}. Start one process for each GPU, or set "
+            'CUDA_VISIBLE_DEVICES="" to train on the CPU.'
+        )
+    return torch.device("cuda", local_rank)
+
+
+@contextlib.contextmanager
+def torch_chooses_device() -> Iterator[None]:
+    """Has contexts that are made within the block use the device that PyTorch sees.
+
+    Determined counts the GPUs that ``nvidia-smi`` names, of which PyTorch may see none or others.
+    """
+
+    def device_of(context: pytorch.PyTorchTrialContext) -> torch.device:
+        device = own_device()
+        if device.type == "cuda":
+            # As in Lightning, with one process too: random states and new tensors are those of this GPU.
+            torch.cuda.set_device(device)
+        return device
+
+    name = "_init_device"
+    original = getattr(pytorch.PyTorchTrialContext, name)
+    setattr(pytorch.PyTorchTrialContext, name, device_of)
+    try:
+        yield
+    finally:
+        setattr(pytorch.PyTorchTrialContext, name, original)
 
 
 def report_training_metrics(
@@ -274,9 +318,10 @@ def train_unit(length: Mapping[Any, Any] | None) -> pytorch.TrainUnit | None:
 
 def accelerator() -> str:
     """Returns Lightning's name for the device that Determined trains on."""
-    return "gpu" if torch.cuda.is_available() else "cpu"
+    return "gpu" if own_device().type == "cuda" else "cpu"
 
 
 def devices() -> list[int] | int:
-    """Returns the ``devices`` argument of Lightning's Trainer for this process: Determined's GPU of the local rank."""
-    return [int(os.environ.get("LOCAL_RANK", "0"))] if torch.cuda.is_available() else 1
+    """Returns the ``devices`` argument of Lightning's Trainer for this process: the GPU of its local rank."""
+    device = own_device()
+    return 1 if device.index is None else [device.index]

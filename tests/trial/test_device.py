@@ -1,0 +1,80 @@
+"""PyTorch says which device a trial has, whatever ``nvidia-smi`` says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from determined import pytorch
+from pytest_mock import MockerFixture
+
+import lightning_shim
+from lightning_shim.upstream.determined import context as determined_context
+from lightning_shim.upstream.determined.context import accelerator, devices, own_device, torch_chooses_device
+from tests.parity.modules import Regression, loaders
+
+NVIDIA_SMI = """#!/bin/sh
+echo "0, GPU-5a1c4f2e-0000-0000-0000-000000000000, 0, 0, 40960"
+"""
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts a program on the PATH that says that there is a GPU, as on a machine whose PyTorch is built for CPUs."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(NVIDIA_SMI)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("nvidia_smi", "patched")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch sees a GPU")
+def test_gpu_that_pytorch_does_not_see() -> None:
+    with pytorch.init() as context:
+        # Otherwise the fault would not be shown: so it would be without us.
+        assert context.device == torch.device("cuda", 0)
+    trial = lightning_shim.fit(Regression(), **loaders(), max_length=pytorch.Batch(1), checkpoint_policy="none")
+    assert trial.context.device == trial.trainer.strategy.root_device == torch.device("cpu")
+
+
+@pytest.fixture
+def two_gpus(mocker: MockerFixture) -> None:
+    """Has PyTorch say that there are two GPUs."""
+    mocker.patch.object(torch.cuda, "is_available", return_value=True)
+    mocker.patch.object(torch.cuda, "device_count", return_value=2)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("local_rank", [None, 0, 1])
+def test_gpu_is_that_of_the_local_rank(
+    mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch, local_rank: int | None
+) -> None:
+    """With one process too it is made the current one, whose random state and memory are used."""
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    made_current = mocker.patch.object(torch.cuda, "set_device")
+    device = torch.device("cuda", local_rank or 0)
+    with torch_chooses_device():
+        # Without nvidia-smi on the PATH Determined itself sees no GPU.
+        context = pytorch.PyTorchTrialContext._init_device(mocker.Mock())
+    assert context == own_device() == device
+    assert (accelerator(), devices()) == ("gpu", [device.index])
+    made_current.assert_called_once_with(device)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(lightning_shim.ConfigurationError, match=r"^There are 3 processes .* sees 2 GPUs\. Start one"):
+        own_device()
+
+
+def test_determined_chooses_as_before_afterwards() -> None:
+    before = pytorch.PyTorchTrialContext._init_device
+    with torch_chooses_device():
+        assert pytorch.PyTorchTrialContext._init_device is not before
+    assert pytorch.PyTorchTrialContext._init_device is before
+    assert determined_context.own_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
