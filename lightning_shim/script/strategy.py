@@ -11,10 +11,9 @@ import functools
 import os
 from typing import Any, Final
 
-import torch
 import torch.distributed
 
-from lightning_shim.upstream.determined.context import devices
+from lightning_shim.upstream.determined.context import own_device
 from lightning_shim.upstream.namespaces import namespace_of
 
 _RANKS: Final = {
@@ -36,7 +35,7 @@ def strategy_of(trainer: Any, given: dict[str, Any]) -> Any:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return "auto"
-    strategy = _one_of_several(namespace_of(trainer).module("strategies").SingleDeviceStrategy)(_device())
+    strategy = _one_of_several(namespace_of(trainer).module("strategies").SingleDeviceStrategy)(own_device())
     if not _is_alone(given):
         strategy.join()
     return strategy
@@ -57,11 +56,6 @@ def _is_alone(given: dict[str, Any]) -> bool:
     devices = given.get("devices")
     count = len(devices) if isinstance(devices, (list, tuple)) else devices
     return str(count) == "1" and given.get("num_nodes") in (None, 1)
-
-
-def _device() -> torch.device:
-    own = devices()
-    return torch.device("cuda", own[0]) if isinstance(own, list) else torch.device("cpu")
 
 
 @functools.cache

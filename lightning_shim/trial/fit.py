@@ -28,6 +28,7 @@ from lightning_shim.trial.processes import join_processes
 from lightning_shim.trial.trial import LightningTrial
 from lightning_shim.upstream.determined.context import (
     checkpoint_to_start_from,
+    init,
     is_on_cluster,
     tensorboard_folder,
     verify_backend,
@@ -208,7 +209,7 @@ def run_trial(
     elif checkpoint_policy == "best":
         checkpoint_policy = "all"
     storage_id = None if latest_checkpoint is None else _storage_id(latest_checkpoint, info is not None)
-    with pytorch.init(hparams=dict(hparams or {}), distributed=join_processes()) as context:
+    with init(hparams=dict(hparams or {}), distributed=join_processes()) as context:
         trial = make_trial(context, storage_id)
         with _reporting(trial, info is None, shows_progress):
             pytorch.Trainer(trial, context).fit(

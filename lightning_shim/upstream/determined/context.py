@@ -13,21 +13,23 @@ It relies on these private names of Determined:
 - ``_storage_manager`` of the Core API's ``checkpoint``, and its ``_base_path``: the folder of checkpoints.
 - ``TrialInfo._config`` and ``_steps_completed``: the experiment's configuration, and whether the trial has trained.
 - ``determined._DistributedBackend``: the library that synchronizes the processes.
+- ``determined.gpu.get_gpu_uuids``: the GPUs that ``nvidia-smi`` lists, by which ``pytorch.init`` chooses the device.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import determined as det
 import torch
-from determined import core, pytorch, tensorboard
+from determined import core, gpu, pytorch, tensorboard
 from determined.common.api import bindings, errors
 
 from lightning_shim.diagnostics.errors import ConfigurationError
@@ -272,11 +274,78 @@ def train_unit(length: Mapping[Any, Any] | None) -> pytorch.TrainUnit | None:
     return next((units[name](int(n)) for name, n in (length or {}).items() if name in units and n), None)
 
 
+def own_device() -> torch.device:
+    """Returns the device of this process: the GPU of its local rank if PyTorch has GPUs, otherwise the CPU.
+
+    Raises:
+        ConfigurationError: If this machine has more processes than GPUs.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if rank >= count:
+        raise ConfigurationError(
+            f"There is no GPU for the process of local rank {rank}: PyTorch has {count} on this machine, and each "
+            f"process needs its own. Start {count} by `torchrun --nproc-per-node={count}`, or hide the GPUs to train "
+            'on the CPU (CUDA_VISIBLE_DEVICES="").'
+        )
+    return torch.device("cuda", rank)
+
+
+@contextlib.contextmanager
+def init(**options: Any) -> Iterator[pytorch.PyTorchTrialContext]:
+    """Calls ``determined.pytorch.init``, with the GPUs that PyTorch has in place of those that ``nvidia-smi`` lists.
+
+    Args:
+        **options: Its arguments.
+
+    Raises:
+        ConfigurationError: If this machine has more processes than GPUs.
+    """
+    # nvidia-smi heeds neither CUDA_VISIBLE_DEVICES nor a PyTorch that was built for the CPU, and may not be installed.
+    # Several processes would be given their GPUs before the device could be corrected.
+    listed = gpu.get_gpu_uuids
+    uuids = [] if own_device().type == "cpu" else [str(index) for index in range(torch.cuda.device_count())]
+    with contextlib.ExitStack() as stack:
+        gpu.get_gpu_uuids = lambda: uuids
+        try:
+            context = stack.enter_context(pytorch.init(**options))
+        finally:
+            gpu.get_gpu_uuids = listed
+        yield context
+
+
+def settle_device(context: Any) -> None:
+    """Makes a trial's device the one that PyTorch has, and the current one, as Lightning does before it trains.
+
+    Args:
+        context: Determined's trial context. On a cluster its device is that of the trial's slot.
+
+    Raises:
+        ConfigurationError: If this machine has more processes than GPUs.
+    """
+    if not is_on_cluster():
+        # A context that the user has made goes by nvidia-smi.
+        context.device = own_device()
+    make_current(context.device)
+
+
+def make_current(device: torch.device) -> None:
+    """Makes a device the one whose random numbers and memory are meant by ``"cuda"`` alone.
+
+    Args:
+        device: A GPU; nothing is to be done for the CPU.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def accelerator() -> str:
     """Returns Lightning's name for the device that Determined trains on."""
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
 def devices() -> list[int] | int:
-    """Returns the ``devices`` argument of Lightning's Trainer for this process: Determined's GPU of the local rank."""
-    return [int(os.environ.get("LOCAL_RANK", "0"))] if torch.cuda.is_available() else 1
+    """Returns the ``devices`` argument of Lightning's Trainer for this process."""
+    device = own_device()
+    return 1 if device.index is None else [device.index]
