@@ -18,6 +18,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any, Final
 
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricTracker
@@ -73,7 +74,11 @@ class TrialState:
 
     def gather(self) -> None:
         """Gathers the state of each process before rank 0 saves it. All processes have to call it."""
-        self._processes = self._session.context.distributed.gather(self._process_state())
+        state = self._process_state()
+        if self._strategy.root_device.type != "cpu":
+            # A tensor of a GPU would be rebuilt on that GPU by rank 0, and again by whoever reads the checkpoint.
+            state = apply_to_collection(state, Tensor, Tensor.cpu)
+        self._processes = self._session.context.distributed.gather(state)
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Adds the state to a checkpoint.
@@ -89,6 +94,8 @@ class TrialState:
             "parameter_groups": names_of_groups(self._module, self._strategy.optimizers),
             "processes": self._processes,
         }
+        # There may be gradients in it, which are as large as the weights.
+        self._processes = []
         checkpoint[STATE_KEY] = without_arrays(state)
 
     def load(self, checkpoint: dict[str, Any]) -> None:
@@ -144,8 +151,11 @@ class TrialState:
             if name in metrics:
                 for attribute, value in saved.items():
                     # A copy for each: metrics of a MetricCollection share their states once they have been updated, and
-                    # new ones do not.
-                    setattr(metrics[name], attribute, copy.deepcopy(value))
+                    # new ones do not. Lists are on the CPU with compute_on_cpu=True, and else on the metric's device.
+                    own_value, metric = copy.deepcopy(value), metrics[name]
+                    if not (isinstance(value, list) and metric.compute_on_cpu):
+                        own_value = self._session.lightning.move_data_to_device(own_value, metric.device)
+                    setattr(metric, attribute, own_value)
         return True
 
     def _flags(self) -> dict[str, Any]:
