@@ -131,11 +131,11 @@ class TrialState:
         # Not restored yet: hooks up to on_train_start would overwrite them.
         self._attributes.load(processes[rank if len(processes) == size else 0]["attributes"])
         if len(processes) != size or not self._training_loop.can_go_on(processes[rank]["training_loop"]):
-            self._metrics.views.update(MetricViews(**processes[0]["views"]))
+            self._metrics.views.update(self._views(processes[0]))
             continue_elsewhere(self._session, self._training_loop, processes[0]["training_loop"], len(processes), size)
             return True
         own = processes[rank]
-        self._metrics.views.update(MetricViews(**own["views"]))
+        self._metrics.views.update(self._views(own))
         self._training_loop.load_state_dict(own["training_loop"])
         for name, tracker in self._trackers().items():
             # A tracker copies its metrics for each pass, and a newly built one has no copies yet.
@@ -157,6 +157,10 @@ class TrialState:
                         own_value = self._session.lightning.move_data_to_device(own_value, metric.device)
                     setattr(metric, attribute, own_value)
         return True
+
+    def _views(self, process: dict[str, Any]) -> MetricViews:
+        """Returns the views of a process, on the device: there Lightning has them while it trains."""
+        return MetricViews(**self._session.lightning.move_data_to_device(process["views"], self._strategy.root_device))
 
     def _flags(self) -> dict[str, Any]:
         """Returns the flags by name: which parameters are trained, and the modes and statistics of submodules."""

@@ -15,6 +15,7 @@ from lightning_shim.loop.configured_optimizers import SchedulerConfig
 from lightning_shim.loop.epoch_outputs import StepOutputs
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
+from lightning_shim.upstream.torch import release_gradients
 
 _SEE_THE_LOSS: Final = frozenset(
     {
@@ -173,7 +174,12 @@ class Optimization:
             if "optimizer_zero_grad" in names:
                 hooks.module("optimizer_zero_grad", progress.current_epoch, self.batch_idx, optimizer)
             else:
-                hooks.run("optimizer_zero_grad", optimizer.zero_grad)
+                # As hooks.run, without its call.
+                state = hooks.state
+                previous = state[CURRENT_FX_ATTRIBUTE]
+                state[CURRENT_FX_ATTRIBUTE] = "optimizer_zero_grad"
+                release_gradients(optimizer)
+                state[CURRENT_FX_ATTRIBUTE] = previous
         if loss is not None:
             strategy.run_backward(loss)
         return detached, extra

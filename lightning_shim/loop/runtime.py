@@ -41,5 +41,6 @@ class Runtime:
         reduce, gather = (
             (None, None) if session.world_size == 1 else (strategy.reduce, session.context.distributed.allgather)
         )
-        metrics = MetricStore(session.module, session.lightning.extract_batch_size, reduce, gather)
+        extract_batch_size = session.lightning.extract_batch_size
+        metrics = MetricStore(session.module, extract_batch_size, reduce, gather, strategy.root_device)
         return cls(session, hooks, strategy, metrics, BatchTransfer(session, hooks, strategy))

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 import torch
 import torch.distributed
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from lightning_shim.diagnostics.errors import ConfigurationError, RefusedMemberError
@@ -31,7 +32,7 @@ Value = TypeVar("Value")
 _UNFINISHED_REDUCTION: Final = "Expected to have finished reduction in the prior iteration"
 """The start of DistributedDataParallel's error when it is still waiting for gradients."""
 
-# A mean is a sum that is divided afterwards, as in Lightning: gloo, the backend of CPUs, has no ReduceOp.AVG.
+# A mean is a sum that is divided afterwards with gloo, the backend of CPUs, which has no ReduceOp.AVG.
 _REDUCE_OPERATIONS: Final = {
     None: torch.distributed.ReduceOp.SUM,
     "mean": torch.distributed.ReduceOp.SUM,
@@ -369,6 +370,17 @@ class StrategyFacade:
         if self.is_global_zero:
             self.checkpoint_io.remove_checkpoint(filepath)
 
+    def teardown(self) -> None:
+        """Moves the module and the states of its optimizers to the CPU, where Lightning leaves them after ``fit``."""
+        if self.root_device.type == "cpu":
+            return
+        self.lightning_module.cpu()
+        for optimizer in self._optimizers:
+            for state in optimizer.state.values():
+                # The count of steps stays where the optimizer has it.
+                for name in state.keys() - {"step"}:
+                    state[name] = apply_to_collection(state[name], Tensor, Tensor.cpu)
+
     def reduce(self, tensor: Any, group: Any = None, reduce_op: str | None = "mean") -> Any:
         """Reduces a tensor over all processes.
 
@@ -386,10 +398,13 @@ class StrategyFacade:
         if name not in _REDUCE_OPERATIONS:
             raise ConfigurationError(f"strategy.reduce: reduce_op={reduce_op!r} is none of mean, sum, min, max.")
         reduced = tensor.clone()
-        torch.distributed.all_reduce(reduced, op=_REDUCE_OPERATIONS[name], group=group)
-        if name in ("mean", "avg"):
-            reduced = reduced / torch.distributed.get_world_size(group)
-        return reduced
+        is_mean, operation = name in ("mean", "avg"), _REDUCE_OPERATIONS[name]
+        # Only gloo has no means of its own; as in Lightning, the others' are taken, which may round otherwise.
+        divides = is_mean and torch.distributed.get_backend(group) == "gloo"
+        if is_mean and not divides:
+            operation = torch.distributed.ReduceOp.AVG
+        torch.distributed.all_reduce(reduced, op=operation, group=group)
+        return reduced / torch.distributed.get_world_size(group) if divides else reduced
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
         """Combines the decisions of all processes into one.

@@ -257,7 +257,8 @@ class TrainingLoop:
             # The rest of the last batch: Determined has reported it, and validated if that was due.
             if progress.batch_end_is_due:
                 self.finish_batch()
-            while self._session.stops_at_once:
+            # A look at the request first saves the calls that tell whether it may be met.
+            while self._session.should_stop and self._session.stops_at_once:
                 yield SKIPPED
             try:
                 batch, is_last = self._next(batches)
@@ -365,7 +366,12 @@ class TrainingLoop:
             progress.batch_end_is_due = False
             if optimization.strategy.lr_scheduler_configs:
                 optimization.step_schedulers("step", on_plateau=True)
-            self._count_batch()
+            if optimization.accumulate_grad_batches == 1:
+                # As `_count_batch` does; saves two calls for each batch.
+                progress.last_batch_stepped = True
+                progress.batches_that_stepped += 1
+            else:
+                self._count_batch()
 
     def _count_batch(self) -> None:
         progress = self._progress

@@ -495,7 +495,7 @@ close                         >=0.9,<1.7  it raises AttributeError, as in Lightn
 """,
     "Callback": """
 [hook: called]
-on_sanity_check_start         >=0.9       the trial calls it if num_sanity_val_steps is given.
+on_sanity_check_start         >=0.9       the trial calls it where Lightning's Trainer does, and not after a pause.
 on_sanity_check_end           >=0.9       "
 setup                         >=0.9       the trial calls it on every process with the stage "fit".
 teardown                      >=0.9       the trial calls it with the stage "fit" when training ends.

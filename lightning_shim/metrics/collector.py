@@ -26,19 +26,23 @@ from lightning_shim.metrics.logged_metric import LoggedMetric
 Key = tuple[str, str, int | None]
 """The hook, the name, and the index of the loader unless all loaders share the name."""
 
-_ARGUMENTS: Final = (
-    "prog_bar",
-    "logger",
-    "on_step",
-    "on_epoch",
-    "reduce_fx",
-    "enable_graph",
-    "sync_dist",
-    "sync_dist_group",
-    "add_dataloader_idx",
-    "metric_attribute",
-    "rank_zero_only",
-)
+_DEFAULTS: Final[dict[str, Any]] = {
+    "prog_bar": False,
+    "logger": None,
+    "on_step": None,
+    "on_epoch": None,
+    "reduce_fx": "mean",
+    "enable_graph": False,
+    "sync_dist": False,
+    "sync_dist_group": None,
+    "add_dataloader_idx": True,
+    "metric_attribute": None,
+    "rank_zero_only": False,
+}
+"""The arguments of ``LightningModule.log`` that belong to a name, with their defaults."""
+
+_IN_ORDER: Final = (*list(_DEFAULTS)[:9], "batch_size", *list(_DEFAULTS)[9:])
+"""The arguments after the value, as they can be passed without their names."""
 
 
 @dataclass(slots=True)
@@ -61,6 +65,14 @@ class MetricViews:
         self.logged.update(newer.logged)
         self.progress_bar.update(newer.progress_bar)
 
+    def move_to_cpu(self) -> None:
+        """Moves the values to where Lightning leaves them after ``fit``."""
+        for view in (self.callback, self.logged, self.progress_bar):
+            view.update({name: value.cpu() for name, value in view.items()})
+
+
+_CPU: Final = torch.device("cpu")
+
 
 class MetricCollector:
     """The values logged in training, or those logged in validation.
@@ -70,6 +82,7 @@ class MetricCollector:
         batch_size_of: Infers the number of samples in a batch; Lightning's ``extract_batch_size``.
         metric_attributes: Returns the names of the module's torchmetrics objects by their identity.
         reduce: Reduces a tensor over all processes: ``strategy.reduce``, or None for a single process.
+        device: The module's.
     """
 
     def __init__(
@@ -78,12 +91,16 @@ class MetricCollector:
         batch_size_of: Callable[[Any], int],
         metric_attributes: Callable[[], dict[int, str]],
         reduce: Callable[..., Tensor] | None = None,
+        device: torch.device = _CPU,
     ) -> None:
         self.training: Final = training
         self._batch_size_of: Final = batch_size_of
         self._metric_attributes: Final = metric_attributes
         self._reduce: Final = reduce
+        self._device: Final = device
         self._metrics: dict[Key, LoggedMetric] = {}
+        # The same by the loader that is evaluated, whether the name has its index or not: found by what a call knows.
+        self._calls: dict[Key, LoggedMetric] = {}
         # What has the value of all processes; nothing is logged under it again before the epoch's end.
         self._merged: Final[set[Key]] = set()
         self._current_fx: str | None = None
@@ -128,7 +145,7 @@ class MetricCollector:
     def number_of_samples(self) -> int:
         """Returns the number of samples in the batch, or 1 if it cannot be inferred."""
         try:
-            return self._current_batch_size()
+            return self._batch_size or self._current_batch_size()
         except Exception:
             return 1
 
@@ -153,53 +170,29 @@ class MetricCollector:
         self._merged.clear()
         self._in_first_batch = self._current_fx = None
 
-    def log(
-        self,
-        fx: str | None,
-        name: str,
-        value: Any,
-        prog_bar: bool = False,
-        logger: bool | None = None,
-        on_step: bool | None = None,
-        on_epoch: bool | None = None,
-        reduce_fx: str | Callable[[Any], Any] = "mean",
-        enable_graph: bool = False,
-        sync_dist: bool = False,
-        sync_dist_group: Any = None,
-        add_dataloader_idx: bool = True,
-        batch_size: int | None = None,
-        metric_attribute: str | None = None,
-        rank_zero_only: bool = False,
-        **unknown: Any,
-    ) -> None:
-        """Keeps a value. ``fx`` is the running hook; the other arguments are those of ``LightningModule.log``.
+    def log(self, fx: str | None, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Keeps a value.
+
+        Args:
+            fx: The running hook.
+            name: The name, as for ``LightningModule.log``.
+            value: The value, as for it.
+            *args: Further arguments of it.
+            **kwargs: Likewise.
 
         Raises:
             MetricError: If the hook may not log, or if the value or an argument cannot be used.
         """
-        if fx is None:
-            raise MetricError(f"{caller_location()}: self.log({name!r}) was called outside any hook of the training.")
-        for argument in unknown:
-            if argument not in FORMER_LOG_ARGUMENTS:
-                raise MetricError(f"{caller_location()}: self.log({name!r}): {argument_problem(argument)}")
-        if fx != self._current_fx:
-            # In the first batch of an epoch Lightning resets a hook's tensors whenever that hook starts to log after
-            # another one (`should_reset_tensors`).
-            if self._in_first_batch is not False:
-                self._reset_tensors(fx)
-            self._current_fx = fx
-        # fmt: off
-        arguments = (
-            prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, sync_dist_group,
-            add_dataloader_idx, metric_attribute, rank_zero_only,
-        )
-        # fmt: on
-        # Arguments are checked when a name is first logged. Afterwards comparing them with those of the first call
-        # saves both the checks and the search for a torchmetrics object among all submodules.
-        key = (fx, name, self._dataloader_idx if add_dataloader_idx else None)
-        metric = self._metrics.get(key)
-        if metric is None or metric.arguments != arguments or metric.settings.dataloader_idx != self._dataloader_idx:
-            metric = self._register(key, value, arguments)
+        if args:
+            kwargs = _by_name(name, args, kwargs)
+        batch_size = kwargs.pop("batch_size", None)
+        if fx is None or fx != self._current_fx:
+            fx = self._enter(fx, name)
+        # Arguments are checked when a name is first logged. Afterwards comparing them with those of the last call saves
+        # the checks, the defaults and the search for a torchmetrics object among all submodules.
+        metric = self._calls.get((fx, name, self._dataloader_idx))
+        if metric is None or metric.arguments != kwargs:
+            metric = self._find(fx, name, value, kwargs)
         if metric.metric is not None or not isinstance(value, (Tensor, numbers.Real)):
             if metric.metric is None and not isinstance(value, Metric):
                 raise _not_loggable(name, value)
@@ -212,6 +205,39 @@ class MetricCollector:
             metric.update_tensor(value, batch_size)
         else:
             metric.update_number(number(value), batch_size)
+
+    def _enter(self, fx: str | None, name: str) -> str:
+        """Notes that another hook logs, and returns it."""
+        if fx is None:
+            raise MetricError(f"{caller_location()}: self.log({name!r}) was called outside any hook of the training.")
+        # In the first batch of an epoch Lightning resets a hook's tensors whenever that hook starts to log after
+        # another one (`should_reset_tensors`).
+        if self._in_first_batch is not False:
+            self._reset_tensors(fx)
+        self._current_fx = fx
+        return fx
+
+    def _find(self, fx: str, name: str, value: Any, kwargs: dict[str, Any]) -> LoggedMetric:
+        """Returns the metric of a call whose arguments are not those of the last one of its name."""
+        for argument in kwargs:
+            if argument not in _DEFAULTS and argument not in FORMER_LOG_ARGUMENTS:
+                raise MetricError(f"{caller_location()}: self.log({name!r}): {argument_problem(argument)}")
+        arguments = {argument: kwargs.get(argument, default) for argument, default in _DEFAULTS.items()}
+        key = (fx, name, self._dataloader_idx if arguments["add_dataloader_idx"] else None)
+        settings = resolve_settings(fx, name, value, self._dataloader_idx, self._metric_attributes, **arguments)
+        metric = self._metrics.get(key)
+        if metric is None:
+            logged_object = value if isinstance(value, Metric) else None
+            metric = self._metrics[key] = LoggedMetric(settings, kwargs, logged_object, self._device)
+        elif metric.settings != settings:
+            raise MetricError(
+                f"{caller_location()}: self.log({name!r}) was called twice in {fx} with different settings: "
+                f"{difference(metric.settings, settings)}. Give the second one a name of its own."
+            )
+        metric.arguments = kwargs
+        metric.synchronise = self._synchronisation(settings)
+        self._calls[fx, name, self._dataloader_idx] = metric
+        return metric
 
     def _current_batch_size(self) -> int:
         if self._batch_size is None:
@@ -258,11 +284,9 @@ class MetricCollector:
             settings = metric.settings
             if not (settings.on_step if on_step else settings.on_epoch):
                 continue
-            value = metric.step_value if on_step else metric.epoch_value()
+            value = metric.shown_step_value() if on_step else metric.epoch_value()
             if value is None:
                 continue
-            # A copy, because the next step's value may be written over this one.
-            value = torch.as_tensor(value).clone() if on_step else torch.as_tensor(value)
             name = settings.reported_name(on_step)
             if settings.logger:
                 views.logged[name] = value
@@ -349,9 +373,12 @@ class MetricCollector:
             metrics: The module's torchmetrics objects by name.
         """
         self._metrics = {
-            key: LoggedMetric.from_state_dict(saved, metrics.get(saved["settings"]["metric_attribute"] or ""))
+            key: LoggedMetric.from_state_dict(
+                saved, metrics.get(saved["settings"]["metric_attribute"] or ""), self._device
+            )
             for key, saved in state["metrics"]
         }
+        self._calls.clear()
         self._current_fx, self._in_first_batch = state["current_fx"], state["in_first_batch"]
 
     def _fresh(self, every_dataloader: bool = False) -> Iterator[LoggedMetric]:
@@ -371,30 +398,6 @@ class MetricCollector:
             if metric.metric is None and is_current and not has_index:
                 metric.reset()
 
-    def _register(self, key: Key, value: Any, arguments: tuple[Any, ...]) -> LoggedMetric:
-        """Resolves a call's arguments: once for a name, and again if a later call spells them differently."""
-        fx, name, _ = key
-        settings = resolve_settings(
-            fx,
-            name,
-            value,
-            self._dataloader_idx,
-            self._metric_attributes,
-            **dict(zip(_ARGUMENTS, arguments, strict=True)),
-        )
-        metric = self._metrics.get(key)
-        if metric is None:
-            logged_object = value if isinstance(value, Metric) else None
-            metric = self._metrics[key] = LoggedMetric(settings, arguments, logged_object)
-        elif metric.settings != settings:
-            raise MetricError(
-                f"{caller_location()}: self.log({name!r}) was called twice in {fx} with different settings: "
-                f"{difference(metric.settings, settings)}. Give the second one a name of its own."
-            )
-        metric.arguments = arguments
-        metric.synchronise = self._synchronisation(settings)
-        return metric
-
     def _synchronisation(self, settings: Settings) -> Callable[[Tensor], Tensor] | None:
         if self._reduce is None or not settings.sync_dist or settings.rank_zero_only:
             return None
@@ -406,8 +409,23 @@ def _length_of_tensors(batch: Any) -> int | None:
     # The usual batch, a tuple of tensors of one length, is answered without that recursive search.
     if type(batch) not in (tuple, list):
         return None
-    lengths = {part.size(0) if type(part) is Tensor and part.dim() else None for part in batch}
-    return lengths.pop() if len(lengths) == 1 else None
+    length: int | None = None
+    for part in batch:
+        if type(part) is not Tensor or not part.dim() or length not in (None, part.size(0)):
+            return None
+        length = part.size(0)
+    return length
+
+
+def _by_name(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Returns all arguments after the value by their names."""
+    given = dict(zip(_IN_ORDER, args, strict=False))
+    if len(args) > len(_IN_ORDER) or not given.keys().isdisjoint(kwargs):
+        raise MetricError(
+            f"{caller_location()}: self.log({name!r}) got {len(args)} arguments without a name after the value, and "
+            f"{', '.join(kwargs) or 'none'} by name. Pass each once, by its name."
+        )
+    return {**given, **kwargs}
 
 
 def _not_loggable(name: str, value: Any) -> MetricError:

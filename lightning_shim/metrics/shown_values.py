@@ -20,7 +20,9 @@ class ShownValues:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._names: list[str] = []
+        self._values: dict[str, float] = {}
+        # Of the values, those that the device copies to the places, in their order.
+        self._copied: list[str] = []
         self._event: torch.cuda.Event | None = None
         self._make_places(_PLACES)
 
@@ -33,7 +35,7 @@ class ShownValues:
     @property
     def is_under_way(self) -> bool:
         """Whether values have been sent that nobody has taken or dropped."""
-        return bool(self._names)
+        return bool(self._values or self._copied)
 
     def send(self, values: Mapping[str, Any]) -> None:
         """Has values copied when the device has computed them.
@@ -42,14 +44,17 @@ class ShownValues:
             values: By name; what is no number, or no tensor of one element, is left out.
         """
         numbers = {name: value for name, value in values.items() if not isinstance(value, Tensor) or value.numel() == 1}
-        if len(numbers) > len(self._array):
-            self._make_places(2 * len(numbers))
-        for place, value in zip(self._places, numbers.values(), strict=False):
-            if isinstance(value, Tensor):
-                place.copy_(value.detach().reshape(()), non_blocking=True)
-            else:
-                place.fill_(float(value))
-        self._names = list(numbers)
+        self._copied = [name for name, value in numbers.items() if isinstance(value, Tensor) and not value.is_cpu]
+        # Into the places writes the device alone: it may still be writing values there that have been dropped.
+        self._values = {
+            name: value.detach().item() if isinstance(value, Tensor) else float(value)
+            for name, value in numbers.items()
+            if name not in self._copied
+        }
+        if len(self._copied) > len(self._array):
+            self._make_places(2 * len(self._copied))
+        for place, name in zip(self._places, self._copied, strict=False):
+            place.copy_(numbers[name].detach().reshape(()), non_blocking=True)
         if self._device.type == "cuda":
             self._event = torch.cuda.current_stream(self._device).record_event()
 
@@ -57,9 +62,10 @@ class ShownValues:
         """Returns the values that have been sent, by name; None while the device has not come to them."""
         if self._event is not None and not self._event.query():  # type: ignore[no-untyped-call]
             return None
-        names, self._names = self._names, []
-        return dict(zip(names, self._array.tolist(), strict=False))
+        values = self._values | dict(zip(self._copied, self._array.tolist(), strict=False))
+        self.drop()
+        return values
 
     def drop(self) -> None:
         """Forgets what is under way, since there are newer values."""
-        self._names = []
+        self._values, self._copied = {}, []

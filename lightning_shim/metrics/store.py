@@ -20,6 +20,7 @@ class MetricStore:
         batch_size_of: Infers the number of samples in a batch; Lightning's ``extract_batch_size``.
         reduce: Reduces a tensor over all processes: ``strategy.reduce``, or None for a single process.
         gather: Gives all processes the objects of each, or None for a single process.
+        device: The module's.
 
     Attributes:
         training: The values logged in training.
@@ -35,13 +36,15 @@ class MetricStore:
         batch_size_of: Callable[[Any], int],
         reduce: Callable[..., Tensor] | None,
         gather: Callable[[Any], list[Any]] | None,
+        device: torch.device,
     ) -> None:
         def names() -> dict[int, str]:
             return {id(submodule): name for name, submodule in module.named_modules()}
 
-        self.training: Final = MetricCollector(True, batch_size_of, names, reduce)
-        self.validation: Final = MetricCollector(False, batch_size_of, names, reduce)
-        self.returned: Final = ReturnedMetrics(self.validation, MetricCollector(False, batch_size_of, names, reduce))
+        self.training: Final = MetricCollector(True, batch_size_of, names, reduce, device)
+        self.validation: Final = MetricCollector(False, batch_size_of, names, reduce, device)
+        returned = MetricCollector(False, batch_size_of, names, reduce, device)
+        self.returned: Final = ReturnedMetrics(self.validation, returned)
         self._gather: Final = gather
         self.collector = self.training
         self.views: Final = MetricViews()

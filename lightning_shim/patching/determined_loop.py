@@ -8,6 +8,7 @@ It relies on these private names of Determined:
 - ``determined.pytorch._TrainBoundary`` and ``_TrainBoundaryType``: the periods of the loop.
 - ``PyTorchTrialContext._epoch_len`` and ``_current_batch_idx``: the batches of an epoch, and the current batch.
 - ``determined.util.write_user_code``: copies code into a checkpoint; ``_save`` calls it.
+- ``determined.util.make_timing_log``: words the line about a validation; ``_validate`` calls it.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ def _save(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) 
     if not controller.local_training:
         return wrapped(*args, **kwargs)
     controller.trial.controller.written_folder = args[0] if args else kwargs["path"]
-    with _no_copy_of_the_working_directory():
+    with _replaced_in_util("write_user_code", lambda path, on_cluster: None):
         return wrapped(*args, **kwargs)
 
 
@@ -209,8 +210,11 @@ def _checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs:
         raise
 
 
+# A whole validation is one batch for Determined, whose log would say "in 1 batches" of any number of them.
 def _validate(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
-    metrics = wrapped(*args, **kwargs)
+    make_timing_log: Callable[..., str] = det.util.make_timing_log
+    with _replaced_in_util("make_timing_log", lambda *counts: make_timing_log(*counts).partition(", in ")[0]):
+        metrics = wrapped(*args, **kwargs)
     controller.trial.after_validation()
     return metrics
 
@@ -243,10 +247,10 @@ _REPAIRS: Final[dict[str, Wrapper]] = {
 
 
 @contextlib.contextmanager
-def _no_copy_of_the_working_directory() -> Iterator[None]:
-    write_user_code = det.util.write_user_code
-    det.util.write_user_code = lambda path, on_cluster: None
+def _replaced_in_util(name: str, function: Callable[..., Any]) -> Iterator[None]:
+    former = getattr(det.util, name)
+    setattr(det.util, name, function)
     try:
         yield
     finally:
-        det.util.write_user_code = write_user_code
+        setattr(det.util, name, former)

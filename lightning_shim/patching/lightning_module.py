@@ -18,16 +18,18 @@ from lightning_shim.diagnostics.errors import PatchError
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.warn import is_strict, set_strict
 from lightning_shim.lightning1.hook_arguments import PASSED_ON, without_former_arguments
-from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE, attached_trainer
+from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE, Attached, attached_trainer
 from lightning_shim.patching.registry import PatchRegistry, Wrapper
 from lightning_shim.upstream.namespaces import NAMESPACES, Namespace
 
 
 def _log(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    trainer = attached_trainer(instance)
-    if trainer is None:
+    # As `attached_trainer`, whose call each logged value would pay for.
+    state = {} if instance is None else instance.__dict__
+    trainer = state.get("_trainer")
+    if not isinstance(trainer, Attached):
         return wrapped(*args, **kwargs)
-    return trainer.collector.log(instance.__dict__[CURRENT_FX_ATTRIBUTE], *args, **kwargs)
+    return trainer.collector.log(state[CURRENT_FX_ATTRIBUTE], *args, **kwargs)
 
 
 def _log_dict(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

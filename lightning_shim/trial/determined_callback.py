@@ -125,18 +125,19 @@ class LightningCallback(pytorch.PyTorchCallback):
     def _sanity_check(self) -> None:
         """Runs Lightning's sanity check: a few validation batches, whose metrics are discarded."""
         limit = self._trainer.num_sanity_val_steps
-        if not limit or not self._evaluation_loop.is_enabled:
+        if not limit or not self._evaluation_loop.is_enabled or self._controller.test_mode:
             return
         with self._session.lightning.isolate_rng(), torch.no_grad():
             self._trainer.enter_sanity_check()
             self._hooks.callbacks("on_sanity_check_start")
-            self._evaluation_loop.start(releases_gradients=True, limit=limit)
+            self._evaluation_loop.start(releases_gradients=False, limit=limit)
             self._evaluation_loop.start_epoch()
             self._evaluation_loop.run(only_one=False)
             self._evaluation_loop.end_epoch()
             self._evaluation_loop.end()
             self._hooks.callbacks("on_sanity_check_end")
             self._trainer.forget_sanity_check()
+            self._evaluation_loop.forget()
 
     def on_validation_start(self) -> None:
         """Starts a validation."""
@@ -249,6 +250,8 @@ class LightningCallback(pytorch.PyTorchCallback):
             else:
                 self._fail(error)
         finally:
+            self._parts.runtime.strategy.teardown()
+            self._parts.runtime.metrics.views.move_to_cpu()
             self._trainer.release()
             self._training_loop.source.release()
             self._evaluation_loop.source.release()

@@ -28,9 +28,9 @@ from lightning_shim.trial.processes import join_processes
 from lightning_shim.trial.trial import LightningTrial
 from lightning_shim.upstream.determined.context import (
     checkpoint_to_start_from,
-    init,
     is_on_cluster,
     tensorboard_folder,
+    torch_chooses_device,
     verify_backend,
 )
 from lightning_shim.upstream.determined.controller import DEFAULT_REPORTING_PERIOD
@@ -209,7 +209,9 @@ def run_trial(
     elif checkpoint_policy == "best":
         checkpoint_policy = "all"
     storage_id = None if latest_checkpoint is None else _storage_id(latest_checkpoint, info is not None)
-    with init(hparams=dict(hparams or {}), distributed=join_processes()) as context:
+    with contextlib.ExitStack() as stack:
+        with torch_chooses_device():
+            context = stack.enter_context(pytorch.init(hparams=dict(hparams or {}), distributed=join_processes()))
         trial = make_trial(context, storage_id)
         with _reporting(trial, info is None, shows_progress):
             pytorch.Trainer(trial, context).fit(

@@ -20,7 +20,7 @@ import torch.distributed
 from determined import core
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from lightning_shim.upstream.determined.context import is_on_cluster
+from lightning_shim.upstream.determined.context import is_on_cluster, own_device
 
 PATIENCE = 60.0
 """The seconds that a process waits for the others to give up too, or before it ends because another has."""
@@ -164,7 +164,7 @@ def join_processes() -> core.DistributedContext | None:
     # Determined wraps models in DistributedDataParallel if this variable is set, as its own launcher sets it.
     os.environ.setdefault("USE_TORCH_DISTRIBUTED", "true")
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        torch.distributed.init_process_group("nccl" if own_device().type == "cuda" else "gloo")
         # At the exit, as in Lightning, since a second group in the same script would find the addresses of this one in
         # torchrun's store.
         atexit.register(_leave_processes)

@@ -249,7 +249,7 @@ class LightningTrial(pytorch.PyTorchTrial):
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
         """Trains on a batch; metrics are reported by reducers, so that nothing is copied to the host for each batch."""
         outputs = self._parts.training_loop.train_batch(batch)
-        if self._session.stops_at_once:
+        if self._session.should_stop and self._session.stops_at_once:
             self.controller.pause_after_this_batch(
                 validates=batch is not SKIPPED and self._parts.evaluation_loop.is_enabled
             )

@@ -12,6 +12,7 @@ It relies on these private names of PyTorch:
 - ``_SingleProcessDataLoaderIter._dataset_fetcher`` and its ``ended``: whether an iterable dataset has ended.
 - ``Module._non_persistent_buffers_set``: the names of the buffers that are not in a module's ``state_dict``.
 - ``Module._register_load_state_dict_pre_hook``: the name of ``register_load_state_dict_pre_hook`` before PyTorch 2.5.
+- ``torch.autograd._profiler_enabled``: whether a profiler is on, for which ``Optimizer.zero_grad`` has a label.
 - ``Tensor._version``: the count of in-place writes, which PyTorch's notes on autograd explain.
 - The traceback of an error of the C++ writer, which ends in ``torch.serialization``.
 
@@ -78,6 +79,30 @@ def closure_comes_first(optimizer: torch.optim.Optimizer) -> bool:
         return False
     own_step = vars(optimizer).get("step")
     return (own_step is None or _is_of_scheduler(own_step, optimizer)) and _computes_gradients_once(type(optimizer))  # type: ignore[arg-type]
+
+
+def release_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Does what ``optimizer.zero_grad()`` does.
+
+    PyTorch's own takes a label for profilers, in each step as long as a tenth of a small layer's, for setting a handful
+    of attributes. It is called where it could be noticed: in a profiler, or if somebody has replaced it.
+
+    Args:
+        optimizer: The optimizer.
+    """
+    if (
+        type(optimizer).zero_grad is not _ZERO_GRAD
+        or "zero_grad" in optimizer.__dict__
+        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+    ):
+        optimizer.zero_grad()
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
+
+
+_ZERO_GRAD: Final = torch.optim.Optimizer.zero_grad
 
 
 def _is_of_scheduler(step: Any, optimizer: torch.optim.Optimizer) -> bool:

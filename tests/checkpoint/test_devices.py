@@ -93,6 +93,19 @@ def test_metrics_come_back_on_their_device(pl: ModuleType) -> None:
     assert trial.module.total._update_count == 2
 
 
+def test_views_come_back_on_the_device(pl: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = fitted(pl)
+    state, views, checkpoint = trial._parts.trial_state, trial._parts.runtime.metrics.views, {}
+    views.callback["loss"] = torch.tensor(3.0)
+    state.gather()
+    state.save(checkpoint)
+    views.callback.clear()
+    monkeypatch.setattr(trial.trainer.strategy, "root_device", META)
+    state.load(checkpoint)
+    assert state.apply()
+    assert views.callback["loss"].device == META
+
+
 def test_gradients_are_let_go(pl: ModuleType) -> None:
     class Manual(tiny(pl)):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -29,6 +29,13 @@ from lightning_shim.metrics.collector import MetricCollector
 Views = dict[str, dict[str, Tensor]]
 """Values by name, by where they are seen."""
 
+
+class OnDevice(Tensor):
+    """A tensor that says that it is on a device, where values are kept as tensors."""
+
+    is_cpu = False  # type: ignore[assignment]
+
+
 KINDS = {
     "float32": lambda value: torch.tensor(value, dtype=torch.float32),
     "float64": lambda value: torch.tensor(value, dtype=torch.float64),
@@ -36,6 +43,8 @@ KINDS = {
     "bfloat16": lambda value: torch.tensor(value, dtype=torch.bfloat16),
     "one element": lambda value: torch.tensor([[value]], dtype=torch.float32),
     "with a graph": lambda value: torch.tensor(value, dtype=torch.float32, requires_grad=True) * 1,
+    "on a device": lambda value: torch.tensor(value, dtype=torch.float32).as_subclass(OnDevice),
+    "float64 on a device": lambda value: torch.tensor(value, dtype=torch.float64).as_subclass(OnDevice),
     "int64": lambda value: torch.tensor(_whole(value)),
     "bool": lambda value: torch.tensor(value > 0),
     "number": float,
@@ -388,7 +397,7 @@ def test_as_plain_arithmetic(calls: list[tuple[str, str, float, int | None, str]
                 "training_step", reduction, value, on_step=True, reduce_fx=reduction, on_epoch=True, batch_size=size
             )
             values, sizes = kept.setdefault(reduction, ([], []))
-            values.append((np.float64 if kind == "float64" else np.float32)(torch.as_tensor(value).item()))
+            values.append((np.float64 if kind.startswith("float64") else np.float32)(torch.as_tensor(value).item()))
             sizes.append(samples if size is None else size)
             if afterwards == "looks":
                 compare()

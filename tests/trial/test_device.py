@@ -1,98 +1,123 @@
-"""The device of a training: PyTorch says which, and not ``nvidia-smi``."""
+"""PyTorch says which device a trial has, whatever ``nvidia-smi`` says."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
-from determined import gpu, pytorch
+from determined import pytorch
 from pytest_mock import MockerFixture
 
 import lightning_shim
-from lightning_shim import ConfigurationError
 from lightning_shim.script import fit as script_fit
-from lightning_shim.upstream.determined import context as fence
-from tests.support.tiny import loader, tiny
+from lightning_shim.upstream.determined import context as determined_context
+from lightning_shim.upstream.determined.context import accelerator, devices, own_device, torch_chooses_device
+from tests.parity.modules import Regression, loaders
 
-pytestmark = pytest.mark.usefixtures("patched")
-
-
-@pytest.fixture
-def listed(mocker: MockerFixture) -> Any:
-    """A machine whose ``nvidia-smi`` lists a GPU, which this PyTorch cannot use."""
-    assert not torch.cuda.is_available()
-    return mocker.patch.object(gpu, "get_gpu_uuids", return_value=["GPU-0"])
+NVIDIA_SMI = """#!/bin/sh
+echo "0, GPU-5a1c4f2e-0000-0000-0000-000000000000, 0, 0, 40960"
+"""
 
 
 @pytest.fixture
-def made_current(mocker: MockerFixture) -> Iterator[list[torch.device]]:
-    """Two GPUs that PyTorch seems to have; the devices made current, in their order."""
-    devices: list[torch.device] = []
-    mocker.patch("torch.cuda.is_available", return_value=True)
-    mocker.patch("torch.cuda.device_count", return_value=2)
-    mocker.patch("torch.cuda.set_device", side_effect=devices.append)
-    yield devices
-    mocker.stopall()
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts a program on the PATH that says that there is a GPU, as on a machine whose PyTorch is built for CPUs."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(NVIDIA_SMI)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
 
 
-def test_gpu_that_torch_cannot_use(pl: ModuleType, listed: Any) -> None:
-    module = tiny(pl)()
-    lightning_shim.fit(module, loader(), max_length=pytorch.Batch(1))
-    assert module.steps == 1
-    assert gpu.get_gpu_uuids is listed
+@pytest.mark.usefixtures("nvidia_smi", "patched")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch sees a GPU")
+def test_gpu_that_pytorch_does_not_see() -> None:
+    with pytorch.init() as context:
+        # Otherwise the fault would not be shown: so it would be without us.
+        assert context.device == torch.device("cuda", 0)
+    trial = lightning_shim.fit(Regression(), **loaders(), max_length=pytorch.Batch(1), checkpoint_policy="none")
+    assert trial.context.device == trial.trainer.strategy.root_device == torch.device("cpu")
 
 
-def test_context_of_the_user(pl: ModuleType, listed: Any) -> None:
+@pytest.fixture
+def two_gpus(mocker: MockerFixture) -> None:
+    """Has PyTorch say that there are two GPUs."""
+    mocker.patch.object(torch.cuda, "is_available", return_value=True)
+    mocker.patch.object(torch.cuda, "device_count", return_value=2)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("local_rank", [None, 0, 1])
+def test_gpu_is_that_of_the_local_rank(
+    mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch, local_rank: int | None
+) -> None:
+    """With one process too it is made the current one, whose random state and memory are used."""
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    made_current = mocker.patch.object(torch.cuda, "set_device")
+    device = torch.device("cuda", local_rank or 0)
+    with torch_chooses_device():
+        # Without nvidia-smi on the PATH Determined itself sees no GPU.
+        context = pytorch.PyTorchTrialContext._init_device(mocker.Mock())
+    assert context == own_device() == device
+    assert (accelerator(), devices()) == ("gpu", [device.index])
+    made_current.assert_called_once_with(device)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(lightning_shim.ConfigurationError, match=r"^There are 3 processes .* sees 2 GPUs\. Start one"):
+        own_device()
+
+
+@pytest.mark.usefixtures("nvidia_smi", "patched")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch sees a GPU")
+def test_context_of_the_user() -> None:
     with pytorch.init() as context:
         assert context.device == torch.device("cuda", 0)
-        trial = lightning_shim.LightningTrial(context, tiny(pl)(), train_dataloaders=loader())
+        trial = lightning_shim.LightningTrial(context, Regression(), **loaders())
         assert context.device == trial.trainer.strategy.root_device == trial.module.device == torch.device("cpu")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_gpu_without_nvidia_smi(
-    made_current: list[torch.device], mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch, rank: int
+@pytest.mark.usefixtures("patched")
+def test_device_is_current_before_the_module_is_built(
+    request: pytest.FixtureRequest, mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mocker.patch.object(gpu, "get_gpu_uuids", return_value=[])
-    monkeypatch.setenv("LOCAL_RANK", str(rank))
-    own = torch.device("cuda", rank)
+    made_current = mocker.patch.object(torch.cuda, "set_device")
+    with pytorch.init() as context:
+        request.getfixturevalue("two_gpus")
+        monkeypatch.setenv("LOCAL_RANK", "1")
 
-    def build() -> Any:
-        # A module may draw random numbers on the current device.
-        assert made_current[-1] == own
-        raise LookupError("built")
+        def build() -> None:
+            made_current.assert_called_once_with(torch.device("cuda", 1))
+            raise LookupError("built")
 
-    with pytest.raises(LookupError, match="built"):
-        lightning_shim.fit(build, loader(), max_length=pytorch.Batch(1))
-    assert fence.devices() == [rank]
-
-
-def test_one_device_for_init(made_current: list[torch.device]) -> None:
-    with fence.init() as context:
-        assert context.device == torch.device("cuda", 0)
-
-
-@pytest.mark.parametrize("start", [fence.own_device, fence.devices, fence.init().__enter__])
-def test_more_processes_than_gpus(
-    made_current: list[torch.device], monkeypatch: pytest.MonkeyPatch, start: Any
-) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ConfigurationError, match=r"local rank 2: PyTorch has 2 on this machine.*--nproc-per-node=2"):
-        start()
+        with pytest.raises(LookupError, match="built"):
+            lightning_shim.LightningTrial(context, build)
 
 
 def test_random_state_of_a_script(
     pl: ModuleType, request: pytest.FixtureRequest, mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Captured only when the process's own device is current, since CUDA has a generator for each.
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    """It is captured when the process's own device is the current one: CUDA has a generator for each."""
     with lightning_shim.patched(trainer=True):
         trainer = pl.Trainer(max_epochs=1, logger=False, enable_checkpointing=False)
-        made_current = request.getfixturevalue("made_current")
+        request.getfixturevalue("two_gpus")
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        made_current = mocker.patch.object(torch.cuda, "set_device")
         mocker.patch.object(script_fit.RandomState, "capture", side_effect=LookupError("captured"))
         with pytest.raises(LookupError, match="captured"):
-            trainer.fit(tiny(pl)(), loader())
-    assert made_current == [torch.device("cuda", 1)]
+            trainer.fit(Regression(), **loaders())
+    made_current.assert_called_once_with(torch.device("cuda", 1))
+
+
+def test_determined_chooses_as_before_afterwards() -> None:
+    before = pytorch.PyTorchTrialContext._init_device
+    with torch_chooses_device():
+        assert pytorch.PyTorchTrialContext._init_device is not before
+    assert pytorch.PyTorchTrialContext._init_device is before
+    assert determined_context.own_device().type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -18,6 +18,7 @@ from lightning_shim.upstream.torch import (
     closure_comes_first,
     iterates_as_usual,
     register_load_state_dict_pre_hook,
+    release_gradients,
 )
 from tests.parity.oracle import assert_same
 
@@ -138,3 +139,34 @@ class TestClosureComesFirst:
             torch.optim.lr_scheduler.StepLR(optimizer, 1)
             assert "step" in vars(optimizer)
             assert closure_comes_first(optimizer)
+
+
+class TestReleasedGradients:
+    def released(self, optimizer_class: type[torch.optim.Optimizer] = torch.optim.SGD) -> list[Any]:
+        used, unused = (torch.ones(2, requires_grad=True) for _ in range(2))
+        optimizer = optimizer_class([{"params": [used]}, {"params": [unused]}], lr=0.1)
+        used.sum().backward()
+        release_gradients(optimizer)
+        return [used.grad, unused.grad]
+
+    def test_as_zero_grad(self) -> None:
+        assert self.released() == [None, None]
+
+    def test_own_zero_grad_is_called(self) -> None:
+        class Keeping(torch.optim.SGD):
+            def zero_grad(self, set_to_none: bool = True) -> None:
+                super().zero_grad(set_to_none=False)
+
+        assert [None if grad is None else grad.tolist() for grad in self.released(Keeping)] == [[0.0, 0.0], None]
+
+    def test_assigned_zero_grad_is_called(self) -> None:
+        called: list[bool] = []
+        optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1)
+        optimizer.zero_grad = lambda set_to_none=True: called.append(set_to_none)
+        release_gradients(optimizer)
+        assert called == [True]
+
+    def test_profiler_sees_it(self) -> None:
+        with torch.autograd.profiler.profile() as profile:
+            self.released()
+        assert "Optimizer.zero_grad#SGD.zero_grad" in {event.name for event in profile.function_events}

@@ -4,6 +4,7 @@ It relies on these private names of Determined:
 
 - ``PyTorchTrialContext._core``: the Core API context, which reports metrics beside those of the training loop.
 - ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` wraps a model with.
+- ``PyTorchTrialContext._init_device``: chooses the device when a context is made.
 - ``PyTorchTrialContext._current_batch_idx``: the index of the current batch.
 - ``PyTorchTrialContext._tbd_writer``: the TensorBoard writer, or None before it is first asked for.
 - ``determined.pytorch._log_tb_metrics``: writes metrics to TensorBoard as the training loop does.
@@ -13,7 +14,6 @@ It relies on these private names of Determined:
 - ``_storage_manager`` of the Core API's ``checkpoint``, and its ``_base_path``: the folder of checkpoints.
 - ``TrialInfo._config`` and ``_steps_completed``: the experiment's configuration, and whether the trial has trained.
 - ``determined._DistributedBackend``: the library that synchronizes the processes.
-- ``determined.gpu.get_gpu_uuids``: the GPUs that ``nvidia-smi`` lists, by which ``pytorch.init`` chooses the device.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any, Final
 
 import determined as det
 import torch
-from determined import core, gpu, pytorch, tensorboard
+from determined import core, pytorch, tensorboard
 from determined.common.api import bindings, errors
 
 from lightning_shim.diagnostics.errors import ConfigurationError
@@ -54,6 +54,70 @@ def wrap_model(context: Any, model: torch.nn.Module, **options: Any) -> torch.nn
     finally:
         delattr(context, name)
     return wrapped
+
+
+def own_device() -> torch.device:
+    """Returns the device that Lightning's Trainer would give to this process: the GPU of its local rank, or the CPU.
+
+    Raises:
+        ConfigurationError: If there are more processes than GPUs.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        return torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if local_rank >= count:
+        raise ConfigurationError(
+            f"There are {os.environ.get('LOCAL_WORLD_SIZE', local_rank + 1)} processes on this machine, and PyTorch "
+            f"sees {count} GPU{'s' if count > 1 else ''}. Start one process for each GPU, or set "
+            'CUDA_VISIBLE_DEVICES="" to train on the CPU.'
+        )
+    return torch.device("cuda", local_rank)
+
+
+@contextlib.contextmanager
+def torch_chooses_device() -> Iterator[None]:
+    """Has contexts that are made within the block use the device that PyTorch sees.
+
+    Determined counts the GPUs that ``nvidia-smi`` names, of which PyTorch may see none or others.
+    """
+
+    def device_of(context: pytorch.PyTorchTrialContext) -> torch.device:
+        device = own_device()
+        make_current(device)
+        return device
+
+    name = "_init_device"
+    original = getattr(pytorch.PyTorchTrialContext, name)
+    setattr(pytorch.PyTorchTrialContext, name, device_of)
+    try:
+        yield
+    finally:
+        setattr(pytorch.PyTorchTrialContext, name, original)
+
+
+def settle_device(context: Any) -> None:
+    """Makes a trial's device the one that PyTorch sees, and the current one, if somebody else has made its context.
+
+    Args:
+        context: Determined's trial context. On a cluster its device is that of the trial's slot.
+
+    Raises:
+        ConfigurationError: If there are more processes than GPUs.
+    """
+    if not is_on_cluster():
+        context.device = own_device()
+    make_current(context.device)
+
+
+def make_current(device: torch.device) -> None:
+    """Makes a GPU the current one, as Lightning does with one process too; the CPU needs nothing.
+
+    Args:
+        device: Its random states are used and new tensors of ``"cuda"`` are made on it from then on.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def report_training_metrics(
@@ -274,78 +338,12 @@ def train_unit(length: Mapping[Any, Any] | None) -> pytorch.TrainUnit | None:
     return next((units[name](int(n)) for name, n in (length or {}).items() if name in units and n), None)
 
 
-def own_device() -> torch.device:
-    """Returns the device of this process: the GPU of its local rank if PyTorch has GPUs, otherwise the CPU.
-
-    Raises:
-        ConfigurationError: If this machine has more processes than GPUs.
-    """
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if rank >= count:
-        raise ConfigurationError(
-            f"There is no GPU for the process of local rank {rank}: PyTorch has {count} on this machine, and each "
-            f"process needs its own. Start {count} by `torchrun --nproc-per-node={count}`, or hide the GPUs to train "
-            'on the CPU (CUDA_VISIBLE_DEVICES="").'
-        )
-    return torch.device("cuda", rank)
-
-
-@contextlib.contextmanager
-def init(**options: Any) -> Iterator[pytorch.PyTorchTrialContext]:
-    """Calls ``determined.pytorch.init``, with the GPUs that PyTorch has in place of those that ``nvidia-smi`` lists.
-
-    Args:
-        **options: Its arguments.
-
-    Raises:
-        ConfigurationError: If this machine has more processes than GPUs.
-    """
-    # nvidia-smi heeds neither CUDA_VISIBLE_DEVICES nor a PyTorch that was built for the CPU, and may not be installed.
-    # Several processes would be given their GPUs before the device could be corrected.
-    listed = gpu.get_gpu_uuids
-    uuids = [] if own_device().type == "cpu" else [str(index) for index in range(torch.cuda.device_count())]
-    with contextlib.ExitStack() as stack:
-        gpu.get_gpu_uuids = lambda: uuids
-        try:
-            context = stack.enter_context(pytorch.init(**options))
-        finally:
-            gpu.get_gpu_uuids = listed
-        yield context
-
-
-def settle_device(context: Any) -> None:
-    """Makes a trial's device the one that PyTorch has, and the current one, as Lightning does before it trains.
-
-    Args:
-        context: Determined's trial context. On a cluster its device is that of the trial's slot.
-
-    Raises:
-        ConfigurationError: If this machine has more processes than GPUs.
-    """
-    if not is_on_cluster():
-        # A context that the user has made goes by nvidia-smi.
-        context.device = own_device()
-    make_current(context.device)
-
-
-def make_current(device: torch.device) -> None:
-    """Makes a device the one whose random numbers and memory are meant by ``"cuda"`` alone.
-
-    Args:
-        device: A GPU; nothing is to be done for the CPU.
-    """
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-
-
 def accelerator() -> str:
     """Returns Lightning's name for the device that Determined trains on."""
-    return "gpu" if torch.cuda.is_available() else "cpu"
+    return "gpu" if own_device().type == "cuda" else "cpu"
 
 
 def devices() -> list[int] | int:
-    """Returns the ``devices`` argument of Lightning's Trainer for this process."""
+    """Returns the ``devices`` argument of Lightning's Trainer for this process: the GPU of its local rank."""
     device = own_device()
     return 1 if device.index is None else [device.index]
