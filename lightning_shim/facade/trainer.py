@@ -119,7 +119,6 @@ class TrainerFacade(Attached):
     barebones: Final = False
     progress_bar_callback: Final = None
     received_sigterm: Final = False
-    interrupted: Final = False
     fast_dev_run: int | bool = False
 
     def __init__(
@@ -305,6 +304,11 @@ class TrainerFacade(Attached):
     def sanity_checking(self) -> bool:
         """Whether the sanity check of the validation is running."""
         return bool(self.state.stage == self._lightning.RunningStage.SANITY_CHECKING)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether an error has ended the training."""
+        return bool(self.state.status == self._lightning.TrainerStatus.INTERRUPTED)
 
     @property
     def validating(self) -> bool:

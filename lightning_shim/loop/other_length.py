@@ -35,9 +35,9 @@ def continue_elsewhere(
             part = trained if length_before is None else trained * length // length_before
             # At least the last batch is left, or the epoch's end, which is still due, would never come.
             progress.batch_idx = min(part, length - 1) - 1
-        batches, epochs = loop.batches_and_epochs()
+        batches = loop.batches_of_epochs(length)
         progress.total_batch_idx = batches - 1
-        session.controller.continue_at(batches, epochs)
+        session.controller.continue_at(batches, progress.current_epoch)
     trained = progress.batch_idx + 1 if progress.epoch_is_running else 0
     before, now = (
         (f"by {size_before} processes or slots", size)

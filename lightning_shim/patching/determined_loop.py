@@ -42,8 +42,12 @@ class ControlledTrial(Protocol):
         """The newest checkpoint."""
 
     @property
-    def has_taken_all_steps(self) -> bool:
-        """Whether the training ends before its length has been trained."""
+    def is_over(self) -> bool | None:
+        """Whether the training has ended; None where the length that Determined was given says so."""
+
+    @property
+    def validation_is_due(self) -> bool | None:
+        """Whether to validate after the batch trained last; None where Determined's period of validations says so."""
 
     def gather_checkpoint(self) -> None:
         """Collects the state of all processes; called on each of them before the chief writes a checkpoint."""
@@ -219,17 +223,23 @@ def _validate(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: A
     return metrics
 
 
-# Determined validates once more at the end of the training. Lightning does not, so a script's trial must not either:
-# the loop is told that there is nothing new to validate, unless a validation period has just ended.
+# Determined validates once more at the end of the training. Lightning does not, so a script's trial must not either.
 def _validation_is_current(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
-    controlled: Controller = controller.trial.controller
-    return wrapped(*args, **kwargs) or not (controlled.validates_at_the_end or controlled.validation_is_reached)
+    return wrapped(*args, **kwargs) or controller.trial.validation_is_due is False
 
 
-# Determined counts batches. Trainer(max_steps=...) counts optimizer steps, of which an accumulating or manually
-# optimized module takes an unforeseeable number.
+# Determined counts batches, and epochs of one length. Lightning's max_steps counts optimizer steps, its max_epochs
+# epochs that end where the loaders do, and hooks may change both. So there the trial says when it is over.
 def _steps_until_complete(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
-    return 0 if controller.trial.has_taken_all_steps else wrapped(*args, **kwargs)
+    is_over = controller.trial.is_over
+    return wrapped(*args, **kwargs) if is_over is None else 0 if is_over else 1
+
+
+# The length of such a trial is an estimate, and the master refuses to hear of more than all of it.
+def _report_training_progress(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+    length, batches = controller.max_length, controller.state.batches_trained
+    if isinstance(length, pytorch.Epoch) or batches <= length.value:
+        wrapped(*args, **kwargs)
 
 
 _REPAIRS: Final[dict[str, Wrapper]] = {
@@ -242,6 +252,7 @@ _REPAIRS: Final[dict[str, Wrapper]] = {
     "_validate": _validate,
     "_validation_is_current": _validation_is_current,
     "_steps_until_complete": _steps_until_complete,
+    "_report_training_progress": _report_training_progress,
 }
 """The replacements by the name of ``_PyTorchTrialController``'s method."""
 

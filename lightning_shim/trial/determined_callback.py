@@ -77,18 +77,27 @@ class LightningCallback(pytorch.PyTorchCallback):
         # Of another trial's checkpoint the module has the weights alone, and Determined counts from zero.
         elif self._trainer.ckpt_path is not None:
             self._go_on_from(self._trainer.ckpt_path)
+        fits_again = self._controller.batches_trained == 0 and self._session.progress.total_batch_idx >= 0
+        if fits_again:
+            # The script's Trainer has fitted before, and goes on counting.
+            self._controller.continue_at(*self._training_loop.batches_and_epochs())
         batches = self._controller.batches_trained
         if batches > 0 and self._controller.has_trained_its_length:
             say(
                 f"nothing is left to train: {batches} batches have been trained, which is the length. Give a larger "
                 "one to go on."
             )
-        if self._controller.batches_trained == 0:
+        if fits_again or self._controller.batches_trained == 0:
             self._sanity_check()
-        self._training_loop.start()
+        self._training_loop.start(fits_again)
         if self._ends_at_once():
             return
-        if self._training_loop.goes_on or self._controller.may_validate_in(self._trainer.current_epoch):
+        every = self._trainer.check_val_every_n_epoch
+        if (
+            self._training_loop.goes_on
+            or every is None
+            or pytorch.Epoch(every).should_stop(self._trainer.current_epoch + 1)
+        ):
             self._evaluation_loop.set_up()
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")
@@ -118,7 +127,7 @@ class LightningCallback(pytorch.PyTorchCallback):
     def _ends_at_once(self) -> bool:
         """Skips the training if it is complete, or if a hook has requested a stop; returns whether it is skipped."""
         self._agree_to_stop()
-        if self._trainer.should_stop:
+        if self._session.stops_early or self._session.has_reached_its_limits:
             self._controller.skips_training = True
         return self._controller.skips_training
 
@@ -177,7 +186,15 @@ class LightningCallback(pytorch.PyTorchCallback):
     def on_training_workload_end(self, avg_metrics: dict[str, Any], batch_metrics: Any) -> None:
         """Remembers the reported metrics."""
         self._parts.reports.remember(Entry.TRAINING, avg_metrics)
+        if self._session.script_trainer is not None:
+            # Its hooks may change how long the training is, which Determined asks next.
+            self._end_epoch()
         self._agree_to_stop()
+
+    def _end_epoch(self) -> None:
+        """Ends an epoch whose last batch has been trained and which has no validation to wait for."""
+        if not self._controller.will_validate and self._training_loop.is_at_the_end_of_an_epoch:
+            self._training_loop.after_validation()
 
     def _agree_to_stop(self) -> None:
         """Stops the trial if any process has requested it. Call it on all processes."""
@@ -226,10 +243,8 @@ class LightningCallback(pytorch.PyTorchCallback):
         error = self._controller.error
         if isinstance(error, determined.InvalidHP):
             self._verify_that_all_give_up(error)
-        if not self._controller.will_validate and self._training_loop.is_at_the_end_of_an_epoch:
-            # The epoch has no validation to wait for. If it ends now, the checkpoint has what its end changes, and a
-            # resumed trial starts with the next epoch.
-            self._training_loop.after_validation()
+        # The checkpoint then has what the epoch's end changes, and a resumed trial starts with the next epoch.
+        self._end_epoch()
         self._parts.trial_state.gather()
 
     def _verify_that_all_give_up(self, error: BaseException) -> None:
