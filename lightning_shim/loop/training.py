@@ -522,7 +522,7 @@ class TrainingLoop:
                 restores rank 0's on all processes.
         """
         self._loaded = state
-        self._outputs.load_state_dict(state["outputs"])
+        self._outputs.load_state_dict(state["outputs"], self._session.context.device)
 
     def can_go_on(self, state: dict[str, Any]) -> bool:
         """Whether an epoch can go on exactly where a checkpoint left it: the loaders have as many batches as before.

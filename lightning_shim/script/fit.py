@@ -25,7 +25,7 @@ from lightning_shim.session.options import OPTION_NAMES
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.configuration import Configuration
 from lightning_shim.trial.fit import run_trial
-from lightning_shim.upstream.determined.context import is_on_cluster
+from lightning_shim.upstream.determined.context import is_on_cluster, make_current, own_device
 from lightning_shim.upstream.lightning_trainer import (
     batch_failed,
     fitted,
@@ -74,6 +74,8 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     }
     configuration = Configuration.of_experiment()
     checkpoint_period = configuration.settle("checkpoint_period", None, None)
+    # The script's random state is that of the device on which this process will train.
+    make_current(own_device())
     # On a cluster Determined seeds all generators when its context is made, but the script goes on from its own state.
     random_state = RandomState.capture()
 

@@ -36,7 +36,12 @@ from lightning_shim.trial.configuration import Configuration
 from lightning_shim.trial.determined_callback import CALLBACK_NAME, LightningCallback
 from lightning_shim.trial.journal import Journal
 from lightning_shim.trial.processes import Processes
-from lightning_shim.upstream.determined.context import experiment_length, is_on_cluster, verify_backend
+from lightning_shim.upstream.determined.context import (
+    experiment_length,
+    is_on_cluster,
+    settle_device,
+    verify_backend,
+)
 from lightning_shim.upstream.determined.controller import Controller
 from lightning_shim.upstream.determined.latest_checkpoint import name_of_latest_checkpoint
 from lightning_shim.upstream.lightning import lightning_of, unwrapped
@@ -128,6 +133,8 @@ class LightningTrial(pytorch.PyTorchTrial):
         configuration = Configuration.of_experiment()
         configuration.warn_of_what_has_no_effect()
         repair_controller(registry, LightningTrial)
+        # Before anything draws random numbers, which the module may do on the current device.
+        settle_device(context)
         self.context = context
         self.controller: Final = Controller()
         schedule = Schedule(
