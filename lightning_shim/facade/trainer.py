@@ -320,7 +320,7 @@ class TrainerFacade(Attached):
         """Whether validation or its sanity check is running."""
         return self.validating or self.sanity_checking
 
-    # The length, and the periods.
+    # The length, the periods and the data.
 
     @property
     def max_epochs(self) -> int:
@@ -356,8 +356,7 @@ class TrainerFacade(Attached):
         return self._steps_of_an_epoch(self.accumulate_grad_batches) * int(self.max_epochs)
 
     def _steps_of_an_epoch(self, accumulate_grad_batches: int) -> int:
-        steps: int = math.ceil(self.num_training_batches / accumulate_grad_batches)
-        return steps
+        return int(math.ceil(self.num_training_batches / accumulate_grad_batches))
 
     @property
     def val_check_interval(self) -> Any:
@@ -393,8 +392,6 @@ class TrainerFacade(Attached):
             return 1
         return int(period.value if isinstance(period, pytorch.Batch) else period.value * self.num_training_batches)
 
-    # Data.
-
     @property
     def num_val_batches(self) -> list[int | float]:
         """The number of batches of each validation loader."""
@@ -412,7 +409,7 @@ class TrainerFacade(Attached):
         """The number of batches of each validation loader in the sanity check."""
         return [min(self.num_sanity_val_steps, batches) for batches in self.num_val_batches]
 
-    # Options, devices and files.
+    # Options, devices, files, metrics and callbacks.
 
     @property
     def accumulate_grad_batches(self) -> int:
@@ -465,8 +462,6 @@ class TrainerFacade(Attached):
         if self.logger is self._loggers[0]:
             return list(self._loggers)
         return [] if self.logger is None else [self.logger]
-
-    # Metrics and callbacks.
 
     @property
     def callback_metrics(self) -> dict[str, torch.Tensor]:

@@ -76,7 +76,6 @@ class TrainingLoop:
         self._batches: Batches | None = None
         self.restarted_at: int | None = None
         self._loaded: dict[str, Any] | None = None
-        self._before_validation: tuple[RandomState, list[Any], list[Any]] | None = None
 
     @property
     def length(self) -> int | None:
@@ -130,9 +129,8 @@ class TrainingLoop:
         # Determined asks for the length once. A shorter epoch is filled up with SKIPPED; a longer one would not end
         # where Determined's does.
         length, other = self._length, self.source.length
-        if not self._fills_up:
-            return
-        if (length is None) is not (other is None) or (length is not None and other is not None and other > length):
+        is_longer = length is not None and other is not None and other > length
+        if self._fills_up and (is_longer or (length is None) is not (other is None)):
             raise self.source.request.error(
                 f"gave {'no length' if other is None else f'{other} batches'} in epoch {self._progress.current_epoch}, "
                 f"and {'no length' if length is None else f'{length} batches'} in the first, which all of Determined's "
@@ -332,12 +330,8 @@ class TrainingLoop:
         """
         if batch is SKIPPED:
             return []
-        progress, hooks, collector, optimization = (
-            self._progress,
-            self._hooks,
-            self._metrics.training,
-            self.optimization,
-        )
+        progress, hooks = self._progress, self._hooks
+        collector, optimization = self._metrics.training, self.optimization
         # Looking for a name here saves the call of a hook that nobody overrides; a step passes a dozen of them.
         names = hooks.names
         iterator = batch if type(batch) is DataFetcherWrapper else None
@@ -369,8 +363,7 @@ class TrainingLoop:
                     progress.is_last_batch = progress.ends_within_step = True
                     return outputs
         # Schedulers that monitor no metric step now. The others wait for the validation: see finish_batch.
-        steps_schedulers = not skips_rest_of_epoch or self._steps_schedulers_early
-        if optimization.strategy.lr_scheduler_configs and steps_schedulers:
+        if optimization.strategy.lr_scheduler_configs and (not skips_rest_of_epoch or self._steps_schedulers_early):
             optimization.step_schedulers("step")
             if progress.is_last_batch:
                 optimization.step_schedulers("epoch")
@@ -457,11 +450,8 @@ class TrainingLoop:
     def _steps_epoch_schedulers(self) -> bool:
         """Whether the epoch has ended in a way after which Lightning steps the schedulers that count epochs."""
         progress = self._progress
-        return (
-            progress.is_last_batch
-            and not progress.ends_within_step
-            and (self._steps_schedulers_early or not progress.ends_early)
-        )
+        has_ended = progress.is_last_batch and not progress.ends_within_step
+        return has_ended and (self._steps_schedulers_early or not progress.ends_early)
 
     @property
     def has_lightnings_validation(self) -> bool:
@@ -472,22 +462,6 @@ class TrainingLoop:
         progress = self._progress
         has_run_out = progress.epoch_is_running and not progress.is_last_batch and self.is_at_the_end_of_an_epoch
         return not (progress.ends_early or progress.ends_within_step or has_run_out)
-
-    def remember_random_state(self) -> None:
-        """Remembers all random states that live in this process until a validation has ended."""
-        now = RandomState.capture()
-        # Requesting the loaders may draw random numbers, and they may have generators of their own.
-        self._validation_source.set_up()
-        self._before_validation = now, self.source.own_states(), self._validation_source.own_states()
-
-    def restore_random_state(self) -> None:
-        """Restores what :meth:`remember_random_state` has remembered, if it was called before the validation."""
-        if self._before_validation is not None:
-            now, own, own_of_validation = self._before_validation
-            self._before_validation = None
-            self.source.restore_own_states(own)
-            self._validation_source.restore_own_states(own_of_validation)
-            now.restore()
 
     def after_validation(self) -> None:
         """Does the work that was waiting for a validation."""
@@ -523,11 +497,3 @@ class TrainingLoop:
         """
         self._loaded = state
         self._outputs.load_state_dict(state["outputs"], self._session.context.device)
-
-    def can_go_on(self, state: dict[str, Any]) -> bool:
-        """Whether an epoch can go on exactly where a checkpoint left it: the loaders have as many batches as before.
-
-        Args:
-            state: The return value of :meth:`state_dict`.
-        """
-        return bool(state["length"] == self.length)

@@ -21,6 +21,7 @@ import torch
 from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
+from lightning_shim.loop.without_trace import StatesBefore
 from lightning_shim.metrics.collector import MetricViews
 from lightning_shim.trial.assembly import TrialParts
 from lightning_shim.trial.cluster import Search
@@ -56,6 +57,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._evaluation_loop: Final = parts.evaluation_loop
         self._has_started_training = False
         self._views_before = MetricViews()
+        self._states_before: Final = StatesBefore(parts.training_loop.source, parts.evaluation_loop.source)
         self._search: Final = Search(parts.session.context)
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
@@ -154,7 +156,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._controller.will_validate and self._training_loop.has_lightnings_validation
         ):
             # Training that goes on after it has to go on as if it had not been there.
-            self._training_loop.remember_random_state()
+            self._states_before.remember()
         self._evaluation_loop.start(has_trained and not self._training_loop.accumulates_gradients)
 
     def on_validation_epoch_start(self) -> None:
@@ -179,7 +181,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._evaluation_loop.end()
             self._trainer.forget_sanity_check()
             self._parts.runtime.metrics.views.update(self._views_before)
-        self._training_loop.restore_random_state()
+        self._states_before.restore()
         self._parts.reports.remember(Entry.VALIDATION, metrics)
         self._training_loop.after_validation()
         self._agree_to_stop()
