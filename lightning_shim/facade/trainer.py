@@ -356,7 +356,8 @@ class TrainerFacade(Attached):
         return self._steps_of_an_epoch(self.accumulate_grad_batches) * int(self.max_epochs)
 
     def _steps_of_an_epoch(self, accumulate_grad_batches: int) -> int:
-        return int(math.ceil(self.num_training_batches / accumulate_grad_batches))
+        steps: int = math.ceil(self.num_training_batches / accumulate_grad_batches)
+        return steps
 
     @property
     def val_check_interval(self) -> Any:
