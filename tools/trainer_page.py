@@ -38,7 +38,7 @@ INSTEAD_IN_FIT: Final = {
     "limit_predict_batches": "Nothing: a trial has no predict loop.",
     "val_check_interval": "`fit(validation_period=pytorch.Batch(100))`.",
     "check_val_every_n_epoch": "`fit(validation_period=pytorch.Epoch(2))`; every epoch by default.",
-    "num_sanity_val_steps": "`fit(num_sanity_val_steps=...)`; none by default. `fit(step_zero_validation=True)` "
+    "num_sanity_val_steps": "`fit(num_sanity_val_steps=...)`. `fit(step_zero_validation=True)` "
     "validates before training and reports the result.",
     "log_every_n_steps": "`fit(reporting_period=pytorch.Batch(50))`; 100 batches by default.",
     "enable_checkpointing": '`fit(checkpoint_policy=...)`: `"best"`, `"all"` or `"none"`, and '
@@ -50,7 +50,7 @@ INSTEAD_IN_FIT: Final = {
     "benchmark": "`torch.backends.cudnn.benchmark = True` in your script.",
     "inference_mode": "Nothing: validation runs under `torch.no_grad()`.",
     "use_distributed_sampler": "`fit(use_distributed_sampler=...)`. By default the processes share the samples as "
-    "under Lightning.",
+    "under Lightning. `fit(cut_to_shortest_rank=True)` if some have more batches than others.",
     "profiler": "`torch.profiler` in your script. `profiling.enabled: true` of the experiment records the load of the "
     "machine.",
     "detect_anomaly": "`torch.autograd.set_detect_anomaly(True)` in your script.",

@@ -18,6 +18,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any, Final
 
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricTracker
@@ -26,7 +27,7 @@ from lightning_shim.checkpoint.attributes import FLAGS_OF_LAYERS, OwnAttributes
 from lightning_shim.checkpoint.lightning_format import without_arrays
 from lightning_shim.checkpoint.weight_averaging import WeightAveragingState
 from lightning_shim.compatibility.inspection import may_change_optimization
-from lightning_shim.loop.other_length import continue_elsewhere
+from lightning_shim.loop.other_length import can_go_on, continue_elsewhere
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.loop.training import TrainingLoop
 from lightning_shim.metrics.collector import MetricViews
@@ -73,7 +74,11 @@ class TrialState:
 
     def gather(self) -> None:
         """Gathers the state of each process before rank 0 saves it. All processes have to call it."""
-        self._processes = self._session.context.distributed.gather(self._process_state())
+        state = self._process_state()
+        if self._strategy.root_device.type != "cpu":
+            # A tensor of a GPU would be rebuilt on that GPU by rank 0, and again by whoever reads the checkpoint.
+            state = apply_to_collection(state, Tensor, Tensor.cpu)
+        self._processes = self._session.context.distributed.gather(state)
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Adds the state to a checkpoint.
@@ -89,6 +94,8 @@ class TrialState:
             "parameter_groups": names_of_groups(self._module, self._strategy.optimizers),
             "processes": self._processes,
         }
+        # There may be gradients in it, which are as large as the weights.
+        self._processes = []
         checkpoint[STATE_KEY] = without_arrays(state)
 
     def load(self, checkpoint: dict[str, Any]) -> None:
@@ -123,12 +130,12 @@ class TrialState:
         processes = state["processes"]
         # Not restored yet: hooks up to on_train_start would overwrite them.
         self._attributes.load(processes[rank if len(processes) == size else 0]["attributes"])
-        if len(processes) != size or not self._training_loop.can_go_on(processes[rank]["training_loop"]):
-            self._metrics.views.update(MetricViews(**processes[0]["views"]))
+        if len(processes) != size or not can_go_on(self._training_loop, processes[rank]["training_loop"]):
+            self._metrics.views.update(self._views(processes[0]))
             continue_elsewhere(self._session, self._training_loop, processes[0]["training_loop"], len(processes), size)
             return True
         own = processes[rank]
-        self._metrics.views.update(MetricViews(**own["views"]))
+        self._metrics.views.update(self._views(own))
         self._training_loop.load_state_dict(own["training_loop"])
         for name, tracker in self._trackers().items():
             # A tracker copies its metrics for each pass, and a newly built one has no copies yet.
@@ -144,9 +151,16 @@ class TrialState:
             if name in metrics:
                 for attribute, value in saved.items():
                     # A copy for each: metrics of a MetricCollection share their states once they have been updated, and
-                    # new ones do not.
-                    setattr(metrics[name], attribute, copy.deepcopy(value))
+                    # new ones do not. Lists are on the CPU with compute_on_cpu=True, and else on the metric's device.
+                    own_value, metric = copy.deepcopy(value), metrics[name]
+                    if not (isinstance(value, list) and metric.compute_on_cpu):
+                        own_value = self._session.lightning.move_data_to_device(own_value, metric.device)
+                    setattr(metric, attribute, own_value)
         return True
+
+    def _views(self, process: dict[str, Any]) -> MetricViews:
+        """Returns the views of a process, on the device: there Lightning has them while it trains."""
+        return MetricViews(**self._session.lightning.move_data_to_device(process["views"], self._strategy.root_device))
 
     def _flags(self) -> dict[str, Any]:
         """Returns the flags by name: which parameters are trained, and the modes and statistics of submodules."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
@@ -51,6 +51,23 @@ def _length(combined: Any) -> int | None:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class CommonEnd:
+    """The end of a pass on all processes.
+
+    Attributes:
+        length: The number of batches that all processes have; None if it is unknown.
+        all_go_on: Asks all processes together whether each has another batch; None if the length tells.
+    """
+
+    length: int | None = None
+    all_go_on: Callable[[bool], bool] | None = None
+
+
+OWN_END: Final = CommonEnd()
+"""The end of the loaders of this process alone."""
+
+
 class Batches:
     """One pass over the loaders.
 
@@ -58,6 +75,7 @@ class Batches:
 
     Args:
         combined: Lightning's CombinedLoader.
+        end: The end of the pass on all processes; by default that of the loaders.
         fetched: The number of batches already taken, if the pass is resumed.
         ahead: The batch fetched ahead at that time, as in :meth:`state_dict`.
 
@@ -66,9 +84,11 @@ class Batches:
         done: Whether the batch that was taken last is known to be the last one.
     """
 
-    def __init__(self, combined: Any, fetched: int = 0, ahead: Tensor | None = None) -> None:
+    def __init__(self, combined: Any, end: CommonEnd = OWN_END, fetched: int = 0, ahead: Tensor | None = None) -> None:
         self._iterator = batches_of(combined)
-        self.length = _length(combined)
+        self._all_go_on: Final = end.all_go_on
+        own = _length(combined) if end.all_go_on is None else None
+        self.length = own if own is None or end.length is None else min(own, end.length)
         self._fetched = fetched
         self._ahead: list[tuple[Any, int, int]] = [] if ahead is None else _unpickled(ahead)
         if ahead is not None:
@@ -86,11 +106,18 @@ class Batches:
         """Drops the loaders' iterators, which end their workers, even if somebody still holds this object."""
         self._iterator = iter(())
 
+    def _fetch(self) -> tuple[Any, int, int] | None:
+        """Returns a batch; None if there are no more, or if all processes agree and another one has no more."""
+        batch = next(self._iterator, None)
+        goes_on = batch is not None if self._all_go_on is None else self._all_go_on(batch is not None)
+        return batch if goes_on else None
+
     def _fetch_ahead(self) -> None:
-        try:
-            self._ahead.append(next(self._iterator))
-        except StopIteration:
+        batch = self._fetch()
+        if batch is None:
             self.length = self._fetched
+        else:
+            self._ahead.append(batch)
 
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
         return self
@@ -120,6 +147,7 @@ class DataFetcherWrapper(Batches):
 
     Args:
         combined: Lightning's CombinedLoader.
+        end: The end of the pass on all processes; by default that of the loaders.
         fetched: The number of batches already taken, if the pass is resumed.
         ahead: That there is no batch fetched ahead, as in :meth:`state_dict`.
         latest: What was taken last, as in :meth:`state_dict`.
@@ -131,9 +159,14 @@ class DataFetcherWrapper(Batches):
     """
 
     def __init__(
-        self, combined: Any, fetched: int = 0, ahead: Tensor | None = None, latest: Tensor | None = None
+        self,
+        combined: Any,
+        end: CommonEnd = OWN_END,
+        fetched: int = 0,
+        ahead: Tensor | None = None,
+        latest: Tensor | None = None,
     ) -> None:
-        super().__init__(combined, fetched, ahead)
+        super().__init__(combined, end, fetched, ahead)
         # A resumed loader counts its batches from the placeholder on.
         self._before = 0 if ahead is None else fetched - 1
         self.batch: Any
@@ -157,11 +190,11 @@ class DataFetcherWrapper(Batches):
         """Returns the next batch, its index and the index of its loader."""
         if self.done:
             raise StopIteration
-        try:
-            batch, batch_idx, dataloader_idx = next(self._iterator)
-        except StopIteration:
+        taken = self._fetch()
+        if taken is None:
             self.done = True
-            raise
+            raise StopIteration
+        batch, batch_idx, dataloader_idx = taken
         self._fetched += 1
         self.done = self.length is not None and self._fetched >= self.length
         self.batch, self.batch_idx, self.dataloader_idx = batch, self._before + batch_idx, dataloader_idx

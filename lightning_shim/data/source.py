@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from lightning_shim.compatibility.before_training import takes_dataloader_iter
 from lightning_shim.data.determined_loader import as_torch_loader
-from lightning_shim.data.passes import Batches, DataFetcherWrapper, length_of
+from lightning_shim.data.passes import OWN_END, Batches, CommonEnd, DataFetcherWrapper, length_of
 from lightning_shim.data.requests import LoaderRequest
 from lightning_shim.data.sharding import SamplerError, SampleSharing
 from lightning_shim.data.tracked_loader import TooFewBatchesError, TrackedLoader
@@ -73,6 +73,7 @@ class DataSource:
         self._tracked: list[TrackedLoader] = []
         self._combined_tracked: Any = None
         self._batches: Batches | None = None
+        self._end = OWN_END
         step = session.module.training_step if self._trains else session.module.validation_step
         self._pass: Final = DataFetcherWrapper if takes_dataloader_iter(step) else Batches
 
@@ -165,12 +166,34 @@ class DataSource:
         combined.limits = [self._limited(loader) for loader in combined.flattened]
         self._combined = combined
         self.length = length_of(combined)
+        if self._trains and self._session.world_size > 1:
+            self._end = self._common_end(self._session.context.distributed.allgather(self.length))
+            self.length = self._end.length
         known = {id(tracked.loader): tracked for tracked in self._tracked}
         # If the user's hook returns the same loader again, its tracker stays: persistent workers may still be running.
         self._tracked = [known.get(id(loader)) or TrackedLoader(loader) for loader in combined.flattened]
         # A copy, because a module may ask the trainer for its loaders and has to find its own.
         self._combined_tracked = copy.copy(combined)
         self._combined_tracked.flattened = self._tracked
+
+    def _common_end(self, lengths: list[int | None]) -> CommonEnd:
+        """Compares the numbers of batches of all processes: those with more would wait for the others for ever."""
+        distributed = self._session.context.distributed
+        if self._session.options.cut_to_shortest_rank:
+            known = [length for length in lengths if length is not None]
+            if len(known) == len(lengths):
+                return CommonEnd(min(known))
+            return CommonEnd(all_go_on=lambda goes_on: all(distributed.allgather(goes_on)))
+        if len(set(lengths)) > 1:
+            listed = ", ".join(
+                f"{'no length' if length is None else length} on rank {rank}" for rank, length in enumerate(lengths)
+            )
+            raise self.request.error(
+                f"gave different numbers of batches: {listed}. The ranks exchange gradients in each batch, and those "
+                "with more would wait for ever. Give all as many, limit them by limit_train_batches, or end each "
+                "epoch with the shortest by fit(cut_to_shortest_rank=True)."
+            )
+        return CommonEnd(lengths[0])
 
     def _prepared(self, loader: Any) -> Any:
         if not isinstance(loader, DataLoader):
@@ -273,7 +296,7 @@ class DataSource:
         for loader in self._tracked:
             loader.start_epoch()
         self._combined_tracked.limits = [min(limit, batches) for batches in self.num_batches]
-        self._batches = self._pass(self._combined_tracked)
+        self._batches = self._pass(self._combined_tracked, self._end)
         return self._batches
 
     def state_dict(self) -> dict[str, Any]:
@@ -283,7 +306,7 @@ class DataSource:
         return {
             "requested": None if requested is None else requested.state_dict(),
             "positions": [loader.state_dict() for loader in self._tracked],
-            "own": [loader.own_state() for loader in self._tracked],
+            "own": self.own_states(),
             "batches": None if self._batches is None else self._batches.state_dict(),
         }
 
@@ -318,11 +341,19 @@ class DataSource:
         except TooFewBatchesError as error:
             raise self.request.error(f"{error.args[0]} before the pause: it is not the loader that it was.") from None
         if batches is not None:
-            self._batches = self._pass(self._combined_tracked, **batches)
+            self._batches = self._pass(self._combined_tracked, self._end, **batches)
         # Last, because getting to the positions repeats draws from these generators as well.
-        for loader, own in zip(self._tracked, state["own"], strict=True):
-            loader.restore_own_state(own)
+        self.restore_own_states(state["own"])
         return self._batches
+
+    def own_states(self) -> list[dict[str, Any]]:
+        """Captures what the loaders draw and count by themselves, such as generators of their own."""
+        return [loader.own_state() for loader in self._tracked]
+
+    def restore_own_states(self, states: list[dict[str, Any]]) -> None:
+        """Restores what :meth:`own_states` returned."""
+        for loader, own in zip(self._tracked, states, strict=True):
+            loader.restore_own_state(own)
 
 
 def warn_about_global_batch_size(hparams: Mapping[str, Any], source: DataSource, slots: int) -> None:

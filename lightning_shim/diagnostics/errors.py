@@ -39,6 +39,10 @@ class ConfigurationError(LightningShimError):
     """The module, its data or its options cannot be used for training as they are."""
 
 
+class IntervalError(ConfigurationError, ValueError):
+    """A period of validations that would never end. Lightning raises ValueError too."""
+
+
 class RefusedMemberError(LightningShimError, AttributeError):
     """The user's code used a member that a trial lacks and without which the result would change.
 

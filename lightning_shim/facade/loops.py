@@ -320,7 +320,11 @@ class FitLoopFacade(Refusing):
 
     @max_epochs.setter
     def max_epochs(self, epochs: int) -> None:
-        self._session.schedule.set_max_epochs(epochs)
+        script_trainer = self._session.script_trainer
+        if script_trainer is None:
+            self._session.schedule.set_max_epochs(epochs)
+        else:
+            script_trainer.fit_loop.max_epochs = epochs
 
     @property
     def max_steps(self) -> int:

@@ -119,7 +119,6 @@ class TrainerFacade(Attached):
     barebones: Final = False
     progress_bar_callback: Final = None
     received_sigterm: Final = False
-    interrupted: Final = False
     fast_dev_run: int | bool = False
 
     def __init__(
@@ -307,6 +306,11 @@ class TrainerFacade(Attached):
         return bool(self.state.stage == self._lightning.RunningStage.SANITY_CHECKING)
 
     @property
+    def interrupted(self) -> bool:
+        """Whether an error has ended the training."""
+        return bool(self.state.status == self._lightning.TrainerStatus.INTERRUPTED)
+
+    @property
     def validating(self) -> bool:
         """Whether validation is running."""
         return bool(self.state.stage == self._lightning.RunningStage.VALIDATING)
@@ -316,7 +320,7 @@ class TrainerFacade(Attached):
         """Whether validation or its sanity check is running."""
         return self.validating or self.sanity_checking
 
-    # The length, and the periods.
+    # The length, the periods and the data.
 
     @property
     def max_epochs(self) -> int:
@@ -389,8 +393,6 @@ class TrainerFacade(Attached):
             return 1
         return int(period.value if isinstance(period, pytorch.Batch) else period.value * self.num_training_batches)
 
-    # Data.
-
     @property
     def num_val_batches(self) -> list[int | float]:
         """The number of batches of each validation loader."""
@@ -408,7 +410,7 @@ class TrainerFacade(Attached):
         """The number of batches of each validation loader in the sanity check."""
         return [min(self.num_sanity_val_steps, batches) for batches in self.num_val_batches]
 
-    # Options, devices and files.
+    # Options, devices, files, metrics and callbacks.
 
     @property
     def accumulate_grad_batches(self) -> int:
@@ -461,8 +463,6 @@ class TrainerFacade(Attached):
         if self.logger is self._loggers[0]:
             return list(self._loggers)
         return [] if self.logger is None else [self.logger]
-
-    # Metrics and callbacks.
 
     @property
     def callback_metrics(self) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
@@ -47,17 +48,24 @@ class TrainingOutputs:
             outputs = [outputs]
         return [entry for entry in outputs if entry is not None and entry != []]
 
-    def state_dict(self) -> list[StepOutputs]:
+    def state_dict(self) -> dict[str, Any]:
         """Returns the outputs so far, for a pause in the middle of an epoch."""
-        return self._batches
+        on_host: list[bool] = []
+        # In the order in which they are visited again: checkpoints are read with all tensors on the CPU.
+        apply_to_collection(self._batches, Tensor, lambda tensor: on_host.append(tensor.device.type == "cpu"))
+        return {"batches": self._batches, "on_host": on_host}
 
-    def load_state_dict(self, batches: list[StepOutputs]) -> None:
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Restores the outputs of an interrupted epoch.
 
         Args:
-            batches: The return value of :meth:`state_dict`.
+            state: The return value of :meth:`state_dict`.
+            device: Where the training runs.
         """
-        self._batches = batches
+        on_host = iter(state["on_host"])
+        self._batches = apply_to_collection(
+            state["batches"], Tensor, lambda tensor: tensor if next(on_host) else tensor.to(device)
+        )
 
 
 def squeezed(outputs: list[Any], depth: int) -> Any:

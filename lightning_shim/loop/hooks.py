@@ -246,6 +246,7 @@ class Hooks:
         Args:
             error: The error.
         """
+        self._session.trainer.state.status = self._lightning.TrainerStatus.INTERRUPTED
         self.callbacks("on_exception", error)
         if TELLS_DATA_MODULES_OF_ERRORS.is_of(self._lightning.version):
             self.datamodule("on_exception", error)

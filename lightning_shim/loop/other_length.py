@@ -10,6 +10,16 @@ from lightning_shim.loop.training import TrainingLoop
 from lightning_shim.session.session import Session
 
 
+def can_go_on(loop: TrainingLoop, state: dict[str, Any]) -> bool:
+    """Whether an epoch can go on exactly where a checkpoint left it: the loaders have as many batches as before.
+
+    Args:
+        loop: The loop that is to go on.
+        state: The loop's ``state_dict`` then.
+    """
+    return bool(state["length"] == loop.length)
+
+
 def continue_elsewhere(
     session: Session, loop: TrainingLoop, state: dict[str, Any], size_before: int, size: int
 ) -> None:
@@ -35,9 +45,9 @@ def continue_elsewhere(
             part = trained if length_before is None else trained * length // length_before
             # At least the last batch is left, or the epoch's end, which is still due, would never come.
             progress.batch_idx = min(part, length - 1) - 1
-        batches, epochs = loop.batches_and_epochs()
+        batches = loop.batches_of_epochs(length)
         progress.total_batch_idx = batches - 1
-        session.controller.continue_at(batches, epochs)
+        session.controller.continue_at(batches, progress.current_epoch)
     trained = progress.batch_idx + 1 if progress.epoch_is_running else 0
     before, now = (
         (f"by {size_before} processes or slots", size)

@@ -69,6 +69,9 @@ class TrainingLoop:
         hooks.lightning1_values["outputs"] = lambda args: self._outputs.of_epoch()
         self._steps_schedulers_early: Final = STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY.is_of(session.lightning.version)
         self._length: int | None = None
+        # Lightning's epochs end where the loaders do. All of Determined's have the same length.
+        self._fills_up: Final = session.script_trainer is None
+        self._continues_ended_epoch = False
         self._more_batches = 0
         self._batches: Batches | None = None
         self.restarted_at: int | None = None
@@ -76,9 +79,14 @@ class TrainingLoop:
 
     @property
     def length(self) -> int | None:
-        """The number of batches of Determined's epochs, or None if the loaders have no length."""
+        """The number of batches of the first epoch's loaders, or None if they have no length."""
         self.set_up()
         return self._length
+
+    @property
+    def length_of_all_epochs(self) -> int | None:
+        """The number of batches of each of Determined's epochs, or None if an epoch ends where the loaders do."""
+        return self.length if self._fills_up else None
 
     def verify_periods(self) -> None:
         """Refuses periods in epochs if Determined could not tell where an epoch ends.
@@ -86,7 +94,7 @@ class TrainingLoop:
         Raises:
             ConfigurationError: If there are such periods and the loaders have no length.
         """
-        if self.length is None and self._session.controller.counts_epochs:
+        if self.length_of_all_epochs is None and self._session.controller.counts_epochs:
             raise self.source.request.error(
                 "gave a loader without a length, so that Determined cannot count epochs. Give max_length and the "
                 "periods as determined.pytorch.Batch(n), or give the loader a __len__."
@@ -121,7 +129,8 @@ class TrainingLoop:
         # Determined asks for the length once. A shorter epoch is filled up with SKIPPED; a longer one would not end
         # where Determined's does.
         length, other = self._length, self.source.length
-        if (length is None) is not (other is None) or (length is not None and other is not None and other > length):
+        is_longer = length is not None and other is not None and other > length
+        if self._fills_up and (is_longer or (length is None) is not (other is None)):
             raise self.source.request.error(
                 f"gave {'no length' if other is None else f'{other} batches'} in epoch {self._progress.current_epoch}, "
                 f"and {'no length' if length is None else f'{length} batches'} in the first, which all of Determined's "
@@ -133,17 +142,25 @@ class TrainingLoop:
         """Whether a checkpoint has been loaded from which :meth:`resume` will continue."""
         return self._loaded is not None
 
-    def start(self) -> None:
-        """Creates the loaders' iterators, as Lightning does before training starts, unless :meth:`resume` will."""
+    def start(self, fits_again: bool) -> None:
+        """Creates the loaders' iterators, as Lightning does before training starts, unless :meth:`resume` will.
+
+        Args:
+            fits_again: Whether the script's Trainer has fitted before, and goes on counting.
+        """
         hooks = self._hooks
         self._outputs.is_needed = hooks.overridden("training_epoch_end") or hooks.takes_lightning1_arguments(
             "on_train_epoch_end"
         )
         if self._loaded is None:
             self._batches = self.source.batches()
+            if fits_again and self._progress.current_epoch > 0:
+                # Lightning creates them again, as for any epoch but its first, which draws random numbers.
+                self._batches = self.source.batches()
             if self._batches.length == 0:
                 raise self.source.request.error("gave an empty loader: it has no batches.")
-            if self._progress.epoch_is_running:
+            self._continues_ended_epoch = self._goes_on_after_max_steps()
+            if self._progress.epoch_is_running or self._continues_ended_epoch:
                 # The epoch goes on, but there are no positions to restore: the checkpoint is Lightning's, which has
                 # none, or that of another number of processes, which had other samples. So the batches are loaded once
                 # more and dropped.
@@ -153,13 +170,29 @@ class TrainingLoop:
                     next(self._batches, None)
                     self._progress.is_last_batch = self._batches.done
 
+    def _goes_on_after_max_steps(self) -> bool:
+        """Whether the checkpoint's last epoch was ended within by ``max_steps``, and the batches left make up the next.
+
+        As in Lightning, which goes on within an epoch, even an ended one, wherever ``max_steps`` is given.
+        """
+        progress, trainer = self._progress, self._session.script_trainer
+        was_cut = progress.batch_idx >= 0 and not progress.is_last_batch and not progress.epoch_is_running
+        return was_cut and trainer is not None and trainer.max_steps != -1
+
     def batches_and_epochs(self) -> tuple[int, int]:
         """Returns the numbers of batches and epochs trained so far, as Determined counts them."""
+        epochs = self._progress.current_epoch
+        length = self.length_of_all_epochs
+        return self._progress.total_batch_idx + 1 if length is None else self.batches_of_epochs(length), epochs
+
+    def batches_of_epochs(self, length: int) -> int:
+        """Returns the number of batches trained, had all epochs had the same length.
+
+        Args:
+            length: The number of batches in an epoch.
+        """
         progress = self._progress
-        epochs = progress.current_epoch
-        if self.length is None:
-            return progress.total_batch_idx + 1, epochs
-        return epochs * self.length + (progress.batch_idx + 1 if progress.epoch_is_running else 0), epochs
+        return progress.current_epoch * length + (progress.batch_idx + 1 if progress.epoch_is_running else 0)
 
     def resume(self) -> None:
         """Restores the loaders and random numbers of the checkpoint, if one was loaded."""
@@ -204,18 +237,18 @@ class TrainingLoop:
             yield from self._rest_of_determined_epoch()
             self.finish_epoch()
             # Determined's loop cannot be left from here. Until it looks whether to stop, it counts batches.
-            while self._session.stops_at_once:
+            while self._session.stops_at_once or self._session.has_reached_its_limits:
                 yield SKIPPED
 
     def _rest_of_determined_epoch(self) -> Iterator[Any]:
         """Fills up an epoch that is shorter than Determined's, all of which have the same length."""
-        while not self.is_at_the_end_of_an_epoch:
+        while self._fills_up and not self.is_at_the_end_of_an_epoch:
             yield SKIPPED
 
     @property
     def is_at_the_end_of_an_epoch(self) -> bool:
         """Whether Determined is between two epochs; for loaders without a length, whether the last batch is done."""
-        if self._length is None:
+        if self._length is None or not self._fills_up:
             return self._progress.is_last_batch or not self._progress.epoch_is_running
         return self._session.controller.batches_trained % self._length == 0
 
@@ -233,8 +266,10 @@ class TrainingLoop:
         self._hooks.call("on_epoch_start")
         self._hooks.call("on_train_epoch_start")
         self._hooks.refresh_if_changed()
-        progress.batch_idx = -1
-        progress.is_last_batch = progress.ends_early = progress.ends_within_step = False
+        if not self._continues_ended_epoch:
+            progress.batch_idx = -1
+            progress.is_last_batch = False
+        self._continues_ended_epoch = progress.ends_early = progress.ends_within_step = False
         progress.epoch_is_running = True
         # The first epoch's iterators have been created by start(), and those of an interrupted one by resume().
         if self._batches is None:
@@ -295,12 +330,8 @@ class TrainingLoop:
         """
         if batch is SKIPPED:
             return []
-        progress, hooks, collector, optimization = (
-            self._progress,
-            self._hooks,
-            self._metrics.training,
-            self.optimization,
-        )
+        progress, hooks = self._progress, self._hooks
+        collector, optimization = self._metrics.training, self.optimization
         # Looking for a name here saves the call of a hook that nobody overrides; a step passes a dozen of them.
         names = hooks.names
         iterator = batch if type(batch) is DataFetcherWrapper else None
@@ -332,8 +363,7 @@ class TrainingLoop:
                     progress.is_last_batch = progress.ends_within_step = True
                     return outputs
         # Schedulers that monitor no metric step now. The others wait for the validation: see finish_batch.
-        steps_schedulers = not skips_rest_of_epoch or self._steps_schedulers_early
-        if optimization.strategy.lr_scheduler_configs and steps_schedulers:
+        if optimization.strategy.lr_scheduler_configs and (not skips_rest_of_epoch or self._steps_schedulers_early):
             optimization.step_schedulers("step")
             if progress.is_last_batch:
                 optimization.step_schedulers("epoch")
@@ -394,8 +424,9 @@ class TrainingLoop:
             return
         # Determined validates under no_grad, and the epoch may end right after a validation.
         with torch.enable_grad():
-            if progress.batch_end_is_due and not progress.is_last_batch:
-                # Training stops within the epoch: train_batch has not put the last batch's values into the views.
+            if progress.ends_within_step or (progress.batch_end_is_due and not progress.is_last_batch):
+                # Training stops within the epoch, or the step has found its end: the last batch's values are not in
+                # the views.
                 self._metrics.current_views()
             self.finish_batch()
             self._metrics.training.end_batches()
@@ -419,11 +450,18 @@ class TrainingLoop:
     def _steps_epoch_schedulers(self) -> bool:
         """Whether the epoch has ended in a way after which Lightning steps the schedulers that count epochs."""
         progress = self._progress
-        return (
-            progress.is_last_batch
-            and not progress.ends_within_step
-            and (self._steps_schedulers_early or not progress.ends_early)
-        )
+        has_ended = progress.is_last_batch and not progress.ends_within_step
+        return has_ended and (self._steps_schedulers_early or not progress.ends_early)
+
+    @property
+    def has_lightnings_validation(self) -> bool:
+        """Whether Lightning validates after the batch that was trained last, if a period ends with it.
+
+        It leaves an epoch that ends early without a validation, and Determined counts that epoch to its end.
+        """
+        progress = self._progress
+        has_run_out = progress.epoch_is_running and not progress.is_last_batch and self.is_at_the_end_of_an_epoch
+        return not (progress.ends_early or progress.ends_within_step or has_run_out)
 
     def after_validation(self) -> None:
         """Does the work that was waiting for a validation."""
@@ -458,34 +496,4 @@ class TrainingLoop:
                 restores rank 0's on all processes.
         """
         self._loaded = state
-        self._outputs.load_state_dict(state["outputs"])
-
-    def can_go_on(self, state: dict[str, Any]) -> bool:
-        """Whether an epoch can go on exactly where a checkpoint left it: the loaders have as many batches as before.
-
-        Args:
-            state: The return value of :meth:`state_dict`.
-        """
-        return bool(state["length"] == self.length)
-
-
-class TrainingBatches:
-    """The training loader that Determined sees: it iterates it, and takes the length of an epoch from it.
-
-    Args:
-        loop: Yields the batches.
-    """
-
-    def __init__(self, loop: TrainingLoop) -> None:
-        self._loop: Final = loop
-        loop.verify_periods()
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._loop.batches()
-
-    def __len__(self) -> int:
-        length = self._loop.length
-        if length is None:
-            # The error by which Determined recognises a loader without a length.
-            raise TypeError("the training loaders have no length")
-        return length
+        self._outputs.load_state_dict(state["outputs"], self._session.context.device)

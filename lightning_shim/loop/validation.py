@@ -106,8 +106,8 @@ class EvaluationLoop:
         if releases_gradients:
             self._hooks.module_or_default("on_validation_model_zero_grad")
         self.set_up()
-        self._progress.has_validated = self.is_last_batch = False
-        self.batches_started = 0
+        self._progress.has_validated = False
+        self.forget()
         self.source.set_epoch(self._progress.current_epoch)
         self._batches = self.source.batches(limit)
         self._has_several = self.source.has_several
@@ -222,6 +222,11 @@ class EvaluationLoop:
                 self._hooks.module("validation_epoch_end", outputs if self._has_several else outputs[0])
             self._hooks.call("on_validation_epoch_end")
             self._hooks.call("on_epoch_end")
+
+    def forget(self) -> None:
+        """Forgets that there has been a validation."""
+        self.batches_started = 0
+        self.is_last_batch = False
 
     def end(self) -> None:
         """Ends the validation and restores the modes of the module and its submodules."""

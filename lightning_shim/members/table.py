@@ -308,8 +308,8 @@ evaluating                    >=1.2       "
 sanity_checking               >=1.3       it says whether the sanity check is running.
 testing                       >=0.9       it is False, since Determined trials have no test loop.
 predicting                    >=1.2       it is False, since Determined trials have no predict loop.
-interrupted                   >=0.9       it is False, since Determined handles interruptions.
-received_sigterm              >=2.0       "
+interrupted                   >=0.9       it is True once an error or Ctrl+C has ended the training.
+received_sigterm              >=2.0       it is False, since Determined handles that signal.
 ckpt_path                     >=1.6       it is the Lightning checkpoint that the trial starts from, or None.
 lightning_module              >=1.2       it is your module.
 model                         >=0.9       it is the module itself, on several processes as well.
@@ -495,7 +495,7 @@ close                         >=0.9,<1.7  it raises AttributeError, as in Lightn
 """,
     "Callback": """
 [hook: called]
-on_sanity_check_start         >=0.9       the trial calls it if num_sanity_val_steps is given.
+on_sanity_check_start         >=0.9       the trial calls it where Lightning's Trainer does, and not after a pause.
 on_sanity_check_end           >=0.9       "
 setup                         >=0.9       the trial calls it on every process with the stage "fit".
 teardown                      >=0.9       the trial calls it with the stage "fit" when training ends.
@@ -553,7 +553,7 @@ on_keyboard_interrupt         >=0.9,<1.7  Determined handles interruptions; use 
     "callbacks": """
 [class: refused]
 ModelPruning                  >=1.2       its checkpoints lack the masks, so a trial could not continue after a pause.
-LearningRateFinder            >=1.9       it trains by itself; Determined searches hyperparameters.
+LearningRateFinder            >=1.9       it trains by itself; off-cluster a script's own Trainer may have it.
 BatchSizeFinder               >=1.9       "
 SpikeDetection                >=2.2       Lightning cannot load its state, which a trial needs after a pause.
 ThroughputMonitor             >=2.2       it reads Lightning's own loops and precision; Determined's profiler measures

@@ -8,6 +8,7 @@ It relies on these private names of Determined:
 - ``determined.pytorch._TrainBoundary`` and ``_TrainBoundaryType``: the periods of the loop.
 - ``PyTorchTrialContext._epoch_len`` and ``_current_batch_idx``: the batches of an epoch, and the current batch.
 - ``determined.util.write_user_code``: copies code into a checkpoint; ``_save`` calls it.
+- ``determined.util.make_timing_log``: words the line about a validation; ``_validate`` calls it.
 """
 
 from __future__ import annotations
@@ -41,8 +42,12 @@ class ControlledTrial(Protocol):
         """The newest checkpoint."""
 
     @property
-    def has_taken_all_steps(self) -> bool:
-        """Whether the training ends before its length has been trained."""
+    def is_over(self) -> bool | None:
+        """Whether the training has ended; None where the length that Determined was given says so."""
+
+    @property
+    def validation_is_due(self) -> bool | None:
+        """Whether to validate after the batch trained last; None where Determined's period of validations says so."""
 
     def gather_checkpoint(self) -> None:
         """Collects the state of all processes; called on each of them before the chief writes a checkpoint."""
@@ -188,7 +193,7 @@ def _save(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) 
     if not controller.local_training:
         return wrapped(*args, **kwargs)
     controller.trial.controller.written_folder = args[0] if args else kwargs["path"]
-    with _no_copy_of_the_working_directory():
+    with _replaced_in_util("write_user_code", lambda path, on_cluster: None):
         return wrapped(*args, **kwargs)
 
 
@@ -209,23 +214,32 @@ def _checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs:
         raise
 
 
+# A whole validation is one batch for Determined, whose log would say "in 1 batches" of any number of them.
 def _validate(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
-    metrics = wrapped(*args, **kwargs)
+    make_timing_log: Callable[..., str] = det.util.make_timing_log
+    with _replaced_in_util("make_timing_log", lambda *counts: make_timing_log(*counts).partition(", in ")[0]):
+        metrics = wrapped(*args, **kwargs)
     controller.trial.after_validation()
     return metrics
 
 
-# Determined validates once more at the end of the training. Lightning does not, so a script's trial must not either:
-# the loop is told that there is nothing new to validate, unless a validation period has just ended.
+# Determined validates once more at the end of the training. Lightning does not, so a script's trial must not either.
 def _validation_is_current(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
-    controlled: Controller = controller.trial.controller
-    return wrapped(*args, **kwargs) or not (controlled.validates_at_the_end or controlled.validation_is_reached)
+    return wrapped(*args, **kwargs) or controller.trial.validation_is_due is False
 
 
-# Determined counts batches. Trainer(max_steps=...) counts optimizer steps, of which an accumulating or manually
-# optimized module takes an unforeseeable number.
+# Determined counts batches, and epochs of one length. Lightning's max_steps counts optimizer steps, its max_epochs
+# epochs that end where the loaders do, and hooks may change both. So there the trial says when it is over.
 def _steps_until_complete(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
-    return 0 if controller.trial.has_taken_all_steps else wrapped(*args, **kwargs)
+    is_over = controller.trial.is_over
+    return wrapped(*args, **kwargs) if is_over is None else 0 if is_over else 1
+
+
+# The length of such a trial is an estimate, and the master refuses to hear of more than all of it.
+def _report_training_progress(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+    length, batches = controller.max_length, controller.state.batches_trained
+    if isinstance(length, pytorch.Epoch) or batches <= length.value:
+        wrapped(*args, **kwargs)
 
 
 _REPAIRS: Final[dict[str, Wrapper]] = {
@@ -238,15 +252,16 @@ _REPAIRS: Final[dict[str, Wrapper]] = {
     "_validate": _validate,
     "_validation_is_current": _validation_is_current,
     "_steps_until_complete": _steps_until_complete,
+    "_report_training_progress": _report_training_progress,
 }
 """The replacements by the name of ``_PyTorchTrialController``'s method."""
 
 
 @contextlib.contextmanager
-def _no_copy_of_the_working_directory() -> Iterator[None]:
-    write_user_code = det.util.write_user_code
-    det.util.write_user_code = lambda path, on_cluster: None
+def _replaced_in_util(name: str, function: Callable[..., Any]) -> Iterator[None]:
+    former = getattr(det.util, name)
+    setattr(det.util, name, function)
     try:
         yield
     finally:
-        det.util.write_user_code = write_user_code
+        setattr(det.util, name, former)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
-from typing import Any, Final
+from typing import Any
 
 import torch
 from determined import pytorch
@@ -17,23 +18,23 @@ from lightning_shim.script.evaluation import remember_training
 from lightning_shim.script.hyperparameters import untaken_hyperparameters
 from lightning_shim.script.strategy import join_processes
 from lightning_shim.script.trainer_patch import GIVEN
+from lightning_shim.script.trainer_while_fitting import show_itself
 from lightning_shim.script.trial import ScriptTrial
 from lightning_shim.session.hyperparameters import DETERMINED_HYPERPARAMETERS
 from lightning_shim.session.options import OPTION_NAMES
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.configuration import Configuration
 from lightning_shim.trial.fit import run_trial
-from lightning_shim.upstream.determined.context import is_on_cluster
+from lightning_shim.upstream.determined.context import is_on_cluster, make_current, own_device
 from lightning_shim.upstream.lightning_trainer import (
+    batch_failed,
     fitted,
     has_nothing_to_fit,
+    interrupted,
     resolved_checkpoint,
     set_loop_limits,
     uses_time_interval,
 )
-
-HAS_FITTED: Final = "_lightning_shim_has_fitted"
-"""The mark of a Trainer that has fitted, in its ``__dict__``."""
 
 _has_run_on_cluster = False
 
@@ -72,30 +73,51 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
         "ckpt_path": resolved_checkpoint(trainer, ckpt_path),
     }
     configuration = Configuration.of_experiment()
+    checkpoint_period = configuration.settle("checkpoint_period", None, None)
+    # The script's random state is that of the device on which this process will train.
+    make_current(own_device())
     # On a cluster Determined seeds all generators when its context is made, but the script goes on from its own state.
     random_state = RandomState.capture()
 
     def make_trial(context: pytorch.PyTorchTrialContext, latest_checkpoint: str | None) -> ScriptTrial:
         options["latest_checkpoint"] = latest_checkpoint
-        return ScriptTrial(context, trainer, random_state, model, **data, **options)
+        trials.append(ScriptTrial(context, trainer, random_state, model, **data, **options))
+        return trials[0]
 
-    vars(trainer)[HAS_FITTED] = _has_run_on_cluster = True
-    with torch.autograd.set_detect_anomaly(bool(given.get("detect_anomaly"))):
-        trial = run_trial(
-            make_trial,
-            ScriptTrial.periods,
-            checkpoint_policy=_checkpoint_policy(trainer, configuration),
-            checkpoint_period=configuration.settle("checkpoint_period", None, None),
-            step_zero_validation=configuration.settle("step_zero_validation", False, False),
-            shows_progress=trainer.progress_bar_callback is not None,
-        )
+    _has_run_on_cluster = is_on_cluster()
+    trials: list[ScriptTrial] = []
+    try:
+        with torch.autograd.set_detect_anomaly(bool(given.get("detect_anomaly"))):
+            trial = run_trial(
+                make_trial,
+                lambda trial: trial.periods(checkpoint_period),
+                checkpoint_policy=_checkpoint_policy(trainer, configuration),
+                step_zero_validation=configuration.settle("step_zero_validation", False, False),
+                shows_progress=trainer.progress_bar_callback is not None,
+            )
+    except BaseException as error:
+        _leave_as_lightning_does(trainer, trials)
+        interrupted(trainer, error)
+        if isinstance(error, KeyboardInterrupt):
+            # As in Lightning; a line has said it.
+            sys.exit(1)
+        raise
+    _leave_as_lightning_does(trainer, trials)
     if not trial.is_complete:
         # The lines after fit expect a trained module. They run when the trial has been continued to its end.
-        say("the trial is paused. The script ends here, and runs again when the trial goes on.")
+        say("the script ends here, and runs again when the trial goes on.")
         sys.exit(0)
     remember_training(trial.controller.batches_trained)
-    join_processes(trainer)
-    fitted(trainer, trial.trainer, trial.module, trial.datamodule, trial.loaders)
+
+
+def _leave_as_lightning_does(trainer: Any, trials: list[ScriptTrial]) -> None:
+    """Gives the user's Trainer what its trial has come to, if there has been one."""
+    show_itself(trainer)
+    for trial in trials:
+        join_processes(trainer)
+        fitted(trainer, trial.trainer, trial.module, trial.datamodule, trial.loaders)
+        if trial.failed_in_batch:
+            batch_failed(trainer)
 
 
 def _checkpoint_policy(trainer: Any, configuration: Configuration) -> str:
@@ -107,14 +129,32 @@ def _checkpoint_policy(trainer: Any, configuration: Configuration) -> str:
 
 def _verify(trainer: Any) -> None:
     problem = None
-    if HAS_FITTED in vars(trainer):
-        problem = "this Trainer has fitted a module already. Make another one."
-    elif _has_run_on_cluster and is_on_cluster():
-        problem = "the script has fitted a module already, and a trial of a cluster is one training."
+    if _has_run_on_cluster:
+        problem = (
+            "the script has fitted a module already, and a trial of a cluster is one training: the first fit is the "
+            "trial's. Make a trial of each training, as by a hyperparameter of a grid search that says which one it "
+            "is; off-cluster a script may fit as often as it likes."
+        )
     elif uses_time_interval(trainer):
         problem = "Trainer(val_check_interval=...) is refused as a time: give batches, or a fraction of an epoch."
     if problem is not None:
         raise ConfigurationError(f"{caller_location()}: {problem}")
+
+
+def verify_tuning(who: str) -> None:
+    """Refuses a search where it would be repeated after each pause, or by each process alone.
+
+    Args:
+        who: The searcher, in words.
+
+    Raises:
+        ConfigurationError: If the script runs on a cluster, or on several processes.
+    """
+    if is_on_cluster() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigurationError(
+            f"{caller_location()}: {who} searches off-cluster and on one process only. Run the script there first, and "
+            "write what it finds into the script or the experiment's hyperparameters."
+        )
 
 
 def _warn_about_hyperparameters() -> None:

@@ -11,7 +11,6 @@ import functools
 import os
 from typing import Any, Final
 
-import torch
 import torch.distributed
 
 from lightning_shim.upstream.determined.context import own_device

@@ -88,8 +88,17 @@ def _trains_alike(strategy: Any) -> bool:
 
 
 def _fit(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    from lightning_shim.script.fit import arguments_of, fit_script
+    from lightning_shim.script.fit import arguments_of, fit_script, verify_tuning
+    from lightning_shim.upstream.lightning_trainer import finders, is_tuning, searching
 
+    # A search runs Lightning's own loop over and over within a hook, and puts everything back.
+    if is_tuning(instance):
+        verify_tuning("a Tuner")
+        return wrapped(*args, **kwargs)
+    for finder in finders(instance):
+        verify_tuning(type(finder).__name__)
+        with searching(instance, finder):
+            wrapped(*args, **kwargs)
     return fit_script(instance, **arguments_of(wrapped, args, kwargs))
 
 
@@ -105,8 +114,10 @@ def _recorded(verb: str) -> Wrapper:
 
 
 def _evaluated(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    from lightning_shim.script.evaluation import without_lines_of_a_progress_bar
+    from lightning_shim.script.evaluation import share_checkpoint, without_lines_of_a_progress_bar
+    from lightning_shim.script.fit import arguments_of
 
+    share_checkpoint(instance, arguments_of(wrapped, args, kwargs).get("ckpt_path"))
     with without_lines_of_a_progress_bar(instance):
         return wrapped(*args, **kwargs)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Container
 from typing import Any, Final
 
 from determined import pytorch
 
+from lightning_shim.diagnostics.errors import IntervalError
+from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.facade.trainer import TrainerFacade, delegates
+from lightning_shim.script.trainer_while_fitting import show_facade
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.trial import LightningTrial
+from lightning_shim.upstream.lightning_trainer import progress_of
 
 ENDLESS: Final = sys.maxsize
 """The length of a training that something else will end, such as a Timer or the number of steps."""
@@ -38,12 +41,14 @@ class ScriptTrainer(TrainerFacade):
     users: Any
 
     def adopt(self, users: Any) -> None:
-        """Takes the user's Trainer, whose settings it shows from now on.
+        """Takes the user's Trainer: from now on each of the two shows what the other has.
 
         Args:
             users: The Trainer.
         """
         self.users = users
+        # A user's reference to the loop sets its limits, which are read from there.
+        show_facade(users, self, frozenset({*_SETTINGS, "fit_loop"}))
 
     @property
     def estimated_stepping_batches(self) -> int | float:
@@ -57,31 +62,11 @@ class ScriptTrainer(TrainerFacade):
         return steps if self.max_steps == -1 else min(steps, self.max_steps)
 
 
-class ValidationBatches(Container[int]):
-    """The batches after which Lightning validates, counted from 1 over all epochs.
-
-    Lightning starts to count ``val_check_interval`` again in each epoch, which no plain period of Determined's can
-    express. But Determined accepts any container of counts.
-
-    Args:
-        epoch_length: The number of batches in an epoch.
-        interval: The number of batches between two validations in an epoch: ``trainer.val_check_batch``.
-        epochs: The number of epochs between two with validations: ``trainer.check_val_every_n_epoch``.
-    """
-
-    def __init__(self, epoch_length: int, interval: int, epochs: int) -> None:
-        self._epoch_length: Final = epoch_length
-        self._interval: Final = interval
-        self._epochs: Final = epochs
-
-    def __contains__(self, batches: object) -> bool:
-        assert isinstance(batches, int)
-        epoch, index = divmod(batches - 1, self._epoch_length)
-        return batches > 0 and (epoch + 1) % self._epochs == 0 and (index + 1) % self._interval == 0
-
-
 class ScriptTrial(LightningTrial):
     """A trial with the settings of the user's Trainer.
+
+    Lightning's loop has no length: it looks again and again whether it has ended. So this trial says so itself, and
+    when to validate. Determined is given an estimate of its length, to show how far it has come.
 
     Args:
         context: Determined's trial context.
@@ -89,6 +74,9 @@ class ScriptTrial(LightningTrial):
         random_state: The random state of the script, which Determined has replaced by its own on a cluster.
         module: The LightningModule.
         **options: Options of LightningTrial.
+
+    Attributes:
+        failed_in_batch: Whether an error has left a batch untrained.
     """
 
     trainer: ScriptTrainer
@@ -103,15 +91,31 @@ class ScriptTrial(LightningTrial):
         **options: Any,
     ) -> None:
         random_state.restore()
-        self._users_trainer: Final = users_trainer
+        self._script_trainer = users_trainer
+        self._checkpoint_epochs: pytorch.Epoch | None = None
+        self.failed_in_batch = False
         super().__init__(context, module, **options)
-        self.controller.validates_at_the_end = False
 
     @property
-    def has_taken_all_steps(self) -> bool:
-        """Whether ``max_steps`` has been reached, however many batches a step has had."""
-        limit = self.trainer.max_steps
-        return limit != -1 and self.trainer.global_step >= limit
+    def is_over(self) -> bool:
+        """Whether ``max_epochs`` or ``max_steps`` has been reached."""
+        return self._session.has_reached_its_limits
+
+    @property
+    def validation_is_due(self) -> bool:
+        """Whether Lightning would validate after the batch that was trained last."""
+        trainer, progress = self.trainer, self._session.progress
+        epochs, period = trainer.check_val_every_n_epoch, trainer.val_check_batch
+        # After a batch that on_train_batch_start has refused there is no validation.
+        if not progress.batch_end_is_due or (epochs is not None and (progress.current_epoch + 1) % epochs):
+            return False
+        if self._session.validates_early and trainer.enable_validation:
+            return True
+        if period != math.inf:
+            batches = progress.total_batch_idx if epochs is None else progress.batch_idx
+            return bool((batches + 1) % period == 0)
+        limit = trainer.limit_train_batches
+        return progress.is_last_batch or (isinstance(limit, int) and (progress.batch_idx + 1) % limit == 0)
 
     @property
     def loaders(self) -> tuple[Any, Any]:
@@ -119,58 +123,68 @@ class ScriptTrial(LightningTrial):
         return self._parts.training_loop.source.combined, self._parts.evaluation_loop.source.combined
 
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
-        """Trains on a batch, and ends the training if that was the last step."""
-        metrics = super().train_batch(batch, epoch_idx, batch_idx)
-        if self.has_taken_all_steps:
-            self.controller.pause_after_this_batch(validates=False)
+        """Trains on a batch, and has Determined look up if that was the last one, or if a validation is due."""
+        try:
+            metrics = super().train_batch(batch, epoch_idx, batch_idx)
+        except BaseException:
+            self.failed_in_batch = not self._session.progress.batch_end_is_due
+            raise
+        progress, epochs = self._session.progress, self._checkpoint_epochs
+        validates = self.validation_is_due
+        saves = progress.is_last_batch and epochs is not None and epochs.should_stop(progress.epochs_trained)
+        if validates or saves or self.is_over:
+            self.controller.pause_after_this_batch(validates=validates, saves=saves)
+        if progress.is_last_batch:
+            self.controller.count_epochs(progress.epochs_trained)
         return metrics
 
     def _make_trainer(self, *parts: Any) -> ScriptTrainer:
         trainer = ScriptTrainer(*parts)
-        trainer.adopt(self._users_trainer)
+        # A Trainer that has fitted before goes on counting, and a checkpoint has its own counts.
+        self._session.progress.load_state_dict(progress_of(self._script_trainer))
+        trainer.adopt(self._script_trainer)
         return trainer
 
-    def periods(self) -> dict[str, Any]:
-        """Returns the length and the periods of the training, by the names of Determined's ``Trainer.fit``."""
+    def periods(self, checkpoint_period: pytorch.TrainUnit | None) -> dict[str, Any]:
+        """Returns the length and the periods of the training, by the names of Determined's ``Trainer.fit``.
+
+        Args:
+            checkpoint_period: The period of checkpoints that the experiment's configuration asks for, or None.
+        """
+        self._verify_validation_interval()
+        if isinstance(checkpoint_period, pytorch.Epoch):
+            # Determined cannot tell where an epoch ends.
+            self._checkpoint_epochs, checkpoint_period = checkpoint_period, None
         return {
-            "max_length": self._length(),
-            "validation_period": self._validation_period(),
+            "max_length": pytorch.Batch(self._estimated_batches()),
+            "validation_period": None,
+            "checkpoint_period": checkpoint_period,
             # With 0 Lightning never logs.
             "reporting_period": pytorch.Batch(self.trainer.log_every_n_steps or ENDLESS),
         }
 
-    def _length(self) -> pytorch.TrainUnit:
-        trainer, epoch_length = self.trainer, self.epoch_length
-        by_epochs = ENDLESS if trainer.max_epochs == -1 or epoch_length is None else trainer.max_epochs * epoch_length
-        batches = min(by_epochs, self._batches_of_steps())
-        if epoch_length is not None and batches % epoch_length == 0:
-            return pytorch.Epoch(batches // epoch_length)
-        return pytorch.Batch(batches)
-
-    def _batches_of_steps(self) -> int:
-        """Returns the number of batches until ``max_steps``, or ``ENDLESS`` if it cannot be known beforehand."""
-        trainer = self.trainer
-        scheduler_class = self._session.lightning.GradientAccumulationScheduler
-        changes = any(isinstance(callback, scheduler_class) for callback in trainer.callbacks)
-        if trainer.max_steps == -1 or changes or not self.module.automatic_optimization:
-            return ENDLESS
-        accumulate = trainer.accumulate_grad_batches
-        if self.epoch_length is None:
-            return trainer.max_steps * accumulate
-        # Lightning steps at the end of each epoch, even if fewer batches have been accumulated.
-        epochs, rest = divmod(trainer.max_steps, math.ceil(self.epoch_length / accumulate))
-        return epochs * self.epoch_length + rest * accumulate
-
-    def _validation_period(self) -> pytorch.TrainUnit | None:
-        trainer, epoch_length = self.trainer, self.epoch_length
-        interval, epochs = trainer.val_check_interval, trainer.check_val_every_n_epoch
+    def _verify_validation_interval(self) -> None:
+        trainer, batches = self.trainer, self.epoch_length
+        interval = trainer.val_check_interval
         if isinstance(interval, float):
-            # A fraction of an unknown length is unknown too, so the trial validates at the epoch's end by itself.
-            if epoch_length is None:
-                return None
-            interval = max(1, int(epoch_length * interval))
-        if epochs is None or epoch_length is None:
-            return pytorch.Batch(interval)
-        if interval == epoch_length:
-            return pytorch.Epoch(epochs)
-        return pytorch.Batch(ValidationBatches(epoch_length, interval, epochs))
+            if batches is None and interval != 1.0:
+                raise IntervalError(
+                    f"{caller_location()}: Trainer(val_check_interval={interval!r}) is a part of an epoch, and the "
+                    "training loader has no length. Give 1.0, or a number of batches."
+                )
+        elif interval > (batches or ENDLESS) and trainer.check_val_every_n_epoch and trainer.limit_val_batches:
+            raise IntervalError(
+                f"{caller_location()}: Trainer(val_check_interval={interval}) must be less than or equal to the number "
+                f"of the training batches, {batches}, or it would never validate. Pass check_val_every_n_epoch=None to "
+                "count the batches of all epochs."
+            )
+
+    def _estimated_batches(self) -> int:
+        """Returns the number of batches that the training takes if no epoch and no accumulation ends early."""
+        trainer, length = self.trainer, self.epoch_length
+        lengths = [ENDLESS]
+        if trainer.max_epochs != -1 and length is not None:
+            lengths.append(trainer.max_epochs * length)
+        if trainer.max_steps != -1:
+            lengths.append(trainer.max_steps * trainer.accumulate_grad_batches)
+        return max(1, min(lengths))

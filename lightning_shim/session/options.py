@@ -63,7 +63,11 @@ class TrainerOptions:
         sync_batchnorm: Whether batch normalization takes mean and variance over the batches of all processes.
         find_unused_parameters: Whether DistributedDataParallel looks for parameters that have no part in a loss, as
             Lightning's ``strategy="ddp_find_unused_parameters_true"``. Toggled optimizers need it.
-        num_sanity_val_steps: The number of batches of each validation loader in the sanity check; -1 for all.
+        cut_to_shortest_rank: Whether an epoch ends on all processes when the first one has no more batches; otherwise
+            different numbers of batches are an error. Processes whose loaders have no length agree before each batch.
+        num_sanity_val_steps: The number of batches of each validation loader that are tried before the first batch of
+            training, so that a bug in ``validation_step`` shows at once; -1 for all. Nothing is kept of them, and there
+            are none after a pause.
         min_epochs: The epochs before which the training cannot stop early.
         min_steps: The optimizer steps before which the training cannot stop early.
         default_root_dir: The folder that callbacks write to by default; None for the working directory.
@@ -88,8 +92,9 @@ class TrainerOptions:
     use_distributed_sampler: bool = _switch(True)
     sync_batchnorm: bool = _switch(False)
     find_unused_parameters: bool = _switch(False)
+    cut_to_shortest_rank: bool = _switch(False)
     num_sanity_val_steps: int | float = _option(
-        0,
+        2,
         lambda value: value == float("inf") or _is_count(value, least=-1),
         "a number of batches, or -1 for all of them",
     )

@@ -38,8 +38,23 @@ def _name(generator_class: type) -> str:
     return f"{generator_class.__module__}.{generator_class.__qualname__}"
 
 
+def _torch_state(generator: torch.Generator) -> tuple[str, Tensor]:
+    return generator.device.type, generator.get_state()
+
+
+def _set_torch_state(generator: torch.Generator, state: tuple[str, Tensor]) -> None:
+    device, numbers = state
+    # The states of a CPU and of a GPU do not fit each other. A trial may resume on a machine without a GPU.
+    if generator.device.type == device:
+        generator.set_state(numbers)
+
+
+def _make_torch_generator(state: tuple[str, Tensor]) -> torch.Generator:
+    return torch.Generator(state[0] if state[0] != "cuda" or torch.cuda.is_available() else "cpu")
+
+
 _ACCESS: Final[dict[type, _Access]] = {
-    torch.Generator: _Access(torch.Generator.get_state, torch.Generator.set_state, lambda _: torch.Generator()),
+    torch.Generator: _Access(_torch_state, _set_torch_state, _make_torch_generator),
     random.Random: _Access(random.Random.getstate, random.Random.setstate, lambda _: random.Random()),
     np.random.RandomState: _Access(
         np.random.RandomState.get_state, np.random.RandomState.set_state, lambda _: np.random.RandomState()

@@ -46,6 +46,11 @@ class Progress:
         """Whether the batch that was trained last is among batches_that_stepped: only after validation."""
         return self.last_batch_stepped and not self.batch_end_is_due
 
+    @property
+    def epochs_trained(self) -> int:
+        """The number of epochs whose last batch has been trained."""
+        return self.current_epoch + (self.epoch_is_running and self.is_last_batch)
+
     def state_dict(self) -> dict[str, Any]:
         """Returns the counters as plain values."""
         return asdict(self)

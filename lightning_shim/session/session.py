@@ -29,6 +29,7 @@ class Session:
         datamodule: The LightningDataModule, or None.
         ckpt_path: A Lightning checkpoint to start from, or None.
         latest_checkpoint: A checkpoint of Determined's to continue from, or None.
+        script_trainer: The script's own Trainer that is fitting, whose limits and periods count, or None.
         progress: The counters of epochs, batches and steps.
         callbacks: The Lightning callbacks in the order of their calls; empty until the trainer is attached.
         trainer: The facade, which is the module's ``self.trainer``; None until the facade has been created.
@@ -46,6 +47,7 @@ class Session:
     datamodule: Any
     ckpt_path: str | os.PathLike[str] | None = None
     latest_checkpoint: str | None = None
+    script_trainer: Any = None
     progress: Progress = field(default_factory=Progress)
     callbacks: list[Any] = field(default_factory=list)
     trainer: Any = None
@@ -81,12 +83,25 @@ class Session:
     @property
     def stops_early(self) -> bool:
         """Whether a stop has been requested and the minimum of epochs and steps has been reached."""
-        if not self.should_stop:
-            return False
-        progress = self.progress
         # As in Lightning, an epoch counts when its last batch has been trained.
-        epochs = progress.current_epoch + (progress.epoch_is_running and progress.is_last_batch)
+        return self.should_stop and self._has_trained_the_minimum(self.progress.epochs_trained)
+
+    @property
+    def validates_early(self) -> bool:
+        """Whether to validate now because a stop has been requested; the epoch that is ending does not count yet."""
+        return self.should_stop and self._has_trained_the_minimum(self.progress.current_epoch)
+
+    def _has_trained_the_minimum(self, epochs: int) -> bool:
         return epochs >= self.min_epochs and self.global_step >= (self.options.min_steps or 0)
+
+    @property
+    def has_reached_its_limits(self) -> bool:
+        """Whether the ``max_epochs`` or ``max_steps`` of a script's Trainer has been trained."""
+        trainer = self.script_trainer
+        if trainer is None:
+            return False
+        counts = ((trainer.max_epochs, self.progress.epochs_trained), (trainer.max_steps, self.global_step))
+        return any(0 <= limit <= count for limit, count in counts)
 
     @property
     def stops_at_once(self) -> bool:

@@ -21,7 +21,8 @@ import torch
 from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
-from lightning_shim.diagnostics.lines import say
+from lightning_shim.loop.without_trace import StatesBefore
+from lightning_shim.metrics.collector import MetricViews
 from lightning_shim.trial.assembly import TrialParts
 from lightning_shim.trial.cluster import Search
 from lightning_shim.trial.journal import Entry
@@ -55,6 +56,8 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._training_loop: Final = parts.training_loop
         self._evaluation_loop: Final = parts.evaluation_loop
         self._has_started_training = False
+        self._views_before = MetricViews()
+        self._states_before: Final = StatesBefore(parts.training_loop.source, parts.evaluation_loop.source)
         self._search: Final = Search(parts.session.context)
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
@@ -77,18 +80,22 @@ class LightningCallback(pytorch.PyTorchCallback):
         # Of another trial's checkpoint the module has the weights alone, and Determined counts from zero.
         elif self._trainer.ckpt_path is not None:
             self._go_on_from(self._trainer.ckpt_path)
-        batches = self._controller.batches_trained
-        if batches > 0 and self._controller.has_trained_its_length:
-            say(
-                f"nothing is left to train: {batches} batches have been trained, which is the length. Give a larger "
-                "one to go on."
-            )
-        if self._controller.batches_trained == 0:
+        fits_again = self._controller.batches_trained == 0 and self._session.progress.total_batch_idx >= 0
+        if fits_again:
+            # The script's Trainer has fitted before, and goes on counting.
+            self._controller.continue_at(*self._training_loop.batches_and_epochs())
+        if fits_again or self._controller.batches_trained == 0:
             self._sanity_check()
-        self._training_loop.start()
+        self._parts.journal.starts_complete = self._controller.has_trained_its_length
+        self._training_loop.start(fits_again)
         if self._ends_at_once():
             return
-        if self._training_loop.goes_on or self._controller.may_validate_in(self._trainer.current_epoch):
+        every = self._trainer.check_val_every_n_epoch
+        if (
+            self._training_loop.goes_on
+            or every is None
+            or pytorch.Epoch(every).should_stop(self._trainer.current_epoch + 1)
+        ):
             self._evaluation_loop.set_up()
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")
@@ -118,32 +125,38 @@ class LightningCallback(pytorch.PyTorchCallback):
     def _ends_at_once(self) -> bool:
         """Skips the training if it is complete, or if a hook has requested a stop; returns whether it is skipped."""
         self._agree_to_stop()
-        if self._trainer.should_stop:
+        if self._session.stops_early or self._session.has_reached_its_limits:
             self._controller.skips_training = True
         return self._controller.skips_training
 
     def _sanity_check(self) -> None:
         """Runs Lightning's sanity check: a few validation batches, whose metrics are discarded."""
         limit = self._trainer.num_sanity_val_steps
-        if not limit or not self._evaluation_loop.is_enabled:
+        if not limit or not self._evaluation_loop.is_enabled or self._controller.test_mode:
             return
         with self._session.lightning.isolate_rng(), torch.no_grad():
             self._trainer.enter_sanity_check()
             self._hooks.callbacks("on_sanity_check_start")
-            self._evaluation_loop.start(releases_gradients=True, limit=limit)
+            self._evaluation_loop.start(releases_gradients=False, limit=limit)
             self._evaluation_loop.start_epoch()
             self._evaluation_loop.run(only_one=False)
             self._evaluation_loop.end_epoch()
             self._evaluation_loop.end()
             self._hooks.callbacks("on_sanity_check_end")
             self._trainer.forget_sanity_check()
+            self._evaluation_loop.forget()
 
     def on_validation_start(self) -> None:
         """Starts a validation."""
         # Training's newest values have to be read before the validation's collector takes the place of its own.
-        self._parts.runtime.metrics.current_views()
+        self._views_before = self._parts.runtime.metrics.current_views().copy()
         self._trainer.enter_stage(training=False)
         has_trained = self._controller.batches_trained > 0
+        if self._evaluation_loop.is_enabled and not (
+            self._controller.will_validate and self._training_loop.has_lightnings_validation
+        ):
+            # Training that goes on after it has to go on as if it had not been there.
+            self._states_before.remember()
         self._evaluation_loop.start(has_trained and not self._training_loop.accumulates_gradients)
 
     def on_validation_epoch_start(self) -> None:
@@ -156,8 +169,19 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def on_validation_end(self, metrics: dict[str, Any]) -> None:
         """Ends the validation, and then the training batch or epoch that has been waiting for it."""
-        self._evaluation_loop.end()
-        self._trainer.enter_stage(training=True)
+        counts = self._controller.has_trained_its_length or (
+            self._controller.batches_trained > 0 and self._training_loop.has_lightnings_validation
+        )
+        if counts:
+            self._evaluation_loop.end()
+            self._trainer.enter_stage(training=True)
+        else:
+            # Lightning's own callbacks decide nothing by a sanity check, so that none of them counts this validation.
+            self._trainer.enter_sanity_check()
+            self._evaluation_loop.end()
+            self._trainer.forget_sanity_check()
+            self._parts.runtime.metrics.views.update(self._views_before)
+        self._states_before.restore()
         self._parts.reports.remember(Entry.VALIDATION, metrics)
         self._training_loop.after_validation()
         self._agree_to_stop()
@@ -167,16 +191,22 @@ class LightningCallback(pytorch.PyTorchCallback):
         if self._controller.has_trained_its_length or self._context.get_stop_requested():
             # It ends by itself.
             return
-        batches = self._controller.batches_trained
-        if self._search.has_stopped(batches):
-            say(f"the search has stopped this trial after {batches} batches.")
+        if self._search.has_stopped(self._controller.batches_trained):
             self._session.stopped_by = "the search"
             self._stop()
 
     def on_training_workload_end(self, avg_metrics: dict[str, Any], batch_metrics: Any) -> None:
         """Remembers the reported metrics."""
         self._parts.reports.remember(Entry.TRAINING, avg_metrics)
+        if self._session.script_trainer is not None:
+            # Its hooks may change how long the training is, which Determined asks next.
+            self._end_epoch()
         self._agree_to_stop()
+
+    def _end_epoch(self) -> None:
+        """Ends an epoch whose last batch has been trained and which has no validation to wait for."""
+        if not self._controller.will_validate and self._training_loop.is_at_the_end_of_an_epoch:
+            self._training_loop.after_validation()
 
     def _agree_to_stop(self) -> None:
         """Stops the trial if any process has requested it. Call it on all processes."""
@@ -225,10 +255,8 @@ class LightningCallback(pytorch.PyTorchCallback):
         error = self._controller.error
         if isinstance(error, determined.InvalidHP):
             self._verify_that_all_give_up(error)
-        if not self._controller.will_validate and self._training_loop.is_at_the_end_of_an_epoch:
-            # The epoch has no validation to wait for. If it ends now, the checkpoint has what its end changes, and a
-            # resumed trial starts with the next epoch.
-            self._training_loop.after_validation()
+        # The checkpoint then has what the epoch's end changes, and a resumed trial starts with the next epoch.
+        self._end_epoch()
         self._parts.trial_state.gather()
 
     def _verify_that_all_give_up(self, error: BaseException) -> None:
@@ -271,8 +299,11 @@ class LightningCallback(pytorch.PyTorchCallback):
                     self._training_loop.finish_epoch()
                 if self._has_started_training:
                     self._hooks.call("on_train_end")
+                self._parts.kept_files.share()
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)
         self._trainer.lightning_loggers.finalize("success")
         self._trainer.finish()
+        self._parts.reports.hide_progress()
+        self._parts.journal.end()
         self._parts.processes.part()

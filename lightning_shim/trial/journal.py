@@ -6,8 +6,11 @@ import contextlib
 import enum
 import logging
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
+
+import numpy as np
 
 from lightning_shim.session.session import Session
 
@@ -22,12 +25,13 @@ class Entry(enum.Enum):
     EPOCH = "end of the epoch"
     VALIDATION = "validation"
     CHECKPOINT = "checkpoint"
+    RESULT = "result"
     END = "end"
 
 
 IN_A_LOG: Final = frozenset(Entry)
-BESIDE_A_PROGRESS_BAR: Final = frozenset({Entry.EPOCH, Entry.VALIDATION, Entry.END})
-WITHOUT_A_PROGRESS_BAR: Final = frozenset({Entry.END})
+BESIDE_A_PROGRESS_BAR: Final = frozenset({Entry.EPOCH, Entry.VALIDATION, Entry.RESULT, Entry.END})
+WITHOUT_A_PROGRESS_BAR: Final = frozenset({Entry.RESULT, Entry.END})
 """Of a terminal in which no bar is wanted."""
 
 
@@ -38,12 +42,17 @@ class Journal:
         session: The training.
 
     Attributes:
-        entries: What it writes lines about; nothing until somebody says so.
+        entries: What it writes lines about; on rank 0, by default, all there is.
+        starts_complete: Whether the length had been trained before this process.
     """
 
     def __init__(self, session: Session) -> None:
-        self.entries: frozenset[Entry] = frozenset()
+        self.entries: frozenset[Entry] = IN_A_LOG if session.global_rank == 0 else frozenset()
+        self.starts_complete = False
         self._session: Final = session
+        self._started = time.monotonic()
+        # By name, the values that have been reported last, and the lowest and the highest one.
+        self._reported: Final[dict[str, tuple[float, float, float]]] = {}
 
     def start(self, checkpoint: Any) -> None:
         """Says what is about to be trained.
@@ -51,6 +60,7 @@ class Journal:
         Args:
             checkpoint: What the training goes on from, or None.
         """
+        self._started = time.monotonic()
         session, trainer = self._session, self._session.trainer
         limits = ((trainer.max_epochs, "epoch"), (trainer.max_steps, "step"))
         lengths = [_counted(limit, unit) for limit, unit in limits if limit != -1]
@@ -72,6 +82,10 @@ class Journal:
             entry: What of.
             values: Numbers by name.
         """
+        for name, value in values.items():
+            _, lowest, highest = self._reported.get(name, (value, value, value))
+            # Of a NaN nobody can say that it is lower; so it is the last value, and neither of the others.
+            self._reported[name] = (value, np.fmin(lowest, value), np.fmax(highest, value))
         shown = ", ".join(f"{name}={value:.6g}" for name, value in values.items())
         self._write_here(entry, shown or "nothing was logged")
 
@@ -84,7 +98,9 @@ class Journal:
         self._write_here(Entry.CHECKPOINT, str(path))
 
     def end(self) -> None:
-        """Says why no more is trained in this process."""
+        """Sums up what has been reported, and says why no more is trained in this process."""
+        if self._reported:
+            self._write(Entry.RESULT, "\n".join(self._result()))
         session, progress = self._session, self._session.progress
         counts = (
             (progress.current_epoch, "epoch", "s"),
@@ -94,12 +110,25 @@ class Journal:
         trained = ", ".join(_counted(*count) for count in counts)
         self._write(Entry.END, f"{self._reason()}, after {trained}")
 
+    def _result(self) -> Iterator[str]:
+        """The lines of a table of the values reported in this process."""
+        rows = {name: [f"{value:.6g}" for value in values] for name, values in self._reported.items()}
+        width = max(map(len, rows))
+        yield "what was reported:"
+        for name, cells in {"": ["last", "lowest", "highest"], **rows}.items():
+            yield f"  {name:<{width}}" + "".join(f"{cell:>14}" for cell in cells)
+        yield f"  in {time.monotonic() - self._started:,.1f} seconds"
+
     def _reason(self) -> str:
         session, controller = self._session, self._session.controller
         if controller.test_mode:
             return "ended by test mode"
         if controller.is_complete:
-            return "nothing was left to train" if controller.skips_training else "trained to its length"
+            return (
+                "nothing was left to train"
+                if controller.skips_training or self.starts_complete
+                else "trained to its length"
+            )
         if session.context.get_stop_requested():
             return f"stopped early by {session.stopped_by or 'another process'}"
         return "paused"

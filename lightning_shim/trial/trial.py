@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any, ClassVar, Final
 
 from determined import pytorch
@@ -22,7 +23,7 @@ from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationErro
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.facade.trainer import TrainerFacade
 from lightning_shim.loop.setup import configure_module, prepare_training
-from lightning_shim.loop.training import SKIPPED, TrainingBatches
+from lightning_shim.loop.training import SKIPPED, TrainingLoop
 from lightning_shim.loop.validation import Validation, ValidationLoader
 from lightning_shim.patching.determined_loop import repair_controller
 from lightning_shim.patching.lightning_module import is_patched, patch, registry
@@ -35,10 +36,37 @@ from lightning_shim.trial.configuration import Configuration
 from lightning_shim.trial.determined_callback import CALLBACK_NAME, LightningCallback
 from lightning_shim.trial.journal import Journal
 from lightning_shim.trial.processes import Processes
-from lightning_shim.upstream.determined.context import experiment_length, is_on_cluster, verify_backend
+from lightning_shim.upstream.determined.context import (
+    experiment_length,
+    is_on_cluster,
+    settle_device,
+    verify_backend,
+)
 from lightning_shim.upstream.determined.controller import Controller
 from lightning_shim.upstream.determined.latest_checkpoint import name_of_latest_checkpoint
 from lightning_shim.upstream.lightning import lightning_of, unwrapped
+
+
+class _TrainingBatches:
+    """The training loader that Determined sees: it iterates it, and takes the length of an epoch from it.
+
+    Args:
+        loop: Yields the batches.
+    """
+
+    def __init__(self, loop: TrainingLoop) -> None:
+        self._loop: Final = loop
+        loop.verify_periods()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._loop.batches()
+
+    def __len__(self) -> int:
+        length = self._loop.length_of_all_epochs
+        if length is None:
+            # The error by which Determined recognises a loader without a length.
+            raise TypeError("the training loaders have no length")
+        return length
 
 
 class LightningTrial(pytorch.PyTorchTrial):
@@ -80,6 +108,7 @@ class LightningTrial(pytorch.PyTorchTrial):
 
     trainer: TrainerFacade
     _tests_afterwards: ClassVar[bool] = False
+    _script_trainer: Any = None
 
     def __init__(
         self,
@@ -104,6 +133,8 @@ class LightningTrial(pytorch.PyTorchTrial):
         configuration = Configuration.of_experiment()
         configuration.warn_of_what_has_no_effect()
         repair_controller(registry, LightningTrial)
+        # Before anything draws random numbers, which the module may do on the current device.
+        settle_device(context)
         self.context = context
         self.controller: Final = Controller()
         schedule = Schedule(
@@ -139,6 +170,7 @@ class LightningTrial(pytorch.PyTorchTrial):
                 self.datamodule,
                 ckpt_path,
                 latest_checkpoint or name_of_latest_checkpoint(context),
+                self._script_trainer,
             )
             given = Given(
                 train_dataloaders, val_dataloaders, _as_list(callbacks), _as_list(logger), self._tests_afterwards
@@ -226,7 +258,7 @@ class LightningTrial(pytorch.PyTorchTrial):
 
     def build_training_data_loader(self) -> Any:
         """Returns a loader of the batches of all epochs, whose length is that of one epoch."""
-        batches = TrainingBatches(self._parts.training_loop)
+        batches = _TrainingBatches(self._parts.training_loop)
         warn_about_global_batch_size(self._hparams, self._parts.training_loop.source, self._session.world_size)
         return batches
 
@@ -244,7 +276,9 @@ class LightningTrial(pytorch.PyTorchTrial):
         outputs = self._parts.training_loop.train_batch(batch)
         if self._session.should_stop and self._session.stops_at_once:
             self.controller.pause_after_this_batch(
-                validates=batch is not SKIPPED and self._parts.evaluation_loop.is_enabled
+                validates=batch is not SKIPPED
+                and self._session.validates_early
+                and self._parts.evaluation_loop.is_enabled
             )
         elif self.trainer.is_last_batch and self._validates_by_default and self.epoch_length is None:
             # Without a length, Determined cannot know where the epoch ends.
@@ -268,9 +302,14 @@ class LightningTrial(pytorch.PyTorchTrial):
         self._callback.on_validation_report()
 
     @property
-    def has_taken_all_steps(self) -> bool:
-        """Whether the training ends before its length has been trained."""
-        return False
+    def is_over(self) -> bool | None:
+        """Whether the training has ended; None where the length that Determined was given says so."""
+        return None
+
+    @property
+    def validation_is_due(self) -> bool | None:
+        """Whether to validate after the batch trained last; None where Determined's period of validations says so."""
+        return None
 
     # The user's interface.
 
@@ -296,7 +335,7 @@ class LightningTrial(pytorch.PyTorchTrial):
 
     @property
     def journal(self) -> Journal:
-        """Where it is written what happens; nothing until somebody says what of."""
+        """Where it is written what happens."""
         return self._parts.journal
 
     @property

@@ -9,12 +9,16 @@ It relies on these private names of Lightning:
 - ``Trainer._data_connector.attach_data``: connects module and data module to the Trainer.
 - ``Trainer._logger_connector``, its ``_callback_metrics``, ``_logged_metrics``, ``_progress_bar_metrics`` and
   ``teardown``: the metrics that the Trainer's attributes show.
+- ``_TrainingEpochLoop._batches_that_stepped``: the step under which Lightning logs.
+- ``LearningRateFinder._early_exit`` and ``BatchSizeFinder._early_exit``: set by a Tuner.
 - ``_FitLoop._combined_loader``, ``_last_train_dl_reload_epoch``, ``_EvaluationLoop._combined_loader``,
   ``_max_batches``: the loaders of its loops.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from lightning_shim.upstream.lightning import lightning_of
@@ -45,16 +49,82 @@ def set_loop_limits(trainer: Any) -> None:
 def has_nothing_to_fit(trainer: Any, callback: Any) -> bool:
     """Whether a callback has no use in a trial, and waits for the Trainer's own loops after ``fit``.
 
-    Determined shows a trial's progress in place of a progress bar, and a trial makes no predictions to write.
+    Determined shows a trial's progress in place of a progress bar, a trial makes no predictions to write, and searches
+    have ended before.
     """
     lightning = lightning_of(trainer)
-    return isinstance(callback, (lightning.ProgressBar, lightning.BasePredictionWriter))
+    is_for_others = isinstance(callback, (lightning.ProgressBar, lightning.BasePredictionWriter))
+    return is_for_others or callback in finders(trainer)
 
 
 def has_bar_of_lightning(trainer: Any) -> bool:
     """Tells whether a Trainer has a progress bar of Lightning's, not one of the user's own."""
     callbacks = namespace_of(trainer).module("callbacks")
     return type(trainer.progress_bar_callback) in (callbacks.TQDMProgressBar, callbacks.RichProgressBar)
+
+
+def interrupted(trainer: Any, error: BaseException) -> None:
+    """Marks a Trainer whose ``fit`` has ended with an error; after Ctrl+C its stage is still what it was."""
+    lightning = lightning_of(trainer)
+    trainer.state.fn, trainer.state.status = lightning.TrainerFn.FITTING, lightning.TrainerStatus.INTERRUPTED
+    if not isinstance(error, KeyboardInterrupt):
+        trainer.state.stage = None
+
+
+def progress_of(trainer: Any) -> dict[str, int]:
+    """Returns the counts that a Trainer's next ``fit`` goes on from, by the names of ``Progress``."""
+    fit_loop = trainer.fit_loop
+    epoch_loop = fit_loop.epoch_loop
+    return {
+        # An epoch that an error has ended is trained again.
+        "current_epoch": fit_loop.epoch_progress.current.processed,
+        "total_batch_idx": epoch_loop.total_batch_idx,
+        "automatic_steps": epoch_loop.automatic_optimization.optim_progress.optimizer_steps,
+        "manual_steps": epoch_loop.manual_optimization.optim_step_progress.total.completed,
+        "batches_that_stepped": epoch_loop._batches_that_stepped,
+    }
+
+
+def is_tuning(trainer: Any) -> bool:
+    """Whether a Tuner has called ``fit``, for a search that ends before anything is trained for good."""
+    return any(getattr(callback, "_early_exit", False) for callback in trainer.callbacks)
+
+
+def finders(trainer: Any) -> list[Any]:
+    """Returns the callbacks that search a learning rate or a batch size before anything is trained."""
+    callbacks = namespace_of(trainer).module("callbacks")
+    return [
+        callback
+        for callback in trainer.callbacks
+        for finder in (callbacks.BatchSizeFinder, callbacks.LearningRateFinder)
+        # One of the user's own may search at another time.
+        if isinstance(callback, finder) and type(callback).on_fit_start is finder.on_fit_start
+    ]
+
+
+@contextlib.contextmanager
+def searching(trainer: Any, finder: Any) -> Iterator[None]:
+    """Makes a Trainer's ``fit`` end with the search of one of its callbacks, as a Tuner does.
+
+    Args:
+        trainer: The user's Trainer.
+        finder: One of its :func:`finders`.
+    """
+    callbacks, others = trainer.callbacks, finders(trainer)
+    trainer.callbacks = [finder, *(callback for callback in callbacks if callback not in others)]
+    finder._early_exit = True
+    try:
+        yield
+    finally:
+        finder._early_exit = False
+        trainer.callbacks = callbacks
+
+
+def batch_failed(trainer: Any) -> None:
+    """Takes back the count of the last batch, which an error has left untrained."""
+    batches = trainer.fit_loop.epoch_loop.batch_progress
+    for counts in (batches.total, batches.current):
+        counts.processed = counts.completed = counts.ready - 1
 
 
 def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any, loaders: tuple[Any, Any]) -> None:

@@ -40,6 +40,7 @@ def train_with_determined(scenario: Scenario, folder: Path) -> dict[str, Any]:
         reporting_period=pytorch.Batch(1),
         callbacks=scenario.callbacks(folder),
         checkpoint_policy="none",
+        num_sanity_val_steps=0,
         seed=0,
         **options,
     )

@@ -17,7 +17,7 @@ from lightning_shim import RefusedMemberError
 from lightning_shim.compatibility.inspection import inspect_members
 from lightning_shim.members.member import Support
 from lightning_shim.members.trainer_parts import SETTABLE, TRAINER_PARTS, instead_of
-from tests.support.lightning_trainer import fit_by_lightning
+from tests.support.lightning_trainer import NO_SANITY_CHECK, fit_by_lightning
 from tests.support.places import place_in
 from tests.support.refusals import train
 from tests.support.tiny import loader, tiny
@@ -94,7 +94,7 @@ def test_numbers_of_the_loops(pl: ModuleType) -> None:
     for fit in (
         lambda module: fit_by_lightning(pl, module, *data(), max_epochs=2, log_every_n_steps=1),
         lambda module: lightning_shim.fit(
-            module, *data(), max_length=pytorch.Epoch(2), reporting_period=pytorch.Batch(1)
+            module, *data(), max_length=pytorch.Epoch(2), reporting_period=pytorch.Batch(1), **NO_SANITY_CHECK
         ),
     ):
         module = reads(pl)()

@@ -22,6 +22,7 @@ import lightning_shim
 from lightning_shim import ConfigurationError
 from lightning_shim.lightning1.attributes import OF_MODULE, OF_TRAINER
 from tests.lightning1.modules import Former, Gan, Recurrent, numbers
+from tests.support.lightning_trainer import NO_SANITY_CHECK
 from tests.support.places import place_in
 
 
@@ -37,6 +38,7 @@ def train(module: Any, **options: Any) -> Any:
                 "max_length": pytorch.Epoch(1),
                 "reporting_period": pytorch.Batch(1),
                 "checkpoint_policy": "none",
+                **NO_SANITY_CHECK,
                 **options,
             },
         )

@@ -13,6 +13,7 @@ import lightning_shim
 from tests.lightning1.modules import MODULES
 from tests.lightning1.recorded import recorded
 from tests.parity.oracle import assert_equal_ends, assert_same, reports_recorded
+from tests.support.lightning_trainer import NO_SANITY_CHECK
 from tests.support.recording import Recording
 
 pytestmark = pytest.mark.xdist_group("Lightning 1.9")
@@ -28,6 +29,7 @@ def run(module_class: Any, mocker: MockerFixture, seed: int = 7, **fit_options: 
             "max_length": pytorch.Epoch(3),
             "reporting_period": pytorch.Batch(module_class.options.get("accumulate_grad_batches", 1)),
             "checkpoint_policy": "none",
+            **NO_SANITY_CHECK,
             **module_class.options,
         }
         lightning_shim.fit(module, **{**options, **fit_options})

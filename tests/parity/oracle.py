@@ -22,7 +22,7 @@ import lightning_shim
 from lightning_shim.facade.logger import METRIC_GROUP
 from lightning_shim.members.member import Kind, Support
 from lightning_shim.members.query import members
-from tests.support.lightning_trainer import fit_by_lightning
+from tests.support.lightning_trainer import NO_SANITY_CHECK, fit_by_lightning
 from tests.support.recording import Recording, recording_logger
 
 # They are asked for by each side in its own time, or take part in no training.
@@ -190,13 +190,14 @@ def run_determined(case: Case, mocker: MockerFixture, **fit_options: Any) -> Rec
         lightning.seed_everything(case.seed)
         module = case.make_module(recording)
         options = {
+            **case.options,
             "max_length": pytorch.Epoch(case.max_epochs),
             "validation_period": None if case.validation is None else pytorch.Batch(case.validation),
             "reporting_period": pytorch.Batch(case.log_every_n_steps),
             "checkpoint_policy": "none",
             "callbacks": case.make_callbacks(recording),
         }
-        lightning_shim.fit(module, **case.data(), **case.options, **{**options, **fit_options})
+        lightning_shim.fit(module, **case.data(), **{**NO_SANITY_CHECK, **options, **fit_options})
         recording.finish(module)
     return recording
 

@@ -545,7 +545,8 @@ def test_workers_of_a_pass_end_before_the_next_begins(patched: None) -> None:
     def loader() -> DataLoader[Any]:
         return DataLoader(dataset(), batch_size=4, sampler=Looks(dataset()), num_workers=1)
 
-    lightning_shim.fit(Regression, loader(), loader(), max_length=pytorch.Epoch(3), checkpoint_policy="none", seed=0)
+    options: dict[str, Any] = {"checkpoint_policy": "none", "num_sanity_val_steps": 0, "seed": 0}
+    lightning_shim.fit(Regression, loader(), loader(), max_length=pytorch.Epoch(3), **options)
     # Its own and the other stage's.
     assert running == [1, 2, 2, 2, 2, 2]
 

@@ -49,7 +49,12 @@ def by_fit(change: Change) -> dict[str, Any]:
     module, callback, data = Regression(), pl.Callback(), Data()
     change(module, callback, data)
     trial = lightning_shim.fit(
-        module, datamodule=data, callbacks=[callback], max_length=pytorch.Epoch(2), checkpoint_policy="none"
+        module,
+        datamodule=data,
+        callbacks=[callback],
+        max_length=pytorch.Epoch(2),
+        checkpoint_policy="none",
+        num_sanity_val_steps=0,
     )
     return {"weights": module.state_dict(), "metrics": trial.trainer.callback_metrics}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 import textwrap
 import tokenize
 from types import ModuleType
@@ -18,6 +19,7 @@ from pytest_mock import MockerFixture
 from torch.utils.data import DataLoader
 
 import lightning_shim
+from tests.support.tiny import loader, tiny
 
 EPOCH_LENGTH = 4
 
@@ -166,3 +168,17 @@ def test_determineds_loop_is_the_one_that_was_read(name: str) -> None:
     assert digest(getattr(determined.pytorch._PyTorchTrialController, name)) == SOURCES[name], (
         f"Determined's {name} has changed: see whether lightning_shim._determined still does the same."
     )
+
+
+def test_log_of_a_validation_does_not_count_it_as_one_batch(
+    pl: ModuleType, patched: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Lit(tiny(pl)):  # type: ignore[misc]
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            pass
+
+    with caplog.at_level("INFO", "determined.pytorch"):
+        lightning_shim.fit(Lit(), loader(), loader(), max_length=pytorch.Epoch(1))
+    samples = len(loader().dataset)
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("validated: ")]
+    assert re.fullmatch(rf"validated: {samples} records in \S+s \(\S+ records/s\)", line)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+NO_SANITY_CHECK: dict[str, Any] = {"num_sanity_val_steps": 0}
+"""An option of a Trainer, and of fit, without which the validation is tried before training."""
+
 QUIET: dict[str, Any] = {
+    **NO_SANITY_CHECK,
     "accelerator": "cpu",
     "devices": 1,
     "logger": False,
     "enable_checkpointing": False,
     "enable_progress_bar": False,
     "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
 }
 """Options of a Trainer that does nothing beside training on one process and validating."""
 

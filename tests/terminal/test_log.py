@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,15 +46,34 @@ class TestLines:
         trial = lightning_shim.fit(
             Lit(), loader(), loader(), max_length=pytorch.Epoch(1), reporting_period=pytorch.Batch(2)
         )
-        assert lines(caplog) == [
+        *reported, result, end = lines(caplog)
+        assert reported == [
             "training Lit, 4 parameters, 1 process on cpu, up to 1 epoch",
             "epoch 0, batch 2, training: step=1",
             "epoch 0, batch 4, training: step=3",
             "epoch 0, batch 4, validation: val_loss=1.23457e+07",
             "epoch 0, batch 4, end of the epoch: epoch=0.333333",
             f"epoch 0, batch 4, checkpoint: {trial.checkpoint_path}",
-            "trained to its length, after 1 epoch, 4 batches, 4 steps",
         ]
+        header, columns, *rows, seconds = result.splitlines()
+        assert (header, columns.split()) == ("what was reported:", ["last", "lowest", "highest"])
+        assert [row.split() for row in rows] == [
+            ["step", "3", "1", "3"],
+            ["val_loss", "1.23457e+07", "1.23457e+07", "1.23457e+07"],
+            ["epoch", "0.333333", "0.333333", "0.333333"],
+        ]
+        assert re.fullmatch(r"  in \d+\.\d seconds", seconds)
+        assert end == "trained to its length, after 1 epoch, 4 batches, 4 steps"
+
+    def test_sum_up_what_was_never_a_number(
+        self, pl: ModuleType, patched: None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Lit(tiny(pl)):  # type: ignore[misc]
+            def validation_step(self, batch: Any, batch_idx: int) -> None:
+                self.log("val_loss", (2.0, float("nan"), 1.0, float("nan"))[self.current_epoch])
+
+        lightning_shim.fit(Lit(), loader(), loader(), max_length=pytorch.Epoch(4))
+        assert ["val_loss", "nan", "1", "2"] in [row.split() for row in lines(caplog)[-2].splitlines()]
 
     def test_of_a_trial_that_goes_on(self, pl: ModuleType, patched: None, caplog: pytest.LogCaptureFixture) -> None:
         first = lightning_shim.fit(tiny(pl)(), loader(), max_length=pytorch.Batch(3))
@@ -212,4 +232,4 @@ class TestLogging:
         written = [line for line in errors.splitlines() if line.startswith("lightning_shim: ")]
         assert written[0] == "lightning_shim: training Lit, 4 parameters, 2 processes on cpu, up to 2 epochs"
         assert written[-1] == f"lightning_shim: {self.END}"
-        assert len(written) == len(set(written)) == 11
+        assert len(written) == len(set(written)) == 12

@@ -54,12 +54,13 @@ class TestTraining:
                 assert f"printed in epoch {epoch}, batch {batch}" in seen.screen, "self.print was torn by the bar"
         assert counts(bars(seen, "Validation")) == [*range(BATCHES + 1)]
         assert any("val_loss=1.5" in bar for bar in bars(seen, "Epoch 1/1"))
-        assert "hidden" not in seen.written
+        assert "hidden=" not in seen.written
         assert [line for line in seen.screen if line.startswith("lightning_shim: ")] == [
             "lightning_shim: epoch 0, batch 4, validation: val_loss=1.5",
             "lightning_shim: epoch 0, batch 4, end of the epoch: of_epoch=0.75",
             "lightning_shim: epoch 1, batch 8, validation: val_loss=1.5",
             "lightning_shim: epoch 1, batch 8, end of the epoch: of_epoch=0.75",
+            "lightning_shim: what was reported:",
             "lightning_shim: trained to its length, after 2 epochs, 8 batches, 8 steps",
         ]
         assert len([line for line in seen.screen if line.startswith("Checkpoint: ")]) == 1
@@ -74,7 +75,8 @@ class TestTraining:
         assert "batch/s" not in seen.written
         assert "8 steps" in seen.screen
         assert [line for line in seen.screen if line.startswith("lightning_shim: ")] == [
-            "lightning_shim: trained to its length, after 2 epochs, 8 batches, 8 steps"
+            "lightning_shim: what was reported:",
+            "lightning_shim: trained to its length, after 2 epochs, 8 batches, 8 steps",
         ]
 
     def test_values_are_about_a_second_old(self, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from determined import pytorch
 from pytest_mock import MockerFixture
 
 import lightning_shim
+from lightning_shim.script import fit as script_fit
 from lightning_shim.upstream.determined import context as determined_context
 from lightning_shim.upstream.determined.context import accelerator, devices, own_device, torch_chooses_device
 from tests.parity.modules import Regression, loaders
@@ -70,6 +72,47 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     with pytest.raises(lightning_shim.ConfigurationError, match=r"^There are 3 processes .* sees 2 GPUs\. Start one"):
         own_device()
+
+
+@pytest.mark.usefixtures("nvidia_smi", "patched")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch sees a GPU")
+def test_context_of_the_user() -> None:
+    with pytorch.init() as context:
+        assert context.device == torch.device("cuda", 0)
+        trial = lightning_shim.LightningTrial(context, Regression(), **loaders())
+        assert context.device == trial.trainer.strategy.root_device == trial.module.device == torch.device("cpu")
+
+
+@pytest.mark.usefixtures("patched")
+def test_device_is_current_before_the_module_is_built(
+    request: pytest.FixtureRequest, mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_current = mocker.patch.object(torch.cuda, "set_device")
+    with pytorch.init() as context:
+        request.getfixturevalue("two_gpus")
+        monkeypatch.setenv("LOCAL_RANK", "1")
+
+        def build() -> None:
+            made_current.assert_called_once_with(torch.device("cuda", 1))
+            raise LookupError("built")
+
+        with pytest.raises(LookupError, match="built"):
+            lightning_shim.LightningTrial(context, build)
+
+
+def test_random_state_of_a_script(
+    pl: ModuleType, request: pytest.FixtureRequest, mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is captured when the process's own device is the current one: CUDA has a generator for each."""
+    with lightning_shim.patched(trainer=True):
+        trainer = pl.Trainer(max_epochs=1, logger=False, enable_checkpointing=False)
+        request.getfixturevalue("two_gpus")
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        made_current = mocker.patch.object(torch.cuda, "set_device")
+        mocker.patch.object(script_fit.RandomState, "capture", side_effect=LookupError("captured"))
+        with pytest.raises(LookupError, match="captured"):
+            trainer.fit(Regression(), **loaders())
+    made_current.assert_called_once_with(torch.device("cuda", 1))
 
 
 def test_determined_chooses_as_before_afterwards() -> None:

@@ -52,7 +52,7 @@ def module_class(lightning: ModuleType) -> type:
             return loss
 
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-            self.events.append(("validate", batch_idx))
+            self.events.append(("try" if self.trainer.sanity_checking else "validate", batch_idx))
             self.log("accuracy", self.layers(batch[0]).mean())
 
         def configure_optimizers(self) -> Any:
@@ -399,7 +399,7 @@ class TestPeriods:
         for event, batch_idx in module.events:
             if event == "train":
                 trained += 1
-            elif batch_idx == 0:
+            elif event == "validate" and batch_idx == 0:
                 validated.append(trained)
         return validated
 
@@ -441,7 +441,7 @@ class TestPeriods:
 
     def test_step_zero_validation(self, lightning: ModuleType) -> None:
         module = self.fitted(lightning, step_zero_validation=True, max_length=pytorch.Epoch(1))
-        assert module.events[:4] == [("validate", batch_idx) for batch_idx in range(4)]
+        assert module.events[:6] == [("try", 0), ("try", 1), *(("validate", batch_idx) for batch_idx in range(4))]
         assert self.validations(module) == [0, 4]
 
     def test_test_mode_trains_one_batch(self, lightning: ModuleType) -> None:

@@ -84,9 +84,7 @@ def torch_chooses_device() -> Iterator[None]:
 
     def device_of(context: pytorch.PyTorchTrialContext) -> torch.device:
         device = own_device()
-        if device.type == "cuda":
-            # As in Lightning, with one process too: random states and new tensors are those of this GPU.
-            torch.cuda.set_device(device)
+        make_current(device)
         return device
 
     name = "_init_device"
@@ -96,6 +94,30 @@ def torch_chooses_device() -> Iterator[None]:
         yield
     finally:
         setattr(pytorch.PyTorchTrialContext, name, original)
+
+
+def settle_device(context: Any) -> None:
+    """Makes a trial's device the one that PyTorch sees, and the current one, if somebody else has made its context.
+
+    Args:
+        context: Determined's trial context. On a cluster its device is that of the trial's slot.
+
+    Raises:
+        ConfigurationError: If there are more processes than GPUs.
+    """
+    if not is_on_cluster():
+        context.device = own_device()
+    make_current(context.device)
+
+
+def make_current(device: torch.device) -> None:
+    """Makes a GPU the current one, as Lightning does with one process too; the CPU needs nothing.
+
+    Args:
+        device: Its random states are used and new tensors of ``"cuda"`` are made on it from then on.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def report_training_metrics(

@@ -4,7 +4,7 @@ It relies on these private names of Determined:
 
 - ``determined.pytorch._PyTorchTrialController``: the loop, of which ``_steps_until_complete``, ``checkpoint_period``,
   ``context``, ``core_context``, ``latest_checkpoint``, ``local_training``, ``max_length``, ``reporting_period``,
-  ``start_from_batch``, ``state``, ``test_mode``, ``training_enumerator``, ``training_iterator`` and
+  ``start_from_batch``, ``state``, ``test_mode``, ``training_enumerator``, ``training_iterator``, ``trial`` and
   ``validation_period`` are used.
 - ``determined.pytorch._TrialState``, the loop's ``state``: ``batches_trained``, ``epochs_trained``, ``last_ckpt`` and
   ``last_val``.
@@ -47,7 +47,6 @@ class Controller:
         pauses: Whether the loop has to look at its periods before it fetches another batch.
         skips_training: Whether the loop ends before its first batch.
         is_running: Whether the loop trains; its length is then fixed.
-        validates_at_the_end: Whether the loop validates what was trained last, if no period ends with it.
         latest: The checkpoint that the trial starts from, if it is one of Determined's.
         checkpoint_folder: The folder that a checkpoint is loaded from, while it is.
         written_folder: The folder that a checkpoint is written to, off-cluster, or was at last.
@@ -62,7 +61,6 @@ class Controller:
         self.pauses = False
         self.skips_training = False
         self.is_running = False
-        self.validates_at_the_end = True
         self.latest: LatestCheckpoint | None = None
         self.checkpoint_folder: pathlib.Path | None = None
         self.written_folder: pathlib.Path | None = None
@@ -156,18 +154,27 @@ class Controller:
         error = sys.exc_info()[1]
         return None if error is self._outer_error else error
 
-    def pause_after_this_batch(self, *, validates: bool) -> None:
+    def pause_after_this_batch(self, *, validates: bool, saves: bool = False) -> None:
         """Makes the loop leave the batches after the current one, to report or validate, and to stop if requested.
 
         Args:
             validates: Whether to validate then.
+            saves: Whether to write a checkpoint then.
         """
         # Any period's end makes the loop look for a request to stop. That of reports costs least.
         kinds = pytorch._TrainBoundaryType
-        wanted = kinds.VALIDATE if validates else kinds.REPORT
+        wanted = {kinds.VALIDATE if validates else kinds.REPORT} | ({kinds.CHECKPOINT} if saves else set())
         for boundary in self._boundaries:
-            if boundary.step_type is wanted:
+            if boundary.step_type in wanted:
                 boundary.limit_reached = self.pauses = True
+
+    def count_epochs(self, epochs: int) -> None:
+        """Sets the count of epochs that the loop reports, where it cannot count them by their length.
+
+        Args:
+            epochs: The number of epochs trained.
+        """
+        self._controller.state.epochs_trained = epochs
 
     @property
     def test_mode(self) -> bool:
@@ -195,12 +202,6 @@ class Controller:
         return is_trained and bool(period.should_stop(state.batches_trained))
 
     @property
-    def validation_is_reached(self) -> bool:
-        """Whether the loop has found that a validation period ends with the batch that was trained last."""
-        kind = pytorch._TrainBoundaryType.VALIDATE
-        return any(boundary.limit_reached and boundary.step_type is kind for boundary in self._boundaries)
-
-    @property
     def will_validate(self) -> bool:
         """Whether a validation is due after the batch that was trained last.
 
@@ -209,23 +210,16 @@ class Controller:
         loop, state = self._controller, self._controller.state
         if state.last_val == state.batches_trained:
             return False
-        if self.validation_is_reached:
+        is_due: bool | None = loop.trial.validation_is_due
+        if is_due is not None:
+            return is_due
+        kind = pytorch._TrainBoundaryType.VALIDATE
+        if any(boundary.limit_reached and boundary.step_type is kind for boundary in self._boundaries):
             return True
         period = loop.validation_period
         if isinstance(period, pytorch.Batch):
-            is_due = period.should_stop(state.batches_trained)
-        else:
-            is_due = state.batches_trained % loop.context._epoch_len == 0 and period.should_stop(state.epochs_trained)
-        return bool(is_due)
-
-    def may_validate_in(self, epoch: int) -> bool:
-        """Whether a validation may be due in an epoch or at its end.
-
-        Args:
-            epoch: The index of the epoch.
-        """
-        period = self._controller.validation_period
-        return not isinstance(period, pytorch.Epoch) or bool(period.should_stop(epoch + 1))
+            return bool(period.should_stop(state.batches_trained))
+        return bool(state.batches_trained % loop.context._epoch_len == 0 and period.should_stop(state.epochs_trained))
 
     @property
     def has_trained_its_length(self) -> bool:

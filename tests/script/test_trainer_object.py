@@ -1,0 +1,297 @@
+"""The script's own Trainer during ``fit``, after an error and in a second ``fit`` is as Lightning has it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
+from pytorch_lightning.tuner import Tuner
+from torch.utils.data import DataLoader, TensorDataset
+
+import lightning_shim
+from lightning_shim.diagnostics.errors import ConfigurationError
+from lightning_shim.script import fit
+from tests.parity.oracle import assert_same
+
+ARGUMENTS: dict[str, Any] = {
+    "max_epochs": 2,
+    "accelerator": "cpu",
+    "logger": False,
+    "num_sanity_val_steps": 1,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+ATTRIBUTES = (
+    "current_epoch",
+    "global_step",
+    "training",
+    "validating",
+    "sanity_checking",
+    "should_stop",
+    "is_last_batch",
+    "num_val_batches",
+    "interrupted",
+    "estimated_stepping_batches",
+    "max_epochs",
+)
+
+
+class Module(pl.LightningModule):
+    """A module that calls a function in its hooks."""
+
+    def __init__(self, act: Callable[[str, Any], Any] = lambda hook, module: None, lr: float = 0.1) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 1)
+        self.act = act
+        self.lr = lr
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.act("training_step", self)
+        loss: torch.Tensor = self.layer(batch[0]).square().mean()
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.act("validation_step", self)
+        self.log("val_loss", self.layer(batch[0]).mean())
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.act("on_train_batch_end", self)
+
+    def on_train_epoch_end(self) -> None:
+        self.act("on_train_epoch_end", self)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), self.lr)
+
+
+class Exceptions(pl.Callback):
+    """A callback that sees errors."""
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        pl_module.act(f"on_exception {exception!r}", pl_module)
+
+
+def loader(batches: int = 4) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(torch.arange(batches * 3.0).view(-1, 3) / 10))
+
+
+def attributes(trainer: Any) -> dict[str, Any]:
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    values = {name: getattr(trainer, name) for name in ATTRIBUTES}
+    return {**values, "metrics": metrics, "state": str(trainer.state), "optimizers": len(trainer.optimizers)}
+
+
+@pytest.fixture
+def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]:
+    """Gives a function that compares what another returns under Lightning's Trainer and as a trial."""
+    monkeypatch.setenv("XDG_DATA_HOME", os.fspath(tmp_path))
+
+    def compared(script: Callable[[], Any]) -> Any:
+        results = []
+        for folder in ("lightning", "ours"):
+            (tmp_path / folder).mkdir()
+            monkeypatch.chdir(tmp_path / folder)
+            torch.manual_seed(0)
+            with lightning_shim.patched(trainer=folder == "ours"):
+                results.append(script())
+        assert_same(*results)
+        return results[0]
+
+    return compared
+
+
+def test_attributes_by_reference(compared: Any) -> None:
+    def script() -> Any:
+        seen = []
+        trainer = pl.Trainer(**ARGUMENTS)
+        trainer.fit(Module(lambda hook, module: seen.append((hook, attributes(trainer)))), loader(), loader(2))
+        return [*seen, attributes(trainer)]
+
+    seen = compared(script)
+    assert {entry[1]["training"] for entry in seen[:-1]} == {True, False}
+
+
+def test_class_is_the_scripts_own(compared: Any) -> None:
+    class Own(pl.Trainer):
+        pass
+
+    def script() -> Any:
+        seen = []
+        trainer = Own(**ARGUMENTS)
+        trainer.fit(
+            Module(lambda hook, module: seen.append((isinstance(trainer, Own), type(trainer).__qualname__))),
+            loader(),
+            loader(2),
+        )
+        return seen, type(trainer) is Own
+
+    assert compared(script)[1]
+
+
+@pytest.mark.parametrize("by_signal", [False, True])
+def test_stop_by_reference(compared: Any, by_signal: bool) -> None:
+    def script() -> Any:
+        trainer = pl.Trainer(**ARGUMENTS)
+
+        def stop(*args: Any) -> None:
+            trainer.should_stop = True
+
+        def act(hook: str, module: Any) -> None:
+            if hook == "on_train_batch_end" and module.global_step == 2:
+                os.kill(os.getpid(), signal.SIGUSR2) if by_signal else stop()
+
+        former = signal.signal(signal.SIGUSR2, stop)
+        try:
+            trainer.fit(Module(act), loader(), loader(2))
+        finally:
+            signal.signal(signal.SIGUSR2, former)
+        return attributes(trainer)
+
+    assert compared(script)["global_step"] == 2
+
+
+def fails(at_hook: str, at_step: int, error: BaseException) -> Callable[[str, Any], None]:
+    def act(hook: str, module: Any) -> None:
+        if hook == at_hook and module.global_step >= at_step:
+            raise error
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("hook", "step"),
+    [
+        ("training_step", 0),
+        ("training_step", 6),
+        ("on_train_batch_end", 6),
+        ("validation_step", 4),
+        ("on_train_epoch_end", 4),
+    ],
+)
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()], ids=["error", "interrupt"])
+def test_after_an_error(compared: Any, hook: str, step: int, error: BaseException) -> None:
+    def script() -> Any:
+        seen = []
+        fail = fails(hook, step, error)
+
+        def act(hook: str, module: Any) -> None:
+            if hook.startswith("on_exception"):
+                seen.append((hook, module.trainer.interrupted, attributes(trainer)))
+            fail(hook, module)
+
+        trainer = pl.Trainer(**ARGUMENTS, callbacks=[Exceptions()])
+        former = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(Module(act), loader(), loader(2))
+        except (RuntimeError, SystemExit) as raised:
+            seen.append(repr(raised))
+        finally:
+            signal.signal(signal.SIGINT, former)
+        trainer.save_checkpoint("emergency.ckpt")
+        saved = torch.load("emergency.ckpt", weights_only=False)
+        counts = trainer.fit_loop.epoch_loop.batch_progress.current
+        return seen, attributes(trainer), saved["global_step"], saved["state_dict"], counts.processed, counts.ready
+
+    assert len(compared(script)[0]) == 2
+
+
+def test_error_in_setup(compared: Any) -> None:
+    class Failing(Module):
+        def setup(self, stage: str) -> None:
+            raise RuntimeError("no data")
+
+    def script() -> Any:
+        trainer = pl.Trainer(**ARGUMENTS)
+        with pytest.raises(RuntimeError, match="no data"):
+            trainer.fit(Failing(), loader(), loader(2))
+        return str(trainer.state.status), trainer.interrupted, trainer.global_step
+
+    assert compared(script)[1]
+
+
+def test_fits_again(compared: Any) -> None:
+    """With more epochs, with another module, and after an error."""
+
+    def script() -> Any:
+        seen = []
+        trainer = pl.Trainer(**ARGUMENTS)
+        module = Module(lambda hook, module: seen.append((hook, module.current_epoch, module.global_step)))
+        trainer.fit(module, loader(), loader(2))
+        trainer.fit_loop.max_epochs = 4
+        trainer.fit(module, loader(3), loader(2))
+        seen.append(attributes(trainer))
+        trainer.fit_loop.max_epochs = 6
+        with pytest.raises(RuntimeError):
+            trainer.fit(Module(fails("training_step", 16, RuntimeError())), loader(), loader(2))
+        seen.append(trainer.global_step)
+        other = Module(module.act)
+        trainer.fit(other, loader(), loader(2))
+        return seen, attributes(trainer), other.state_dict()
+
+    assert compared(script)[1]["current_epoch"] == 6
+
+
+def test_tuner(compared: Any) -> None:
+    def script() -> Any:
+        trainer = pl.Trainer(**ARGUMENTS)
+        module = Module()
+        finder = Tuner(trainer).lr_find(module, loader(), loader(2), num_training=4, update_attr=False)
+        assert finder is not None
+        found = finder.results
+        trainer.fit(module, loader(), loader(2))
+        return found, attributes(trainer), module.state_dict()
+
+    compared(script)
+
+
+@pytest.mark.parametrize("finder", ["learning rate", "batch size"])
+def test_finder_among_the_callbacks(compared: Any, finder: str) -> None:
+    class WithBatchSize(Module):
+        batch_size = 2
+
+        def train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(TensorDataset(torch.arange(288.0).view(-1, 3) / 300), batch_size=self.batch_size)
+
+        def val_dataloader(self) -> DataLoader[Any]:
+            return loader(2)
+
+    def script() -> Any:
+        if finder == "learning rate":
+            callback: Any = LearningRateFinder(num_training_steps=30, max_lr=0.5)
+        else:
+            callback = BatchSizeFinder(steps_per_trial=1, init_val=2, max_trials=2)
+        trainer = pl.Trainer(**ARGUMENTS, callbacks=[callback])
+        module = WithBatchSize()
+        trainer.fit(module)
+        return module.lr, module.batch_size, attributes(trainer), module.state_dict(), callback in trainer.callbacks
+
+    lr, batch_size, *_ = compared(script)
+    assert (lr, batch_size) != (0.1, 2)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_search_is_refused(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    with lightning_shim.patched(trainer=True):
+        trainer = pl.Trainer(**ARGUMENTS)
+        monkeypatch.setenv("WORLD_SIZE", str(size))
+        if size == 1:
+            monkeypatch.setattr(fit, "is_on_cluster", lambda: True)
+        with pytest.raises(ConfigurationError, match="a Tuner searches off-cluster and on one process only"):
+            Tuner(trainer).lr_find(Module(), loader(), loader(2))
+
+
+def test_cluster_has_one_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    with lightning_shim.patched(trainer=True):
+        trainer = pl.Trainer(**ARGUMENTS)
+        monkeypatch.setattr(fit, "_has_run_on_cluster", True)
+        with pytest.raises(ConfigurationError, match=r"the first fit is the trial's. Make a trial of each"):
+            trainer.fit(Module(), loader(), loader(2))
