@@ -32,6 +32,14 @@ PATCHED_CLASSES = (
 collect_ignore = [] if has_lightning(">=2.6") else ["parity/test_weight_averaging.py"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the options of tests/e2e, which have to be known before that folder is looked at."""
+    group = parser.getgroup("e2e", "tests on the cluster of DET_MASTER")
+    group.addoption("--e2e-image", help="the image of the containers; by default the cluster's own")
+    group.addoption("--e2e-slots", type=int, default=2, help="the slots of a distributed trial, and of two agents")
+    group.addoption("--e2e-time-limit", type=float, default=900.0, help="the seconds that a trial may take")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out the tests of what the installed Lightning lacks: pytest.mark.lightning says which versions have it."""
     lacking = {item for item in items if not all(has_lightning(*mark.args) for mark in item.iter_markers("lightning"))}

@@ -6,6 +6,7 @@ import os
 import shutil
 from typing import Any, Final
 
+from lightning_shim.checkpoint.machines import share
 from lightning_shim.upstream.lightning import Lightning
 
 FILES_KEY: Final = "lightning_shim_files"
@@ -16,7 +17,7 @@ FOLDER: Final = "model_checkpoints"
 
 
 class KeptFiles:
-    """The checkpoints that ModelCheckpoint callbacks have written on this machine.
+    """The checkpoints that ModelCheckpoint callbacks have written on the machine of rank 0.
 
     Args:
         lightning: The module's Lightning.
@@ -52,6 +53,10 @@ class KeptFiles:
     def newest(self) -> str | None:
         """Returns the path of the file that was written last, or None if there is none."""
         return max(self._by_name().values(), key=os.path.getmtime, default=None)
+
+    def share(self) -> None:
+        """Has the files on every machine. All processes call it together."""
+        share(self._by_name().values(), replaces=True)
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Lists in a checkpoint the files that it will hold.

@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any, Final
 
 from lightning_shim.checkpoint.lightning_format import LightningCheckpoint
+from lightning_shim.checkpoint.machines import share
 from lightning_shim.checkpoint.trial_state import TrialState
 from lightning_shim.diagnostics.lines import say
 from lightning_shim.loop.runtime import Runtime
@@ -50,8 +51,8 @@ class StartingCheckpoint:
             latest = session.controller.latest = read_latest_checkpoint(session.context, session.latest_checkpoint)
         if latest is not None and latest.is_own:
             self._content, self._name = latest.content, latest.folder
-        elif session.ckpt_path is not None:
-            self._content, self._name = self._lightning_checkpoint.read(session.ckpt_path), session.ckpt_path
+        else:
+            self._read_ckpt_path()
         if self._content is not None:
             with fitting_errors(self._name):
                 self._lightning_checkpoint.load(self._content)
@@ -63,6 +64,14 @@ class StartingCheckpoint:
                 f"the weights are those of the checkpoint {latest.folder.name}, of another trial. Optimizers, "
                 "schedulers, callbacks, counters and random states are new."
             )
+
+    def _read_ckpt_path(self) -> None:
+        """Reads Lightning's checkpoint, which only the machine of rank 0 may have; it knows which is the last one."""
+        session = self._session
+        path = session.ckpt_path = session.context.distributed.broadcast(session.ckpt_path)
+        if path is not None:
+            share([path], replaces=False)
+            self._content, self._name = self._lightning_checkpoint.read(path), path
 
     def restore_training_state(self) -> None:
         """Gives optimizers and schedulers their states.

@@ -306,7 +306,7 @@ class DataSource:
         return {
             "requested": None if requested is None else requested.state_dict(),
             "positions": [loader.state_dict() for loader in self._tracked],
-            "own": [loader.own_state() for loader in self._tracked],
+            "own": self.own_states(),
             "batches": None if self._batches is None else self._batches.state_dict(),
         }
 
@@ -343,9 +343,17 @@ class DataSource:
         if batches is not None:
             self._batches = self._pass(self._combined_tracked, self._end, **batches)
         # Last, because getting to the positions repeats draws from these generators as well.
-        for loader, own in zip(self._tracked, state["own"], strict=True):
-            loader.restore_own_state(own)
+        self.restore_own_states(state["own"])
         return self._batches
+
+    def own_states(self) -> list[dict[str, Any]]:
+        """Captures what the loaders draw and count by themselves, such as generators of their own."""
+        return [loader.own_state() for loader in self._tracked]
+
+    def restore_own_states(self, states: list[dict[str, Any]]) -> None:
+        """Restores what :meth:`own_states` returned."""
+        for loader, own in zip(self._tracked, states, strict=True):
+            loader.restore_own_state(own)
 
 
 def warn_about_global_batch_size(hparams: Mapping[str, Any], source: DataSource, slots: int) -> None:

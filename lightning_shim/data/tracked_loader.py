@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_shim.data.workers import WorkerState, iterate_with_workers
@@ -29,8 +29,17 @@ from lightning_shim.upstream.torch import (
     skip_batches,
 )
 
-_WITHOUT_COUNTERS: Final = (BatchSampler, RandomSampler, SequentialSampler, DistributedSampler)
-"""PyTorch's samplers, whose integers are settings. Those of a user's sampler may count passes or epochs."""
+_WITHOUT_COUNTERS: Final = (DataLoader, BatchSampler, RandomSampler, SequentialSampler, DistributedSampler)
+"""PyTorch's classes, whose plain values are settings. Those of a user's class may count passes, epochs or samples."""
+
+_SETTINGS: Final = frozenset(vars(DataLoader([])))  # type: ignore[arg-type]
+"""The attributes that every DataLoader has."""
+
+_PLAIN: Final = frozenset({type(None), bool, int, float, str})
+"""The classes of the values that are kept of loaders, samplers and datasets."""
+
+_DATASETS: Final = 16
+"""The most datasets of a loader of which values are kept: a dataset may be made of any number of others."""
 
 
 def samplers_of(loader: Any) -> list[Any]:
@@ -47,7 +56,7 @@ def has_state(holder: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """The global random state, the loader's own generators, and the counters of its samplers."""
+    """The global random state, the loader's own generators, and the plain values of loader, samplers and datasets."""
 
     random: RandomState
     own: dict[str, Any]
@@ -106,6 +115,7 @@ class TrackedLoader:
         self._resumed: Iterator[Any] | None = None
         self._seems_ended = False
         self._initial_counters: Final = self._counters()
+        self._have_changed: Final[set[tuple[str, str]]] = set()
         self._has_own_workers: Final = iterates_as_usual(loader) and loader.num_workers > 0
         # A dataset can save its position only where it is iterated in this process: workers have copies of it.
         dataset = getattr(loader, "dataset", None)
@@ -183,9 +193,10 @@ class TrackedLoader:
         self.restore_own_state(moment.own)
 
     def own_state(self) -> dict[str, Any]:
-        """Captures the loader's generators, the counters of its samplers that have changed, and the samplers' seeds."""
+        """Captures the loader's generators, the plain values that have ever changed, and the samplers' seeds."""
         counters = self._counters()
-        changed = {name: value for name, value in counters.items() if value != self._initial_counters.get(name)}
+        self._have_changed.update(name for name in counters if counters[name] != self._initial_counters.get(name))
+        changed = {name: value for name, value in counters.items() if name in self._have_changed}
         seeds = [sampler.seed for sampler in self._distributed_samplers()]
         return {"generators": self._own_generators().capture(), "counters": changed, "seeds": seeds}
 
@@ -196,10 +207,11 @@ class TrackedLoader:
             own: The return value of :meth:`own_state`.
         """
         self._own_generators().restore(own["generators"])
-        for (index, name), value in own["counters"].items():
-            samplers = self._samplers_with_counters()
-            if index < len(samplers):
-                vars(samplers[index])[name] = value
+        parts = self._parts_with_counters()
+        for (part, name), value in own["counters"].items():
+            if part in parts:
+                vars(parts[part])[name] = value
+                self._have_changed.add((part, name))
         for sampler, seed in zip(self._distributed_samplers(), own["seeds"], strict=False):
             sampler.seed = seed
 
@@ -220,19 +232,40 @@ class TrackedLoader:
         shared = {"shared sampler": shared_sampler(roots["sampler"])}
         return OwnGenerators({**shared, **roots})
 
-    def _samplers_with_counters(self) -> list[Any]:
+    def _parts_with_counters(self) -> dict[str, Any]:
+        """Returns the loader, its samplers and datasets, as far as they are of the user's classes, by name."""
         samplers = samplers_of(self.loader)
-        candidates = [getattr(self.loader, "batch_sampler", None), *samplers, *map(shared_sampler, samplers)]
-        return [
-            sampler for sampler in candidates if hasattr(sampler, "__dict__") and type(sampler) not in _WITHOUT_COUNTERS
-        ]
-
-    def _counters(self) -> dict[tuple[int, str], int]:
+        candidates = {
+            "loader": self.loader,
+            "batch sampler": getattr(self.loader, "batch_sampler", None),
+            **{f"sampler {index}": sampler for index, sampler in enumerate(samplers)},
+            **{f"shared sampler {index}": shared_sampler(sampler) for index, sampler in enumerate(samplers)},
+            **{f"dataset {index}": dataset for index, dataset in enumerate(self._datasets())},
+        }
         return {
-            (index, name): value
-            for index, sampler in enumerate(self._samplers_with_counters())
-            for name, value in vars(sampler).items()
-            if type(value) is int
+            name: part
+            for name, part in candidates.items()
+            if hasattr(part, "__dict__") and type(part) not in _WITHOUT_COUNTERS
+        }
+
+    def _datasets(self) -> list[Any]:
+        """Returns the loader's dataset, and those that it is made of."""
+        found: list[Any] = []
+        waiting = [getattr(self.loader, "dataset", None)]
+        while waiting and len(found) < _DATASETS:
+            dataset = waiting.pop(0)
+            if isinstance(dataset, Dataset) and not any(dataset is other for other in found):
+                found.append(dataset)
+                for value in vars(dataset).values():
+                    waiting += value if isinstance(value, list) and len(value) <= _DATASETS else [value]
+        return found
+
+    def _counters(self) -> dict[tuple[str, str], Any]:
+        return {
+            (part, name): value
+            for part, instance in self._parts_with_counters().items()
+            for name, value in vars(instance).items()
+            if type(value) in _PLAIN and not (part == "loader" and name in _SETTINGS)
         }
 
     def state_dict(self) -> dict[str, Any]:

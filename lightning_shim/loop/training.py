@@ -76,6 +76,7 @@ class TrainingLoop:
         self._batches: Batches | None = None
         self.restarted_at: int | None = None
         self._loaded: dict[str, Any] | None = None
+        self._before_validation: tuple[RandomState, list[Any], list[Any]] | None = None
 
     @property
     def length(self) -> int | None:
@@ -461,6 +462,32 @@ class TrainingLoop:
             and not progress.ends_within_step
             and (self._steps_schedulers_early or not progress.ends_early)
         )
+
+    @property
+    def has_lightnings_validation(self) -> bool:
+        """Whether Lightning validates after the batch that was trained last, if a period ends with it.
+
+        It leaves an epoch that ends early without a validation, and Determined counts that epoch to its end.
+        """
+        progress = self._progress
+        has_run_out = progress.epoch_is_running and not progress.is_last_batch and self.is_at_the_end_of_an_epoch
+        return not (progress.ends_early or progress.ends_within_step or has_run_out)
+
+    def remember_random_state(self) -> None:
+        """Remembers all random states that live in this process until a validation has ended."""
+        now = RandomState.capture()
+        # Requesting the loaders may draw random numbers, and they may have generators of their own.
+        self._validation_source.set_up()
+        self._before_validation = now, self.source.own_states(), self._validation_source.own_states()
+
+    def restore_random_state(self) -> None:
+        """Restores what :meth:`remember_random_state` has remembered, if it was called before the validation."""
+        if self._before_validation is not None:
+            now, own, own_of_validation = self._before_validation
+            self._before_validation = None
+            self.source.restore_own_states(own)
+            self._validation_source.restore_own_states(own_of_validation)
+            now.restore()
 
     def after_validation(self) -> None:
         """Does the work that was waiting for a validation."""

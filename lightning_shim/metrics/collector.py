@@ -65,6 +65,10 @@ class MetricViews:
         self.logged.update(newer.logged)
         self.progress_bar.update(newer.progress_bar)
 
+    def copy(self) -> MetricViews:
+        """Returns views that later updates leave alone."""
+        return MetricViews(dict(self.callback), dict(self.logged), dict(self.progress_bar))
+
     def move_to_cpu(self) -> None:
         """Moves the values to where Lightning leaves them after ``fit``."""
         for view in (self.callback, self.logged, self.progress_bar):

@@ -44,12 +44,13 @@ class ShownValues:
             values: By name; what is no number, or no tensor of one element, is left out.
         """
         numbers = {name: value for name, value in values.items() if not isinstance(value, Tensor) or value.numel() == 1}
-        self._copied = [name for name, value in numbers.items() if isinstance(value, Tensor) and not value.is_cpu]
+        is_there = {name: isinstance(value, Tensor) and value.device == self._device for name, value in numbers.items()}
+        self._copied = [name for name in numbers if is_there[name]]
         # Into the places writes the device alone: it may still be writing values there that have been dropped.
         self._values = {
             name: value.detach().item() if isinstance(value, Tensor) else float(value)
             for name, value in numbers.items()
-            if name not in self._copied
+            if not is_there[name]
         }
         if len(self._copied) > len(self._array):
             self._make_places(2 * len(self._copied))

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from lightning_shim.checkpoint.machines import share
 from lightning_shim.diagnostics.warn import is_rank_zero
 from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.upstream.determined.context import is_on_cluster, report_after_training
@@ -28,6 +29,19 @@ def remember_training(batches_trained: int) -> None:
     """
     global _batches_trained
     _batches_trained = batches_trained
+
+
+def share_checkpoint(trainer: Any, ckpt_path: Any) -> None:
+    """Has a checkpoint that only rank 0's machine has on every machine, if all processes evaluate.
+
+    Before ``fit`` nothing connects them. The names "best" and "last" stand for files that all machines have since.
+
+    Args:
+        trainer: The Trainer that is about to evaluate.
+        ckpt_path: The argument of that name.
+    """
+    if ckpt_path is not None and trainer.strategy.world_size > 1:
+        share([ckpt_path], replaces=False)
 
 
 @contextlib.contextmanager

@@ -105,7 +105,7 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     _leave_as_lightning_does(trainer, trials)
     if not trial.is_complete:
         # The lines after fit expect a trained module. They run when the trial has been continued to its end.
-        say("the trial is paused. The script ends here, and runs again when the trial goes on.")
+        say("the script ends here, and runs again when the trial goes on.")
         sys.exit(0)
     remember_training(trial.controller.batches_trained)
 

@@ -114,8 +114,10 @@ def _recorded(verb: str) -> Wrapper:
 
 
 def _evaluated(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    from lightning_shim.script.evaluation import without_lines_of_a_progress_bar
+    from lightning_shim.script.evaluation import share_checkpoint, without_lines_of_a_progress_bar
+    from lightning_shim.script.fit import arguments_of
 
+    share_checkpoint(instance, arguments_of(wrapped, args, kwargs).get("ckpt_path"))
     with without_lines_of_a_progress_bar(instance):
         return wrapped(*args, **kwargs)
 

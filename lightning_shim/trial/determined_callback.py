@@ -21,7 +21,7 @@ import torch
 from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
-from lightning_shim.diagnostics.lines import say
+from lightning_shim.metrics.collector import MetricViews
 from lightning_shim.trial.assembly import TrialParts
 from lightning_shim.trial.cluster import Search
 from lightning_shim.trial.journal import Entry
@@ -55,6 +55,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._training_loop: Final = parts.training_loop
         self._evaluation_loop: Final = parts.evaluation_loop
         self._has_started_training = False
+        self._views_before = MetricViews()
         self._search: Final = Search(parts.session.context)
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
@@ -81,14 +82,9 @@ class LightningCallback(pytorch.PyTorchCallback):
         if fits_again:
             # The script's Trainer has fitted before, and goes on counting.
             self._controller.continue_at(*self._training_loop.batches_and_epochs())
-        batches = self._controller.batches_trained
-        if batches > 0 and self._controller.has_trained_its_length:
-            say(
-                f"nothing is left to train: {batches} batches have been trained, which is the length. Give a larger "
-                "one to go on."
-            )
         if fits_again or self._controller.batches_trained == 0:
             self._sanity_check()
+        self._parts.journal.starts_complete = self._controller.has_trained_its_length
         self._training_loop.start(fits_again)
         if self._ends_at_once():
             return
@@ -151,9 +147,14 @@ class LightningCallback(pytorch.PyTorchCallback):
     def on_validation_start(self) -> None:
         """Starts a validation."""
         # Training's newest values have to be read before the validation's collector takes the place of its own.
-        self._parts.runtime.metrics.current_views()
+        self._views_before = self._parts.runtime.metrics.current_views().copy()
         self._trainer.enter_stage(training=False)
         has_trained = self._controller.batches_trained > 0
+        if self._evaluation_loop.is_enabled and not (
+            self._controller.will_validate and self._training_loop.has_lightnings_validation
+        ):
+            # Training that goes on after it has to go on as if it had not been there.
+            self._training_loop.remember_random_state()
         self._evaluation_loop.start(has_trained and not self._training_loop.accumulates_gradients)
 
     def on_validation_epoch_start(self) -> None:
@@ -166,8 +167,19 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def on_validation_end(self, metrics: dict[str, Any]) -> None:
         """Ends the validation, and then the training batch or epoch that has been waiting for it."""
-        self._evaluation_loop.end()
-        self._trainer.enter_stage(training=True)
+        counts = self._controller.has_trained_its_length or (
+            self._controller.batches_trained > 0 and self._training_loop.has_lightnings_validation
+        )
+        if counts:
+            self._evaluation_loop.end()
+            self._trainer.enter_stage(training=True)
+        else:
+            # Lightning's own callbacks decide nothing by a sanity check, so that none of them counts this validation.
+            self._trainer.enter_sanity_check()
+            self._evaluation_loop.end()
+            self._trainer.forget_sanity_check()
+            self._parts.runtime.metrics.views.update(self._views_before)
+        self._training_loop.restore_random_state()
         self._parts.reports.remember(Entry.VALIDATION, metrics)
         self._training_loop.after_validation()
         self._agree_to_stop()
@@ -177,9 +189,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         if self._controller.has_trained_its_length or self._context.get_stop_requested():
             # It ends by itself.
             return
-        batches = self._controller.batches_trained
-        if self._search.has_stopped(batches):
-            say(f"the search has stopped this trial after {batches} batches.")
+        if self._search.has_stopped(self._controller.batches_trained):
             self._session.stopped_by = "the search"
             self._stop()
 
@@ -287,8 +297,11 @@ class LightningCallback(pytorch.PyTorchCallback):
                     self._training_loop.finish_epoch()
                 if self._has_started_training:
                     self._hooks.call("on_train_end")
+                self._parts.kept_files.share()
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)
         self._trainer.lightning_loggers.finalize("success")
         self._trainer.finish()
+        self._parts.reports.hide_progress()
+        self._parts.journal.end()
         self._parts.processes.part()

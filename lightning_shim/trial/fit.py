@@ -20,7 +20,6 @@ from lightning_shim.session.schedule import verify_train_unit
 from lightning_shim.trial.configuration import Configuration
 from lightning_shim.trial.journal import (
     BESIDE_A_PROGRESS_BAR,
-    IN_A_LOG,
     WITHOUT_A_PROGRESS_BAR,
     shown_on_standard_error,
 )
@@ -267,18 +266,15 @@ def _seed(seed: int) -> None:
 
 @contextlib.contextmanager
 def _reporting(trial: LightningTrial, off_cluster: bool, shows_progress: bool) -> Iterator[None]:
-    """Shows progress while the trial runs, and says how it has ended and where its files are."""
+    """Shows progress while the trial runs, and says where its files are."""
     if not trial.trainer.is_global_zero:
         yield
         return
     journal = trial.journal
-    if not (off_cluster and ProgressBar.has_terminal()):
-        journal.entries = IN_A_LOG
-    elif shows_progress:
-        journal.entries = BESIDE_A_PROGRESS_BAR
-        trial.show_progress()
-    else:
-        journal.entries = WITHOUT_A_PROGRESS_BAR
+    if off_cluster and ProgressBar.has_terminal():
+        journal.entries = BESIDE_A_PROGRESS_BAR if shows_progress else WITHOUT_A_PROGRESS_BAR
+        if shows_progress:
+            trial.show_progress()
     with shown_on_standard_error():
         try:
             yield
@@ -290,8 +286,6 @@ def _reporting(trial: LightningTrial, off_cluster: bool, shows_progress: bool) -
             trial.hide_progress()
             _say_where_files_are(trial, off_cluster)
             raise
-        trial.hide_progress()
-        journal.end()
         _say_where_files_are(trial, off_cluster)
 
 

@@ -42,11 +42,13 @@ class Journal:
         session: The training.
 
     Attributes:
-        entries: What it writes lines about; nothing until somebody says so.
+        entries: What it writes lines about; on rank 0, by default, all there is.
+        starts_complete: Whether the length had been trained before this process.
     """
 
     def __init__(self, session: Session) -> None:
-        self.entries: frozenset[Entry] = frozenset()
+        self.entries: frozenset[Entry] = IN_A_LOG if session.global_rank == 0 else frozenset()
+        self.starts_complete = False
         self._session: Final = session
         self._started = time.monotonic()
         # By name, the values that have been reported last, and the lowest and the highest one.
@@ -122,7 +124,11 @@ class Journal:
         if controller.test_mode:
             return "ended by test mode"
         if controller.is_complete:
-            return "nothing was left to train" if controller.skips_training else "trained to its length"
+            return (
+                "nothing was left to train"
+                if controller.skips_training or self.starts_complete
+                else "trained to its length"
+            )
         if session.context.get_stop_requested():
             return f"stopped early by {session.stopped_by or 'another process'}"
         return "paused"

@@ -335,7 +335,7 @@ class LightningTrial(pytorch.PyTorchTrial):
 
     @property
     def journal(self) -> Journal:
-        """Where it is written what happens; nothing until somebody says what of."""
+        """Where it is written what happens."""
         return self._parts.journal
 
     @property

@@ -64,5 +64,5 @@ def test_complete_trial_has_nothing_left_to_train(tmp_path: Path) -> None:
     assert_ended_well(trial)
     first, second = trial.outcomes
     assert trial.master.runs[-1].metrics == {}
-    assert "nothing is left to train" not in first.log
-    assert second.log.count(f"nothing is left to train: {LENGTH} batches have been trained, which is the length.") == 1
+    assert "nothing was left to train" not in first.log
+    assert second.log.count(f"nothing was left to train, after 2 epochs, {LENGTH} batches") == 1
