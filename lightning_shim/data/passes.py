@@ -146,6 +146,7 @@ class DataFetcherWrapper(Batches):
     of a loader without a length.
 
     Args:
+        lightnings_class: Lightning's class, of which it says that it is: modules ask by isinstance.
         combined: Lightning's CombinedLoader.
         end: The end of the pass on all processes; by default that of the loaders.
         fetched: The number of batches already taken, if the pass is resumed.
@@ -160,12 +161,14 @@ class DataFetcherWrapper(Batches):
 
     def __init__(
         self,
+        lightnings_class: type,
         combined: Any,
         end: CommonEnd = OWN_END,
         fetched: int = 0,
         ahead: Tensor | None = None,
         latest: Tensor | None = None,
     ) -> None:
+        self._lightnings_class = lightnings_class
         super().__init__(combined, end, fetched, ahead)
         # A resumed loader counts its batches from the placeholder on.
         self._before = 0 if ahead is None else fetched - 1
@@ -173,6 +176,10 @@ class DataFetcherWrapper(Batches):
         self.batch_idx: int
         self.dataloader_idx: int
         self.batch, self.batch_idx, self.dataloader_idx = (None, 0, 0) if latest is None else _unpickled(latest)
+
+    @property  # type: ignore[misc]  # it is only read
+    def __class__(self) -> Any:
+        return self._lightnings_class
 
     @property
     def fetched(self) -> int:

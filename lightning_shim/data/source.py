@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,6 +56,7 @@ class DataSource:
     Attributes:
         request: Requests the loaders from the user.
         length: The number of batches of a pass, or None if the loaders have no length.
+        is_taken_by_steps: Whether the steps take batches themselves, from a ``dataloader_iter``.
     """
 
     def __init__(self, session: Session, request: LoaderRequest) -> None:
@@ -75,7 +76,12 @@ class DataSource:
         self._batches: Batches | None = None
         self._end = OWN_END
         step = session.module.training_step if self._trains else session.module.validation_step
-        self._pass: Final = DataFetcherWrapper if takes_dataloader_iter(step) else Batches
+        self.is_taken_by_steps: Final = takes_dataloader_iter(step)
+        self._pass: Final[Callable[..., Batches]] = (
+            functools.partial(DataFetcherWrapper, session.lightning.DataFetcherWrapper)
+            if self.is_taken_by_steps
+            else Batches
+        )
 
     @property
     def is_switched_off(self) -> bool:

@@ -111,6 +111,8 @@ class ScriptTrial(LightningTrial):
             return False
         if self._session.validates_early and trainer.enable_validation:
             return True
+        if progress.is_last_batch and self._parts.training_loop.source.is_taken_by_steps:
+            return True
         if period != math.inf:
             batches = progress.total_batch_idx if epochs is None else progress.batch_idx
             return bool((batches + 1) % period == 0)

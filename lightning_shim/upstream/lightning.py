@@ -13,6 +13,7 @@ It relies on these private and undocumented names of Lightning:
 - ``trainer.connectors.data_connector._replace_dunder_methods``, ``_get_distributed_sampler``, and
   ``utilities.data._update_dataloader``, ``_is_dataloader_shuffled``: a loader's share for one of several processes.
 - ``DistributedSamplerWrapper.dataset``, and the ``_sampler`` of that: the sampler whose indices it shares out.
+- ``loops.fetchers._DataFetcherWrapper``: the class that a step may expect of its ``dataloader_iter``.
 - ``loggers.utilities._log_hyperparams``: the first entry of hyperparameters in each logger.
 - ``overrides.distributed.prepare_for_backward`` and ``utilities.compile.from_compiled``, which have no underscore.
 
@@ -69,6 +70,7 @@ class Lightning:
     LRSchedulerConfig: type
     TorchCheckpointIO: type
     CombinedLoader: type
+    DataFetcherWrapper: type
     TrainerState: type
     TrainerFn: Any
     TrainerStatus: Any
@@ -119,6 +121,7 @@ def _parts(namespace: Namespace) -> Lightning:
         LRSchedulerConfig=namespace.module("utilities.types").LRSchedulerConfig,
         TorchCheckpointIO=namespace.module("plugins.io").TorchCheckpointIO,
         CombinedLoader=namespace.module("utilities.combined_loader").CombinedLoader,
+        DataFetcherWrapper=namespace.module("loops.fetchers")._DataFetcherWrapper,
         TrainerState=states.TrainerState,
         TrainerFn=states.TrainerFn,
         TrainerStatus=states.TrainerStatus,

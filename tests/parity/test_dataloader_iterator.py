@@ -9,6 +9,7 @@ import pytest
 import torch
 from determined import pytorch
 from pytest_mock import MockerFixture
+from pytorch_lightning.loops.fetchers import _DataFetcherWrapper
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -52,6 +53,14 @@ class Iterating(Regression):
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
         decay = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
         return [optimizer], [{"scheduler": plateau, "monitor": "loss_epoch"}, decay]
+
+
+class Asks(Iterating):
+    """Looks at what it gets, as NeMo's modules do."""
+
+    def training_step(self, dataloader_iter: Batches) -> Tensor:
+        assert isinstance(dataloader_iter, _DataFetcherWrapper)
+        return super().training_step(dataloader_iter)
 
 
 class Several(Iterating):
@@ -128,7 +137,7 @@ def forget_steps(*recordings: Recording) -> None:
         recording.logged = {0: [entry for values in recording.logged.values() for entry in values]}
 
 
-@pytest.mark.parametrize("module", [Iterating, ByHand])
+@pytest.mark.parametrize("module", [Iterating, Asks, ByHand])
 def test_one_batch_in_a_step(mocker: MockerFixture, module: type) -> None:
     run_both(Case(module, loaders), mocker)
 

@@ -88,6 +88,17 @@ def stops_at(step: int) -> Callable[[Recorded], Callable[[str], Any]]:
     return reacts
 
 
+class TakesItsBatches(Recorded):
+    def training_step(self, dataloader_iter: Iterator[Any]) -> torch.Tensor:  # type: ignore[override]
+        batch, batch_idx, _ = next(dataloader_iter)
+        return super().training_step(batch, batch_idx)
+
+
+def takes_its_batches(module: Recorded) -> Callable[[str], Any]:
+    module.__class__ = TakesItsBatches
+    return module.reacts
+
+
 def goes_on_longer(module: Recorded) -> Callable[[str], Any]:
     def react(event: str) -> None:
         if event == "on_train_epoch_end" and module.current_epoch == 1:
@@ -125,6 +136,11 @@ CASES: dict[str, tuple[Any, ...]] = {
     "a stop before the first batch": (loader, {"max_epochs": 4}, stops_at(0)),
     "a stop before the first batch with a minimum": (loader, {"max_epochs": 4, "min_steps": 3}, stops_at(0)),
     "no epochs": (loader, {"max_epochs": 0}),
+    "interval of steps that take their batches": (
+        loader,
+        {"max_epochs": 2, "val_check_interval": 2},
+        takes_its_batches,
+    ),
     "more epochs than at first": (loader, {"max_epochs": 2}, goes_on_longer),
 }
 
