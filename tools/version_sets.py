@@ -108,12 +108,13 @@ def run(name: str, tests: list[str]) -> Result:
         The result.
 
     Raises:
-        SystemExit: If the machine lacks the set's Python.
+        SystemExit: If the set's Python is not there, or does not start.
     """
     versions = SETS[name]
     python = shutil.which(versions.python)
-    if python is None:
-        raise SystemExit(f"The set {name!r} needs {versions.python}, which is not on the PATH.")
+    # A version manager may have a command on the PATH for a Python that it does not start.
+    if python is None or subprocess.run([python, "--version"], capture_output=True).returncode != 0:
+        raise SystemExit(f"The set {name!r} needs {versions.python}, which is not on the PATH, or does not start.")
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         subprocess.run([python, "-m", "venv", f"{folder}/environment"], check=True)
