@@ -7,6 +7,7 @@ import sys
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.seed import isolate_rng
 
 from model import LitData, LitModel, save
 
@@ -46,7 +47,9 @@ if __name__ == "__main__":
     if weights is not None:
         model.load_state_dict(torch.load(weights, weights_only=True)["state_dict"])
     if validates_first:
-        trainer.validate(model, LitData(), verbose=False)
+        # The trial's leaves random numbers as they were.
+        with isolate_rng():
+            trainer.validate(model, LitData(), verbose=False)
     trainer.fit(model, LitData())
     tested = trainer.test(model, LitData(), verbose=False)
     save(
