@@ -650,15 +650,17 @@ def test_callbacks_of_lightning(lightning: ModuleType, row: Member) -> None:
 
 @pytest.mark.parametrize("name", ["log", "log_dict"])
 def test_parameters_are_lightnings(lightning: ModuleType, name: str) -> None:
-    from lightning_shim.metrics.collector import MetricCollector
+    from lightning_shim.metrics.collector import _DEFAULTS, _IN_ORDER
 
     theirs = inspect.signature(getattr(lightning.LightningModule, name)).parameters
-    ours = inspect.signature(MetricCollector.log).parameters
-    known = {parameter: value.default for parameter, value in ours.items() if parameter not in ("fx", "unknown")}
+    given = dict.fromkeys(("self", "name", "value", "dictionary"), inspect.Parameter.empty)
     assert {parameter: value.default for parameter, value in theirs.items()}.items() <= {
-        **known,
-        "dictionary": inspect.Parameter.empty,
+        **given,
+        **_DEFAULTS,
+        "batch_size": None,
     }.items()
+    if name == "log":
+        assert tuple(parameter for parameter in theirs if parameter not in given) == _IN_ORDER
     assert not REMOVED_ARGUMENTS.keys() & theirs.keys()
 
 

@@ -59,7 +59,7 @@ class TestWarnings:
             def on_validation_epoch_end(self) -> None:
                 self.log("val_end", 1.0)
                 assert self.trainer.world_size == 1
-                assert not self.trainer.sanity_checking
+                assert self.trainer.sanity_checking is (self.trainer.global_step == 0)
 
             def configure_optimizers(self) -> Any:
                 optimizer = sgd(self)
