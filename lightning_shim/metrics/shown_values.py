@@ -35,7 +35,7 @@ class ShownValues:
     @property
     def is_under_way(self) -> bool:
         """Whether values have been sent that nobody has taken or dropped."""
-        return bool(self._values or self._copied)
+        return bool(self._values)
 
     def send(self, values: Mapping[str, Any]) -> None:
         """Has values copied when the device has computed them.
@@ -48,9 +48,9 @@ class ShownValues:
         self._copied = [name for name in numbers if is_there[name]]
         # Into the places writes the device alone: it may still be writing values there that have been dropped.
         self._values = {
-            name: value.detach().item() if isinstance(value, Tensor) else float(value)
+            # A placeholder for those, which keeps their order.
+            name: 0.0 if is_there[name] else value.item() if isinstance(value, Tensor) else float(value)
             for name, value in numbers.items()
-            if not is_there[name]
         }
         if len(self._copied) > len(self._array):
             self._make_places(2 * len(self._copied))
