@@ -119,7 +119,7 @@ class _Attendance:
     def say_farewell(self) -> None:
         """Announces that the connections are about to close in good order."""
         for each in self._connections:
-            # A process that has ended before has said farewell itself, and closed the connection.
+            # A process that has ended before has said farewell itself, and its end of the connection is closed.
             with contextlib.suppress(OSError):
                 each.send_bytes(b"farewell")
 
@@ -129,11 +129,11 @@ class _Attendance:
             for each in connection.wait(list(present)):
                 assert isinstance(each, connection.Connection)
                 rank = present.pop(each)
-                with each:
-                    try:
-                        each.recv_bytes()
-                    except (EOFError, OSError):
-                        self._end_without(rank)
+                # It is left open, and closed with this object: the main thread may be saying farewell through it.
+                try:
+                    each.recv_bytes()
+                except (EOFError, OSError):
+                    self._end_without(rank)
 
     def _end_without(self, rank: int) -> None:
         """Ends this process, unless it ends by itself in time."""
