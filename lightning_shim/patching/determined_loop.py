@@ -13,11 +13,10 @@ It relies on these private names of Determined:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import determined as det
@@ -27,6 +26,7 @@ from determined import pytorch
 
 from lightning_shim.patching.registry import PatchRegistry, Wrapper
 from lightning_shim.upstream.determined.checkpoint_errors import fitting_errors, is_complete, writing_errors
+from lightning_shim.upstream.determined.context import replaced
 from lightning_shim.upstream.determined.controller import Controller, go_on_counting
 
 
@@ -193,7 +193,7 @@ def _save(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) 
     if not controller.local_training:
         return wrapped(*args, **kwargs)
     controller.trial.controller.written_folder = args[0] if args else kwargs["path"]
-    with _replaced_in_util("write_user_code", lambda path, on_cluster: None):
+    with replaced(det.util, "write_user_code", lambda path, on_cluster: None):
         return wrapped(*args, **kwargs)
 
 
@@ -217,7 +217,7 @@ def _checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs:
 # A whole validation is one batch for Determined, whose log would say "in 1 batches" of any number of them.
 def _validate(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     make_timing_log: Callable[..., str] = det.util.make_timing_log
-    with _replaced_in_util("make_timing_log", lambda *counts: make_timing_log(*counts).partition(", in ")[0]):
+    with replaced(det.util, "make_timing_log", lambda *counts: make_timing_log(*counts).partition(", in ")[0]):
         metrics = wrapped(*args, **kwargs)
     controller.trial.after_validation()
     return metrics
@@ -255,13 +255,3 @@ _REPAIRS: Final[dict[str, Wrapper]] = {
     "_report_training_progress": _report_training_progress,
 }
 """The replacements by the name of ``_PyTorchTrialController``'s method."""
-
-
-@contextlib.contextmanager
-def _replaced_in_util(name: str, function: Callable[..., Any]) -> Iterator[None]:
-    former = getattr(det.util, name)
-    setattr(det.util, name, function)
-    try:
-        yield
-    finally:
-        setattr(det.util, name, former)

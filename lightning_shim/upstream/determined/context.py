@@ -56,6 +56,23 @@ def wrap_model(context: Any, model: torch.nn.Module, **options: Any) -> torch.nn
     return wrapped
 
 
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Replaces an attribute of a module or a class of Determined's for the time of a block.
+
+    Args:
+        owner: The module or class, which has the attribute itself.
+        name: The attribute's name.
+        value: What takes its place.
+    """
+    former = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, former)
+
+
 def own_device() -> torch.device:
     """Returns the device that Lightning's Trainer would give to this process: the GPU of its local rank, or the CPU.
 
@@ -87,13 +104,8 @@ def torch_chooses_device() -> Iterator[None]:
         make_current(device)
         return device
 
-    name = "_init_device"
-    original = getattr(pytorch.PyTorchTrialContext, name)
-    setattr(pytorch.PyTorchTrialContext, name, device_of)
-    try:
+    with replaced(pytorch.PyTorchTrialContext, "_init_device", device_of):
         yield
-    finally:
-        setattr(pytorch.PyTorchTrialContext, name, original)
 
 
 def settle_device(context: Any) -> None:
