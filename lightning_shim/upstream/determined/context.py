@@ -58,7 +58,7 @@ def wrap_model(context: Any, model: torch.nn.Module, **options: Any) -> torch.nn
 
 @contextlib.contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Replaces an attribute of a module or a class of Determined's for the time of a block.
+    """Replaces an attribute of a module or a class for the time of a block.
 
     Args:
         owner: The module or class, which has the attribute itself.
@@ -105,6 +105,22 @@ def torch_chooses_device() -> Iterator[None]:
         return device
 
     with replaced(pytorch.PyTorchTrialContext, "_init_device", device_of):
+        yield
+
+
+@contextlib.contextmanager
+def process_group_with(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Has a process group that is made within the block, on a cluster by Determined, made with further arguments.
+
+    Args:
+        settings: Arguments of ``torch.distributed.init_process_group``; they take precedence.
+    """
+    initialize: Callable[..., None] = torch.distributed.init_process_group
+
+    def with_settings(**arguments: Any) -> None:
+        initialize(**{**arguments, **settings})
+
+    with replaced(torch.distributed, "init_process_group", with_settings):
         yield
 
 
