@@ -10,8 +10,10 @@ import yaml
 from determined import pytorch
 
 from lightning_shim import DifferenceWarning
+from lightning_shim.trial import configuration as entries
 from lightning_shim.trial.configuration import Configuration
 from tests.cluster.trial import DEFAULTS
+from tests.configurations.validation import SCHEMAS
 from tests.examples.test_examples import EXAMPLES
 
 
@@ -60,4 +62,27 @@ def test_other_units_have_no_effect(config: dict[str, Any], entry: str) -> None:
     with pytest.warns(DifferenceWarning) as found:
         Configuration({**DEFAULTS, **config}).warn_of_other_units()
     message = f"{entry} of the experiment's configuration has no effect. Give it in epochs or in batches."
+    assert [str(warning.message) for warning in found] == [message]
+
+
+def test_entries_without_effect_are_all_that_the_master_knows() -> None:
+    """With the master's defaults, of which nobody is warned."""
+    defaults = {
+        f"{section}.{name}": schema["default"]
+        for section in ("optimizations", "profiling")
+        for name, schema in SCHEMAS[f"http://determined.ai/schemas/expconf/v0/{section}.json"]["properties"].items()
+    }
+    defaults["records_per_epoch"] = 0
+    assert defaults.pop("profiling.enabled") is False
+    assert {path: default for path, (default, _) in entries._WITHOUT_EFFECT.items()} == defaults
+
+
+@pytest.mark.parametrize("argument", ["ckpt_path", "latest_checkpoint"])
+def test_another_start_than_the_configurations(argument: str) -> None:
+    """The code's counts; without it the master says which checkpoint the configuration means."""
+    configuration = Configuration({**DEFAULTS, "searcher": {"source_trial_id": 5}})
+    assert configuration.settle(argument, None, None) is None
+    with pytest.warns(DifferenceWarning) as found:
+        assert configuration.settle(argument, "a.ckpt", None) == "a.ckpt"
+    message = f"fit({argument}='a.ckpt') counts, and not searcher.source_trial_id: 5 of the experiment's configuration."
     assert [str(warning.message) for warning in found] == [message]
