@@ -89,9 +89,8 @@ class Configuration:
                 self.wishes[argument] = Wish(f"{name}: {value}", value)
         for name in _SOURCES:
             if value := self._entry(f"searcher.{name}"):
-                self.wishes |= dict.fromkeys(
-                    ("ckpt_path", "latest_checkpoint"), Wish(f"searcher.{name}: {value}", None)
-                )
+                source = Wish(f"searcher.{name}: {value}", None)
+                self.wishes.update(ckpt_path=source, latest_checkpoint=source)
         self.profiles: Final = bool(self._entry("profiling.enabled"))
 
     @classmethod

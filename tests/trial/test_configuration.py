@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 from determined import pytorch
 
+import lightning_shim
 from lightning_shim import DifferenceWarning
 from lightning_shim.trial import configuration as entries
 from lightning_shim.trial.configuration import Configuration
 from tests.cluster.trial import DEFAULTS
 from tests.configurations.validation import SCHEMAS
 from tests.examples.test_examples import EXAMPLES
+from tests.support.tiny import loader, tiny
 
 
 def wishes(**config: Any) -> dict[str, Any]:
@@ -77,12 +81,16 @@ def test_entries_without_effect_are_all_that_the_master_knows() -> None:
     assert {path: default for path, (default, _) in entries._WITHOUT_EFFECT.items()} == defaults
 
 
-@pytest.mark.parametrize("argument", ["ckpt_path", "latest_checkpoint"])
-def test_another_start_than_the_configurations(argument: str) -> None:
-    """The code's counts; without it the master says which checkpoint the configuration means."""
-    configuration = Configuration({**DEFAULTS, "searcher": {"source_trial_id": 5}})
-    assert configuration.settle(argument, None, None) is None
-    with pytest.warns(DifferenceWarning) as found:
-        assert configuration.settle(argument, "a.ckpt", None) == "a.ckpt"
-    message = f"fit({argument}='a.ckpt') counts, and not searcher.source_trial_id: 5 of the experiment's configuration."
-    assert [str(warning.message) for warning in found] == [message]
+def test_start_of_the_code_counts(pl: ModuleType, patched: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one the master says which checkpoint the configuration means."""
+    monkeypatch.setattr(entries, "experiment_config", lambda: {"searcher": {"source_trial_id": 5}})
+    trained = lightning_shim.fit(tiny(pl)(), loader(), max_length=pytorch.Epoch(1)).checkpoint_path
+    assert trained is not None
+    for argument, value in (("latest_checkpoint", str(trained)), ("ckpt_path", str(Path(trained, "state_dict.pth")))):
+        with pytest.warns(DifferenceWarning) as found:
+            trial = lightning_shim.fit(tiny(pl)(), loader(), max_length=pytorch.Epoch(2), **{argument: value})
+        [warning] = [warning for warning in found if warning.category is DifferenceWarning]
+        entry = "searcher.source_trial_id: 5 of the experiment's configuration"
+        assert str(warning.message) == f"fit({argument}={value!r}) counts, and not {entry}."
+        assert warning.filename == __file__
+        assert trial.trainer.global_step == 2 * len(loader())
