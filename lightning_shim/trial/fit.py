@@ -123,6 +123,7 @@ def fit(
     reporting_period = configuration.settle("reporting_period", reporting_period, DEFAULT_REPORTING_PERIOD)
     checkpoint_policy = configuration.settle("checkpoint_policy", checkpoint_policy, "best")
     step_zero_validation = configuration.settle("step_zero_validation", step_zero_validation, False)
+    latest_checkpoint = configuration.settle("latest_checkpoint", latest_checkpoint, None)
     verify_train_unit("max_length", max_length, required=True)
 
     def make_trial(context: pytorch.PyTorchTrialContext, latest_checkpoint: str | None) -> LightningTrial:

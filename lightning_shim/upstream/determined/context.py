@@ -284,6 +284,12 @@ def is_on_cluster() -> bool:
     return info is not None and info.task_type == "TRIAL"
 
 
+def name_of_trial() -> str | None:
+    """Returns what the web interface calls this process's trial; off-cluster None."""
+    info = det.get_cluster_info() if is_on_cluster() else None
+    return None if info is None else f"trial {info.trial.trial_id} of experiment {info.trial.experiment_id}"
+
+
 def lacks_launcher() -> bool:
     """Tells whether this is the only process of a trial on several slots, since no launcher has started one for each.
 
