@@ -1,4 +1,4 @@
-"""The loaders are requested in Lightning's order, and with its random numbers: with a sanity check validation's first."""
+"""Loaders are requested in Lightning's order, and with its random numbers: with a sanity check validation's first."""
 
 from __future__ import annotations
 
