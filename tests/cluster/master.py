@@ -177,10 +177,7 @@ class Master:
 
     def environment(self) -> dict[str, str]:
         """Returns the variables that the container of the present run gets from the master."""
-        hparams = {
-            name: parameter["val"] if isinstance(parameter, dict) else parameter
-            for name, parameter in self.config["hyperparameters"].items()
-        }
+        hparams = {name: _sampled(parameter) for name, parameter in self.config["hyperparameters"].items()}
         variables = {
             "DET_MASTER": self.url,
             "DET_CLUSTER_ID": CLUSTER_ID,
@@ -364,3 +361,12 @@ def _names(body: Any, prefix: str = "") -> list[str]:
         else:
             names.append(prefix + name)
     return names
+
+
+def _sampled(hyperparameter: Any) -> Any:
+    """Returns the value that a trial gets for a hyperparameter of a configuration; nested ones stay nested."""
+    if not isinstance(hyperparameter, dict):
+        return hyperparameter
+    if "type" in hyperparameter:
+        return hyperparameter["val"]
+    return {name: _sampled(each) for name, each in hyperparameter.items()}
