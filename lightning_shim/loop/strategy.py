@@ -77,6 +77,8 @@ class StrategyFacade:
             session.options.precision,
             self.root_device,
             keeps_casts=not AUTOCASTS_WEIGHTS_EACH_TIME.is_of(session.lightning.version),
+            # A script's own Trainer saves it after fit, and fits again with it.
+            scaler=getattr(getattr(session.script_trainer, "precision_plugin", None), "scaler", None),
         )
         self.lightning_module: Final[Any] = session.module
         self.model: Any = None
