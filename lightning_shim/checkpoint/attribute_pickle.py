@@ -32,6 +32,7 @@ from lightning_shim.checkpoint.initial_objects import (
     is_found_by_name,
     is_usual_tensor,
 )
+from lightning_shim.session.own_generators import set_state_of_generator, state_of_generator
 from lightning_shim.upstream.namespaces import NAMESPACES
 from lightning_shim.upstream.torch import count_of_writes
 
@@ -82,6 +83,12 @@ def _make_view(
 ) -> Tensor:
     view = torch.empty(0, dtype=dtype, device=storage.device).set_(storage, *place)
     return _with_class(view, requires_grad, cls)
+
+
+def _make_generator(device: torch.device, state: Any) -> torch.Generator:
+    generator = torch.Generator(device)
+    set_state_of_generator(generator, state)
+    return generator
 
 
 def _with_class(tensor: Tensor, requires_grad: bool, cls: type) -> Tensor:
@@ -188,6 +195,9 @@ class AttributePickler(pickle.Pickler):
         cls = type(value)
         if cls in TENSORS and is_usual_tensor(value):
             return self._reduced(value)
+        if cls is torch.Generator:
+            # Its own pickle fails where the generator's device is not there, whose state no other can have.
+            return _make_generator, (value.device, state_of_generator(value))
         if cls is torch.UntypedStorage:
             every = torch.empty(0, dtype=torch.uint8, device=value.device).set_(value)
             return _make_storage, (_bytes_of(every), value.device)
