@@ -50,8 +50,8 @@ class Precision:
             ``"bf16-mixed"``, ``"16-mixed"``, or an older short form such as ``16`` and ``"bf16"``.
         device: The module's device. On a CPU ``"16-mixed"`` becomes ``"bf16-mixed"``, as in Lightning, since the
             gradient scaler needs CUDA.
+        scaler: The gradient scaler of ``"16-mixed"``; by default a new one.
         keeps_casts: Whether a mixed precision casts a weight once in a step, however often it is used.
-        scaler: The scaler to go on with, if there is one.
 
     Attributes:
         name: The long name.
@@ -65,8 +65,8 @@ class Precision:
         self,
         precision: str | int,
         device: torch.device,
-        keeps_casts: bool = False,
         scaler: torch.amp.GradScaler | None = None,
+        keeps_casts: bool = False,
     ) -> None:
         name = _ALIASES.get(precision, precision)
         if name not in _FORMATS:
