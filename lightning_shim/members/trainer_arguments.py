@@ -43,7 +43,7 @@ min_epochs      backed   the trial does not stop earlier.
 max_steps       backed   it is the length of the trial.
 min_steps       backed   the trial does not stop earlier.
 max_time        backed   the Timer callback stops the trial.
-limit_train_batches     backed  it is the length of the trial's epochs.
+limit_train_batches     backed  it is the length of the trial's epochs; with 0 nothing is trained.
 limit_val_batches       backed  it is the length of the trial's validations.
 limit_test_batches      native  it applies to trainer.test.
 limit_predict_batches   native  it applies to trainer.predict.
