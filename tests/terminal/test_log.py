@@ -113,6 +113,22 @@ class TestLines:
         assert lines(caplog)[0] == start
         assert lines(caplog)[-1] == "trained to its length, after 2 epochs, 6 batches, 6 steps"
 
+    def test_of_a_trial_that_the_user_runs(
+        self, pl: ModuleType, patched: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By Determined's Trainer, as ``fit`` does."""
+        length = pytorch.Epoch(1)
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])
+        by_fit = lightning_shim.fit(tiny(pl)(), loader(), max_length=length)
+        of_fit = capsys.readouterr().err
+        with pytorch.init() as context:
+            trial = lightning_shim.LightningTrial(context, tiny(pl)(), train_dataloaders=loader(), max_length=length)
+            pytorch.Trainer(trial, context).fit(max_length=length, checkpoint_policy="all")
+        shown = capsys.readouterr().err
+        assert "lightning_shim: trained to its length, after 1 epoch, 4 batches, 4 steps\n" in shown
+        assert shown == of_fit.replace(str(by_fit.checkpoint_path), str(trial.checkpoint_path))
+        assert (LOGGER.handlers, LOGGER.propagate) == ([], True)
+
 
 def by_the_module(pl: ModuleType) -> tuple[Any, list[Any]]:
     class Lit(tiny(pl)):  # type: ignore[misc]
