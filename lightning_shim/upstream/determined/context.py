@@ -95,6 +95,22 @@ def own_device() -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+@contextlib.contextmanager
+def process_group_with(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Has a process group that is made within the block, on a cluster by Determined, made with further arguments.
+
+    Args:
+        settings: Arguments of ``torch.distributed.init_process_group``; they take precedence.
+    """
+    initialize: Callable[..., None] = torch.distributed.init_process_group
+
+    def with_settings(**arguments: Any) -> None:
+        initialize(**{**arguments, **settings})
+
+    with replaced(torch.distributed, init_process_group=with_settings):
+        yield
+
+
 def settle_device(context: Any) -> None:
     """Makes a trial's device the one that PyTorch sees, and the current one.
 
