@@ -12,6 +12,7 @@ A checkpoint is loaded in three phases:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 from typing import Any, Final
@@ -25,7 +26,7 @@ from lightning_shim.loop.without_trace import StatesBefore
 from lightning_shim.metrics.collector import MetricViews
 from lightning_shim.trial.assembly import TrialParts
 from lightning_shim.trial.cluster import Search
-from lightning_shim.trial.journal import Entry
+from lightning_shim.trial.journal import Entry, shown_on_standard_error
 from lightning_shim.upstream.determined.context import checkpoint_path, close_tensorboard
 from lightning_shim.upstream.lightning_plugins import finish_writing
 
@@ -61,9 +62,12 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._views_before = MetricViews()
         self._states_before: Final = StatesBefore(parts.training_loop.source, parts.evaluation_loop.source)
         self._search: Final = Search(parts.session.context)
+        # Of the logger's lines, which are shown whoever calls Determined's Trainer: fit, an entry point or the user.
+        self._shown: Final = contextlib.ExitStack()
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
-        """Remembers the checkpoint from which the trial continues."""
+        """Remembers the checkpoint from which the trial continues, and shows the lines about the training."""
+        self._shown.enter_context(shown_on_standard_error())
         if self._controller.latest is not None and self._controller.latest.is_own:
             self._keep(self._controller.latest.name)
 
@@ -294,6 +298,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._evaluation_loop.source.release()
             close_tensorboard(self._context, self._trainer.is_global_zero)
             self._parts.processes.stop_watching()
+            self._shown.close()
 
     def _fail(self, error: BaseException) -> None:
         self._hooks.on_exception(error)
