@@ -11,7 +11,7 @@ from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarn
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.members.member import Support
-from lightning_shim.members.trainer_arguments import ARGUMENTS
+from lightning_shim.members.trainer_arguments import ARGUMENTS, is_switched_off, trains_alike
 from lightning_shim.patching.registry import PatchRegistry, Wrapper
 from lightning_shim.patching.wrappers import patched_method
 
@@ -20,9 +20,6 @@ GIVEN: Final = "_lightning_shim_arguments"
 
 _OF_ONE_PROCESS: Final[dict[str, Any]] = {"num_nodes": 1, "sync_batchnorm": False}
 """Arguments that the script's own Trainer is built with, since it validates and tests on each process alone."""
-
-_STRATEGIES: Final = ("auto", "ddp", "single_device")
-"""The beginnings of the names of strategies that train as one process per slot, like a trial."""
 
 
 # This module imports Determined only inside functions, so that patching alone stays quick.
@@ -65,13 +62,12 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
 def _verify(given: dict[str, Any]) -> None:
     for name, value in given.items():
         row = ARGUMENTS.get(name)
-        # A value that switches a feature off needs no support.
         # An unknown argument is left to Lightning's own error.
-        if row is None or value in (None, False, "auto", 0) or (isinstance(value, list) and not value):
+        if row is None or is_switched_off(value):
             continue
         if row.support is Support.REFUSED:
             raise ConfigurationError(f"{caller_location()}: Trainer({name}={value!r}) is refused: {row.sentence}")
-        if name == "strategy" and not _trains_alike(value):
+        if name == "strategy" and not trains_alike(value):
             raise ConfigurationError(f"{caller_location()}: Trainer(strategy={value!r}) is refused: {row.sentence}")
         if name == "strategy" and value.startswith("ddp") and os.environ.get("WORLD_SIZE", "1") == "1":
             warn_at_caller(
@@ -81,10 +77,6 @@ def _verify(given: dict[str, Any]) -> None:
             )
         if row.support is Support.IGNORED and not (name in _AS_DETERMINED and value == _AS_DETERMINED[name]()):
             warn_at_caller(f"Trainer({name}={value!r}) is ignored: {row.sentence}", DifferenceWarning)
-
-
-def _trains_alike(strategy: Any) -> bool:
-    return isinstance(strategy, str) and strategy.startswith(_STRATEGIES)
 
 
 def _fit(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
