@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from lightning_shim.compatibility.report import CompatibilityReport, Finding, Role
 from lightning_shim.members.member import Member, Support
 from lightning_shim.members.query import find
-from lightning_shim.members.trainer_arguments import ARGUMENTS, is_switched_off, trains_alike
+from lightning_shim.members.trainer_arguments import ARGUMENTS, is_switched_off
+from lightning_shim.upstream.lightning_strategy import CLASS_NAMES, NO_DDP, problem_of_strategy
 from lightning_shim.user_code.project import (
     ClassDefinition,
     NotLiteralError,
@@ -45,7 +46,7 @@ def inspect_script(project: Project) -> list[CompatibilityReport]:
             if name is None:
                 unread.append(f"{ast.unparse(value)} ({call.place})")
             else:
-                findings += _argument(call.module, name, value)
+                findings += _argument(project, call.module, name, value)
     for call, resolved in calls:
         findings += _callback(project, call, resolved)
     found = tuple(sorted(set(findings), key=lambda each: (each.file, each.line, each.member)))
@@ -64,21 +65,25 @@ def _arguments(call: Call, kind: str | None) -> Iterator[tuple[str | None, ast.e
                 yield str(key.value), value
 
 
-def _argument(module: SourceModule, name: str, value: ast.expr) -> Iterator[Finding]:
+def _argument(project: Project, module: SourceModule, name: str, value: ast.expr) -> Iterator[Finding]:
     row = ARGUMENTS.get(name)
     if row is None:
         return
-    support = row.support
+    support, sentence, problem = row.support, row.sentence, None
     try:
         literal = module.literal(value)
     except NotLiteralError:
-        pass
+        origin = module.origin(value)
+        strategy = project.resolve(module, origin.func) if name == "strategy" and isinstance(origin, ast.Call) else None
+        if isinstance(strategy, Outside) and strategy.lightnings not in CLASS_NAMES:
+            problem = NO_DDP
     else:
         if is_switched_off(literal):
             return
-        if name == "strategy" and not trains_alike(literal):
-            support = Support.REFUSED
-    yield _finding(module, value, f"Trainer({name})", support, row.sentence, Role.USE, f"Trainer({name}=...)")
+        problem = problem_of_strategy(literal) if name == "strategy" else None
+    if problem is not None:
+        support, sentence = Support.REFUSED, problem
+    yield _finding(module, value, f"Trainer({name})", support, sentence, Role.USE, f"Trainer({name}=...)")
 
 
 def _callback(project: Project, call: Call, resolved: Resolved) -> Iterator[Finding]:

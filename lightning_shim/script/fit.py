@@ -65,8 +65,8 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
         if hasattr(trainer, name) or name in given
     }
     options |= {
-        # Lightning has this in the name of the strategy.
-        "find_unused_parameters": "find_unused_parameters_true" in str(given.get("strategy", "")),
+        # The Trainer's own one is for evaluations on this process alone.
+        "strategy": given.get("strategy", "auto"),
         "callbacks": [callback for callback in trainer.callbacks if not has_nothing_to_fit(trainer, callback)],
         "logger": trainer.loggers,
         "ckpt_path": resolved_checkpoint(trainer, ckpt_path),
@@ -92,6 +92,7 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
                 lambda trial: trial.periods(checkpoint_period),
                 checkpoint_policy=_checkpoint_policy(trainer, configuration),
                 step_zero_validation=configuration.settle("step_zero_validation", False, False),
+                strategy=options["strategy"],
                 shows_progress=trainer.progress_bar_callback is not None,
             )
     except BaseException as error:

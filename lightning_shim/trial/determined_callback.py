@@ -27,6 +27,7 @@ from lightning_shim.trial.assembly import TrialParts
 from lightning_shim.trial.cluster import Search
 from lightning_shim.trial.journal import Entry
 from lightning_shim.upstream.determined.context import checkpoint_path, close_tensorboard
+from lightning_shim.upstream.lightning_plugins import finish_writing
 
 CALLBACK_NAME: Final = "lightning_shim"
 """The name of the callback for Determined."""
@@ -257,6 +258,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._verify_that_all_give_up(error)
         # The checkpoint then has what the epoch's end changes, and a resumed trial starts with the next epoch.
         self._end_epoch()
+        finish_writing(self._parts.runtime.strategy.checkpoint_io)
         self._parts.trial_state.gather()
 
     def _verify_that_all_give_up(self, error: BaseException) -> None:
@@ -299,6 +301,7 @@ class LightningCallback(pytorch.PyTorchCallback):
                     self._training_loop.finish_epoch()
                 if self._has_started_training:
                     self._hooks.call("on_train_end")
+                finish_writing(self._parts.runtime.strategy.checkpoint_io)
                 self._parts.kept_files.share()
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from lightning_shim.session.session import Session
+from lightning_shim.upstream.determined.context import checkpoint_storage, name_of_trial
 
 LOGGER: Final = logging.getLogger("lightning_shim")
 
@@ -69,11 +70,17 @@ class Journal:
             _counted(sum(parameter.numel() for parameter in session.module.parameters()), "parameter"),
             f"{_counted(session.world_size, 'process', 'es')} on {trainer.strategy.root_device.type}",
             f"up to {' or '.join(lengths)}" if lengths else "without an end",
+            f"results in {name_of_trial() or self._folder()}",
         ]
         if session.progress.total_batch_idx >= 0:
             parts.append(f"going on after batch {session.controller.batches_trained}")
             parts.append(f"from {checkpoint or trainer.ckpt_path}")
         self._write(Entry.START, ", ".join(parts))
+
+    def _folder(self) -> Any:
+        """Where the files go off-cluster: a script writes its checkpoints itself."""
+        session = self._session
+        return session.trainer.default_root_dir if session.script_trainer else checkpoint_storage(session.context)
 
     def values(self, entry: Entry, values: Mapping[str, float]) -> None:
         """Says what has been reported.

@@ -132,6 +132,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         verify_backend()
         configuration = Configuration.of_experiment()
         configuration.warn_of_what_has_no_effect()
+        ckpt_path = configuration.settle("ckpt_path", ckpt_path, None)
         repair_controller(registry, LightningTrial)
         # Before anything draws random numbers, which the module may do on the current device.
         settle_device(context)

@@ -34,17 +34,20 @@ SCRIPT = """
 import argparse
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelPruning, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelPruning
+from lightning.pytorch.strategies import FSDPStrategy
 from mine import Own, Watch
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--strategy", default="fsdp")
+parser.add_argument("--plugins", default=None)
+strategy = FSDPStrategy()
 parser.add_argument("--barebones", action="store_true")
 options = parser.parse_args()
 more = {"devices": 2}
 raise SystemExit("a check runs nothing of this")
 trainer = Trainer(
-    strategy=options.strategy,
+    strategy=strategy,
+    plugins=options.plugins,
     barebones=options.barebones,
     accelerator=choose(),
     callbacks=[EarlyStopping("loss"), ModelPruning("l1"), Watch(), Own("loss")],
@@ -109,17 +112,17 @@ def test_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.chdir(tmp_path)
     found = {name: each[:3] for name, each in findings(tmp_path / "train.py").items()}
     assert found == {
-        "Trainer(strategy)": ("train.py", 15, Support.REFUSED),
-        "Trainer(accelerator)": ("train.py", 17, Support.IGNORED),
-        "Trainer(callbacks)": ("train.py", 18, Support.BACKED),
-        "callbacks.EarlyStopping": ("train.py", 18, Support.NATIVE),
-        "callbacks.ModelPruning": ("train.py", 18, Support.REFUSED),
+        "Trainer(strategy)": ("train.py", 17, Support.REFUSED),
+        "Trainer(accelerator)": ("train.py", 20, Support.IGNORED),
+        "Trainer(callbacks)": ("train.py", 21, Support.BACKED),
+        "callbacks.EarlyStopping": ("train.py", 21, Support.NATIVE),
+        "callbacks.ModelPruning": ("train.py", 21, Support.REFUSED),
         "Callback.on_predict_start": ("mine.py", 9, Support.IGNORED),
     }
     assert main(["check", "train.py"]) == 1
     printed = capsys.readouterr().out
     assert "train.py is refused: fix the 2 refused members" in printed
-    assert "The source of more (train.py:14) could not be read" in printed
+    assert "The source of more (train.py:16) could not be read" in printed
 
 
 def test_classes_of_a_script_are_checked_too(

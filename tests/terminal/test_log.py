@@ -25,6 +25,11 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "lightning_shim"]
 
 
+def folder_of(trial: lightning_shim.LightningTrial) -> Path:
+    """Where its checkpoints are."""
+    return Path(str(trial.checkpoint_path)).parent
+
+
 @pytest.fixture(autouse=True)
 def has_no_terminal(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """As the tests are run by hand as well, in one."""
@@ -48,7 +53,7 @@ class TestLines:
         )
         *reported, result, end = lines(caplog)
         assert reported == [
-            "training Lit, 4 parameters, 1 process on cpu, up to 1 epoch",
+            f"training Lit, 4 parameters, 1 process on cpu, up to 1 epoch, results in {folder_of(trial)}",
             "epoch 0, batch 2, training: step=1",
             "epoch 0, batch 4, training: step=3",
             "epoch 0, batch 4, validation: val_loss=1.23457e+07",
@@ -81,8 +86,8 @@ class TestLines:
         lightning_shim.fit(tiny(pl)(), loader(), max_length=pytorch.Batch(5), latest_checkpoint=first.checkpoint_path)
         start, *_, checkpoint, end = lines(caplog)
         assert start == (
-            "training Tiny, 4 parameters, 1 process on cpu, up to 5 steps, going on after batch 3, "
-            f"from {first.checkpoint_path}"
+            f"training Tiny, 4 parameters, 1 process on cpu, up to 5 steps, results in {folder_of(first)}, "
+            f"going on after batch 3, from {first.checkpoint_path}"
         )
         assert checkpoint.startswith("epoch 1, batch 5, checkpoint: ")
         assert end == "trained to its length, after 2 epochs, 5 batches, 5 steps"
@@ -101,7 +106,9 @@ class TestLines:
         trainer_options = {"max_steps": 6, "accelerator": "cpu", "enable_progress_bar": False, "logger": False}
         with lightning_shim.patched(trainer=True):
             pl.Trainer(**trainer_options, enable_model_summary=False).fit(tiny(pl)(), loader())
-        assert lines(caplog)[0] == "training Tiny, 4 parameters, 1 process on cpu, up to 6 steps"
+        place = Path.cwd()
+        start = f"training Tiny, 4 parameters, 1 process on cpu, up to 6 steps, results in {place}"
+        assert lines(caplog)[0] == start
         assert lines(caplog)[-1] == "trained to its length, after 2 epochs, 6 batches, 6 steps"
 
 
@@ -230,6 +237,7 @@ class TestLogging:
         launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_ports(1)[0]}")
         _, errors = executed(tmp_path, *launcher, "-m", "lightning_shim", "run", "-m", "tests.terminal.train", "0")
         written = [line for line in errors.splitlines() if line.startswith("lightning_shim: ")]
-        assert written[0] == "lightning_shim: training Lit, 4 parameters, 2 processes on cpu, up to 2 epochs"
+        start = "lightning_shim: training Lit, 4 parameters, 2 processes on cpu, up to 2 epochs, results in "
+        assert written[0].startswith(start)
         assert written[-1] == f"lightning_shim: {self.END}"
         assert len(written) == len(set(written)) == 12
