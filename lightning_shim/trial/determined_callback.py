@@ -56,6 +56,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._hooks: Final = parts.runtime.hooks
         self._training_loop: Final = parts.training_loop
         self._evaluation_loop: Final = parts.evaluation_loop
+        self._precedes_training_loaders = True
         self._has_started_training = False
         self._views_before = MetricViews()
         self._states_before: Final = StatesBefore(parts.training_loop.source, parts.evaluation_loop.source)
@@ -69,7 +70,6 @@ class LightningCallback(pytorch.PyTorchCallback):
     def on_training_start(self) -> None:
         """Calls the hooks before the first batch, and restores the second and third part of a loaded checkpoint."""
         self._search.start()
-        self._parts.trial_state.start()
         # Determined sets the count only from a checkpoint of this very trial.
         if self._controller.batches_trained > 0:
             if not self._parts.trial_state.apply():
@@ -85,8 +85,6 @@ class LightningCallback(pytorch.PyTorchCallback):
         if fits_again:
             # The script's Trainer has fitted before, and goes on counting.
             self._controller.continue_at(*self._training_loop.batches_and_epochs())
-        if fits_again or self._controller.batches_trained == 0:
-            self._sanity_check()
         self._parts.journal.starts_complete = self._controller.has_trained_its_length
         self._training_loop.start(fits_again)
         if self._ends_at_once():
@@ -129,6 +127,15 @@ class LightningCallback(pytorch.PyTorchCallback):
         if self._session.stops_early or self._session.has_reached_its_limits:
             self._controller.skips_training = True
         return self._controller.skips_training
+
+    def before_training_loaders(self) -> None:
+        """Does, once, what comes before the training loaders are requested: the sanity check."""
+        if self._precedes_training_loaders:
+            self._precedes_training_loaders = False
+            self._parts.trial_state.start()
+            latest = self._controller.latest
+            if self._trainer.ckpt_path is None and not (latest is not None and latest.is_own):
+                self._sanity_check()
 
     def _sanity_check(self) -> None:
         """Runs Lightning's sanity check: a few validation batches, whose metrics are discarded."""
