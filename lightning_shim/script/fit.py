@@ -20,7 +20,6 @@ from lightning_shim.script.strategy import join_processes
 from lightning_shim.script.trainer_patch import GIVEN
 from lightning_shim.script.trainer_while_fitting import show_itself
 from lightning_shim.script.trial import ScriptTrial
-from lightning_shim.session.hyperparameters import DETERMINED_HYPERPARAMETERS
 from lightning_shim.session.options import OPTION_NAMES
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.configuration import Configuration
@@ -159,11 +158,12 @@ def verify_tuning(who: str) -> None:
 
 
 def _warn_about_hyperparameters() -> None:
-    untaken = [name for name in untaken_hyperparameters() if name not in DETERMINED_HYPERPARAMETERS]
+    untaken = untaken_hyperparameters()
     if untaken:
         warn_at_caller(
             f"The hyperparameters {', '.join(untaken)} have no effect, unless the script reads them by itself: no "
-            "LightningModule or LightningDataModule that it has made has a parameter of that name.",
+            "LightningModule or LightningDataModule that it has made has a parameter of that name, and neither "
+            "LightningCLI nor hydra an option.",
             HyperparameterWarning,
         )
 

@@ -139,7 +139,8 @@ def fit(
             validation_period=validation_period,
             reporting_period=reporting_period,
             latest_checkpoint=latest_checkpoint,
-            **trial_options,
+            # As with Lightning's fast_dev_run, there is no sanity check.
+            **{**trial_options, **({"num_sanity_val_steps": 0} if test_mode else {})},
         )
 
     def periods(trial: LightningTrial) -> dict[str, Any]:

@@ -167,19 +167,43 @@ def _counted(count: int, unit: str, ending: str = "s") -> str:
     return f"{count:,} {unit}{ending * (count != 1)}"
 
 
+# Python 3.10 has no type arguments for it.
+class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]
+    """Shows the lines of the logger, unless logging is configured in the meantime: then they go where that says."""
+
+    _by_default: Final = logging.Formatter(logging.BASIC_FORMAT)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        root = logging.getLogger()
+        others = {*LOGGER.handlers, *root.handlers} - {self}
+        if all(self._is_nobodys(handler, record) for handler in others):
+            super().emit(record)
+        else:
+            root.handle(record)
+
+    def _is_nobodys(self, handler: logging.Handler, record: logging.LogRecord) -> bool:
+        """Whether a handler is the one that a mere ``logging.warning(...)`` makes, for standard error as well."""
+        return type(handler) is logging.StreamHandler and handler.format(record) == self._by_default.format(record)
+
+
 @contextlib.contextmanager
 def shown_on_standard_error() -> Iterator[None]:
     """Shows the lines during a block, unless logging has been configured: then they go where that says."""
     if LOGGER.hasHandlers():
         yield
         return
-    level, handler = LOGGER.level, logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    level, handler = LOGGER.level, _StandardError()
     LOGGER.addHandler(handler)
+    LOGGER.propagate = False
     if level == logging.NOTSET:
         LOGGER.setLevel(logging.INFO)
     try:
         yield
     finally:
         LOGGER.setLevel(level)
+        LOGGER.propagate = True
         LOGGER.removeHandler(handler)

@@ -193,10 +193,7 @@ class Master:
         Args:
             agent: The number of the container's machine.
         """
-        hparams = {
-            name: parameter["val"] if isinstance(parameter, dict) else parameter
-            for name, parameter in self.config["hyperparameters"].items()
-        }
+        hparams = {name: _sampled(parameter) for name, parameter in self.config["hyperparameters"].items()}
         variables = {
             "DET_MASTER": self.url,
             "DET_CLUSTER_ID": CLUSTER_ID,
@@ -386,3 +383,12 @@ def _names(body: Any, prefix: str = "") -> list[str]:
         else:
             names.append(prefix + name)
     return names
+
+
+def _sampled(hyperparameter: Any) -> Any:
+    """Returns the value that a trial gets for a hyperparameter of a configuration; nested ones stay nested."""
+    if not isinstance(hyperparameter, dict):
+        return hyperparameter
+    if "type" in hyperparameter:
+        return hyperparameter["val"]
+    return {name: _sampled(each) for name, each in hyperparameter.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 from determined import pytorch
 
 import lightning_shim
+from lightning_shim.trial.journal import LOGGER, shown_on_standard_error
 from tests.support.ports import free_ports
 from tests.support.repository import REPOSITORY
 from tests.support.tiny import loader, tiny
@@ -111,6 +113,22 @@ class TestLines:
         assert lines(caplog)[0] == start
         assert lines(caplog)[-1] == "trained to its length, after 2 epochs, 6 batches, 6 steps"
 
+    def test_of_a_trial_that_the_user_runs(
+        self, pl: ModuleType, patched: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By Determined's Trainer, as ``fit`` does."""
+        length = pytorch.Epoch(1)
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])
+        by_fit = lightning_shim.fit(tiny(pl)(), loader(), max_length=length)
+        of_fit = capsys.readouterr().err
+        with pytorch.init() as context:
+            trial = lightning_shim.LightningTrial(context, tiny(pl)(), train_dataloaders=loader(), max_length=length)
+            pytorch.Trainer(trial, context).fit(max_length=length, checkpoint_policy="all")
+        shown = capsys.readouterr().err
+        assert "lightning_shim: trained to its length, after 1 epoch, 4 batches, 4 steps\n" in shown
+        assert shown == of_fit.replace(str(by_fit.checkpoint_path), str(trial.checkpoint_path))
+        assert (LOGGER.handlers, LOGGER.propagate) == ([], True)
+
 
 def by_the_module(pl: ModuleType) -> tuple[Any, list[Any]]:
     class Lit(tiny(pl)):  # type: ignore[misc]
@@ -176,6 +194,37 @@ class TestEnd:
         with pytest.raises(RuntimeError, match="of the user's"):
             lightning_shim.fit(Lit(), loader(), max_length=pytorch.Epoch(1))
         assert not [line for line in lines(caplog) if " after " in line]
+
+
+class TestConfigurationInTheMeantime:
+    def test_by_a_warning_of_somebodys(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Which gives the root logger a handler."""
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])
+        with shown_on_standard_error():
+            LOGGER.info("first")
+            logging.warning("pynvml module not found")
+            LOGGER.info("second")
+        assert capsys.readouterr().err.splitlines() == [
+            "lightning_shim: first",
+            "WARNING:root:pynvml module not found",
+            "lightning_shim: second",
+        ]
+
+    @pytest.mark.parametrize("name", ["", "lightning_shim"])
+    def test_by_the_user(self, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])
+        users, logger = io.StringIO(), logging.getLogger(name)
+        handler = logging.StreamHandler(users)
+        with shown_on_standard_error():
+            LOGGER.info("first")
+            handler.setFormatter(logging.Formatter("user: %(message)s"))
+            logger.addHandler(handler)
+            LOGGER.info("second")
+        logger.removeHandler(handler)
+        assert capsys.readouterr().err == "lightning_shim: first\n"
+        assert users.getvalue() == "user: second\n"
 
 
 def executed(folder: Path, *command: str) -> tuple[str, str]:
