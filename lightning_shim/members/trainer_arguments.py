@@ -7,7 +7,7 @@ Standard library only.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from lightning_shim.members.member import Support
 
@@ -31,7 +31,7 @@ class Argument:
 # One row a line: name, support, sentence. A ditto mark repeats the sentence of the row above.
 _TABLE: Final = """
 accelerator     ignored  Determined chooses the device: the trial's GPUs; off-cluster a GPU if there is one.
-strategy        backed   "auto", "ddp" and its variants train as one process per slot; others are refused.
+strategy        backed   "auto", "ddp", its variants and DDPStrategy train as one process per slot; others are refused.
 devices         ignored  resources.slots_per_trial decides it; off-cluster torchrun does.
 num_nodes       ignored  "
 precision       backed   the trial trains in it.
@@ -43,7 +43,7 @@ min_epochs      backed   the trial does not stop earlier.
 max_steps       backed   it is the length of the trial.
 min_steps       backed   the trial does not stop earlier.
 max_time        backed   the Timer callback stops the trial.
-limit_train_batches     backed  it is the length of the trial's epochs.
+limit_train_batches     backed  it is the length of the trial's epochs; with 0 nothing is trained.
 limit_val_batches       backed  it is the length of the trial's validations.
 limit_test_batches      native  it applies to trainer.test.
 limit_predict_batches   native  it applies to trainer.predict.
@@ -53,7 +53,7 @@ check_val_every_n_epoch backed  it is the period of the trial's validations.
 num_sanity_val_steps    backed  the trial validates that many batches before it trains, and not again after a pause.
 log_every_n_steps       backed  it is the period of the trial's reports.
 enable_checkpointing    backed  ModelCheckpoint runs as in Lightning; Determined writes its own at pauses and the end.
-enable_progress_bar     backed  off-cluster, progress is shown if there is a terminal.
+enable_progress_bar     backed  off-cluster progress is shown in a terminal; a bar among the callbacks runs instead.
 enable_model_summary    backed  the summary is printed.
 accumulate_grad_batches backed  the trial accumulates as Lightning does.
 gradient_clip_val       backed  the trial clips as Lightning does.
@@ -65,7 +65,7 @@ use_distributed_sampler backed  the trial shards the samples as Lightning does.
 profiler                ignored profiling.enabled in the experiment's configuration shows the machine's load.
 detect_anomaly          backed  the trial trains with it.
 barebones               refused it switches off what the trial reports.
-plugins                 refused the trial handles precision, processes and checkpoints itself.
+plugins                 backed   those of checkpoints and of the trial's precisions are used; most others are refused.
 sync_batchnorm          backed  the trial synchronizes batch normalization as Lightning does.
 reload_dataloaders_every_n_epochs  backed  the trial asks for the loaders as Lightning does.
 default_root_dir        backed  ModelCheckpoint writes there; Determined's checkpoints are in its storage.
@@ -82,6 +82,11 @@ def _rows() -> dict[str, Argument]:
         sentence = sentence if text == '"' else text
         rows[name] = Argument(name, Support(support), sentence)
     return rows
+
+
+def is_switched_off(value: Any) -> bool:
+    """Whether a value of an argument switches a feature off, so that it needs no support."""
+    return value in (None, False, "auto", 0) or (isinstance(value, list) and not value)
 
 
 ARGUMENTS: Final = _rows()

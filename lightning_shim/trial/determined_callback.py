@@ -12,6 +12,7 @@ A checkpoint is loaded in three phases:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 from typing import Any, Final
@@ -25,8 +26,9 @@ from lightning_shim.loop.without_trace import StatesBefore
 from lightning_shim.metrics.collector import MetricViews
 from lightning_shim.trial.assembly import TrialParts
 from lightning_shim.trial.cluster import Search
-from lightning_shim.trial.journal import Entry
+from lightning_shim.trial.journal import Entry, shown_on_standard_error
 from lightning_shim.upstream.determined.context import checkpoint_path, close_tensorboard
+from lightning_shim.upstream.lightning_plugins import finish_writing
 
 CALLBACK_NAME: Final = "lightning_shim"
 """The name of the callback for Determined."""
@@ -55,20 +57,23 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._hooks: Final = parts.runtime.hooks
         self._training_loop: Final = parts.training_loop
         self._evaluation_loop: Final = parts.evaluation_loop
+        self._precedes_training_loaders = True
         self._has_started_training = False
         self._views_before = MetricViews()
         self._states_before: Final = StatesBefore(parts.training_loop.source, parts.evaluation_loop.source)
         self._search: Final = Search(parts.session.context)
+        # Of the logger's lines, which are shown whoever calls Determined's Trainer: fit, an entry point or the user.
+        self._shown: Final = contextlib.ExitStack()
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
-        """Remembers the checkpoint from which the trial continues."""
+        """Remembers the checkpoint from which the trial continues, and shows the lines about the training."""
+        self._shown.enter_context(shown_on_standard_error())
         if self._controller.latest is not None and self._controller.latest.is_own:
             self._keep(self._controller.latest.name)
 
     def on_training_start(self) -> None:
         """Calls the hooks before the first batch, and restores the second and third part of a loaded checkpoint."""
         self._search.start()
-        self._parts.trial_state.start()
         # Determined sets the count only from a checkpoint of this very trial.
         if self._controller.batches_trained > 0:
             if not self._parts.trial_state.apply():
@@ -84,8 +89,6 @@ class LightningCallback(pytorch.PyTorchCallback):
         if fits_again:
             # The script's Trainer has fitted before, and goes on counting.
             self._controller.continue_at(*self._training_loop.batches_and_epochs())
-        if fits_again or self._controller.batches_trained == 0:
-            self._sanity_check()
         self._parts.journal.starts_complete = self._controller.has_trained_its_length
         self._training_loop.start(fits_again)
         if self._ends_at_once():
@@ -128,6 +131,15 @@ class LightningCallback(pytorch.PyTorchCallback):
         if self._session.stops_early or self._session.has_reached_its_limits:
             self._controller.skips_training = True
         return self._controller.skips_training
+
+    def before_training_loaders(self) -> None:
+        """Does, once, what comes before the training loaders are requested: the sanity check."""
+        if self._precedes_training_loaders:
+            self._precedes_training_loaders = False
+            self._parts.trial_state.start()
+            latest = self._controller.latest
+            if self._trainer.ckpt_path is None and not (latest is not None and latest.is_own):
+                self._sanity_check()
 
     def _sanity_check(self) -> None:
         """Runs Lightning's sanity check: a few validation batches, whose metrics are discarded."""
@@ -201,17 +213,18 @@ class LightningCallback(pytorch.PyTorchCallback):
         if self._session.script_trainer is not None:
             # Its hooks may change how long the training is, which Determined asks next.
             self._end_epoch()
-        self._agree_to_stop()
+        # Determined, which reports first, would stop before a validation that is due as well.
+        self._agree_to_stop(stops=not self._controller.will_validate)
 
     def _end_epoch(self) -> None:
         """Ends an epoch whose last batch has been trained and which has no validation to wait for."""
         if not self._controller.will_validate and self._training_loop.is_at_the_end_of_an_epoch:
             self._training_loop.after_validation()
 
-    def _agree_to_stop(self) -> None:
-        """Stops the trial if any process has requested it. Call it on all processes."""
+    def _agree_to_stop(self, stops: bool = True) -> None:
+        """Stops the trial if any process has requested it, and if this one lets it. Call it on all processes."""
         # Determined looks at the request after each report, validation or checkpoint, which comes next.
-        if any(self._context.distributed.allgather(self._session.stops_early)):
+        if any(self._context.distributed.allgather(self._session.stops_early)) and stops:
             self._stop()
 
     def _stop(self) -> None:
@@ -257,6 +270,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._verify_that_all_give_up(error)
         # The checkpoint then has what the epoch's end changes, and a resumed trial starts with the next epoch.
         self._end_epoch()
+        finish_writing(self._parts.runtime.strategy.checkpoint_io)
         self._parts.trial_state.gather()
 
     def _verify_that_all_give_up(self, error: BaseException) -> None:
@@ -284,6 +298,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._evaluation_loop.source.release()
             close_tensorboard(self._context, self._trainer.is_global_zero)
             self._parts.processes.stop_watching()
+            self._shown.close()
 
     def _fail(self, error: BaseException) -> None:
         self._hooks.on_exception(error)
@@ -291,14 +306,26 @@ class LightningCallback(pytorch.PyTorchCallback):
         if isinstance(error, SystemExit) and not error.code:
             self._verify_that_all_give_up(error)
 
+    def _say_what_has_ended_it(self) -> None:
+        """Says which limit of a script's Trainer has been reached, as Lightning does."""
+        session, source = self._session, self._training_loop.source
+        if session.script_trainer is None or source.is_switched_off:
+            return
+        limit = session.limit_reached
+        reached = "No training batches." if session.lacks_batches else limit and f"`{limit}` reached."
+        if reached:
+            session.lightning.rank_zero_info(f"`Trainer.fit` stopped: {reached}")
+
     def _end(self) -> None:
         with torch.enable_grad(), self._hooks.telling_of_errors():
             # After a pause the training continues in another process, so only teardown is called here.
             if self._controller.is_complete or self._context.get_stop_requested():
                 if not self._controller.skips_training:
                     self._training_loop.finish_epoch()
+                self._say_what_has_ended_it()
                 if self._has_started_training:
                     self._hooks.call("on_train_end")
+                finish_writing(self._parts.runtime.strategy.checkpoint_io)
                 self._parts.kept_files.share()
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)

@@ -2,7 +2,8 @@
 
 It relies on these private names of Lightning:
 
-- ``Trainer._checkpoint_connector._select_ckpt_path``: resolves ``"last"``, ``"best"`` and ``"hpc"``.
+- ``Trainer._checkpoint_connector``, its ``_select_ckpt_path`` and ``_ckpt_path``: resolves ``"last"``, ``"best"`` and
+  ``"hpc"``, and keeps what ``Trainer.ckpt_path`` shows.
 - ``Trainer._val_check_time_interval``: the period of validation as a time.
 - ``loops.utilities._parse_loop_limits``: the default length of a training.
 - ``Trainer._callback_connector._reorder_callbacks``: puts checkpoint callbacks last.
@@ -26,10 +27,11 @@ from lightning_shim.upstream.namespaces import namespace_of
 
 
 def resolved_checkpoint(trainer: Any, ckpt_path: Any) -> Any:
-    """Returns the file for ``Trainer.fit(ckpt_path=...)``, which may be a name such as ``"last"``."""
+    """Returns the file for ``Trainer.fit(ckpt_path=...)``, which may be a name such as ``"last"``, and remembers it."""
     connector = trainer._checkpoint_connector
     fitting = lightning_of(trainer).TrainerFn.FITTING
-    return connector._select_ckpt_path(fitting, ckpt_path, model_provided=True, model_connected=True)
+    connector._ckpt_path = connector._select_ckpt_path(fitting, ckpt_path, model_provided=True, model_connected=True)
+    return connector._ckpt_path
 
 
 def uses_time_interval(trainer: Any) -> bool:
@@ -49,12 +51,12 @@ def set_loop_limits(trainer: Any) -> None:
 def has_nothing_to_fit(trainer: Any, callback: Any) -> bool:
     """Whether a callback has no use in a trial, and waits for the Trainer's own loops after ``fit``.
 
-    Determined shows a trial's progress in place of a progress bar, a trial makes no predictions to write, and searches
-    have ended before.
+    Determined shows a trial's progress in place of Lightning's default bar, a trial makes no predictions to write, and
+    searches have ended before.
     """
     lightning = lightning_of(trainer)
-    is_for_others = isinstance(callback, (lightning.ProgressBar, lightning.BasePredictionWriter))
-    return is_for_others or callback in finders(trainer)
+    is_default_bar = type(callback) is namespace_of(trainer).module("callbacks").TQDMProgressBar
+    return is_default_bar or isinstance(callback, lightning.BasePredictionWriter) or callback in finders(trainer)
 
 
 def has_bar_of_lightning(trainer: Any) -> bool:
