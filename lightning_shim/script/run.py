@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import NoReturn
 
@@ -53,6 +54,25 @@ def run_script(script: str, arguments: Sequence[str], is_module: bool = False) -
         own = error.with_traceback(_own_part(error.__traceback__))
         sys.excepthook(type(own), own, own.__traceback__)
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def said_if_nothing_trains() -> Iterator[None]:
+    """Says at the end of a script that nothing has been trained, unless something has, or the script has failed."""
+    try:
+        yield
+    except SystemExit as leaving:
+        if not leaving.code:
+            _say_if_nothing_was_trained()
+        raise
+    _say_if_nothing_was_trained()
+
+
+def _say_if_nothing_was_trained() -> None:
+    from lightning_shim.trial.trial import LightningTrial
+
+    if not LightningTrial.was_made:
+        say("the script has ended without a call of Trainer.fit, so nothing was trained.")
 
 
 def _launch(script: str, arguments: Sequence[str], is_module: bool) -> NoReturn:
