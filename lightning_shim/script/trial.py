@@ -9,9 +9,11 @@ from typing import Any, Final
 
 from determined import pytorch
 
+from lightning_shim.facade.logger import LoggerFacade
 from lightning_shim.facade.trainer import TrainerFacade, delegates
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.trial import LightningTrial
+from lightning_shim.upstream.determined.context import is_on_cluster
 
 ENDLESS: Final = sys.maxsize
 """The length of a training that something else will end, such as a Timer or the number of steps."""
@@ -36,6 +38,10 @@ class ScriptTrainer(TrainerFacade):
     """
 
     users: Any
+
+    def _loggers_of_determined(self, own: list[Any]) -> list[LoggerFacade]:
+        """Returns Determined's logger where its master gets what callbacks log; otherwise all is as in Lightning."""
+        return super()._loggers_of_determined(own) if own and is_on_cluster() else []
 
     def adopt(self, users: Any) -> None:
         """Takes the user's Trainer, whose settings it shows from now on.
@@ -106,6 +112,13 @@ class ScriptTrial(LightningTrial):
         self._users_trainer: Final = users_trainer
         super().__init__(context, module, **options)
         self.controller.validates_at_the_end = False
+        # Off-cluster the script's loggers write what there is.
+        context.set_enable_tensorboard_logging(is_on_cluster())
+
+    @property
+    def writes_checkpoints(self) -> bool:
+        """Whether Determined writes checkpoints. Off-cluster there are those of the script's own ModelCheckpoint."""
+        return is_on_cluster()
 
     @property
     def has_taken_all_steps(self) -> bool:
