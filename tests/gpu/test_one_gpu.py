@@ -126,9 +126,8 @@ class Counts(Regression):
         self.mean.reset()
 
 
-def test_resume_in_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_in_an_epoch(tmp_path: Path) -> None:
     """Dropout and the metric go on in the middle of an epoch as if nothing had been."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     expected = by_determined(Counts, loaders(), checkpoint_period=pytorch.Batch(4))
     written = checkpoints(tmp_path)[4]
     # Nothing of it is a GPU's but what the module and its optimizer have, for machines with fewer of them.

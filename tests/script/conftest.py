@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import lightning_shim
 from tests.script.execution import SCRIPTS, execute
 
 ByPython = Callable[..., Path]
@@ -26,3 +27,10 @@ def by_python(tmp_path_factory: pytest.TempPathFactory) -> ByPython:
         return folders[command]
 
     return by_python
+
+
+@pytest.fixture
+def _scripts() -> Iterator[None]:
+    """Makes the Trainer of a test that of a script under ``run``."""
+    with lightning_shim.patched(trainer=True):
+        yield

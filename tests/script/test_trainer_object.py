@@ -93,7 +93,6 @@ def attributes(trainer: Any) -> dict[str, Any]:
 @pytest.fixture
 def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]:
     """Gives a function that compares what another returns under Lightning's Trainer and as a trial."""
-    monkeypatch.setenv("XDG_DATA_HOME", os.fspath(tmp_path))
 
     def compared(script: Callable[[], Any]) -> Any:
         results = []
