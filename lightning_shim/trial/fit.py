@@ -28,8 +28,8 @@ from lightning_shim.trial.trial import LightningTrial
 from lightning_shim.upstream.determined.context import (
     checkpoint_to_start_from,
     is_on_cluster,
+    no_device_of_determined,
     tensorboard_folder,
-    torch_chooses_device,
     verify_backend,
 )
 from lightning_shim.upstream.determined.controller import DEFAULT_REPORTING_PERIOD
@@ -208,7 +208,7 @@ def run_trial(
         latest_checkpoint = checkpoint_to_start_from(latest_checkpoint)
     storage_id = None if latest_checkpoint is None else _storage_id(latest_checkpoint, info is not None)
     with contextlib.ExitStack() as stack:
-        with torch_chooses_device():
+        with no_device_of_determined():
             context = stack.enter_context(pytorch.init(hparams=dict(hparams or {}), distributed=join_processes()))
         trial = make_trial(context, storage_id)
         units = periods(trial)
