@@ -232,4 +232,4 @@ class TestLogging:
         written = [line for line in errors.splitlines() if line.startswith("lightning_shim: ")]
         assert written[0] == "lightning_shim: training Lit, 4 parameters, 2 processes on cpu, up to 2 epochs"
         assert written[-1] == f"lightning_shim: {self.END}"
-        assert len(written) == len(set(written)) == 12
+        assert len(written) == len(set(written)) == 11
