@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import lightning_shim
+from tests.parity.oracle import assert_same
 from tests.script.execution import SCRIPTS, execute
 
 ByPython = Callable[..., Path]
@@ -34,3 +37,21 @@ def _scripts() -> Iterator[None]:
     """Makes the Trainer of a test that of a script under ``run``."""
     with lightning_shim.patched(trainer=True):
         yield
+
+
+@pytest.fixture
+def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]:
+    """Gives a function that compares what another returns under Lightning's Trainer and as a trial."""
+
+    def compared(script: Callable[[], Any]) -> Any:
+        results = []
+        for folder in ("lightning", "ours"):
+            (tmp_path / folder).mkdir()
+            monkeypatch.chdir(tmp_path / folder)
+            torch.manual_seed(0)
+            with lightning_shim.patched(trainer=folder == "ours"):
+                results.append(script())
+        assert_same(*results)
+        return results[0]
+
+    return compared

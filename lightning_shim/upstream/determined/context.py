@@ -96,6 +96,22 @@ def own_device() -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+@contextlib.contextmanager
+def process_group_with(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Has a process group that is made within the block, on a cluster by Determined, made with further arguments.
+
+    Args:
+        settings: Arguments of ``torch.distributed.init_process_group``; they take precedence.
+    """
+    initialize: Callable[..., None] = torch.distributed.init_process_group
+
+    def with_settings(**arguments: Any) -> None:
+        initialize(**{**arguments, **settings})
+
+    with replaced(torch.distributed, init_process_group=with_settings):
+        yield
+
+
 def settle_device(context: Any) -> None:
     """Makes a trial's device the one that PyTorch sees, and the current one.
 
@@ -305,6 +321,12 @@ def trial_id() -> int | None:
 def tensorboard_storage() -> pathlib.Path:
     """Returns the folder whose files Determined uploads for TensorBoard, on a cluster."""
     return tensorboard.get_base_path(experiment_config().get("checkpoint_storage") or {})
+
+
+def name_of_trial() -> str | None:
+    """Returns what the web interface calls this process's trial; off-cluster None."""
+    info = det.get_cluster_info() if is_on_cluster() else None
+    return None if info is None else f"trial {info.trial.trial_id} of experiment {info.trial.experiment_id}"
 
 
 def lacks_launcher() -> bool:
