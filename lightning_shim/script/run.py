@@ -50,12 +50,13 @@ def run_script(script: str, arguments: Sequence[str], is_module: bool = False) -
     sys.argv = [script, *arguments]
     # It stays for what looks for it later: pickle, the processes of data workers, and functions at exit.
     main = sys.modules["__main__"] = types.ModuleType("__main__")
-    main.__annotations__ = {}
+    vars(main).update(__annotations__={}, __builtins__=builtins)
     try:
         if is_module:
             runpy._run_module_as_main(script)  # type: ignore[attr-defined]  # private
         elif os.path.isfile(script) and not zipfile.is_zipfile(script):
-            _run_file(os.path.abspath(script), main)
+            # As Python does, which leaves "./" and "../" in __file__.
+            _run_file(os.path.join(os.getcwd(), script), main)
         else:
             sys.path[0] = os.path.abspath(script)
             runpy._run_module_as_main("__main__", alter_argv=False)  # type: ignore[attr-defined]  # private
@@ -72,7 +73,7 @@ def _run_file(script: str, main: types.ModuleType) -> None:
     if not getattr(sys.flags, "safe_path", False):
         sys.path[0] = os.path.dirname(os.path.realpath(script))
     loader = importlib.machinery.SourceFileLoader("__main__", script)
-    vars(main).update(__file__=script, __loader__=loader, __builtins__=builtins, __cached__=None)
+    vars(main).update(__file__=script, __loader__=loader, __cached__=None)
     exec(loader.source_to_code(loader.get_data(script), script), vars(main))
 
 
