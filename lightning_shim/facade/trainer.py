@@ -140,8 +140,8 @@ class TrainerFacade(Attached):
         self._fit_loop: Final = FitLoopFacade(session, training_loop, evaluation_loop, self.metrics)
         self._logging: Final = LoggerConnectorFacade(session, evaluation_loop)
         self.lightning_loggers: Final = loggers
-        self._loggers: Final = [*loggers.loggers, LoggerFacade(session)]
-        self.logger: Any = self._loggers[0]
+        self._loggers: Final = [*loggers.loggers, *self._loggers_of_determined(loggers.loggers)]
+        self.logger: Any = next(iter(self._loggers), None)
         self.profiler: Any = session.lightning.PassThroughProfiler()
         self._former_attributes: Final = FormerAttributes()
         self.datamodule: Any = None
@@ -174,6 +174,10 @@ class TrainerFacade(Attached):
         if name in FIXED:
             raise RefusedMemberError(f"{caller_location()}: trainer.{name} is refused: {FIXED_SENTENCE}")
         object.__setattr__(self, name, value)
+
+    def _loggers_of_determined(self, own: list[Any]) -> list[LoggerFacade]:
+        """Returns Determined's loggers, which come after the user's own."""
+        return [LoggerFacade(self._session, self.default_root_dir)]
 
     # Called by the trial.
 
@@ -442,9 +446,11 @@ class TrainerFacade(Attached):
 
     @property
     def default_root_dir(self) -> str:
-        """The folder that was passed, or the working directory, as in Lightning."""
-        given = self._session.options.default_root_dir
-        return os.getcwd() if given is None else os.path.normpath(os.path.expanduser(given))
+        """The folder that was passed, or that Lightning's environment variable names, or the working directory."""
+        given = self._session.options.default_root_dir or os.environ.get("PL_TRAINER_DEFAULT_ROOT_DIR")
+        if given is None or "://" in os.fspath(given):
+            return os.getcwd() if given is None else os.fspath(given)
+        return os.path.normpath(os.path.expanduser(given))
 
     @property
     def log_dir(self) -> str | None:
@@ -459,7 +465,7 @@ class TrainerFacade(Attached):
     @property
     def loggers(self) -> list[Any]:
         """Lightning's own loggers and Determined's, or the one that somebody has assigned to ``logger``."""
-        if self.logger is self._loggers[0]:
+        if self.logger is next(iter(self._loggers), None):
             return list(self._loggers)
         return [] if self.logger is None else [self.logger]
 

@@ -112,7 +112,7 @@ def assemble(
         DataSource(session, LoaderRequest(session, stage, loaders))
         for stage, loaders in (("train", given.train_dataloaders), ("val", given.val_dataloaders))
     )
-    evaluation_loop = EvaluationLoop(runtime, val_source)
+    evaluation_loop = EvaluationLoop(runtime, val_source, loggers)
     training_loop = TrainingLoop(runtime, train_source, evaluation_loop, optimization, reports.report_epoch)
     averaging = WeightAveragingState(runtime)
     lightning_checkpoint = LightningCheckpoint(runtime, averaging)
@@ -125,6 +125,7 @@ def assemble(
     evaluation_loop.warn_if_incomplete()
     attributes = OwnAttributes(runtime)
     trial_state = TrialState(runtime, training_loop, averaging, attributes)
+    kept_files = KeptFiles(session.lightning, session.callbacks)
     return TrialParts(
         session=session,
         runtime=runtime,
@@ -132,10 +133,10 @@ def assemble(
         evaluation_loop=evaluation_loop,
         trainer=trainer,
         lightning_checkpoint=lightning_checkpoint,
-        starting_checkpoint=StartingCheckpoint(runtime, lightning_checkpoint, trial_state),
+        starting_checkpoint=StartingCheckpoint(runtime, lightning_checkpoint, trial_state, kept_files),
         trial_state=trial_state,
         attributes=attributes,
-        kept_files=KeptFiles(session.lightning, session.callbacks, trainer.default_root_dir),
+        kept_files=kept_files,
         reports=reports,
         journal=journal,
         processes=processes,

@@ -76,12 +76,6 @@ def test_every_argument_is_tried() -> None:
     assert {name for name, row in ARGUMENTS.items() if row.support is Support.IGNORED} == IGNORED.keys()
 
 
-@pytest.fixture
-def _scripts() -> Any:
-    with lightning_shim.patched(trainer=True):
-        yield
-
-
 @pytest.mark.usefixtures("_scripts")
 @pytest.mark.parametrize("name", REFUSED)
 def test_is_refused(name: str) -> None:
