@@ -114,6 +114,8 @@ class LightningTrial(pytorch.PyTorchTrial):
 
     trainer: TrainerFacade
     _tests_afterwards: ClassVar[bool] = False
+    was_made: ClassVar[bool] = False
+    """Whether this process has made a trial."""
     _script_trainer: Any = None
 
     def __init__(
@@ -144,6 +146,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         settle_device(context)
         spare_imports(context)
         self.context = context
+        LightningTrial.was_made = True
         self.controller: Final = Controller()
         schedule = Schedule(
             self.controller,
