@@ -32,6 +32,7 @@ from lightning_shim.checkpoint.initial_objects import (
     is_found_by_name,
     is_usual_tensor,
 )
+from lightning_shim.session.fingerprints import samples_of
 from lightning_shim.upstream.namespaces import NAMESPACES
 from lightning_shim.upstream.torch import count_of_writes
 
@@ -51,9 +52,6 @@ _CHUNK: Final = 1024
 
 _HASHED_WHOLLY: Final = 64 * 1024**2
 """The size in bytes up to which a tensor is hashed as a whole."""
-
-_SAMPLES: Final = 4096
-"""The number of samples that are hashed of a larger tensor."""
 
 
 def _bytes_of(tensor: Tensor) -> pickle.PickleBuffer:
@@ -271,11 +269,8 @@ class HashingPickler(AttributePickler):
         # Reading a gigabyte takes a tenth of a second, at each checkpoint. PyTorch's count of writes takes no time.
         # Writes that it does not count, as those to tensor.data, are noticed by samples if they go to all of a tensor,
         # as with an average. Such a write to a single row goes unnoticed.
-        storage = tensor.untyped_storage()
-        samples = torch.empty(0, dtype=torch.int64, device=tensor.device)
-        samples.set_(storage, 0, (_SAMPLES,), (storage.nbytes() // 8 // _SAMPLES,))
         place = tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
-        return count_of_writes(tensor), place, samples.cpu().numpy().tobytes()
+        return count_of_writes(tensor), place, samples_of(tensor).cpu().numpy().tobytes()
 
 
 def _hash(hash_: Any, buffer: pickle.PickleBuffer) -> bool:

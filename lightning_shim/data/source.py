@@ -18,7 +18,7 @@ from lightning_shim.data.determined_loader import as_torch_loader
 from lightning_shim.data.passes import OWN_END, Batches, CommonEnd, DataFetcherWrapper, length_of
 from lightning_shim.data.requests import LoaderRequest
 from lightning_shim.data.sharding import SamplerError, SampleSharing
-from lightning_shim.data.tracked_loader import TooFewBatchesError, TrackedLoader
+from lightning_shim.data.tracked_loader import PartAttributes, TooFewBatchesError, TrackedLoader
 from lightning_shim.diagnostics.errors import (
     DifferenceWarning,
     HyperparameterWarning,
@@ -52,6 +52,7 @@ class DataSource:
     Args:
         session: The training.
         request: Requests the loaders from the user.
+        attributes: Keeps the attributes of the user's datasets, samplers and loaders.
 
     Attributes:
         request: Requests the loaders from the user.
@@ -59,9 +60,10 @@ class DataSource:
         is_taken_by_steps: Whether the steps take batches themselves, from a ``dataloader_iter``.
     """
 
-    def __init__(self, session: Session, request: LoaderRequest) -> None:
+    def __init__(self, session: Session, request: LoaderRequest, attributes: PartAttributes) -> None:
         options = session.options
         self.request: Final = request
+        self._attributes: Final = attributes
         self._trains: Final = request.stage == "train"
         self._limit_name: Final = f"limit_{request.stage}_batches"
         self._limit: Final[int | float] = getattr(options, self._limit_name)
@@ -177,7 +179,10 @@ class DataSource:
             self.length = self._end.length
         known = {id(tracked.loader): tracked for tracked in self._tracked}
         # If the user's hook returns the same loader again, its tracker stays: persistent workers may still be running.
-        self._tracked = [known.get(id(loader)) or TrackedLoader(loader) for loader in combined.flattened]
+        self._tracked = [
+            known.get(id(loader)) or TrackedLoader(loader, self._attributes) for loader in combined.flattened
+        ]
+        self._attributes.add_loaders(self.request.stage, self._tracked)
         # A copy, because a module may ask the trainer for its loaders and has to find its own.
         self._combined_tracked = copy.copy(combined)
         self._combined_tracked.flattened = self._tracked
