@@ -19,10 +19,7 @@ from lightning_shim.data.passes import OWN_END, Batches, CommonEnd, DataFetcherW
 from lightning_shim.data.requests import LoaderRequest
 from lightning_shim.data.sharding import SamplerError, SampleSharing
 from lightning_shim.data.tracked_loader import PartAttributes, TooFewBatchesError, TrackedLoader
-from lightning_shim.diagnostics.errors import (
-    DifferenceWarning,
-    HyperparameterWarning,
-)
+from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning, HyperparameterWarning
 from lightning_shim.session.datamodule_state import captured_state, restore_state
 from lightning_shim.session.hyperparameters import GLOBAL_BATCH_SIZE
 from lightning_shim.session.random_state import RandomState
@@ -274,6 +271,19 @@ class DataSource:
                 f"least {1 / length:.3g}."
             )
         return batches
+
+    def without_batches(self, epoch: int) -> ConfigurationError:
+        """Returns the error of loaders that give no batches.
+
+        Args:
+            epoch: The index of the epoch.
+        """
+        if epoch == 0:
+            return self.request.error("gave an empty loader: it has no batches.")
+        return self.request.error(
+            f"gave no batches in epoch {epoch}: can it be iterated more than once? An iterator cannot; give a "
+            "DataLoader or a list."
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of the loaders' samplers that have ``set_epoch``.

@@ -158,7 +158,7 @@ class TrainingLoop:
                 # Lightning creates them again, as for any epoch but its first, which draws random numbers.
                 self._batches = self.source.batches()
             if self._batches.length == 0:
-                raise self.source.request.error("gave an empty loader: it has no batches.")
+                raise self.source.without_batches(0)
             self._continues_ended_epoch = self._goes_on_after_max_steps()
             if self._progress.epoch_is_running or self._continues_ended_epoch:
                 # The epoch goes on, but there are no positions to restore: the checkpoint is Lightning's, which has
@@ -299,10 +299,7 @@ class TrainingLoop:
                 batch, is_last = self._next(batches)
             except StopIteration:
                 if progress.batch_idx < 0:
-                    raise self.source.request.error(
-                        f"gave no batches in epoch {progress.current_epoch}: can it be iterated more than once? An "
-                        "iterator cannot; give a DataLoader or a list."
-                    ) from None
+                    raise self.source.without_batches(progress.current_epoch) from None
                 return
             progress.batch_idx += 1
             progress.total_batch_idx += 1
@@ -359,6 +356,8 @@ class TrainingLoop:
                 try:
                     outputs = optimization.run(args)
                 except StopIteration:
+                    if iterator is not None and iterator.done and iterator.fetched == 0:
+                        raise self.source.without_batches(progress.current_epoch) from None
                     # As in Lightning, this ends the epoch without anything that follows a step.
                     progress.is_last_batch = progress.ends_within_step = True
                     return outputs
