@@ -131,7 +131,8 @@ class OwnAttributes:
         self._loaders: Final[dict[str, Sequence[TrackedLoader]]] = {}
         self._initial = InitialObjects(frozenset())
         self._digests: dict[_Place, Any] | None = None
-        self._begun: dict[str, Any] = {}
+        self._begun: Final[dict[str, Any]] = {}
+        self._has_started = False
         self._loaded: list[Tensor] | None = None
         self._loads_loaders = True
         self._always_kept: Final[set[_Place]] = set()
@@ -147,11 +148,16 @@ class OwnAttributes:
         users = [self._module, *self._callbacks.values()]
         return frozenset(type(user).__module__.partition(".")[0] for user in users)
 
-    def start(self) -> None:
-        """Records the attributes before the first batch."""
+    def start_loaders(self) -> None:
+        """Records the attributes of the loaders before anybody iterates them; of those requested later, then."""
         self._initial = InitialObjects(self.packages)
         self._digests = {}
-        self._begin(list(self._owners()))
+        self._begin([owner for stage, loaders in self._loaders.items() for owner in self._owners_in(loaders, stage)])
+
+    def start(self) -> None:
+        """Records the attributes of the module and the callbacks before the first batch."""
+        self._has_started = True
+        self._begin([owner for owner in self._owners() if owner.loader is None])
 
     def add_loaders(self, stage: str, loaders: Sequence[TrackedLoader]) -> None:
         """Records the attributes of loaders that have been requested.
@@ -162,7 +168,7 @@ class OwnAttributes:
         """
         self._loaders[stage] = loaders
         if self._digests is not None:
-            owners = list(self._owners_in(loaders, stage))
+            owners = self._owners_in(loaders, stage)
             self._begin([owner for owner in owners if self._begun.get(owner.key) is not owner.instance])
 
     @_without_garbage_collection()
@@ -193,7 +199,7 @@ class OwnAttributes:
 
     def state(self) -> list[Tensor] | None:
         """Returns the attributes of this process that have changed since :meth:`start`, as bytes; None if none has."""
-        if self._digests is None:
+        if not self._has_started:
             # Training has not started: what an earlier process has saved is still to be restored.
             return self._loaded
         lost = self._changed_in_workers()

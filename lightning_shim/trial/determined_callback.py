@@ -69,6 +69,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         """Calls the hooks before the first batch, and restores the second and third part of a loaded checkpoint."""
         self._search.start()
         self._parts.trial_state.start()
+        self._parts.attributes.start_loaders()
         # Determined sets the count only from a checkpoint of this very trial.
         if self._controller.batches_trained > 0:
             if not self._parts.trial_state.apply():

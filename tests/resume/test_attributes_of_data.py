@@ -151,6 +151,20 @@ class Experiences(OnlyTraining):
         return super().training_step(batch, batch_idx)
 
 
+class Reads(IterableDataset[Any]):
+    """Reads on where it was; the first batch is fetched before training starts, since it has no length."""
+
+    def __init__(self) -> None:
+        self.given: list[int] = []
+        self.first: Any = None
+
+    def __iter__(self) -> Iterator[Any]:
+        self.first = self.first or [len(self.given)]
+        for index in range(9):
+            self.given = [*self.given, index]
+            yield torch.full((5,), float(len(self.given))), torch.ones(1), self.first[0]
+
+
 class StreamInWorkers(IterableDataset[Any]):
     def __init__(self) -> None:
         self.given: list[int] = []
@@ -209,9 +223,11 @@ def test_set_in_the_main_process_for_workers(resumes: Resumes) -> None:
     everywhere(resumes, Case(TellsADict, data, max_epochs=2))
 
 
-def test_stream_in_workers(resumes: Resumes) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_stream(resumes: Resumes, workers: int) -> None:
     def data() -> dict[str, Any]:
-        return {"train_dataloaders": DataLoader(StreamInWorkers(), batch_size=3, num_workers=1)}
+        dataset = StreamInWorkers() if workers else Reads()
+        return {"train_dataloaders": DataLoader(dataset, batch_size=3, num_workers=workers)}
 
     everywhere(resumes, Case(OnlyTraining, data, max_epochs=2), **SIX_BATCHES)
 
