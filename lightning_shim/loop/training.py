@@ -106,6 +106,10 @@ class TrainingLoop:
         if not self.source.is_set_up:
             self.source.set_up()
             self._length = self.source.length
+            latest = self._session.controller.latest
+            if latest is None or not latest.is_own:
+                # As in Lightning, their iterators are made at once, which draws random numbers.
+                self._batches = self.source.batches()
 
     @property
     def max_batches(self) -> int | float:
@@ -126,8 +130,7 @@ class TrainingLoop:
         self._more_batches = int(more)
 
     def _verify_length(self) -> None:
-        # Determined asks for the length once. A shorter epoch is filled up with SKIPPED; a longer one would not end
-        # where Determined's does.
+        # Determined asks for the length once. A shorter epoch is filled up with SKIPPED; a longer one cannot be cut.
         length, other = self._length, self.source.length
         is_longer = length is not None and other is not None and other > length
         if self._fills_up and (is_longer or (length is None) is not (other is None)):
@@ -143,7 +146,7 @@ class TrainingLoop:
         return self._loaded is not None
 
     def start(self, fits_again: bool) -> None:
-        """Creates the loaders' iterators, as Lightning does before training starts, unless :meth:`resume` will.
+        """Makes the loaders' iterators ready for the first batch, unless :meth:`resume` will.
 
         Args:
             fits_again: Whether the script's Trainer has fitted before, and goes on counting.
@@ -153,7 +156,7 @@ class TrainingLoop:
             "on_train_epoch_end"
         )
         if self._loaded is None:
-            self._batches = self.source.batches()
+            self._batches = self._batches or self.source.batches()
             if fits_again and self._progress.current_epoch > 0:
                 # Lightning creates them again, as for any epoch but its first, which draws random numbers.
                 self._batches = self.source.batches()
@@ -161,9 +164,8 @@ class TrainingLoop:
                 raise self.source.without_batches(0)
             self._continues_ended_epoch = self._goes_on_after_max_steps()
             if self._progress.epoch_is_running or self._continues_ended_epoch:
-                # The epoch goes on, but there are no positions to restore: the checkpoint is Lightning's, which has
-                # none, or that of another number of processes, which had other samples. So the batches are loaded once
-                # more and dropped.
+                # There are no positions to restore: the checkpoint is Lightning's, which has none, or that of another
+                # number of processes, which had other samples. So the batches are loaded once more and dropped.
                 self.source.set_epoch(self._progress.current_epoch)
                 for _ in range(self._progress.batch_idx + 1):
                     # The batches may run out: another number of processes may have had more of them each.
