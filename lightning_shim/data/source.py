@@ -169,7 +169,6 @@ class DataSource:
         loaders = [as_torch_loader(loader) for loader in combined.flattened]
         combined.flattened = [self._prepared(loader) for loader in self._in_order(loaders)]
         combined.limits = [self._limited(loader) for loader in combined.flattened]
-        self._combined = combined
         self.length = length_of(combined)
         if self._trains and self._session.world_size > 1:
             self._end = self._common_end(self._session.context.distributed.allgather(self.length))
@@ -180,6 +179,8 @@ class DataSource:
             known.get(id(loader)) or TrackedLoader(loader, self._attributes) for loader in combined.flattened
         ]
         self._attributes.add_loaders(self.request.stage, self._tracked)
+        # Not before the errors above: what has been refused has nothing to release.
+        self._combined = combined
         # A copy, because a module may ask the trainer for its loaders and has to find its own.
         self._combined_tracked = copy.copy(combined)
         self._combined_tracked.flattened = self._tracked
