@@ -103,8 +103,11 @@ class TrainingLoop:
     def set_up(self) -> None:
         """Requests the loaders, the first time only."""
         # Requesting them again, for reload_dataloaders_every_n_epochs, is left to the start of an epoch.
-        if not self.source.is_set_up:
+        if self.source.is_switched_off:
+            self._session.lacks_batches = True
+        elif not self.source.is_set_up:
             self.source.set_up()
+            self._session.lacks_batches = self.source.length == 0
             self._length = self.source.length
             latest = self._session.controller.latest
             if latest is None or not latest.is_own:
@@ -155,12 +158,12 @@ class TrainingLoop:
         self._outputs.is_needed = hooks.overridden("training_epoch_end") or hooks.takes_lightning1_arguments(
             "on_train_epoch_end"
         )
-        if self._loaded is None:
+        if self._loaded is None and not self._session.lacks_batches:
             self._batches = self._batches or self.source.batches()
             if fits_again and self._progress.current_epoch > 0:
                 # Lightning creates them again, as for any epoch but its first, which draws random numbers.
                 self._batches = self.source.batches()
-            if self._batches.length == 0:
+            if self._batches.length == 0 and self._fills_up:
                 raise self.source.without_batches(0)
             self._continues_ended_epoch = self._goes_on_after_max_steps()
             if self._progress.epoch_is_running or self._continues_ended_epoch:
@@ -300,13 +303,18 @@ class TrainingLoop:
             try:
                 batch, is_last = self._next(batches)
             except StopIteration:
-                if progress.batch_idx < 0:
+                if progress.batch_idx < 0 and self._has_to_train:
                     raise self.source.without_batches(progress.current_epoch) from None
                 return
             progress.batch_idx += 1
             progress.total_batch_idx += 1
             progress.is_last_batch = is_last
             yield batch
+
+    @property
+    def _has_to_train(self) -> bool:
+        """Whether the training would not end without batches; in a script nothing is trained then, as in Lightning."""
+        return self._fills_up or self._session.trainer.max_epochs == -1
 
     def _next(self, batches: Batches | None) -> tuple[Any, bool]:
         """Returns what is trained on next, and whether it is the last of the epoch."""
@@ -358,7 +366,7 @@ class TrainingLoop:
                 try:
                     outputs = optimization.run(args)
                 except StopIteration:
-                    if iterator is not None and iterator.done and iterator.fetched == 0:
+                    if self._has_to_train and iterator is not None and iterator.done and iterator.fetched == 0:
                         raise self.source.without_batches(progress.current_epoch) from None
                     # As in Lightning, this ends the epoch without anything that follows a step.
                     progress.is_last_batch = progress.ends_within_step = True
