@@ -141,6 +141,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         if self._precedes_training_loaders:
             self._precedes_training_loaders = False
             self._parts.trial_state.start()
+            self._parts.attributes.start_loaders()
             latest = self._controller.latest
             if self._trainer.ckpt_path is None and not (latest is not None and latest.is_own):
                 self._sanity_check()
