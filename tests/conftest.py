@@ -38,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--e2e-image", help="the image of the containers; by default the cluster's own")
     group.addoption("--e2e-slots", type=int, default=2, help="the slots of a distributed trial, and of two agents")
     group.addoption("--e2e-time-limit", type=float, default=900.0, help="the seconds that a trial may take")
+    group.addoption("--e2e-stand-in", type=int, metavar="AGENTS", help="make a cluster up, with so many agents")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -18,8 +18,9 @@ END: Final = "<!-- End of the generated table. -->\n"
 
 INSTEAD_IN_FIT: Final = {
     "accelerator": "Nothing. Determined assigns the GPUs; off-cluster a GPU is used if there is one.",
-    "strategy": 'Nothing for `"ddp"`, which several processes use anyway. `fit(find_unused_parameters=True)` for '
-    '`"ddp_find_unused_parameters_true"`. There are no others.',
+    "strategy": "`fit(strategy=...)` for a `DDPStrategy` with arguments of DistributedDataParallel; "
+    '`fit(find_unused_parameters=True)` for `"ddp_find_unused_parameters_true"`. Nothing for `"ddp"`, which several '
+    "processes use anyway. There are no others.",
     "devices": "`resources.slots_per_trial`, with `python3 -m lightning_shim run model_def.py` as `entrypoint`. "
     "Off-cluster `torchrun --nproc_per_node=2`.",
     "num_nodes": "`resources.slots_per_trial`. If it exceeds the slots of one machine, Determined uses several.",
@@ -55,7 +56,7 @@ INSTEAD_IN_FIT: Final = {
     "machine.",
     "detect_anomaly": "`torch.autograd.set_detect_anomaly(True)` in your script.",
     "barebones": "Nothing.",
-    "plugins": "Nothing. Determined handles processes and checkpoints; precision has an option of its own.",
+    "plugins": "Nothing. Determined handles processes and checkpoints; precision and strategy are options.",
     "reload_dataloaders_every_n_epochs": "`fit(reload_dataloaders_every_n_epochs=...)`. Determined's epochs stay as "
     "long as the first one: later loaders may have fewer batches, not more. After a pause the trial asks again for the "
     "loaders it had, with `trainer.current_epoch` as it was then.",

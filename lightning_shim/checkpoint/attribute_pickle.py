@@ -34,6 +34,8 @@ from lightning_shim.checkpoint.initial_objects import (
     is_found_by_name,
     is_usual_tensor,
 )
+from lightning_shim.checkpoint.tensor_digest import digest_on_device
+from lightning_shim.session.own_generators import set_state_of_generator, state_of_generator
 from lightning_shim.upstream.namespaces import NAMESPACES
 from lightning_shim.upstream.torch import count_of_writes
 
@@ -86,6 +88,12 @@ def _make_view(
 ) -> Tensor:
     view = torch.empty(0, dtype=dtype, device=storage.device).set_(storage, *place)
     return _with_class(view, requires_grad, cls)
+
+
+def _make_generator(device: torch.device, state: Any) -> torch.Generator:
+    generator = torch.Generator(device)
+    set_state_of_generator(generator, state)
+    return generator
 
 
 def _with_class(tensor: Tensor, requires_grad: bool, cls: type) -> Tensor:
@@ -198,9 +206,12 @@ class AttributePickler(pickle.Pickler):
         cls = type(value)
         if cls in TENSORS and is_usual_tensor(value):
             return self._reduced(value)
+        if cls is torch.Generator:
+            # Its own pickle fails where the generator's device is not there, whose state no other can have.
+            return _make_generator, (value.device, state_of_generator(value))
         if cls is torch.UntypedStorage:
             every = torch.empty(0, dtype=torch.uint8, device=value.device).set_(value)
-            return _make_storage, (_bytes_of(every), value.device)
+            return _make_storage, (self._numbers(every), value.device)
         # A method is pickled by its name, which has to lead to the same one again.
         is_kept = cls is not MethodType or is_found_by_name(value)
         if cls.__module__.partition(".")[0] in NEVER_KEPT:
@@ -275,17 +286,19 @@ class HashingPickler(AttributePickler):
         return self._hash.digest()
 
     def _numbers(self, tensor: Tensor) -> Any:
-        """Returns a tensor's numbers or, if it is large, a few values that change along with them."""
+        """Returns a tensor's numbers or, if they are many or on a GPU, a few values that change along with them."""
+        if not tensor.is_cpu:
+            return digest_on_device(tensor)
         if tensor.nbytes <= _HASHED_WHOLLY or tensor.is_inference():
             return _bytes_of(tensor)
         # Reading a gigabyte takes a tenth of a second, at each checkpoint. PyTorch's count of writes takes no time.
         # Writes that it does not count, as those to tensor.data, are noticed by samples if they go to all of a tensor,
         # as with an average. Such a write to a single row goes unnoticed.
         storage = tensor.untyped_storage()
-        samples = torch.empty(0, dtype=torch.int64, device=tensor.device)
+        samples = torch.empty(0, dtype=torch.int64)
         samples.set_(storage, 0, (_SAMPLES,), (storage.nbytes() // 8 // _SAMPLES,))
         place = tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
-        return count_of_writes(tensor), place, samples.cpu().numpy().tobytes()
+        return count_of_writes(tensor), place, samples.numpy().tobytes()
 
     def _contents(self, initial: InitialObject, value: Any) -> Any:
         """Returns the contents or, of a long list of initial tensors that are alike, their identities and layout.

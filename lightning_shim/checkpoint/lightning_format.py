@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 
 from lightning_shim.checkpoint.weight_averaging import WeightAveragingState
@@ -18,6 +17,7 @@ from lightning_shim.loop.runtime import Runtime
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.session.progress import Progress
 from lightning_shim.upstream.lightning import hyperparameters_name, is_omegaconf
+from lightning_shim.upstream.lightning_plugins import read_checkpoint
 
 SCALER_KEY: Final = "MixedPrecision"
 """Lightning's key of the gradient scaler's state, which is the name of its plugin."""
@@ -188,17 +188,16 @@ class LightningCheckpoint:
         """Reads a checkpoint that Lightning has written.
 
         Args:
-            path: Its file.
+            path: Its file, or a URL that fsspec supports.
 
         Raises:
             CheckpointError: If it is no checkpoint of Lightning's.
         """
         name = os.fspath(path)
-        if not os.path.isfile(name):
-            raise CheckpointError(f"ckpt_path: there is no file {name!r}.")
         try:
-            # Not weights_only: the user's hooks may have put any object into a checkpoint.
-            checkpoint = torch.load(name, map_location="cpu", weights_only=False)
+            checkpoint = read_checkpoint(self._strategy.checkpoint_io, name, self._session.lightning.TorchCheckpointIO)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"ckpt_path: there is no file {name!r}.") from error
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"ckpt_path: {name} is damaged, or no checkpoint ({error}).") from error
         if not isinstance(checkpoint, Mapping) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():

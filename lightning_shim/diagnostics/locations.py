@@ -36,6 +36,9 @@ FRAMEWORK_PACKAGES = frozenset(
     }
 )
 
+# It calls the user's function, and their classes, but a script needs it installed besides the packages above.
+_CALLING_PACKAGES = FRAMEWORK_PACKAGES | {"hydra"}
+
 
 def users_frame() -> FrameType:
     """Returns the innermost frame that runs the user's code, or the outermost frame if none does."""
@@ -43,7 +46,7 @@ def users_frame() -> FrameType:
     last = sys._getframe(1)
     while frame is not None:
         last = frame
-        if _package_of(frame) not in FRAMEWORK_PACKAGES:
+        if _package_of(frame) not in _CALLING_PACKAGES:
             return frame
         frame = frame.f_back
     return last

@@ -50,6 +50,7 @@ class Precision:
             ``"bf16-mixed"``, ``"16-mixed"``, or an older short form such as ``16`` and ``"bf16"``.
         device: The module's device. On a CPU ``"16-mixed"`` becomes ``"bf16-mixed"``, as in Lightning, since the
             gradient scaler needs CUDA.
+        scaler: The gradient scaler of ``"16-mixed"``; by default a new one.
         keeps_casts: Whether a mixed precision casts a weight once in a step, however often it is used.
 
     Attributes:
@@ -60,7 +61,13 @@ class Precision:
         ConfigurationError: If the name is none of these.
     """
 
-    def __init__(self, precision: str | int, device: torch.device, keeps_casts: bool = False) -> None:
+    def __init__(
+        self,
+        precision: str | int,
+        device: torch.device,
+        scaler: torch.amp.GradScaler | None = None,
+        keeps_casts: bool = False,
+    ) -> None:
         name = _ALIASES.get(precision, precision)
         if name not in _FORMATS:
             raise ConfigurationError(
@@ -77,7 +84,9 @@ class Precision:
         self._format: Final = _FORMATS[self.name]
         self._device: Final = device
         self._keeps_casts: Final = keeps_casts
-        self.scaler: torch.amp.GradScaler | None = grad_scaler(device.type) if self._format.scaled else None
+        self.scaler: torch.amp.GradScaler | None = None
+        if self._format.scaled:
+            self.scaler = grad_scaler(device.type) if scaler is None else scaler
         self._changes_default: Final = not self._format.mixed and self._format.dtype != torch.float32
 
     @property

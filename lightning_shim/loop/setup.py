@@ -16,6 +16,7 @@ from lightning_shim.loop.forward_redirection import ForwardRedirection
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.upstream.determined.context import wrap_model
 from lightning_shim.upstream.lightning import announce_device, is_overridden
+from lightning_shim.upstream.lightning_strategy import StrategySettings
 
 
 def configure_module(runtime: Runtime) -> None:
@@ -58,8 +59,11 @@ def prepare_training(runtime: Runtime) -> None:
         session.context.wrap_scaler(precision.scaler)
     # Lightning 1.x looked for unused parameters by default, and with optimizers in turn each leaves the others' unused.
     find_unused_parameters = options.find_unused_parameters or takes_argument(module.training_step, "optimizer_idx")
-    model = wrap_model(session.context, ForwardRedirection(module), find_unused_parameters=find_unused_parameters)
+    settings = StrategySettings.of(options.strategy)
+    arguments = {"find_unused_parameters": find_unused_parameters, **settings.ddp_arguments}
+    model = wrap_model(session.context, ForwardRedirection(module), **arguments)
     if strategy.world_size > 1:
+        settings.register_comm_hook(model, module)
         strategy.set_model(model)
     _configure_optimizers(runtime)
     # The hooks called above may have assigned others to the module, as may on_fit_start.

@@ -25,6 +25,7 @@ from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.session.session import Session
 from lightning_shim.upstream.lightning import call_after_step, lightning_optimizer
 from lightning_shim.upstream.lightning_behaviour import AUTOCASTS_WEIGHTS_EACH_TIME
+from lightning_shim.upstream.lightning_strategy import synchronise_static_graph
 from lightning_shim.upstream.torch import closure_comes_first
 
 Value = TypeVar("Value")
@@ -73,16 +74,21 @@ class StrategyFacade:
         self._distributed: Final = session.context.distributed
         self._hooks: Final = hooks
         self.root_device: Final[torch.device] = session.context.device
+        # A script's own Trainer has been given the plugins.
+        users_strategy = None if session.script_trainer is None else session.script_trainer.strategy
         self.precision_plugin: Final = Precision(
             session.options.precision,
             self.root_device,
+            getattr(getattr(users_strategy, "precision_plugin", None), "scaler", None),
             keeps_casts=not AUTOCASTS_WEIGHTS_EACH_TIME.is_of(session.lightning.version),
         )
         self.lightning_module: Final[Any] = session.module
         self.model: Any = None
         self.calls_directly = False
         self.set_model(session.module)
-        self.checkpoint_io: Any = session.lightning.TorchCheckpointIO()
+        self.checkpoint_io: Any = (
+            session.lightning.TorchCheckpointIO() if users_strategy is None else users_strategy.checkpoint_io
+        )
         self._optimizers: list[torch.optim.Optimizer] = []
         self.lr_scheduler_configs: list[SchedulerConfig] = []
         self.optimizer_frequencies: list[int] = []
@@ -98,6 +104,8 @@ class StrategyFacade:
         """Sets the model whose ``forward`` synchronises gradients; a single process uses the module itself."""
         self.model = model
         # Decided here, not in each step.
+        is_static = getattr(model, "static_graph", False)
+        self._flushes_static_graph = is_static and not self.lightning_module.automatic_optimization
         self.calls_directly = model is self.lightning_module and not self.precision_plugin.needs_context
 
     def set_optimizers(self, configured: ConfiguredOptimizers) -> None:
@@ -241,6 +249,9 @@ class StrategyFacade:
             state[CURRENT_FX_ATTRIBUTE] = "backward"
             loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
             state[CURRENT_FX_ATTRIBUTE] = previous
+        if self._flushes_static_graph:
+            self._flushes_static_graph = False
+            synchronise_static_graph(self.model)
         if "on_after_backward" in names:
             hooks.call("on_after_backward")
         return loss

@@ -106,6 +106,10 @@ class TrainingLoop:
         if not self.source.is_set_up:
             self.source.set_up()
             self._length = self.source.length
+            latest = self._session.controller.latest
+            if latest is None or not latest.is_own:
+                # As in Lightning, their iterators are made at once, which draws random numbers.
+                self._batches = self.source.batches()
 
     @property
     def max_batches(self) -> int | float:
@@ -143,7 +147,7 @@ class TrainingLoop:
         return self._loaded is not None
 
     def start(self, fits_again: bool) -> None:
-        """Creates the loaders' iterators, as Lightning does before training starts, unless :meth:`resume` will.
+        """Makes the loaders' iterators ready for the first batch, unless :meth:`resume` will.
 
         Args:
             fits_again: Whether the script's Trainer has fitted before, and goes on counting.
@@ -153,7 +157,8 @@ class TrainingLoop:
             "on_train_epoch_end"
         )
         if self._loaded is None:
-            self._batches = self.source.batches()
+            if self._batches is None:
+                self._batches = self.source.batches()
             if fits_again and self._progress.current_epoch > 0:
                 # Lightning creates them again, as for any epoch but its first, which draws random numbers.
                 self._batches = self.source.batches()

@@ -31,7 +31,7 @@ class Argument:
 # One row a line: name, support, sentence. A ditto mark repeats the sentence of the row above.
 _TABLE: Final = """
 accelerator     ignored  Determined chooses the device: the trial's GPUs; off-cluster a GPU if there is one.
-strategy        backed   "auto", "ddp" and its variants train as one process per slot; others are refused.
+strategy        backed   "auto", "ddp", its variants and DDPStrategy train as one process per slot; others are refused.
 devices         ignored  resources.slots_per_trial decides it; off-cluster torchrun does.
 num_nodes       ignored  "
 precision       backed   the trial trains in it.
@@ -65,7 +65,7 @@ use_distributed_sampler backed  the trial shards the samples as Lightning does.
 profiler                ignored profiling.enabled in the experiment's configuration shows the machine's load.
 detect_anomaly          backed  the trial trains with it.
 barebones               refused it switches off what the trial reports.
-plugins                 refused the trial handles precision, processes and checkpoints itself.
+plugins                 backed   those of checkpoints and of the trial's precisions are used; most others are refused.
 sync_batchnorm          backed  the trial synchronizes batch normalization as Lightning does.
 reload_dataloaders_every_n_epochs  backed  the trial asks for the loaders as Lightning does.
 default_root_dir        backed  ModelCheckpoint writes there; Determined's checkpoints are in its storage.

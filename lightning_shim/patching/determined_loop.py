@@ -193,7 +193,7 @@ def _save(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) 
     if not controller.local_training:
         return wrapped(*args, **kwargs)
     controller.trial.controller.written_folder = args[0] if args else kwargs["path"]
-    with replaced(det.util, "write_user_code", lambda path, on_cluster: None):
+    with replaced(det.util, write_user_code=lambda path, on_cluster: None):
         return wrapped(*args, **kwargs)
 
 
@@ -217,7 +217,7 @@ def _checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs:
 # A whole validation is one batch for Determined, whose log would say "in 1 batches" of any number of them.
 def _validate(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     make_timing_log: Callable[..., str] = det.util.make_timing_log
-    with replaced(det.util, "make_timing_log", lambda *counts: make_timing_log(*counts).partition(", in ")[0]):
+    with replaced(det.util, make_timing_log=lambda *counts: make_timing_log(*counts).partition(", in ")[0]):
         metrics = wrapped(*args, **kwargs)
     controller.trial.after_validation()
     return metrics

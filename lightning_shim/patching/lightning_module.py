@@ -92,7 +92,7 @@ def patch_module(registry: PatchRegistry, owner: type[Any]) -> None:
 @dataclass(frozen=True)
 class _Target:
     path: str
-    """The name of its module below the namespace."""
+    """The name of its module below the namespace, or below hydra."""
     class_name: str
     patch: str
     """``module:function`` that patches the class. As text, it is imported only when it is needed, and this package does
@@ -117,7 +117,18 @@ _TARGETS: Final = (
     _Target("core.module", "LightningModule", _CONSTRUCTORS),
     _Target("core.datamodule", "LightningDataModule", _CONSTRUCTORS),
     _Target("trainer.trainer", "Trainer", "lightning_shim.script.trainer_patch:patch_trainer"),
+    _Target("cli", "LightningCLI", "lightning_shim.script.command_line:patch_cli"),
 )
+
+_LOADER: Final = _Target(
+    "_internal.config_loader_impl", "ConfigLoaderImpl", "lightning_shim.script.command_line:patch_hydra"
+)
+
+
+def _places() -> Iterator[tuple[str, _Target]]:
+    """Yields all classes to patch, each with the package that it is below."""
+    yield from itertools.product(NAMESPACES, _TARGETS)
+    yield "hydra", _LOADER
 
 
 @functools.cache
@@ -131,7 +142,7 @@ def _await_imports() -> None:
     """
     import wrapt
 
-    for name, target in itertools.product(NAMESPACES, _TARGETS):
+    for name, target in _places():
         namespace = Namespace(name)
         if namespace.imported(target.path) and not hasattr(namespace.module(target.path), target.class_name):
             # `namespace.module` has waited for an import in another thread, so an unfinished one is in this thread.
@@ -163,7 +174,7 @@ def patch(*, strict: bool = False, trainer: bool = False) -> None:
         _active, _trains_scripts = True, trainer or _trains_scripts
         try:
             with registry.transaction():
-                for name, target in itertools.product(NAMESPACES, _TARGETS):
+                for name, target in _places():
                     module = Namespace(name).imported(target.path)
                     if module is not None:
                         target.patch_in(module)

@@ -20,7 +20,6 @@ from lightning_shim.script.strategy import join_processes
 from lightning_shim.script.trainer_patch import GIVEN
 from lightning_shim.script.trainer_while_fitting import show_itself
 from lightning_shim.script.trial import ScriptTrial
-from lightning_shim.session.hyperparameters import DETERMINED_HYPERPARAMETERS
 from lightning_shim.session.options import OPTION_NAMES
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.configuration import Configuration
@@ -66,8 +65,8 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
         if hasattr(trainer, name) or name in given
     }
     options |= {
-        # Lightning has this in the name of the strategy.
-        "find_unused_parameters": "find_unused_parameters_true" in str(given.get("strategy", "")),
+        # The Trainer's own one is for evaluations on this process alone.
+        "strategy": given.get("strategy", "auto"),
         "callbacks": [callback for callback in trainer.callbacks if not has_nothing_to_fit(trainer, callback)],
         "logger": trainer.loggers,
         "ckpt_path": resolved_checkpoint(trainer, ckpt_path),
@@ -93,6 +92,7 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
                 lambda trial: trial.periods(checkpoint_period),
                 checkpoint_policy=_checkpoint_policy(trainer, configuration),
                 step_zero_validation=configuration.settle("step_zero_validation", False, False),
+                strategy=options["strategy"],
                 shows_progress=trainer.progress_bar_callback is not None,
             )
     except BaseException as error:
@@ -158,11 +158,12 @@ def verify_tuning(who: str) -> None:
 
 
 def _warn_about_hyperparameters() -> None:
-    untaken = [name for name in untaken_hyperparameters() if name not in DETERMINED_HYPERPARAMETERS]
+    untaken = untaken_hyperparameters()
     if untaken:
         warn_at_caller(
             f"The hyperparameters {', '.join(untaken)} have no effect, unless the script reads them by itself: no "
-            "LightningModule or LightningDataModule that it has made has a parameter of that name.",
+            "LightningModule or LightningDataModule that it has made has a parameter of that name, and neither "
+            "LightningCLI nor hydra an option.",
             HyperparameterWarning,
         )
 

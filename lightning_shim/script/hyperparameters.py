@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -13,12 +13,20 @@ import wrapt
 from lightning_shim.diagnostics.lines import say
 from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES, caller_location
 from lightning_shim.patching.registry import PatchRegistry
+from lightning_shim.session.hyperparameters import (
+    DETERMINED_HYPERPARAMETERS,
+    NOTHING,
+    Replacement,
+    nested,
+    replaced,
+    untaken,
+)
 
 _is_making: ContextVar[bool] = ContextVar("lightning_shim_is_making", default=False)
 """Whether a module is being built. Modules that it builds in turn get only the arguments that it passes to them."""
 
 _taken: Final[set[str]] = set()
-"""The hyperparameters that some module has been built with."""
+"""The names of the hyperparameters that a module, LightningCLI or hydra has been given."""
 
 
 class Constructor(wrapt.CallableObjectProxy):  # type: ignore[type-arg]  # not at run time
@@ -47,14 +55,22 @@ def _make(instance: Any, constructor: Callable[..., None], *args: Any, **kwargs:
         # Python's own error for the call is the one that the user knows.
         constructor(*args, **kwargs)
         return
-    overriding = {name: value for name, value in searched_hyperparameters().items() if _takes(bound, name)}
-    for name, value in overriding.items():
-        _announce(instance, bound, name, value)
-        _keyword_arguments(bound, name)[name] = value
-    _taken.update(overriding)
+    overriding = {name: hparams for name, hparams in searched_hyperparameters().items() if _takes(bound, name)}
+    for name, hparams in overriding.items():
+        arguments = _variable_keywords(bound) if name in _variable_keywords(bound) else bound.arguments
+        parameter = signature.parameters.get(name)
+        present = arguments.get(name, NOTHING if parameter is None else parameter.default)
+        arguments[name], replacements = replaced(present, hparams, name)
+        take(type(instance).__qualname__, replacements)
+
+    def override(given: dict[str, Any]) -> dict[str, Any]:
+        return given | {
+            name: replaced(given.get(name, NOTHING), hparams, name)[0] for name, hparams in overriding.items()
+        }
+
     token = _is_making.set(True)
     try:
-        with given_hyperparameters(instance, overriding):
+        with given_hyperparameters(instance, override):
             constructor(*bound.args, **bound.kwargs)
     finally:
         _is_making.reset(token)
@@ -69,42 +85,43 @@ def _variable_keywords(bound: inspect.BoundArguments) -> dict[str, Any]:
     return {}
 
 
-def _keyword_arguments(bound: inspect.BoundArguments, name: str) -> dict[str, Any]:
-    return _variable_keywords(bound) if name in _variable_keywords(bound) else bound.arguments
-
-
 def _takes(bound: inspect.BoundArguments, name: str) -> bool:
     parameter = bound.signature.parameters.get(name)
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return name in _variable_keywords(bound) or (parameter is not None and parameter.kind not in variable)
 
 
-def _announce(instance: Any, bound: inspect.BoundArguments, name: str, value: Any) -> None:
-    given = _keyword_arguments(bound, name)
-    parameter = bound.signature.parameters.get(name)
-    default = inspect.Parameter.empty if parameter is None else parameter.default
-    instead = given.get(name, default)
-    if repr(instead) != repr(value):
-        say(
-            f"{caller_location()}: {type(instance).__qualname__} gets the trial's {name}={value!r}"
-            + ("." if instead is inspect.Parameter.empty else f" instead of {instead!r}.")
-        )
+def take(owner: str, replacements: Sequence[Replacement]) -> None:
+    """Remembers that hyperparameters have an effect, and prints those that make a difference.
+
+    Args:
+        owner: What has taken them, in words.
+        replacements: What they have replaced.
+    """
+    _taken.update(each.name for each in replacements)
+    for each in replacements:
+        if repr(each.instead) != repr(each.value):
+            _say_once(f"{caller_location()}: {owner} gets the trial's {each}.")
+
+
+# Hydra composes a configuration twice, and a script may make many modules.
+_say_once: Final = functools.cache(say)
 
 
 @functools.cache
 def searched_hyperparameters() -> dict[str, Any]:
-    """Returns the hyperparameters of the trial by name; off-cluster there are none."""
+    """Returns the hyperparameters of the trial by name, nested; off-cluster there are none."""
     import determined as det
 
     from lightning_shim.upstream.determined.context import is_on_cluster
 
     info = det.get_cluster_info() if is_on_cluster() else None
-    return {} if info is None else dict(info.trial.hparams)
+    return {} if info is None else nested(info.trial.hparams)
 
 
 def untaken_hyperparameters() -> list[str]:
-    """Returns the names of the hyperparameters that no module of the script was built with."""
-    return sorted(searched_hyperparameters().keys() - _taken)
+    """Returns the names of the hyperparameters that nothing in the script has been given."""
+    return untaken(searched_hyperparameters(), _taken | DETERMINED_HYPERPARAMETERS)
 
 
 def is_users_constructor(owner: type) -> bool:

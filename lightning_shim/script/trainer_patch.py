@@ -14,15 +14,15 @@ from lightning_shim.members.member import Support
 from lightning_shim.members.trainer_arguments import ARGUMENTS
 from lightning_shim.patching.registry import PatchRegistry, Wrapper
 from lightning_shim.patching.wrappers import patched_method
+from lightning_shim.upstream.lightning_plugins import Plugins
+from lightning_shim.upstream.lightning_strategy import is_for_several, problem_of_strategy
+from lightning_shim.upstream.namespaces import namespace_of
 
 GIVEN: Final = "_lightning_shim_arguments"
 """The entry of a Trainer's ``__dict__`` with the arguments that the user has passed."""
 
 _OF_ONE_PROCESS: Final[dict[str, Any]] = {"num_nodes": 1, "sync_batchnorm": False}
 """Arguments that the script's own Trainer is built with, since it validates and tests on each process alone."""
-
-_STRATEGIES: Final = ("auto", "ddp", "single_device")
-"""The beginnings of the names of strategies that train as one process per slot, like a trial."""
 
 
 # This module imports Determined only inside functions, so that patching alone stays quick.
@@ -46,7 +46,9 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
     from lightning_shim.upstream.determined.context import devices
 
     given = dict(kwargs)
-    _verify(given)
+    plugins = Plugins(namespace_of(instance), given)
+    _verify(given, plugins)
+    given["sync_batchnorm"] = plugins.synchronises_batch_norm or given.get("sync_batchnorm", False)
     vars(instance)[GIVEN] = given
     logger = given.get("logger")
     own = {
@@ -54,6 +56,7 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
         **asked_arguments(inspect.signature(wrapped), given),
         **_OF_ONE_PROCESS,
         "strategy": strategy_of(instance, given),
+        "plugins": plugins.used or None,
         "accelerator": _accelerator(),
         "devices": devices(),
         # Determined's metrics and TensorBoard take the place of Lightning's default logger.
@@ -62,7 +65,7 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
     return wrapped(*args, **own)
 
 
-def _verify(given: dict[str, Any]) -> None:
+def _verify(given: dict[str, Any], plugins: Plugins) -> None:
     for name, value in given.items():
         row = ARGUMENTS.get(name)
         # A value that switches a feature off needs no support.
@@ -70,21 +73,34 @@ def _verify(given: dict[str, Any]) -> None:
         if row is None or value in (None, False, "auto", 0) or (isinstance(value, list) and not value):
             continue
         if row.support is Support.REFUSED:
-            raise ConfigurationError(f"{caller_location()}: Trainer({name}={value!r}) is refused: {row.sentence}")
-        if name == "strategy" and not _trains_alike(value):
-            raise ConfigurationError(f"{caller_location()}: Trainer(strategy={value!r}) is refused: {row.sentence}")
-        if name == "strategy" and value.startswith("ddp") and os.environ.get("WORLD_SIZE", "1") == "1":
-            warn_at_caller(
-                f"Trainer(strategy={value!r}) has no effect, since one process trains: each loader keeps its own "
-                "sampler, where Lightning would give it a DistributedSampler, with another order of the samples.",
-                DifferenceWarning,
-            )
+            raise _refusal(name, value, row.sentence)
+        if name == "strategy":
+            _verify_strategy(value)
         if row.support is Support.IGNORED and not (name in _AS_DETERMINED and value == _AS_DETERMINED[name]()):
             warn_at_caller(f"Trainer({name}={value!r}) is ignored: {row.sentence}", DifferenceWarning)
+    for plugin in plugins.refused:
+        raise _refusal("plugins", plugin, ARGUMENTS["plugins"].sentence)
+    for plugin in plugins.ignored:
+        warn_at_caller(
+            f"Trainer(plugins={plugin!r}) is ignored: Determined starts the processes; off-cluster torchrun does.",
+            DifferenceWarning,
+        )
 
 
-def _trains_alike(strategy: Any) -> bool:
-    return isinstance(strategy, str) and strategy.startswith(_STRATEGIES)
+def _verify_strategy(strategy: Any) -> None:
+    problem = problem_of_strategy(strategy)
+    if problem is not None:
+        raise _refusal("strategy", strategy, problem)
+    if is_for_several(strategy) and os.environ.get("WORLD_SIZE", "1") == "1":
+        warn_at_caller(
+            f"Trainer(strategy={strategy!r}) has no effect, since one process trains: each loader keeps its own "
+            "sampler, where Lightning would give it a DistributedSampler, with another order of the samples.",
+            DifferenceWarning,
+        )
+
+
+def _refusal(name: str, value: Any, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"{caller_location()}: Trainer({name}={value!r}) is refused: {reason}")
 
 
 def _fit(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -1,20 +1,148 @@
-"""Builds modules and data modules from a trial's hyperparameters, which are matched by parameter name."""
+"""Builds modules and data modules from a trial's hyperparameters, which are matched by parameter name.
+
+A nested hyperparameter such as ``optim.lr`` replaces that part of the argument ``optim``, and leaves its other parts.
+"""
 
 from __future__ import annotations
 
+import argparse
+import copy
+import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from typing import Any, Final
 
 from lightning_shim.diagnostics.errors import ConfigurationError, HyperparameterWarning
 from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES, definition_location
 from lightning_shim.diagnostics.warn import warn_at_caller
+from lightning_shim.upstream.lightning import read_write
+
+NOTHING: Final = inspect.Parameter.empty
+"""The value of an argument that nobody has passed, and that has no default."""
 
 GLOBAL_BATCH_SIZE: Final = "global_batch_size"
 """Determined's name for the number of samples in the batches of all slots together."""
 
 DETERMINED_HYPERPARAMETERS: Final = frozenset({GLOBAL_BATCH_SIZE})
 """Hyperparameters that Determined reads itself, so that no constructor needs to take them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Replacement:
+    """A value that a hyperparameter replaces.
+
+    Attributes:
+        name: The hyperparameter's name, such as ``optim.lr``.
+        value: Its value.
+        instead: The value that was there, or :data:`NOTHING`.
+    """
+
+    name: str
+    value: Any
+    instead: Any
+
+    def __str__(self) -> str:
+        instead = "" if self.instead is NOTHING else f" instead of {self.instead!r}"
+        return f"{self.name}={self.value!r}{instead}"
+
+
+def nested(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Nests hyperparameters with dotted names, such as ``optim.lr``, as Determined nests what an experiment nests.
+
+    Args:
+        hparams: The hyperparameters by name.
+    """
+    tree = {name: value for name, value in hparams.items() if "." not in name}
+    for name in [each for each in hparams if "." in each]:
+        *parents, last = name.split(".")
+        inner = tree
+        for parent in parents:
+            present = inner.get(parent)
+            # A copy, since the user's own dictionary stays as it is.
+            inner[parent] = dict(present) if isinstance(present, Mapping) else {}
+            inner = inner[parent]
+        inner[last] = hparams[name]
+    return tree
+
+
+def leaves(hparams: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the names and values of hyperparameters, those of nested ones joined by dots.
+
+    Args:
+        hparams: Nested hyperparameters, or the value of a single one.
+        name: Its name.
+    """
+    if isinstance(hparams, Mapping) and (hparams or not name):
+        for key, value in hparams.items():
+            yield from leaves(value, f"{name}.{key}" if name else key)
+    else:
+        yield name, hparams
+
+
+def untaken(hparams: Mapping[str, Any], taken: Collection[str]) -> list[str]:
+    """Returns the names of hyperparameters that nothing has taken.
+
+    Args:
+        hparams: Nested hyperparameters.
+        taken: The names of those that have been taken; one that stands for nested ones stands for all of these.
+    """
+    return sorted(name for name, _ in leaves(hparams) if not any(f"{name}.".startswith(f"{each}.") for each in taken))
+
+
+def replaced(present: Any, hparams: Any, name: str) -> tuple[Any, list[Replacement]]:
+    """Puts hyperparameters in the place of a value, or of parts of it.
+
+    Dictionaries, configurations of OmegaConf's, data classes and namespaces are copied, with nested hyperparameters as
+    entries or fields. A dictionary may get a new entry, since code may ask for one that is not there.
+
+    Args:
+        present: The value, or :data:`NOTHING`.
+        hparams: The hyperparameters of that name: nested ones, or a single value.
+        name: Their name.
+
+    Returns:
+        The value, and what has been replaced.
+    """
+    names = _names_of_parts(present) if isinstance(hparams, Mapping) else None
+    if names is None:
+        return hparams, [Replacement(name, hparams, present)]
+    changed: dict[str, Any] = {}
+    replacements: list[Replacement] = []
+    for key, value in hparams.items():
+        if key in names or isinstance(present, dict):
+            part = _part(present, key) if key in names else NOTHING
+            changed[key], of_part = replaced(part, value, f"{name}.{key}")
+            replacements += of_part
+    return _with_parts(present, changed) if replacements else present, replacements
+
+
+def _names_of_parts(value: Any) -> list[str] | None:
+    """Returns the keys or fields of a value, or None if it has nothing that a hyperparameter could replace."""
+    if isinstance(value, MutableMapping):
+        return list(value)
+    if _is_data(value):
+        return [field.name for field in dataclasses.fields(value) if field.init]
+    return list(vars(value)) if isinstance(value, (argparse.Namespace, types.SimpleNamespace)) else None
+
+
+def _part(value: Any, name: str) -> Any:
+    # A value that OmegaConf still waits for ("???") has a key, and is None.
+    return value.get(name) if isinstance(value, MutableMapping) else getattr(value, name)
+
+
+def _is_data(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, (type, MutableMapping))
+
+
+def _with_parts(value: Any, parts: dict[str, Any]) -> Any:
+    """Returns a copy of a value with other entries or fields."""
+    if _is_data(value):
+        return dataclasses.replace(value, **parts)
+    copied = copy.copy(value)
+    with read_write(copied):
+        (copied if isinstance(copied, MutableMapping) else vars(copied)).update(parts)
+    return copied
 
 
 class HyperparameterBuilder:
@@ -25,7 +153,7 @@ class HyperparameterBuilder:
     """
 
     def __init__(self, hparams: Mapping[str, Any]) -> None:
-        self._hparams: Final = dict(hparams)
+        self._hparams: Final = nested(hparams)
         self._taken: set[str] = set(DETERMINED_HYPERPARAMETERS)
         self._asked: list[str] = []
 
@@ -50,8 +178,8 @@ class HyperparameterBuilder:
                 self._taken |= self._hparams.keys()
             elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
                 if name in self._hparams:
-                    arguments[name] = self._hparams[name]
-                    self._taken.add(name)
+                    arguments[name], replacements = replaced(parameter.default, self._hparams[name], name)
+                    self._taken |= {each.name for each in replacements}
                 elif parameter.default is inspect.Parameter.empty:
                     missing.append(name)
         name = getattr(target, "__qualname__", repr(target))
@@ -68,7 +196,7 @@ class HyperparameterBuilder:
 
     def warn_about_unused(self) -> None:
         """Warns about hyperparameters that nothing was called with."""
-        unused = sorted(self._hparams.keys() - self._taken)
+        unused = untaken(self._hparams, self._taken)
         if unused:
             reason = (
                 f"no parameter of {' or '.join(self._asked)} has that name"

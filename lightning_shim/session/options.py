@@ -10,6 +10,7 @@ from typing import Any, Final
 from lightning_shim.diagnostics.errors import ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.upstream.lightning import Lightning
+from lightning_shim.upstream.lightning_strategy import problem_of_strategy
 
 
 def _option(default: Any, is_valid: Callable[[Any], bool], meaning: str) -> Any:
@@ -61,6 +62,8 @@ class TrainerOptions:
         use_distributed_sampler: Whether the samples of each map-style loader are sharded over several processes, unless
             it has a DistributedSampler already.
         sync_batchnorm: Whether batch normalization takes mean and variance over the batches of all processes.
+        strategy: ``"auto"``, ``"ddp"`` and its variants, or a ``DDPStrategy`` with arguments of DistributedDataParallel
+            and of the process group. The processes are the same with each of them.
         find_unused_parameters: Whether DistributedDataParallel looks for parameters that have no part in a loss, as
             Lightning's ``strategy="ddp_find_unused_parameters_true"``. Toggled optimizers need it.
         cut_to_shortest_rank: Whether an epoch ends on all processes when the first one has no more batches; otherwise
@@ -91,6 +94,11 @@ class TrainerOptions:
     reload_dataloaders_every_n_epochs: int = _option(0, _is_count, "a number of epochs, or 0 for never")
     use_distributed_sampler: bool = _switch(True)
     sync_batchnorm: bool = _switch(False)
+    strategy: Any = _option(
+        "auto",
+        lambda value: problem_of_strategy(value) is None,
+        "'auto', 'ddp' or one of its variants, or a DDPStrategy",
+    )
     find_unused_parameters: bool = _switch(False)
     cut_to_shortest_rank: bool = _switch(False)
     num_sanity_val_steps: int | float = _option(

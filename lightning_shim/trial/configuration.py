@@ -19,16 +19,26 @@ _CHOICES: Final = {
 }
 """By the argument of ``fit``, the entry of the configuration, and what the master writes there by default."""
 
+_SOURCES: Final = ("source_trial_id", "source_checkpoint_uuid")
+"""The entries of the searcher for whose weights a trial starts with; the master says which checkpoint that is."""
+
 _DEFAULT_SCHEDULING_UNIT: Final = 100
+
+_AS_DDP_DOES: Final = "It is an option of Horovod's; PyTorch's DistributedDataParallel exchanges the gradients."
 
 _WITHOUT_EFFECT: Final[dict[str, tuple[Any, str]]] = {
     "optimizations.aggregation_frequency": (1, "accumulate_grad_batches of fit, or of Lightning's Trainer, does it."),
+    "optimizations.auto_tune_tensor_fusion": (False, _AS_DDP_DOES),
     "optimizations.average_aggregated_gradients": (True, "Lightning averages the gradients that are accumulated."),
     "optimizations.average_training_metrics": (True, "self.log(..., sync_dist=True) averages over processes."),
+    "optimizations.grad_updates_size_file": (None, _AS_DDP_DOES),
     "optimizations.gradient_compression": (False, "Gradients are exchanged as they are."),
     "optimizations.mixed_precision": ("O0", "precision='16-mixed' of fit, or of Lightning's Trainer, does it."),
+    "optimizations.tensor_fusion_cycle_time": (1, _AS_DDP_DOES),
+    "optimizations.tensor_fusion_threshold": (64, _AS_DDP_DOES),
     "profiling.begin_on_batch": (0, "The load of the machine is recorded from the start."),
     "profiling.end_after_batch": (None, "The load of the machine is recorded to the end."),
+    "profiling.sync_timings": (True, "No times within a step are recorded, and nothing waits for the device."),
     "records_per_epoch": (0, "An epoch is as long as the training loader; limit_train_batches makes it shorter."),
 }
 """By the entry of the configuration, what the master writes there by default, and what takes its place."""
@@ -77,6 +87,10 @@ class Configuration:
             value = config.get(name)
             if value not in (None, default):
                 self.wishes[argument] = Wish(f"{name}: {value}", value)
+        for name in _SOURCES:
+            if value := self._entry(f"searcher.{name}"):
+                source = Wish(f"searcher.{name}: {value}", None)
+                self.wishes.update(ckpt_path=source, latest_checkpoint=source)
         self.profiles: Final = bool(self._entry("profiling.enabled"))
 
     @classmethod

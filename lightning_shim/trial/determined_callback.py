@@ -12,6 +12,7 @@ A checkpoint is loaded in three phases:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 from typing import Any, Final
@@ -25,8 +26,9 @@ from lightning_shim.loop.without_trace import StatesBefore
 from lightning_shim.metrics.collector import MetricViews
 from lightning_shim.trial.assembly import TrialParts
 from lightning_shim.trial.cluster import Search
-from lightning_shim.trial.journal import Entry
+from lightning_shim.trial.journal import Entry, shown_on_standard_error
 from lightning_shim.upstream.determined.context import checkpoint_path, close_tensorboard
+from lightning_shim.upstream.lightning_plugins import finish_writing
 
 CALLBACK_NAME: Final = "lightning_shim"
 """The name of the callback for Determined."""
@@ -55,20 +57,23 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._hooks: Final = parts.runtime.hooks
         self._training_loop: Final = parts.training_loop
         self._evaluation_loop: Final = parts.evaluation_loop
+        self._precedes_training_loaders = True
         self._has_started_training = False
         self._views_before = MetricViews()
         self._states_before: Final = StatesBefore(parts.training_loop.source, parts.evaluation_loop.source)
         self._search: Final = Search(parts.session.context)
+        # Of the logger's lines, which are shown whoever calls Determined's Trainer: fit, an entry point or the user.
+        self._shown: Final = contextlib.ExitStack()
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
-        """Remembers the checkpoint from which the trial continues."""
+        """Remembers the checkpoint from which the trial continues, and shows the lines about the training."""
+        self._shown.enter_context(shown_on_standard_error())
         if self._controller.latest is not None and self._controller.latest.is_own:
             self._keep(self._controller.latest.name)
 
     def on_training_start(self) -> None:
         """Calls the hooks before the first batch, and restores the second and third part of a loaded checkpoint."""
         self._search.start()
-        self._parts.trial_state.start()
         # Determined sets the count only from a checkpoint of this very trial.
         if self._controller.batches_trained > 0:
             if not self._parts.trial_state.apply():
@@ -84,8 +89,6 @@ class LightningCallback(pytorch.PyTorchCallback):
         if fits_again:
             # The script's Trainer has fitted before, and goes on counting.
             self._controller.continue_at(*self._training_loop.batches_and_epochs())
-        if fits_again or self._controller.batches_trained == 0:
-            self._sanity_check()
         self._parts.journal.starts_complete = self._controller.has_trained_its_length
         self._training_loop.start(fits_again)
         if self._ends_at_once():
@@ -128,6 +131,15 @@ class LightningCallback(pytorch.PyTorchCallback):
         if self._session.stops_early or self._session.has_reached_its_limits:
             self._controller.skips_training = True
         return self._controller.skips_training
+
+    def before_training_loaders(self) -> None:
+        """Does, once, what comes before the training loaders are requested: the sanity check."""
+        if self._precedes_training_loaders:
+            self._precedes_training_loaders = False
+            self._parts.trial_state.start()
+            latest = self._controller.latest
+            if self._trainer.ckpt_path is None and not (latest is not None and latest.is_own):
+                self._sanity_check()
 
     def _sanity_check(self) -> None:
         """Runs Lightning's sanity check: a few validation batches, whose metrics are discarded."""
@@ -257,6 +269,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._verify_that_all_give_up(error)
         # The checkpoint then has what the epoch's end changes, and a resumed trial starts with the next epoch.
         self._end_epoch()
+        finish_writing(self._parts.runtime.strategy.checkpoint_io)
         self._parts.trial_state.gather()
 
     def _verify_that_all_give_up(self, error: BaseException) -> None:
@@ -284,6 +297,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._evaluation_loop.source.release()
             close_tensorboard(self._context, self._trainer.is_global_zero)
             self._parts.processes.stop_watching()
+            self._shown.close()
 
     def _fail(self, error: BaseException) -> None:
         self._hooks.on_exception(error)
@@ -299,6 +313,7 @@ class LightningCallback(pytorch.PyTorchCallback):
                     self._training_loop.finish_epoch()
                 if self._has_started_training:
                     self._hooks.call("on_train_end")
+                finish_writing(self._parts.runtime.strategy.checkpoint_io)
                 self._parts.kept_files.share()
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)

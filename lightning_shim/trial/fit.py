@@ -28,11 +28,13 @@ from lightning_shim.trial.trial import LightningTrial
 from lightning_shim.upstream.determined.context import (
     checkpoint_to_start_from,
     is_on_cluster,
+    no_device_of_determined,
+    process_group_with,
     tensorboard_folder,
-    torch_chooses_device,
     verify_backend,
 )
 from lightning_shim.upstream.determined.controller import DEFAULT_REPORTING_PERIOD
+from lightning_shim.upstream.lightning_strategy import StrategySettings
 
 _INSTEAD_OF: Final = {
     "max_epochs": "Pass max_length=determined.pytorch.Epoch(n).",
@@ -44,8 +46,6 @@ _INSTEAD_OF: Final = {
         ("accelerator", "devices", "num_nodes"),
         "Determined says on what to train: resources.slots_per_trial on a cluster, torchrun off-cluster.",
     ),
-    "strategy": 'Several processes train as with "ddp"; pass find_unused_parameters=True for '
-    '"ddp_find_unused_parameters_true".',
     "detect_anomaly": "Call torch.autograd.set_detect_anomaly(True) in the script.",
     **dict.fromkeys(("enable_checkpointing", "enable_progress_bar"), "Determined saves, and shows progress."),
 }
@@ -123,6 +123,7 @@ def fit(
     reporting_period = configuration.settle("reporting_period", reporting_period, DEFAULT_REPORTING_PERIOD)
     checkpoint_policy = configuration.settle("checkpoint_policy", checkpoint_policy, "best")
     step_zero_validation = configuration.settle("step_zero_validation", step_zero_validation, False)
+    latest_checkpoint = configuration.settle("latest_checkpoint", latest_checkpoint, None)
     verify_train_unit("max_length", max_length, required=True)
 
     def make_trial(context: pytorch.PyTorchTrialContext, latest_checkpoint: str | None) -> LightningTrial:
@@ -138,7 +139,8 @@ def fit(
             validation_period=validation_period,
             reporting_period=reporting_period,
             latest_checkpoint=latest_checkpoint,
-            **trial_options,
+            # As with Lightning's fast_dev_run, there is no sanity check.
+            **{**trial_options, **({"num_sanity_val_steps": 0} if test_mode else {})},
         )
 
     def periods(trial: LightningTrial) -> dict[str, Any]:
@@ -158,6 +160,7 @@ def fit(
         checkpoint_policy=checkpoint_policy,
         step_zero_validation=step_zero_validation,
         test_mode=test_mode,
+        strategy=trial_options.get("strategy"),
     )
 
 
@@ -180,6 +183,7 @@ def run_trial(
     hparams: Mapping[str, Any] | None = None,
     latest_checkpoint: str | os.PathLike[str] | None = None,
     shows_progress: bool = True,
+    strategy: Any = None,
     **fit_options: Any,
 ) -> _Trial:
     """Runs a trial, with the hyperparameters and the checkpoint of the cluster if it is on one.
@@ -191,6 +195,7 @@ def run_trial(
         hparams: As for :func:`fit`.
         latest_checkpoint: As for :func:`fit`.
         shows_progress: Whether there is a progress bar in a terminal; elsewhere, and on a cluster, there are lines.
+        strategy: The option of the trial with the settings of the process group.
         **fit_options: Further arguments of Determined's ``Trainer.fit``.
 
     Returns:
@@ -209,7 +214,7 @@ def run_trial(
         checkpoint_policy = "all"
     storage_id = None if latest_checkpoint is None else _storage_id(latest_checkpoint, info is not None)
     with contextlib.ExitStack() as stack:
-        with torch_chooses_device():
+        with no_device_of_determined(), process_group_with(StrategySettings.of(strategy).process_group):
             context = stack.enter_context(pytorch.init(hparams=dict(hparams or {}), distributed=join_processes()))
         trial = make_trial(context, storage_id)
         with _reporting(trial, info is None, shows_progress):

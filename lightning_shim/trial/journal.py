@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from lightning_shim.session.session import Session
+from lightning_shim.upstream.determined.context import checkpoint_storage, name_of_trial
 
 LOGGER: Final = logging.getLogger("lightning_shim")
 
@@ -69,11 +70,17 @@ class Journal:
             _counted(sum(parameter.numel() for parameter in session.module.parameters()), "parameter"),
             f"{_counted(session.world_size, 'process', 'es')} on {trainer.strategy.root_device.type}",
             f"up to {' or '.join(lengths)}" if lengths else "without an end",
+            f"results in {name_of_trial() or self._folder()}",
         ]
         if session.progress.total_batch_idx >= 0:
             parts.append(f"going on after batch {session.controller.batches_trained}")
             parts.append(f"from {checkpoint or trainer.ckpt_path}")
         self._write(Entry.START, ", ".join(parts))
+
+    def _folder(self) -> Any:
+        """Where the files go off-cluster: a script writes its checkpoints itself."""
+        session = self._session
+        return session.trainer.default_root_dir if session.script_trainer else checkpoint_storage(session.context)
 
     def values(self, entry: Entry, values: Mapping[str, float]) -> None:
         """Says what has been reported.
@@ -160,19 +167,43 @@ def _counted(count: int, unit: str, ending: str = "s") -> str:
     return f"{count:,} {unit}{ending * (count != 1)}"
 
 
+# Python 3.10 has no type arguments for it.
+class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]
+    """Shows the lines of the logger, unless logging is configured in the meantime: then they go where that says."""
+
+    _by_default: Final = logging.Formatter(logging.BASIC_FORMAT)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        root = logging.getLogger()
+        others = {*LOGGER.handlers, *root.handlers} - {self}
+        if all(self._is_nobodys(handler, record) for handler in others):
+            super().emit(record)
+        else:
+            root.handle(record)
+
+    def _is_nobodys(self, handler: logging.Handler, record: logging.LogRecord) -> bool:
+        """Whether a handler is the one that a mere ``logging.warning(...)`` makes, for standard error as well."""
+        return type(handler) is logging.StreamHandler and handler.format(record) == self._by_default.format(record)
+
+
 @contextlib.contextmanager
 def shown_on_standard_error() -> Iterator[None]:
     """Shows the lines during a block, unless logging has been configured: then they go where that says."""
     if LOGGER.hasHandlers():
         yield
         return
-    level, handler = LOGGER.level, logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    level, handler = LOGGER.level, _StandardError()
     LOGGER.addHandler(handler)
+    LOGGER.propagate = False
     if level == logging.NOTSET:
         LOGGER.setLevel(logging.INFO)
     try:
         yield
     finally:
         LOGGER.setLevel(level)
+        LOGGER.propagate = True
         LOGGER.removeHandler(handler)

@@ -164,7 +164,7 @@ def join_processes() -> core.DistributedContext | None:
     # Determined wraps models in DistributedDataParallel if this variable is set, as its own launcher sets it.
     os.environ.setdefault("USE_TORCH_DISTRIBUTED", "true")
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if own_device().type == "cuda" else "gloo")
+        torch.distributed.init_process_group(backend="nccl" if own_device().type == "cuda" else "gloo")
         # At the exit, as in Lightning, since a second group in the same script would find the addresses of this one in
         # torchrun's store.
         atexit.register(_leave_processes)

@@ -132,6 +132,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         verify_backend()
         configuration = Configuration.of_experiment()
         configuration.warn_of_what_has_no_effect()
+        ckpt_path = configuration.settle("ckpt_path", ckpt_path, None)
         repair_controller(registry, LightningTrial)
         # Before anything draws random numbers, which the module may do on the current device.
         settle_device(context)
@@ -258,6 +259,7 @@ class LightningTrial(pytorch.PyTorchTrial):
 
     def build_training_data_loader(self) -> Any:
         """Returns a loader of the batches of all epochs, whose length is that of one epoch."""
+        self._callback.before_training_loaders()
         batches = _TrainingBatches(self._parts.training_loop)
         warn_about_global_batch_size(self._hparams, self._parts.training_loop.source, self._session.world_size)
         return batches
@@ -341,8 +343,14 @@ class LightningTrial(pytorch.PyTorchTrial):
     @property
     def epoch_length(self) -> int | None:
         """The number of batches of a training epoch, or None if the loaders have no length."""
-        with self._parts.runtime.hooks.telling_of_errors():
+        try:
+            self._callback.before_training_loaders()
             return self._parts.training_loop.length
+        except BaseException:
+            # Determined's loop, which would do it, has not begun.
+            if not self.controller.is_connected:
+                self._callback.on_trial_shutdown()
+            raise
 
     def show_progress(self) -> None:
         """Shows a progress bar until :meth:`hide_progress` is called."""

@@ -164,21 +164,21 @@ def original(module: Any) -> Any:
 
 
 @contextmanager
-def given_hyperparameters(owner: Any, overriding: dict[str, Any]) -> Iterator[None]:
+def given_hyperparameters(owner: Any, override: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[None]:
     """Overrides the hyperparameters that LightningCLI has ``save_hyperparameters`` save.
 
     Without LightningCLI it saves the constructor's arguments, which have been overridden already.
 
     Args:
         owner: The module or data module that is being built.
-        overriding: The values by name.
+        override: Returns the values by name, given those of LightningCLI.
     """
     variable = getattr(namespace_of(owner).module("core.mixins.hparams_mixin"), "_given_hyperparameters", None)
     if variable is None:  # An older LightningCLI has the constructor's arguments saved.
         yield
         return
     given = variable.get()
-    token = variable.set(None if given is None else {**given, **overriding})
+    token = variable.set(None if given is None else override(given))
     try:
         yield
     finally:
@@ -258,6 +258,11 @@ def is_omegaconf(hparams: Any) -> bool:
     """Returns whether hyperparameters are a configuration of OmegaConf's, which a checkpoint keeps as it is."""
     # Whoever has one has imported it.
     return isinstance(hparams, getattr(sys.modules.get("omegaconf"), "Container", ()))
+
+
+def read_write(hparams: Any) -> AbstractContextManager[Any]:
+    """Allows changes to a configuration of OmegaConf's; anything else allows them already."""
+    return sys.modules["omegaconf"].read_write(hparams) if is_omegaconf(hparams) else nullcontext()
 
 
 def visits_loaders_in_turn(combined_loader: Any) -> bool:

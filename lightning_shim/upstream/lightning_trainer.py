@@ -2,7 +2,8 @@
 
 It relies on these private names of Lightning:
 
-- ``Trainer._checkpoint_connector._select_ckpt_path``: resolves ``"last"``, ``"best"`` and ``"hpc"``.
+- ``Trainer._checkpoint_connector``, its ``_select_ckpt_path`` and ``_ckpt_path``: resolves ``"last"``, ``"best"`` and
+  ``"hpc"``, and keeps what ``Trainer.ckpt_path`` shows.
 - ``Trainer._val_check_time_interval``: the period of validation as a time.
 - ``loops.utilities._parse_loop_limits``: the default length of a training.
 - ``Trainer._callback_connector._reorder_callbacks``: puts checkpoint callbacks last.
@@ -26,10 +27,11 @@ from lightning_shim.upstream.namespaces import namespace_of
 
 
 def resolved_checkpoint(trainer: Any, ckpt_path: Any) -> Any:
-    """Returns the file for ``Trainer.fit(ckpt_path=...)``, which may be a name such as ``"last"``."""
+    """Returns the file for ``Trainer.fit(ckpt_path=...)``, which may be a name such as ``"last"``, and remembers it."""
     connector = trainer._checkpoint_connector
     fitting = lightning_of(trainer).TrainerFn.FITTING
-    return connector._select_ckpt_path(fitting, ckpt_path, model_provided=True, model_connected=True)
+    connector._ckpt_path = connector._select_ckpt_path(fitting, ckpt_path, model_provided=True, model_connected=True)
+    return connector._ckpt_path
 
 
 def uses_time_interval(trainer: Any) -> bool:

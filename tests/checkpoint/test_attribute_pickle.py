@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_shim.checkpoint import attribute_pickle
 from lightning_shim.checkpoint.attribute_pickle import AttributeUnpickler, CheckpointPickler, HashingPickler
 from lightning_shim.checkpoint.initial_objects import InitialObjects, KnownObjects, MissingObjectError
 from tests.parity.oracle import assert_same
@@ -194,6 +195,23 @@ def test_generators(make: Any) -> None:
     assert draw(unpacked(plain_of_new)) == expected
     assert unpacked(plain_of_same, other) is other
     assert draw(other) == expected
+
+
+class GeneratorOfGpu:
+    """Is pickled as a generator of the hundredth GPU is; CUDA's states have 16 bytes."""
+
+    def __reduce__(self) -> Any:
+        return attribute_pickle._make_generator, (
+            torch.device("cuda", 99),
+            ("cuda", torch.zeros(16, dtype=torch.uint8)),
+        )
+
+
+def test_generator_of_a_gpu_that_is_not_there() -> None:
+    """It is a new one of the module's device, and what is beside it is read."""
+    generator, count = unpacked(packed([GeneratorOfGpu(), 4]))
+    assert (generator.device, count) == (torch.device("cpu"), 4)
+    assert torch.equal(generator.get_state(), torch.Generator().get_state())
 
 
 class Average:

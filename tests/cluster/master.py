@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -55,6 +56,7 @@ class Run:
         pause_after: The batch after which it is told to pause, if it is.
         allocation_id: The allocation's name.
         metrics: What it has reported: values by name, by batches trained, by group.
+        load: What Determined's profiler has reported of the machine: a list by group, of no batch.
         checkpoints: The UUIDs of the checkpoints that it has written, by batches trained.
         progress: What it has reported of its progress.
         acknowledged: Whether it has acknowledged the signal to pause.
@@ -66,6 +68,7 @@ class Run:
     pause_after: int | None
     allocation_id: str = field(default_factory=lambda: f"{TRIAL_ID}.{uuid.uuid4()}")
     metrics: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    load: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     checkpoints: dict[int, str] = field(default_factory=dict)
     progress: list[float] = field(default_factory=list)
     acknowledged: bool = False
@@ -81,12 +84,16 @@ class Master:
     Args:
         config: The experiment's configuration.
         seed: The trial's seed.
-        stops_at: The batch whose validation has the search stop the trial, if it does.
+        trial_id: The trial's number.
+        agents: How many machines share the trial's slots.
+        stops: Is given the metrics of each validation, and says whether the search stops the trial by it.
         is_ill: Whether it answers nobody who asks for the trial's state once there is a validation.
         warm_start: The UUID of another trial's checkpoint that the first run starts from.
 
     Attributes:
         config: The experiment's configuration.
+        trial_id: The trial's number.
+        agents: How many machines share the trial's slots.
         requests: All that was asked.
         refused: What could not be answered, in words.
         runs: The trial's runs.
@@ -98,17 +105,22 @@ class Master:
         config: dict[str, Any],
         seed: int = 3,
         *,
-        stops_at: int | None = None,
+        trial_id: int = TRIAL_ID,
+        agents: int = 1,
+        stops: Callable[[Mapping[str, Any]], bool] = lambda metrics: False,
         is_ill: bool = False,
         warm_start: str | None = None,
     ) -> None:
         self.config = config
+        self.trial_id = trial_id
+        self.agents = agents
         self.requests: list[RecordedRequest] = []
         self.refused: list[str] = []
         self.runs: list[Run] = []
         self.early_exits: list[str] = []
         self._seed = seed
-        self._stops_at = stops_at
+        self._stops = stops
+        self._is_stopped = False
         self._is_ill = is_ill
         self._warm_start = warm_start
         self._token = str(uuid.uuid4())
@@ -175,27 +187,28 @@ class Master:
         self.runs.append(Run(len(self.runs) + 1, steps, storage_id, pause_after, batches_started=steps))
         return self.run
 
-    def environment(self) -> dict[str, str]:
-        """Returns the variables that the container of the present run gets from the master."""
-        hparams = {
-            name: parameter["val"] if isinstance(parameter, dict) else parameter
-            for name, parameter in self.config["hyperparameters"].items()
-        }
+    def environment(self, agent: int = 0) -> dict[str, str]:
+        """Returns the variables that a container of the present run gets from the master.
+
+        Args:
+            agent: The number of the container's machine.
+        """
+        hparams = {name: _sampled(parameter) for name, parameter in self.config["hyperparameters"].items()}
         variables = {
             "DET_MASTER": self.url,
             "DET_CLUSTER_ID": CLUSTER_ID,
-            "DET_AGENT_ID": "agent",
-            "DET_CONTAINER_ID": "container",
-            "DET_RESOURCES_ID": "resources",
+            "DET_AGENT_ID": f"agent-{agent}",
+            "DET_CONTAINER_ID": f"container-{agent}",
+            "DET_RESOURCES_ID": f"resources-{agent}",
             "DET_RESOURCES_TYPE": "docker-container",
-            "DET_SLOT_IDS": list(range(self.slots)),
+            "DET_SLOT_IDS": list(range(self.slots // self.agents)),
             "DET_TASK_ID": "task",
             "DET_TASK_TYPE": "TRIAL",
             "DET_ALLOCATION_ID": self.run.allocation_id,
             "DET_SESSION_TOKEN": self._token,
             "DET_USER": "user",
             "DET_EXPERIMENT_ID": EXPERIMENT_ID,
-            "DET_TRIAL_ID": TRIAL_ID,
+            "DET_TRIAL_ID": self.trial_id,
             "DET_TRIAL_RUN_ID": self.run.run_id,
             "DET_TRIAL_SEED": self._seed,
             "DET_HPARAMS": hparams,
@@ -246,13 +259,13 @@ class Master:
         if request.headers.get("Grpc-Metadata-x-allocation-token") != f"Bearer {self._token}":
             raise Unauthorized("without the session token of the task")
         known = {
-            "allocation": self.run.allocation_id,
-            "trial": str(TRIAL_ID),
-            "experiment": str(EXPERIMENT_ID),
-            "resources": "resources",
+            "allocation": {self.run.allocation_id},
+            "trial": {str(self.trial_id)},
+            "experiment": {str(EXPERIMENT_ID)},
+            "resources": {f"resources-{agent}" for agent in range(self.agents)},
         }
         for name, value in arguments.items():
-            if value != known[name]:
+            if value not in known[name]:
                 raise NotFound(f"there is no {name} {value}")
         body = json.loads(request.data) if request.data else None
         names = tuple(sorted([*request.args, *_names(body)]))
@@ -268,7 +281,9 @@ class Master:
         """Has nothing to say."""
 
     def _rendezvous(self, body: Any, request: Request) -> dict[str, Any]:
-        return {"rendezvousInfo": {"addresses": ["127.0.0.1"], "rank": 0, "slots": [self.slots]}}
+        rank = int(request.path.split("/")[-2].removeprefix("resources-"))
+        addresses, slots = ["127.0.0.1"] * self.agents, [self.slots // self.agents] * self.agents
+        return {"rendezvousInfo": {"addresses": addresses, "rank": rank, "slots": slots}}
 
     def _trial(self, body: Any, request: Request) -> dict[str, Any]:
         validations = self.metrics("validation")
@@ -277,11 +292,10 @@ class Master:
         if self._is_ill:
             raise InternalServerError("the database is gone")
         # The real one tells a running trial in no other way.
-        is_stopped = self._stops_at is not None and max(validations) >= self._stops_at
         return {
             "trial": {
                 "latestValidation": {"totalBatches": max(validations)},
-                "state": "STATE_STOPPING_COMPLETED" if is_stopped else "STATE_RUNNING",
+                "state": "STATE_STOPPING_COMPLETED" if self._is_stopped else "STATE_RUNNING",
             }
         }
 
@@ -309,14 +323,19 @@ class Master:
 
     def _report_metrics(self, body: Any, request: Request) -> None:
         group, report = body["group"], body["metrics"]
-        if (report["trialId"], report["trialRunId"]) != (TRIAL_ID, self.run.run_id):
+        if (report["trialId"], report["trialRunId"]) != (self.trial_id, self.run.run_id):
             raise BadRequest(f"metrics of trial {report['trialId']}, run {report['trialRunId']}")
-        reported = self.run.metrics.setdefault(group, {}).setdefault(report["stepsCompleted"], {})
         metrics = report["metrics"]["avgMetrics"]
+        if report.get("stepsCompleted") is None:
+            self.run.load.setdefault(group, []).append(metrics)
+            return
+        reported = self.run.metrics.setdefault(group, {}).setdefault(report["stepsCompleted"], {})
         twice = reported.keys() & metrics.keys()
         if twice:
             raise BadRequest(f"{group} metrics {sorted(twice)} twice for batch {report['stepsCompleted']}")
         reported.update(metrics)
+        if group == "validation" and self._stops(metrics):
+            self._is_stopped = True
 
     def _report_progress(self, body: Any, request: Request) -> None:
         self.run.progress.append(body["progress"])
@@ -364,3 +383,12 @@ def _names(body: Any, prefix: str = "") -> list[str]:
         else:
             names.append(prefix + name)
     return names
+
+
+def _sampled(hyperparameter: Any) -> Any:
+    """Returns the value that a trial gets for a hyperparameter of a configuration; nested ones stay nested."""
+    if not isinstance(hyperparameter, dict):
+        return hyperparameter
+    if "type" in hyperparameter:
+        return hyperparameter["val"]
+    return {name: _sampled(each) for name, each in hyperparameter.items()}

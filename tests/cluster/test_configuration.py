@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.master import EXPERIMENT_ID, TRIAL_ID
 from tests.cluster.submission import EPOCH_LENGTH, by_lightning, script, submit
 from tests.cluster.trial import DEFAULTS, Trial, assert_ended_well
 from tests.parity.oracle import assert_same
@@ -28,6 +29,25 @@ NO_EFFECT = {
     "records_per_epoch": 100,
 }
 
+LINES = [
+    f"training LitModel, 4 parameters, 1 process on cpu, up to 2 epochs, results in trial {TRIAL_ID} of experiment "
+    f"{EXPERIMENT_ID}",
+    "epoch 0, batch 0, validation",
+    "epoch 0, batch 3, training",
+    "epoch 0, batch 4, validation",
+    "epoch 0, batch 5, checkpoint",
+    "epoch 0, batch 6, training",
+    "epoch 1, batch 8, validation",
+    "epoch 1, batch 9, training",
+    "epoch 1, batch 10, checkpoint",
+    "epoch 1, batch 12, training",
+    "epoch 1, batch 12, validation",
+    "epoch 1, batch 12, checkpoint",
+    "what was reported",
+    "trained to its length, after 2 epochs, 12 batches, 12 steps",
+]
+"""What fit and a script say of it in the log, up to the values."""
+
 
 def warnings_of(trial: Trial, file: str) -> list[str]:
     """Returns the warnings at lines of a file."""
@@ -40,6 +60,7 @@ def assert_done(trial: Trial) -> None:
     training = trial.master.metrics("training")
     assert [steps for steps, values in sorted(training.items()) if "train_loss" in values] == [3, 6, 9, LENGTH]
     assert list(trial.master.checkpoints) == [5, 10, LENGTH]
+    assert [line.partition(":")[0] for line in re.findall(r"^lightning_shim: (.*)$", trial.log, re.M)] == LINES
 
 
 def test_fit_does_what_is_asked(tmp_path: Path) -> None:

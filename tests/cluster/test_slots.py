@@ -27,6 +27,7 @@ def test_run_starts_a_process_for_each_slot(tmp_path: Path) -> None:
     assert sorted(trial.master.metrics("training")) == list(range(1, LENGTH + 1))
     assert_same(trial.results(1)["weights"], trial.results(0)["weights"])
     paused, ended = trial.outcomes
+    assert paused.log.count("lightning_shim: paused, after ") == 1
     assert paused.log.count("the script ends here, and runs again when the trial goes on") == 1
     assert "the script ends here, and runs again when the trial goes on" not in ended.log
     for outcome in trial.outcomes:

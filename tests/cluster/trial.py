@@ -68,6 +68,7 @@ def run_trial(
     seed: int = 3,
     pauses: tuple[int, ...] = (),
     source: Path | None = None,
+    time_limit: float = agent.TIME_LIMIT,
     **master_options: Any,
 ) -> Trial:
     """Runs a trial.
@@ -79,6 +80,7 @@ def run_trial(
         seed: The trial's seed.
         pauses: The batches after which it is paused; after one that it does not reach, it is continued when complete.
         source: Another trial's checkpoint, from which its first run starts.
+        time_limit: How long each run may take, in seconds.
         **master_options: What else the master is to do.
     """
     assert problems(configuration) == []
@@ -92,7 +94,8 @@ def run_trial(
         trial = Trial(master, storage)
         for pause in (*pauses, None):
             run = master.start_run(pause)
-            trial.outcomes.append(agent.run(master, context, folder / "disk", folder / str(run.run_id)))
+            afterwards = folder / str(run.run_id)
+            trial.outcomes.append(agent.run(master, context, folder / "disk", afterwards, time_limit))
     return trial
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 import torchmetrics
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -172,6 +174,16 @@ class Manual(Synchronised):
         self.clip_gradients(optimizer, gradient_clip_val=0.5)
         optimizer.step()
         return loss
+
+
+class GoesBackwardByHand(Manual):
+    """Goes backward once a step."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        optimizer.step()
 
 
 class AccumulatesByHand(Manual):
@@ -378,8 +390,19 @@ if has_lightning(">=2.6"):
     CALLBACKS["WeightAveraging"] = lambda folder: [pl.callbacks.WeightAveraging()]
     CALLBACKS["EMAWeightAveraging"] = lambda folder: [pl.callbacks.EMAWeightAveraging(decay=0.5)]
 
+STATIC_GRAPH = {"static_graph": True, "gradient_as_bucket_view": True}
+PROCESS_GROUP: dict[str, Any] = {"process_group_backend": "gloo", "timeout": timedelta(minutes=5)}
+
 SCENARIOS = {
-    "automatic": Scenario(Synchronised, options={"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}),
+    # The first one makes the process group.
+    "automatic": Scenario(
+        Synchronised,
+        options={
+            "accumulate_grad_batches": 2,
+            "gradient_clip_val": 0.5,
+            "strategy": DDPStrategy(**PROCESS_GROUP),
+        },
+    ),
     "plateau": Scenario(Plateau),
     "epoch values": Scenario(
         ReadsEpochValues,
@@ -389,6 +412,11 @@ SCENARIOS = {
     "gathers gradients": Scenario(GathersGradients),
     "torchmetrics": Scenario(MeasuresWithTorchmetrics),
     "unused parameters": Scenario(UsesOneOfTwoHeads, find_unused_parameters=True),
+    "unused parameters of an object": Scenario(
+        UsesOneOfTwoHeads, options={"strategy": DDPStrategy(find_unused_parameters=True)}
+    ),
+    "static graph": Scenario(Synchronised, options={"strategy": DDPStrategy(**STATIC_GRAPH)}),
+    "static graph by hand": Scenario(GoesBackwardByHand, options={"strategy": DDPStrategy(**STATIC_GRAPH)}),
     "buffers": Scenario(BuffersOfItsOwn),
     "manual": Scenario(Manual),
     "accumulation by hand": Scenario(AccumulatesByHand),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed.scenarios import CALLBACKS, SCENARIOS, UsesOneOfTwoHeads
+from tests.distributed.scenarios import CALLBACKS, PROCESS_GROUP, SCENARIOS, UsesOneOfTwoHeads
 from tests.parity.oracle import assert_same
 from tests.support.places import place_in
 from tests.support.torchrun import run
@@ -110,6 +110,11 @@ def test_gradients_are_synchronised_when_the_optimizer_steps(results: Results) -
     are_the_same = [torch.equal(*gradients) for gradients in zip(first, second, strict=True)]
     # In the second epoch each batch's are.
     assert are_the_same == [False, True, True, True, True, True]
+
+
+def test_process_group_is_that_of_the_strategy(results: Results) -> None:
+    for side in SIDES:
+        assert [results[side][rank]["timeout"] for rank in range(2)] == [PROCESS_GROUP["timeout"]] * 2
 
 
 def test_one_process_stops_both(results: Results) -> None:

@@ -51,18 +51,18 @@ def train_with_lightning(scenario: Scenario, folder: Path) -> dict[str, Any]:
     pl.seed_everything(0)
     module = (scenario.theirs or scenario.module)()
     callbacks = scenario.callbacks(folder)
+    strategy = "ddp_find_unused_parameters_true" if scenario.find_unused_parameters else "ddp"
     trainer = pl.Trainer(
         max_epochs=scenario.epochs,
         accelerator="cpu",
         devices=2,
-        strategy="ddp_find_unused_parameters_true" if scenario.find_unused_parameters else "ddp",
         logger=False,
         enable_progress_bar=False,
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         callbacks=callbacks,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        **scenario.options,
+        **{"strategy": strategy, **scenario.options},
     )
     trainer.fit(module, **scenario.data())
     return results(module, trainer.logged_metrics, folder)
@@ -130,5 +130,8 @@ if __name__ == "__main__":
         if side == "determined":
             saved["stopped"] = stop_one_process()
             saved["global_batch_size"] = {size: warnings_about_the_batch_size(size) for size in (4, 8)}
+        saved["timeout"] = (
+            torch.distributed.distributed_c10d._get_default_group()._get_backend(torch.device("cpu")).options._timeout
+        )
         saved["refused"] = {name: error_of(train, scenario, folder) for name, scenario in REFUSED.items()}
     torch.save(saved, f"{file}.{os.environ['RANK']}")

@@ -52,7 +52,8 @@ def test_search_stops_trials(cluster: Cluster, path: str) -> None:
     epochs = [len(trial.metrics["validation"]) for trial in trials]
     print(f"epochs: {epochs}, {sum(epochs)} of {16 * EPOCHS}")
     assert set(epochs) == {1, EPOCHS}
-    # A quarter of the trials go on after the first rung, and some that are the first to come there.
-    assert 16 + 3 * (EPOCHS - 1) <= sum(epochs) <= 55
+    # A bracket of five stops none. Of the other eleven one goes on after its first epoch if it is the best so far, or
+    # among the best quarter: the first one does, and in any order hardly ever more than eight do.
+    assert 5 + 1 <= epochs.count(EPOCHS) <= 5 + 8
     for trial, trained in zip(trials, epochs, strict=True):
         assert trial.log.count("stopped early by the search") == (trained < EPOCHS)

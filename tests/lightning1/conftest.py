@@ -11,6 +11,7 @@ import filelock
 import pytest
 import torch
 
+from tests.support.packages import install
 from tests.support.recording import Recording
 
 # It cannot stand beside Lightning 2 in one environment. Its wheel needs no more than what is there, and pkg_resources.
@@ -32,8 +33,7 @@ def lightning_1(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dic
 
 
 def _record(folder: pathlib.Path, recordings: pathlib.Path) -> None:
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "packages"), *REQUIREMENTS], check=True)
+    install(folder / "packages", *REQUIREMENTS)
     script = pathlib.Path(__file__).with_name("lightning_1.py")
     subprocess.run(
         [sys.executable, "-W", "ignore", str(script), str(recordings)],

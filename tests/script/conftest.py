@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+import lightning_shim
+from tests.parity.oracle import assert_same
 from tests.script.execution import SCRIPTS, execute
 
 ByPython = Callable[..., Path]
@@ -26,3 +31,22 @@ def by_python(tmp_path_factory: pytest.TempPathFactory) -> ByPython:
         return folders[command]
 
     return by_python
+
+
+@pytest.fixture
+def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]:
+    """Gives a function that compares what another returns under Lightning's Trainer and as a trial."""
+    monkeypatch.setenv("XDG_DATA_HOME", os.fspath(tmp_path))
+
+    def compared(script: Callable[[], Any]) -> Any:
+        results = []
+        for folder in ("lightning", "ours"):
+            (tmp_path / folder).mkdir()
+            monkeypatch.chdir(tmp_path / folder)
+            torch.manual_seed(0)
+            with lightning_shim.patched(trainer=folder == "ours"):
+                results.append(script())
+        assert_same(*results)
+        return results[0]
+
+    return compared

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
-from pytorch_lightning.plugins import MixedPrecision
 
 import lightning_shim
 from lightning_shim.members.member import Support
@@ -23,9 +22,7 @@ from tests.script.test_scripts import results
 pytestmark = pytest.mark.xdist_group("a script's arguments")
 
 REFUSED: dict[str, Any] = {
-    "strategy": "fsdp",
     "barebones": True,
-    "plugins": [MixedPrecision("bf16-mixed", "cpu")],
 }
 IGNORED: dict[str, Any] = {
     "accelerator": "tpu",
@@ -34,8 +31,8 @@ IGNORED: dict[str, Any] = {
     "profiler": "simple",
     "model_registry": "model",
 }
-# The scripts of other tests have them.
-ELSEWHERE = {"limit_test_batches", "limit_predict_batches", "logger", "use_distributed_sampler"}
+# Other tests have them.
+ELSEWHERE = {"limit_test_batches", "limit_predict_batches", "logger", "use_distributed_sampler", "plugins"}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +72,7 @@ def test_every_argument_is_tried() -> None:
     tried = {name for arguments in CASES.values() for name in arguments}
     assert list(ARGUMENTS) == list(inspect.signature(pl.Trainer).parameters)
     assert tried | REFUSED.keys() | IGNORED.keys() | ELSEWHERE == set(ARGUMENTS)
-    assert {name for name, row in ARGUMENTS.items() if row.support is Support.REFUSED} == REFUSED.keys() - {"strategy"}
+    assert {name for name, row in ARGUMENTS.items() if row.support is Support.REFUSED} == REFUSED.keys()
     assert {name for name, row in ARGUMENTS.items() if row.support is Support.IGNORED} == IGNORED.keys()
 
 

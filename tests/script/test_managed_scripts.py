@@ -56,7 +56,7 @@ CASES = {
         13,
         13,
         {"training": {"train_loss"}, "validation": {"val_loss"}},
-        {"hidden": 6, "learning_rate": 0.01},
+        {"model": {"hidden": 6}, "learning_rate": 0.01},
         ("--model.hidden=6", "--model.learning_rate=0.01"),
     ),
 }

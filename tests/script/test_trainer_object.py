@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import lightning_shim
 from lightning_shim.diagnostics.errors import ConfigurationError
 from lightning_shim.script import fit
-from tests.parity.oracle import assert_same
 
 ARGUMENTS: dict[str, Any] = {
     "max_epochs": 2,
@@ -88,25 +86,6 @@ def attributes(trainer: Any) -> dict[str, Any]:
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     values = {name: getattr(trainer, name) for name in ATTRIBUTES}
     return {**values, "metrics": metrics, "state": str(trainer.state), "optimizers": len(trainer.optimizers)}
-
-
-@pytest.fixture
-def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]:
-    """Gives a function that compares what another returns under Lightning's Trainer and as a trial."""
-    monkeypatch.setenv("XDG_DATA_HOME", os.fspath(tmp_path))
-
-    def compared(script: Callable[[], Any]) -> Any:
-        results = []
-        for folder in ("lightning", "ours"):
-            (tmp_path / folder).mkdir()
-            monkeypatch.chdir(tmp_path / folder)
-            torch.manual_seed(0)
-            with lightning_shim.patched(trainer=folder == "ours"):
-                results.append(script())
-        assert_same(*results)
-        return results[0]
-
-    return compared
 
 
 def test_attributes_by_reference(compared: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import warnings
 from collections.abc import Callable
@@ -207,6 +208,30 @@ class TestUnused:
             warnings.simplefilter("error", LightningShimWarning)
             trial = Trial(context)
         assert trial.datamodule.batch_size == 8
+
+
+class TestNested:
+    """A nested hyperparameter is a part of the default."""
+
+    def test_part_of_a_default(self) -> None:
+        optim = {"lr": 0.1, "momentum": 0.9}
+        assert build(lambda optim=optim: optim, {"optim": {"lr": 0.5}}) == {"lr": 0.5, "momentum": 0.9}
+        assert optim["lr"] == 0.1
+
+    @pytest.mark.parametrize("in_order", [False, True])
+    def test_dotted_and_nested(self, in_order: bool) -> None:
+        hparams = {"optim.sgd.lr": 0.5, "optim": {"sgd": {"momentum": 0.9}}, "optim.name": "sgd"}
+        given = dict(sorted(hparams.items())) if in_order else hparams
+        expected = {"sgd": {"momentum": 0.9, "lr": 0.5}, "name": "sgd"}
+        assert build(lambda optim: optim, given) == expected
+        assert hparams["optim"] == {"sgd": {"momentum": 0.9}}
+
+    def test_part_that_nothing_takes_is_named(self) -> None:
+        builder = HyperparameterBuilder({"optim": {"lr": 0.5, "beta": 1}, "other": {"lr": 1}})
+        default = argparse.Namespace(lr=1)
+        assert builder.build(lambda optim=default: optim) == argparse.Namespace(lr=0.5)
+        with pytest.warns(HyperparameterWarning, match=r"hyperparameters optim\.beta, other\.lr have no effect"):
+            builder.warn_about_unused()
 
 
 class TestRecipes:

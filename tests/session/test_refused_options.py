@@ -46,7 +46,7 @@ class TestOptions:
             ({"gradient_clip_val": "large"}, "gradient_clip_val='large'"),
             ({"find_unused_parameters": "yes"}, "find_unused_parameters='yes' makes no sense; it is True or False"),
             ({"sync_batchnorm": 1}, "sync_batchnorm=1 makes no sense; it is True or False"),
-            ({"strategy": "ddp"}, 'pass find_unused_parameters=True for "ddp_find_unused_parameters_true"'),
+            ({"strategy": "fsdp"}, "strategy='fsdp' makes no sense; it is 'auto', 'ddp' or one of its variants"),
             (
                 {"accumulate_grad_batches": 0},
                 "accumulate_grad_batches=0 makes no sense; it is a number",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 from determined import pytorch
 
 import lightning_shim
+from lightning_shim.trial.journal import LOGGER, shown_on_standard_error
 from tests.support.ports import free_ports
 from tests.support.prepared_python import python
 from tests.support.repository import REPOSITORY
@@ -24,6 +26,11 @@ from tests.support.tiny import loader, tiny
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "lightning_shim"]
+
+
+def folder_of(trial: lightning_shim.LightningTrial) -> Path:
+    """Where its checkpoints are."""
+    return Path(str(trial.checkpoint_path)).parent
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +56,7 @@ class TestLines:
         )
         *reported, result, end = lines(caplog)
         assert reported == [
-            "training Lit, 4 parameters, 1 process on cpu, up to 1 epoch",
+            f"training Lit, 4 parameters, 1 process on cpu, up to 1 epoch, results in {folder_of(trial)}",
             "epoch 0, batch 2, training: step=1",
             "epoch 0, batch 4, training: step=3",
             "epoch 0, batch 4, validation: val_loss=1.23457e+07",
@@ -82,8 +89,8 @@ class TestLines:
         lightning_shim.fit(tiny(pl)(), loader(), max_length=pytorch.Batch(5), latest_checkpoint=first.checkpoint_path)
         start, *_, checkpoint, end = lines(caplog)
         assert start == (
-            "training Tiny, 4 parameters, 1 process on cpu, up to 5 steps, going on after batch 3, "
-            f"from {first.checkpoint_path}"
+            f"training Tiny, 4 parameters, 1 process on cpu, up to 5 steps, results in {folder_of(first)}, "
+            f"going on after batch 3, from {first.checkpoint_path}"
         )
         assert checkpoint.startswith("epoch 1, batch 5, checkpoint: ")
         assert end == "trained to its length, after 2 epochs, 5 batches, 5 steps"
@@ -102,8 +109,26 @@ class TestLines:
         trainer_options = {"max_steps": 6, "accelerator": "cpu", "enable_progress_bar": False, "logger": False}
         with lightning_shim.patched(trainer=True):
             pl.Trainer(**trainer_options, enable_model_summary=False).fit(tiny(pl)(), loader())
-        assert lines(caplog)[0] == "training Tiny, 4 parameters, 1 process on cpu, up to 6 steps"
+        place = Path.cwd()
+        start = f"training Tiny, 4 parameters, 1 process on cpu, up to 6 steps, results in {place}"
+        assert lines(caplog)[0] == start
         assert lines(caplog)[-1] == "trained to its length, after 2 epochs, 6 batches, 6 steps"
+
+    def test_of_a_trial_that_the_user_runs(
+        self, pl: ModuleType, patched: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By Determined's Trainer, as ``fit`` does."""
+        length = pytorch.Epoch(1)
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])
+        by_fit = lightning_shim.fit(tiny(pl)(), loader(), max_length=length)
+        of_fit = capsys.readouterr().err
+        with pytorch.init() as context:
+            trial = lightning_shim.LightningTrial(context, tiny(pl)(), train_dataloaders=loader(), max_length=length)
+            pytorch.Trainer(trial, context).fit(max_length=length, checkpoint_policy="all")
+        shown = capsys.readouterr().err
+        assert "lightning_shim: trained to its length, after 1 epoch, 4 batches, 4 steps\n" in shown
+        assert shown == of_fit.replace(str(by_fit.checkpoint_path), str(trial.checkpoint_path))
+        assert (LOGGER.handlers, LOGGER.propagate) == ([], True)
 
 
 def by_the_module(pl: ModuleType) -> tuple[Any, list[Any]]:
@@ -172,6 +197,37 @@ class TestEnd:
         assert not [line for line in lines(caplog) if " after " in line]
 
 
+class TestConfigurationInTheMeantime:
+    def test_by_a_warning_of_somebodys(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Which gives the root logger a handler."""
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])
+        with shown_on_standard_error():
+            LOGGER.info("first")
+            logging.warning("pynvml module not found")
+            LOGGER.info("second")
+        assert capsys.readouterr().err.splitlines() == [
+            "lightning_shim: first",
+            "WARNING:root:pynvml module not found",
+            "lightning_shim: second",
+        ]
+
+    @pytest.mark.parametrize("name", ["", "lightning_shim"])
+    def test_by_the_user(self, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])
+        users, logger = io.StringIO(), logging.getLogger(name)
+        handler = logging.StreamHandler(users)
+        with shown_on_standard_error():
+            LOGGER.info("first")
+            handler.setFormatter(logging.Formatter("user: %(message)s"))
+            logger.addHandler(handler)
+            LOGGER.info("second")
+        logger.removeHandler(handler)
+        assert capsys.readouterr().err == "lightning_shim: first\n"
+        assert users.getvalue() == "user: second\n"
+
+
 def executed(folder: Path, program: str, *command: str) -> tuple[str, str]:
     """Runs Python without a terminal, and returns what it has printed and what of that are errors."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -233,6 +289,7 @@ class TestLogging:
         command = (*launcher, "-m", "lightning_shim", "run", "-m", "tests.terminal.train", "0")
         _, errors = executed(tmp_path, python(), *command)
         written = [line for line in errors.splitlines() if line.startswith("lightning_shim: ")]
-        assert written[0] == "lightning_shim: training Lit, 4 parameters, 2 processes on cpu, up to 2 epochs"
+        start = "lightning_shim: training Lit, 4 parameters, 2 processes on cpu, up to 2 epochs, results in "
+        assert written[0].startswith(start)
         assert written[-1] == f"lightning_shim: {self.END}"
         assert len(written) == len(set(written)) == 12

@@ -13,8 +13,13 @@ from pytest_mock import MockerFixture
 
 import lightning_shim
 from lightning_shim.script import fit as script_fit
-from lightning_shim.upstream.determined import context as determined_context
-from lightning_shim.upstream.determined.context import accelerator, devices, own_device, torch_chooses_device
+from lightning_shim.upstream.determined.context import (
+    accelerator,
+    devices,
+    no_device_of_determined,
+    own_device,
+    settle_device,
+)
 from tests.parity.modules import Regression, loaders
 
 NVIDIA_SMI = """#!/bin/sh
@@ -58,10 +63,10 @@ def test_gpu_is_that_of_the_local_rank(
         monkeypatch.setenv("LOCAL_RANK", str(local_rank))
     made_current = mocker.patch.object(torch.cuda, "set_device")
     device = torch.device("cuda", local_rank or 0)
-    with torch_chooses_device():
-        # Without nvidia-smi on the PATH Determined itself sees no GPU.
-        context = pytorch.PyTorchTrialContext._init_device(mocker.Mock())
-    assert context == own_device() == device
+    # Without nvidia-smi on the PATH Determined itself has seen no GPU.
+    context = mocker.Mock(device=torch.device("cpu"))
+    settle_device(context)
+    assert context.device == own_device() == device
     assert (accelerator(), devices()) == ("gpu", [device.index])
     made_current.assert_called_once_with(device)
 
@@ -115,9 +120,16 @@ def test_random_state_of_a_script(
     made_current.assert_called_once_with(torch.device("cuda", 1))
 
 
-def test_determined_chooses_as_before_afterwards() -> None:
-    before = pytorch.PyTorchTrialContext._init_device
-    with torch_chooses_device():
-        assert pytorch.PyTorchTrialContext._init_device is not before
-    assert pytorch.PyTorchTrialContext._init_device is before
-    assert determined_context.own_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+def test_determined_chooses_no_device(mocker: MockerFixture) -> None:
+    """With several processes it would make a GPU the current one, which PyTorch need not see."""
+    made_current = mocker.patch.object(torch.cuda, "set_device")
+    context = mocker.Mock(_num_gpus=2)
+    context.distributed.configure_mock(size=2, local_rank=1)
+    before = vars(pytorch.PyTorchTrialContext)["_init_device"]
+    with no_device_of_determined():
+        assert pytorch.PyTorchTrialContext._init_device(context) == torch.device("cpu")
+    made_current.assert_not_called()
+    assert vars(pytorch.PyTorchTrialContext)["_init_device"] is before
+    # Otherwise the fault would not be shown.
+    assert pytorch.PyTorchTrialContext._init_device(context) == torch.device("cuda", 1)
+    made_current.assert_called_once_with(torch.device("cuda", 1))

@@ -25,6 +25,7 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import determined as det
@@ -47,30 +48,32 @@ def wrap_model(context: Any, model: torch.nn.Module, **options: Any) -> torch.nn
         The model, wrapped in DistributedDataParallel if there are several processes.
     """
     # wrap_model passes the class nothing but the model, so the class is replaced for the call.
-    name = "_PyTorchDistributedDataParallel"
-    setattr(context, name, functools.partial(getattr(context, name), **options))
-    try:
+    wrapper = functools.partial(context._PyTorchDistributedDataParallel, **options)
+    with replaced(context, _PyTorchDistributedDataParallel=wrapper):
         wrapped: torch.nn.Module = context.wrap_model(model)
-    finally:
-        delattr(context, name)
     return wrapped
 
 
 @contextlib.contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Replaces an attribute of a module or a class of Determined's for the time of a block.
+def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
+    """Replaces attributes of an object, a class or a module for the time of a block.
 
     Args:
-        owner: The module or class, which has the attribute itself.
-        name: The attribute's name.
-        value: What takes its place.
+        owner: The object.
+        **attributes: What takes their places, by name.
     """
-    former = getattr(owner, name)
-    setattr(owner, name, value)
+    # An attribute that it only inherits is its own for that time.
+    former = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
+    for name, value in attributes.items():
+        setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(owner, name, former)
+        for name in attributes:
+            if name in former:
+                setattr(owner, name, former[name])
+            else:
+                delattr(owner, name)
 
 
 def own_device() -> torch.device:
@@ -93,33 +96,42 @@ def own_device() -> torch.device:
 
 
 @contextlib.contextmanager
-def torch_chooses_device() -> Iterator[None]:
-    """Has contexts that are made within the block use the device that PyTorch sees.
+def process_group_with(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Has a process group that is made within the block, on a cluster by Determined, made with further arguments.
 
-    Determined counts the GPUs that ``nvidia-smi`` names, of which PyTorch may see none or others.
+    Args:
+        settings: Arguments of ``torch.distributed.init_process_group``; they take precedence.
     """
+    initialize: Callable[..., None] = torch.distributed.init_process_group
 
-    def device_of(context: pytorch.PyTorchTrialContext) -> torch.device:
-        device = own_device()
-        make_current(device)
-        return device
+    def with_settings(**arguments: Any) -> None:
+        initialize(**{**arguments, **settings})
 
-    with replaced(pytorch.PyTorchTrialContext, "_init_device", device_of):
+    with replaced(torch.distributed, init_process_group=with_settings):
         yield
 
 
 def settle_device(context: Any) -> None:
-    """Makes a trial's device the one that PyTorch sees, and the current one, if somebody else has made its context.
+    """Makes a trial's device the one that PyTorch sees, and the current one.
+
+    Determined counts the GPUs that ``nvidia-smi`` names, of which PyTorch may see none or others.
 
     Args:
-        context: Determined's trial context. On a cluster its device is that of the trial's slot.
+        context: Determined's trial context.
 
     Raises:
         ConfigurationError: If there are more processes than GPUs.
     """
-    if not is_on_cluster():
-        context.device = own_device()
+    context.device = own_device()
     make_current(context.device)
+
+
+def no_device_of_determined() -> AbstractContextManager[None]:
+    """Has contexts that are made within the block leave the GPUs alone, until :func:`settle_device` is called.
+
+    One of several processes would otherwise fail where ``nvidia-smi`` names GPUs that PyTorch does not see.
+    """
+    return replaced(pytorch.PyTorchTrialContext, _init_device=lambda context: torch.device("cpu"))
 
 
 def make_current(device: torch.device) -> None:
@@ -270,6 +282,12 @@ def is_on_cluster() -> bool:
     # Notebooks and commands on a cluster have a ClusterInfo as well.
     info = det.get_cluster_info()
     return info is not None and info.task_type == "TRIAL"
+
+
+def name_of_trial() -> str | None:
+    """Returns what the web interface calls this process's trial; off-cluster None."""
+    info = det.get_cluster_info() if is_on_cluster() else None
+    return None if info is None else f"trial {info.trial.trial_id} of experiment {info.trial.experiment_id}"
 
 
 def lacks_launcher() -> bool:

@@ -87,6 +87,11 @@ class Controller:
                 "LightningTrial(context, module, latest_checkpoint=...) the same."
             )
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the loop runs the trial, and tells it of its end."""
+        return self._controller is not None
+
     def start_workload(self, boundaries: list[Any]) -> None:
         """Takes the periods that may end the batches to come.
 
@@ -178,8 +183,8 @@ class Controller:
 
     @property
     def test_mode(self) -> bool:
-        """Whether the loop trains and validates a single batch."""
-        return bool(self._controller.test_mode)
+        """Whether the loop trains and validates a single batch; False before it is connected."""
+        return bool(getattr(self._controller, "test_mode", False))
 
     @property
     def counts_epochs(self) -> bool:

@@ -18,7 +18,7 @@ from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError
 from lightning_shim.upstream.determined.checkpoint_errors import STATE_FILE, read_files
-from lightning_shim.upstream.determined.context import checkpoint_path, checkpoint_storage, is_on_cluster
+from lightning_shim.upstream.determined.context import checkpoint_path, checkpoint_storage, is_on_cluster, replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +50,8 @@ class LatestCheckpoint:
             return content if pathlib.Path(file).name == STATE_FILE else read(file, *args, **kwargs)
 
         read: Callable[..., Any] = torch.load
-        with _replaced(torch, load=load), _replaced(context, models=[], optimizers=[], lr_schedulers=[]):
+        with replaced(torch, load=load), replaced(context, models=[], optimizers=[], lr_schedulers=[]):
             yield
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, **attributes: Any) -> Iterator[None]:
-    former = {name: getattr(owner, name) for name in attributes}
-    vars(owner).update(attributes)
-    try:
-        yield
-    finally:
-        vars(owner).update(former)
 
 
 def name_of_latest_checkpoint(context: Any) -> str | None:

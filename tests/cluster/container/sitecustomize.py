@@ -34,6 +34,13 @@ def redirect_info_files(info: ModuleType) -> None:
             function.__defaults__ = (redirected(path),)
 
 
+def separate_sockets(ipc: ModuleType) -> None:
+    """Gives each of several containers a socket of its own in the /tmp that they share here."""
+    read = ipc.read_pid_server_addr
+    ipc.read_pid_server_addr = lambda address: read(f"{address}-{os.environ['DET_CONTAINER_ID']}")
+
+
 # Determined is not imported here: most processes of a container would have no use for it.
 wrapt.register_post_import_hook(redirect_constants, "determined.constants")
 wrapt.register_post_import_hook(redirect_info_files, "determined._info")
+wrapt.register_post_import_hook(separate_sockets, "determined.ipc")

@@ -1,0 +1,100 @@
+"""Lightning's ``plugins`` argument: those that a script's Trainer and its trial use, and those they do without.
+
+It relies on these private names of Lightning:
+
+- ``Strategy._checkpoint_io`` and ``_precision_plugin``: the plugins that a strategy was given.
+- ``AsyncCheckpointIO._executor``: the thread that writes checkpoints.
+- ``lightning_fabric.utilities.cloud_io._load``: reads a checkpoint from a file or a URL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from lightning_fabric.utilities.cloud_io import _load
+
+from lightning_shim.upstream.namespaces import Namespace
+
+_PRECISIONS: Final = ("Precision", "DoublePrecision", "HalfPrecision", "MixedPrecision")
+"""The classes of precisions that a trial has too."""
+
+_OWN_PROCESSES: Final = ("LightningEnvironment", "TorchElasticEnvironment")
+"""The environments in which the processes are those of a trial: a single one, or torchrun's."""
+
+
+class Plugins:
+    """The plugins of a script's Trainer, by what becomes of them.
+
+    Args:
+        namespace: The Trainer's namespace.
+        given: The Trainer's arguments by name, of which ``strategy`` may bring plugins too.
+
+    Attributes:
+        used: The plugins of checkpoints and precision that Trainer and trial use.
+        synchronises_batch_norm: Whether one of them does what ``sync_batchnorm`` does.
+        ignored: The plugins without an effect.
+        refused: The plugins without which the training would be another one.
+    """
+
+    def __init__(self, namespace: Namespace, given: dict[str, Any]) -> None:
+        self._classes: Final = namespace.module("plugins")
+        self._environment: Final = namespace.module("plugins.environments").ClusterEnvironment
+        self.used: Final[list[Any]] = []
+        self.ignored: Final[list[Any]] = []
+        self.refused: Final[list[Any]] = []
+        self.synchronises_batch_norm = False
+        plugins, strategy = given.get("plugins") or (), given.get("strategy")
+        of_strategy = [getattr(strategy, name, None) for name in ("_checkpoint_io", "_precision_plugin")]
+        for plugin in (*(plugins if isinstance(plugins, Iterable) else [plugins]), *of_strategy):
+            if plugin is not None:
+                self._sort(plugin)
+
+    def _sort(self, plugin: Any) -> None:
+        classes = self._classes
+        if isinstance(plugin, classes.CheckpointIO) or self._is_known_precision(plugin):
+            self.used.append(plugin)
+        elif isinstance(plugin, classes.TorchSyncBatchNorm):
+            self.synchronises_batch_norm = True
+        elif isinstance(plugin, self._environment):
+            if type(plugin).__name__ not in _OWN_PROCESSES:
+                self.ignored.append(plugin)
+        else:
+            self.refused.append(plugin)
+
+    def _is_known_precision(self, plugin: Any) -> bool:
+        if not any(type(plugin) is getattr(self._classes, name) for name in _PRECISIONS):
+            return False
+        # A trial on a CPU takes "bf16-mixed" in its place, as Lightning does for the argument `precision`.
+        return not (plugin.precision == "16-mixed" and str(plugin.device) == "cpu")
+
+
+def finish_writing(checkpoint_io: Any) -> None:
+    """Waits until a plugin that writes checkpoints in a thread has written those it was given.
+
+    Args:
+        checkpoint_io: The plugin.
+    """
+    executor = getattr(checkpoint_io, "_executor", None)
+    if executor is not None:
+        # It has one thread, so this comes last.
+        executor.submit(int).result()
+
+
+def read_checkpoint(checkpoint_io: Any, path: str, default: type[Any]) -> Any:
+    """Reads a checkpoint as a plugin has written it.
+
+    Args:
+        checkpoint_io: The plugin.
+        path: A path, or a URL that fsspec supports.
+        default: Lightning's own plugin, whose files may hold any object here.
+
+    Returns:
+        The content.
+    """
+    while hasattr(checkpoint_io, "checkpoint_io"):
+        checkpoint_io = checkpoint_io.checkpoint_io
+    if type(checkpoint_io).load_checkpoint is default.load_checkpoint:
+        # Not weights_only: the user's hooks may have put any object into a checkpoint.
+        return _load(path, map_location="cpu", weights_only=False)
+    return checkpoint_io.load_checkpoint(path)

@@ -1,0 +1,107 @@
+"""Lightning's ``strategy`` argument: the settings of DistributedDataParallel and of the process group in it.
+
+It relies on these private names of Lightning:
+
+- ``DDPStrategy._ddp_kwargs``, ``_ddp_comm_state``, ``_ddp_comm_hook``, ``_ddp_comm_wrapper``,
+  ``_model_averaging_period``, ``_process_group_backend`` and ``_timeout``: the arguments of its constructor.
+- ``overrides.distributed._register_ddp_comm_hook``: puts a communication hook in place.
+- ``DistributedDataParallel.reducer`` and its ``_delay_all_reduce``, of PyTorch: synchronise the gradients of a static
+  graph's first step, as Lightning does after each ``manual_backward``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from lightning_shim.upstream.namespaces import NAMESPACES, namespace_of
+
+_NAMES: Final = ("auto", "ddp", "single_device")
+"""The beginnings of the names of strategies that train as one process per slot, like a trial."""
+
+_CLASSES: Final = frozenset(
+    f"{namespace}.strategies.{name}"
+    for namespace in NAMESPACES
+    for name in ("ddp.DDPStrategy", "single_device.SingleDeviceStrategy")
+)
+
+_ONLY_NAMES: Final = frozenset({"strategy_name", "register_strategies"})
+"""What a strategy may override, beside its constructor, without another way of training."""
+
+
+@dataclass(frozen=True, slots=True)
+class StrategySettings:
+    """The settings of several processes that train together.
+
+    Attributes:
+        ddp_arguments: Arguments of DistributedDataParallel.
+        comm_hook: The arguments of Lightning's ``_register_ddp_comm_hook``, which GPUs alone heed.
+        process_group: The arguments ``backend`` and ``timeout`` of ``init_process_group`` that are given.
+    """
+
+    ddp_arguments: dict[str, Any] = field(default_factory=dict)
+    comm_hook: dict[str, Any] = field(default_factory=dict)
+    process_group: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, strategy: Any) -> StrategySettings:
+        """Reads a strategy.
+
+        Args:
+            strategy: One of Lightning's names, or an object of Lightning's, that :func:`problem_of_strategy` accepts.
+        """
+        if isinstance(strategy, str):
+            return cls({"find_unused_parameters": True} if strategy.endswith("find_unused_parameters_true") else {})
+        if not is_for_several(strategy):
+            return cls()
+        hook = {name: getattr(strategy, f"_{name}") for name in ("ddp_comm_state", "ddp_comm_hook", "ddp_comm_wrapper")}
+        group = {"backend": strategy._process_group_backend, "timeout": strategy._timeout}
+        return cls(
+            dict(strategy._ddp_kwargs),
+            hook if hook["ddp_comm_hook"] is not None else {},
+            {name: value for name, value in group.items() if value is not None},
+        )
+
+    def register_comm_hook(self, model: Any, module: Any) -> None:
+        """Puts the communication hook in place, if there is one and the model is on a GPU, as Lightning does.
+
+        Args:
+            model: The model in DistributedDataParallel.
+            module: The LightningModule.
+        """
+        if self.comm_hook and next(module.parameters()).device.type == "cuda":
+            namespace_of(module).module("overrides.distributed")._register_ddp_comm_hook(model, **self.comm_hook)
+
+
+def problem_of_strategy(strategy: Any) -> str | None:
+    """Says why a trial cannot train by a strategy.
+
+    Args:
+        strategy: The argument ``strategy`` of Lightning's Trainer.
+
+    Returns:
+        A sentence without a capital, or None if it can.
+    """
+    if isinstance(strategy, str):
+        return None if strategy.startswith(_NAMES) else 'a trial trains as one process per slot, as "ddp" does.'
+    bases = type(strategy).__mro__
+    base = next((each for each in bases if f"{each.__module__}.{each.__name__}" in _CLASSES), None)
+    if base is None:
+        return "a trial trains as one process per slot, as DDPStrategy does."
+    own = {name for each in bases[: bases.index(base)] for name in vars(each) if not name.startswith(("__", "_abc_"))}
+    own -= _ONLY_NAMES
+    if own:
+        return f"a trial would not call its own {', '.join(sorted(own))}: it takes the settings of a DDPStrategy alone."
+    if getattr(strategy, "_model_averaging_period", None) is not None:
+        return "a trial does not average models (model_averaging_period); leave it out."
+    return None
+
+
+def is_for_several(strategy: Any) -> bool:
+    """Whether a strategy that :func:`problem_of_strategy` accepts is DDP, which Lightning uses for one process too."""
+    return strategy.startswith("ddp") if isinstance(strategy, str) else hasattr(strategy, "_ddp_kwargs")
+
+
+def synchronise_static_graph(model: Any) -> None:
+    """Synchronises the gradients of the first step of a static graph, which PyTorch leaves for the end of it."""
+    model.reducer._delay_all_reduce()
