@@ -315,7 +315,8 @@ class DataSource:
 
     def release(self) -> None:
         """Stops the loaders' workers. The next pass starts new ones."""
-        if self._combined is not None:
+        # It is None, too, if the loaders were refused.
+        if self._combined_tracked is not None:
             self._end_pass()
             self._combined.reset()
 
