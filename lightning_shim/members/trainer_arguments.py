@@ -7,7 +7,7 @@ Standard library only.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from lightning_shim.members.member import Support
 
@@ -82,6 +82,11 @@ def _rows() -> dict[str, Argument]:
         sentence = sentence if text == '"' else text
         rows[name] = Argument(name, Support(support), sentence)
     return rows
+
+
+def is_switched_off(value: Any) -> bool:
+    """Whether a value of an argument switches a feature off, so that it needs no support."""
+    return value in (None, False, "auto", 0) or (isinstance(value, list) and not value)
 
 
 ARGUMENTS: Final = _rows()
