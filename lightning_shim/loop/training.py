@@ -61,6 +61,9 @@ class TrainingLoop:
         self._hooks: Final = hooks
         self._progress: Final = session.progress
         self.optimization: Final = optimization
+        profiling = session.profiling
+        self._run_batch: Final = profiling.measured("run_training_batch", optimization.run)
+        self._measured_next: Final = profiling.measured("[_TrainingEpochLoop].train_dataloader_next", self._next)
         self._metrics: Final = runtime.metrics
         self._transfer: Final = runtime.transfer
         self._takes_batch_idx: Final = takes_batch_idx(session.module.training_step)
@@ -236,7 +239,8 @@ class TrainingLoop:
                 yield from self._rest_of_determined_epoch()
                 self._start_epoch()
             self._show_epoch()
-            yield from self._rest_of_epoch()
+            with self._session.profiling.action("run_training_epoch"):
+                yield from self._rest_of_epoch()
             # In Lightning the validation of an epoch comes before on_train_epoch_end; Determined validates at the end
             # of its own epoch. So that one has to be over first.
             yield from self._rest_of_determined_epoch()
@@ -301,7 +305,7 @@ class TrainingLoop:
             while self._session.should_stop and self._session.stops_at_once:
                 yield SKIPPED
             try:
-                batch, is_last = self._next(batches)
+                batch, is_last = self._measured_next(batches)
             except StopIteration:
                 if progress.batch_idx < 0 and self._has_to_train:
                     raise self.source.without_batches(progress.current_epoch) from None
@@ -364,7 +368,7 @@ class TrainingLoop:
                 progress.is_last_batch = True
             else:
                 try:
-                    outputs = optimization.run(args)
+                    outputs = self._run_batch(args)
                 except StopIteration:
                     if self._has_to_train and iterator is not None and iterator.done and iterator.fetched == 0:
                         raise self.source.without_batches(progress.current_epoch) from None

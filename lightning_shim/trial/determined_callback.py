@@ -338,6 +338,7 @@ class LightningCallback(pytorch.PyTorchCallback):
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)
         self._trainer.lightning_loggers.finalize("success")
+        self._trainer.profiler.describe()
         self._trainer.finish()
         self._parts.reports.hide_progress()
         self._parts.journal.end()
