@@ -62,7 +62,7 @@ deterministic           native  the script's Trainer sets PyTorch's switches.
 benchmark               native  "
 inference_mode          native  it applies to validate and test after fit; the trial validates under torch.no_grad().
 use_distributed_sampler backed  the trial shards the samples as Lightning does.
-profiler                ignored profiling.enabled in the experiment's configuration shows the machine's load.
+profiler                backed  it measures the trial's actions as Lightning's; its report is in the log.
 detect_anomaly          backed  the trial trains with it.
 barebones               refused it switches off what the trial reports.
 plugins                 backed   those of checkpoints and of the trial's precisions are used; most others are refused.

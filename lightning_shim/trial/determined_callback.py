@@ -141,6 +141,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         if self._precedes_training_loaders:
             self._precedes_training_loaders = False
             self._parts.trial_state.start()
+            self._parts.attributes.start_loaders()
             latest = self._controller.latest
             if self._trainer.ckpt_path is None and not (latest is not None and latest.is_own):
                 self._sanity_check()
@@ -337,6 +338,7 @@ class LightningCallback(pytorch.PyTorchCallback):
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)
         self._trainer.lightning_loggers.finalize("success")
+        self._trainer.profiler.describe()
         self._trainer.finish()
         self._parts.reports.hide_progress()
         self._parts.journal.end()

@@ -28,7 +28,6 @@ IGNORED: dict[str, Any] = {
     "accelerator": "tpu",
     "devices": 3,
     "num_nodes": 2,
-    "profiler": "simple",
     "model_registry": "model",
 }
 # Other tests have them.
