@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ def seen(folder: Path, *command: str) -> tuple[dict[str, Any], str]:
     """Runs a script in a folder of the same path each time; returns what it has seen, and what was printed."""
     here = folder / "here"
     # `execute` makes the folder, and the package is beside it.
-    printed = execute(here, *command)
+    # The prepared Python's own __main__ is not quite Python's.
+    printed = execute(here, *command, executable=sys.executable)
     [results] = here.glob("results*.json")
     content: dict[str, Any] = json.loads(results.read_text())
     shutil.rmtree(here)
