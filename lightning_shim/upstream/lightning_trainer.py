@@ -60,9 +60,9 @@ def has_nothing_to_fit(trainer: Any, callback: Any) -> bool:
 
 
 def has_bar_of_lightning(trainer: Any) -> bool:
-    """Tells whether a Trainer has a progress bar of Lightning's, not one of the user's own."""
+    """Tells whether a Trainer has a progress bar of Lightning's, or one that is made of it."""
     callbacks = namespace_of(trainer).module("callbacks")
-    return type(trainer.progress_bar_callback) in (callbacks.TQDMProgressBar, callbacks.RichProgressBar)
+    return isinstance(trainer.progress_bar_callback, (callbacks.TQDMProgressBar, callbacks.RichProgressBar))
 
 
 def interrupted(trainer: Any, error: BaseException) -> None:

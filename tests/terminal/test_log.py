@@ -250,6 +250,29 @@ assert logging.getLogger("lightning_shim").level == {level}
 
 
 class TestEvaluation:
+    @pytest.mark.parametrize("base", ["TQDMProgressBar", "RichProgressBar"])
+    def test_of_a_bar_that_is_made_of_lightnings(
+        self, base: str, pl: ModuleType, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class Bar(getattr(pl.callbacks, base)):  # type: ignore[misc]
+            batches = 0
+
+            def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+                super().on_validation_batch_end(*args, **kwargs)
+                self.batches += 1
+
+        class Lit(tiny(pl)):  # type: ignore[misc]
+            def validation_step(self, batch: Any, batch_idx: int) -> None:
+                pass
+
+        bar = Bar()
+        with lightning_shim.patched(trainer=True):
+            trainer = pl.Trainer(callbacks=[bar], accelerator="cpu", logger=False, enable_model_summary=False)
+            trainer.validate(Lit(), loader())
+        assert bar.batches == len(loader())
+        assert not bar.is_disabled
+        assert "Validat" not in "".join(capsys.readouterr())
+
     def test_has_its_results_and_no_line_of_a_batch(self, tmp_path: Path) -> None:
         printed, errors = executed(
             tmp_path, "-m", "lightning_shim", "run", "-m", "tests.terminal.train", "0", "evaluate"
