@@ -70,6 +70,7 @@ class StartingCheckpoint:
         session = self._session
         path = session.ckpt_path = session.context.distributed.broadcast(session.ckpt_path)
         if path is not None:
+            session.lightning.rank_zero_info(f"Restoring states from the checkpoint path at {path}")
             share([path], replaces=False)
             self._content, self._name = self._lightning_checkpoint.read(path), path
 
@@ -89,6 +90,8 @@ class StartingCheckpoint:
                 else:
                     self._lightning_checkpoint.load_progress(content)
                 self._lightning_checkpoint.load_training_state(content)
+            if not (latest is not None and latest.is_own):
+                self._session.lightning.rank_zero_info(f"Restored all states from the checkpoint at {self._name}")
         if latest is not None:
             # The rest is kept until Determined asks for it.
             rest = {name: entry for name, entry in latest.content.items() if name not in _LARGE}

@@ -17,6 +17,7 @@ from lightning_shim.members.member import Support
 _ORDER: Final = (Support.CALLED, Support.BACKED, Support.NATIVE, Support.IGNORED, Support.REFUSED)
 _HEADERS: Final = ("file:line", "member", "support", "what happens")
 _GAP: Final = "  "
+_TRAINING: Final = ("LightningModule", "Trainer")
 _MIN_WIDTH: Final = 30
 """The least width of the last column, however narrow the terminal is."""
 
@@ -74,13 +75,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CompatibilityReport:
-    """The support of all members that a module, data module or callback uses; ``str`` makes the table.
+    """The support of all members that a module, data module, callback or script uses; ``str`` makes the table.
 
     Attributes:
-        name: The qualified name of its class.
-        owner: Its Lightning base class: ``LightningModule``, ``LightningDataModule`` or ``Callback``.
+        name: The qualified name of its class, or the script's file.
+        owner: Its Lightning base class: ``LightningModule``, ``LightningDataModule`` or ``Callback``; ``Trainer`` for a
+            script.
         findings: The findings, by file and line.
-        unread: The qualified names of classes whose source could not be read, so that their uses are unknown.
+        unread: The qualified names of classes whose source could not be read, so that their uses are unknown, and the
+            dictionaries that a script passes to its Trainer.
     """
 
     name: str
@@ -111,7 +114,7 @@ class CompatibilityReport:
         if self.refused:
             verdict = f"{self.name} is refused: fix the {_counted(len(self.refused), 'refused member')}"
         else:
-            verdict = f"{self.name} {'trains' if self.owner == 'LightningModule' else 'works'} on Determined"
+            verdict = f"{self.name} {'trains' if self.owner in _TRAINING else 'works'} on Determined"
             if self.ignored:
                 verdict += f", with {_counted(len(self.ignored), 'difference')}"
         return f"{verdict} ({counted})." if counted else f"{verdict}."

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lightning_fabric.utilities.seed import pl_worker_init_function
+from lightning_fabric.utilities.warnings import PossibleUserWarning
 from torch.utils.data import DataLoader, SequentialSampler
 
 from lightning_shim.compatibility.before_training import takes_dataloader_iter
@@ -117,7 +118,7 @@ class DataSource:
     @property
     def batch_size(self) -> int | None:
         """The batch size of this process; None if there are several loaders, or if it is unknown."""
-        if len(self._combined.flattened) != 1:
+        if self._combined is None or len(self._combined.flattened) != 1:
             return None
         (loader,) = self._combined.flattened
         sizes = (getattr(holder, "batch_size", None) for holder in (loader, getattr(loader, "batch_sampler", None)))
@@ -172,6 +173,8 @@ class DataSource:
         combined.limits = [self._limited(loader) for loader in combined.flattened]
         self._combined = combined
         self.length = length_of(combined)
+        if self._trains and self.length == 0:
+            self._warn_of_no_batches(combined)
         if self._trains and self._session.world_size > 1:
             self._end = self._common_end(self._session.context.distributed.allgather(self.length))
             self.length = self._end.length
@@ -209,6 +212,13 @@ class DataSource:
             except TypeError:
                 raise self.request.error(f"gave {loader!r}, which is no loader: it cannot be iterated.") from None
             return loader
+        is_script = self._session.script_trainer is not None
+        if is_script and not self._trains and self._session.lightning.is_dataloader_shuffled(loader):
+            self._session.lightning.rank_zero_warn(
+                f"Your `{self.request.stage}_dataloader`'s sampler has shuffling enabled, it is strongly recommended "
+                "that you turn shuffling off for val/test dataloaders.",
+                category=PossibleUserWarning,
+            )
         loader = self._shared(loader)
         if int(os.environ.get("PL_SEED_WORKERS", 0)) and loader.worker_init_fn is None:
             # The environment variable is set by seed_everything(workers=True).
@@ -242,12 +252,20 @@ class DataSource:
                 "Give it a SequentialSampler, or leave overfit_batches out."
             ) from error
 
+    def _warn_of_no_batches(self, loader: Any) -> None:
+        """Warns as Lightning does, under which a training without batches is no error."""
+        self._session.lightning.rank_zero_warn(
+            f"Total length of `{type(loader).__name__}` across ranks is zero. Please make sure this was your intention."
+        )
+
     def _limited(self, loader: Any) -> int | float:
         try:
             length: int | float = len(loader)
         except (TypeError, NotImplementedError):
             length = float("inf")
-        if length == 0 and self._trains:
+        if length == 0 and self._session.script_trainer is not None:
+            self._warn_of_no_batches(loader)
+        elif length == 0 and self._trains:
             raise self.request.error(
                 "gave an empty loader: it has no batches. Is the dataset empty, or smaller than the "
                 "batch size with drop_last=True?"

@@ -205,6 +205,7 @@ class _EpochLoopFacade(Refusing):
 
     _session: Session
     _training_loop: TrainingLoop
+    _loop_of_validation: EvaluationLoop
 
     def __init__(
         self,
@@ -220,6 +221,7 @@ class _EpochLoopFacade(Refusing):
             path,
             _session=session,
             _training_loop=training_loop,
+            _loop_of_validation=evaluation_loop,
             _results=ResultsFacade(f"{path}._results", _collector=lambda: metrics.training),
             val_loop=_EvaluationLoopFacade(f"{path}.val_loop", session, evaluation_loop, metrics.validation),
             batch_progress=_BatchProgress(
@@ -246,6 +248,12 @@ class _EpochLoopFacade(Refusing):
         # After a pause the training goes on as if there had been none, so it has not restarted.
         restarted_at = self._training_loop.restarted_at
         return restarted_at is not None and self._session.progress.total_batch_idx <= restarted_at + 1
+
+    def _should_check_val_epoch(self) -> bool:
+        """Whether the current epoch is one to validate in; progress bars ask by Lightning's private name."""
+        every = self._session.trainer.check_val_every_n_epoch
+        is_due = every is None or (self._session.progress.current_epoch + 1) % every == 0
+        return self._loop_of_validation.is_enabled and is_due
 
     @property
     def batch_idx(self) -> int:

@@ -117,7 +117,6 @@ class TrainerFacade(Attached):
     testing: Final = False
     predicting: Final = False
     barebones: Final = False
-    progress_bar_callback: Final = None
     received_sigterm: Final = False
     fast_dev_run: int | bool = False
 
@@ -478,6 +477,11 @@ class TrainerFacade(Attached):
     def progress_bar_metrics(self) -> dict[str, float]:
         """The metrics logged with ``prog_bar=True``, as numbers."""
         return {name: float(value) for name, value in self.metrics.current_views().progress_bar.items()}
+
+    @property
+    def progress_bar_callback(self) -> Any:
+        """The progress bar among the callbacks, or None."""
+        return next((each for each in self.callbacks if isinstance(each, self._lightning.ProgressBar)), None)
 
     @property
     def checkpoint_callback(self) -> Any:

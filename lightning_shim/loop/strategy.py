@@ -358,7 +358,8 @@ class StrategyFacade:
         Returns:
             The object of that rank.
         """
-        gathered: list[Value] = self._distributed.allgather(obj)
+        # The others' objects are not sent: a tensor in them would be rebuilt on their GPU by every process.
+        gathered: list[Value] = self._distributed.allgather(obj if self.global_rank == src else None)
         return gathered[src]
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:

@@ -103,8 +103,11 @@ class TrainingLoop:
     def set_up(self) -> None:
         """Requests the loaders, the first time only."""
         # Requesting them again, for reload_dataloaders_every_n_epochs, is left to the start of an epoch.
-        if not self.source.is_set_up:
+        if self.source.is_switched_off:
+            self._session.lacks_batches = True
+        elif not self.source.is_set_up:
             self.source.set_up()
+            self._session.lacks_batches = self.source.length == 0
             self._length = self.source.length
             latest = self._session.controller.latest
             if latest is None or not latest.is_own:
@@ -156,13 +159,13 @@ class TrainingLoop:
         self._outputs.is_needed = hooks.overridden("training_epoch_end") or hooks.takes_lightning1_arguments(
             "on_train_epoch_end"
         )
-        if self._loaded is None:
+        if self._loaded is None and not self._session.lacks_batches:
             if self._batches is None:
                 self._batches = self.source.batches()
             if fits_again and self._progress.current_epoch > 0:
                 # Lightning creates them again, as for any epoch but its first, which draws random numbers.
                 self._batches = self.source.batches()
-            if self._batches.length == 0:
+            if self._batches.length == 0 and self._fills_up:
                 raise self.source.request.error("gave an empty loader: it has no batches.")
             self._continues_ended_epoch = self._goes_on_after_max_steps()
             if self._progress.epoch_is_running or self._continues_ended_epoch:
@@ -303,7 +306,8 @@ class TrainingLoop:
             try:
                 batch, is_last = self._next(batches)
             except StopIteration:
-                if progress.batch_idx < 0:
+                is_endless = self._fills_up or self._session.trainer.max_epochs == -1
+                if progress.batch_idx < 0 and is_endless:
                     raise self.source.request.error(
                         f"gave no batches in epoch {progress.current_epoch}: can it be iterated more than once? An "
                         "iterator cannot; give a DataLoader or a list."

@@ -332,7 +332,7 @@ checkpoint_callback           >=0.9       it is the trial's first callback that 
 checkpoint_callbacks          >=1.0       it is a list of the trial's callbacks that write checkpoints.
 early_stopping_callback       >=1.2       it is the trial's first EarlyStopping callback, or None.
 early_stopping_callbacks      >=1.2       it is a list of the trial's EarlyStopping callbacks.
-progress_bar_callback         >=0.9       it is None, since the progress bar is no callback.
+progress_bar_callback         >=0.9       it is the progress bar among the callbacks; None if Determined's is shown.
 use_amp                       >=0.9,<1.8  it says whether the trial trains in mixed precision.
 use_dp                        >=0.9,<1.4  it is False, since Determined has no such backend.
 use_ddp                       >=0.9,<1.4  it says whether the trial has several processes.
@@ -559,12 +559,12 @@ SpikeDetection                >=2.2       Lightning cannot load its state, which
 ThroughputMonitor             >=2.2       it reads Lightning's own loops and precision; Determined's profiler measures
                                           a trial.
 [class: ignored]
-ProgressBar                   >=0.9       fit shows a progress bar of its own.
-TQDMProgressBar               >=1.5       "
-RichProgressBar               >=1.4       "
+TQDMProgressBar               >=1.5       fit shows a progress bar of its own; a class derived from it runs.
 BasePredictionWriter          >=1.3       a trial predicts nothing.
 [class: native]
 Callback                      >=0.9       the trial calls the hooks of the user's own callbacks.
+ProgressBar                   >=0.9       the trial calls its hooks, and shows no progress bar of its own.
+RichProgressBar               >=1.4       "
 EarlyStopping                 >=0.9       it stops the trial through Determined.
 GradientAccumulationScheduler >=0.9       it works as in Lightning.
 BaseFinetuning                >=1.1       "

@@ -7,7 +7,7 @@ Standard library only.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from lightning_shim.members.member import Support
 
@@ -43,7 +43,7 @@ min_epochs      backed   the trial does not stop earlier.
 max_steps       backed   it is the length of the trial.
 min_steps       backed   the trial does not stop earlier.
 max_time        backed   the Timer callback stops the trial.
-limit_train_batches     backed  it is the length of the trial's epochs.
+limit_train_batches     backed  it is the length of the trial's epochs; with 0 nothing is trained.
 limit_val_batches       backed  it is the length of the trial's validations.
 limit_test_batches      native  it applies to trainer.test.
 limit_predict_batches   native  it applies to trainer.predict.
@@ -53,7 +53,7 @@ check_val_every_n_epoch backed  it is the period of the trial's validations.
 num_sanity_val_steps    backed  the trial validates that many batches before it trains, and not again after a pause.
 log_every_n_steps       backed  it is the period of the trial's reports.
 enable_checkpointing    backed  ModelCheckpoint runs as in Lightning; Determined writes its own at pauses and the end.
-enable_progress_bar     backed  off-cluster, progress is shown if there is a terminal.
+enable_progress_bar     backed  off-cluster progress is shown in a terminal; a bar among the callbacks runs instead.
 enable_model_summary    backed  the summary is printed.
 accumulate_grad_batches backed  the trial accumulates as Lightning does.
 gradient_clip_val       backed  the trial clips as Lightning does.
@@ -82,6 +82,11 @@ def _rows() -> dict[str, Argument]:
         sentence = sentence if text == '"' else text
         rows[name] = Argument(name, Support(support), sentence)
     return rows
+
+
+def is_switched_off(value: Any) -> bool:
+    """Whether a value of an argument switches a feature off, so that it needs no support."""
+    return value in (None, False, "auto", 0) or (isinstance(value, list) and not value)
 
 
 ARGUMENTS: Final = _rows()

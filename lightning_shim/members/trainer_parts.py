@@ -29,7 +29,7 @@ _TRAINER: Final[_Members] = {
         "_results": _RESULTS,
         "epoch_progress": {"current": _COUNTS, "total": _COUNTS},
         "epoch_loop": {
-            **_leaves("batch_idx total_batch_idx global_step restarting _batches_that_stepped"),
+            **_leaves("batch_idx total_batch_idx global_step restarting _batches_that_stepped _should_check_val_epoch"),
             "_results": _RESULTS,
             "batch_progress": {"current": _COUNTS, "total": _COUNTS, "is_last_batch": None},
             "val_loop": {

@@ -41,7 +41,10 @@ def _log_dict(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...],
 
 def _print(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     trainer = attached_trainer(instance)
-    return wrapped(*args, **kwargs) if trainer is None else trainer.print(*args, **kwargs)
+    if trainer is None or trainer.progress_bar_callback is not None:
+        # It prints above a progress bar among the callbacks.
+        return wrapped(*args, **kwargs)
+    return trainer.print(*args, **kwargs)
 
 
 # Code written for Lightning 1.x passes arguments such as optimizer_idx to Lightning's own methods, which have no such

@@ -11,7 +11,7 @@ from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarn
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.members.member import Support
-from lightning_shim.members.trainer_arguments import ARGUMENTS
+from lightning_shim.members.trainer_arguments import ARGUMENTS, is_switched_off
 from lightning_shim.patching.registry import PatchRegistry, Wrapper
 from lightning_shim.patching.wrappers import patched_method
 from lightning_shim.upstream.lightning_plugins import Plugins
@@ -68,9 +68,8 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
 def _verify(given: dict[str, Any], plugins: Plugins) -> None:
     for name, value in given.items():
         row = ARGUMENTS.get(name)
-        # A value that switches a feature off needs no support.
         # An unknown argument is left to Lightning's own error.
-        if row is None or value in (None, False, "auto", 0) or (isinstance(value, list) and not value):
+        if row is None or is_switched_off(value):
             continue
         if row.support is Support.REFUSED:
             raise _refusal(name, value, row.sentence)

@@ -7,10 +7,12 @@ import sys
 from typing import Any, Final
 
 from determined import pytorch
+from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 from lightning_shim.diagnostics.errors import IntervalError
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.facade.trainer import TrainerFacade, delegates
+from lightning_shim.script.trainer_patch import GIVEN
 from lightning_shim.script.trainer_while_fitting import show_facade
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.trial import LightningTrial
@@ -94,6 +96,7 @@ class ScriptTrial(LightningTrial):
         self._script_trainer = users_trainer
         self._checkpoint_epochs: pytorch.Epoch | None = None
         self.failed_in_batch = False
+        self._has_said_that_a_stop_waits = False
         super().__init__(context, module, **options)
 
     @property
@@ -131,6 +134,7 @@ class ScriptTrial(LightningTrial):
         except BaseException:
             self.failed_in_batch = not self._session.progress.batch_end_is_due
             raise
+        self._say_if_a_stop_has_to_wait()
         progress, epochs = self._session.progress, self._checkpoint_epochs
         validates = self.validation_is_due
         saves = progress.is_last_batch and epochs is not None and epochs.should_stop(progress.epochs_trained)
@@ -139,6 +143,15 @@ class ScriptTrial(LightningTrial):
         if progress.is_last_batch:
             self.controller.count_epochs(progress.epochs_trained)
         return metrics
+
+    def _say_if_a_stop_has_to_wait(self) -> None:
+        session = self._session
+        if session.should_stop and not session.stops_early and not self._has_said_that_a_stop_waits:
+            self._has_said_that_a_stop_waits = True
+            session.lightning.rank_zero_info(
+                f"Trainer was signaled to stop but the required `min_epochs={session.min_epochs!r}` or "
+                f"`min_steps={session.options.min_steps!r}` has not been met. Training will continue..."
+            )
 
     def _make_trainer(self, *parts: Any) -> ScriptTrainer:
         trainer = ScriptTrainer(*parts)
@@ -154,6 +167,7 @@ class ScriptTrial(LightningTrial):
             checkpoint_period: The period of checkpoints that the experiment's configuration asks for, or None.
         """
         self._verify_validation_interval()
+        self._warn_of_few_batches()
         if isinstance(checkpoint_period, pytorch.Epoch):
             # Determined cannot tell where an epoch ends.
             self._checkpoint_epochs, checkpoint_period = checkpoint_period, None
@@ -179,6 +193,17 @@ class ScriptTrial(LightningTrial):
                 f"{caller_location()}: Trainer(val_check_interval={interval}) must be less than or equal to the number "
                 f"of the training batches, {batches}, or it would never validate. Pass check_val_every_n_epoch=None to "
                 "count the batches of all epochs."
+            )
+
+    def _warn_of_few_batches(self) -> None:
+        trainer, batches = self.trainer, self.trainer.num_training_batches
+        logs = vars(self._script_trainer)[GIVEN].get("logger") is not False
+        if logs and batches < (trainer.log_every_n_steps or 0) and batches and not trainer.fast_dev_run:
+            self._session.lightning.rank_zero_warn(
+                f"The number of training batches ({batches}) is smaller than the logging interval "
+                f"Trainer(log_every_n_steps={trainer.log_every_n_steps}). Set a lower value for log_every_n_steps if "
+                "you want to see logs for the training epoch.",
+                category=PossibleUserWarning,
             )
 
     def _estimated_batches(self) -> int:

@@ -35,6 +35,7 @@ class Session:
         trainer: The facade, which is the module's ``self.trainer``; None until the facade has been created.
         should_stop: Whether a stop has been requested: ``trainer.should_stop``.
         stopped_by: The requester, in words; None if it was another process.
+        lacks_batches: Whether there are no batches to train on, which ends a script's training without an error.
         progress_bar: The progress bar that is shown, or None. Everything is printed through it, above the bar.
     """
 
@@ -53,6 +54,7 @@ class Session:
     trainer: Any = None
     should_stop: bool = False
     stopped_by: str | None = None
+    lacks_batches: bool = False
     progress_bar: ProgressBar | None = None
 
     # Cached, since Determined goes through several objects to answer, and they are asked for in each step.
@@ -96,12 +98,16 @@ class Session:
 
     @property
     def has_reached_its_limits(self) -> bool:
-        """Whether the ``max_epochs`` or ``max_steps`` of a script's Trainer has been trained."""
+        """Whether ``max_epochs`` or ``max_steps`` of a script's Trainer has been trained, or it has no batches."""
+        return self.script_trainer is not None and (self.lacks_batches or self.limit_reached is not None)
+
+    @property
+    def limit_reached(self) -> str | None:
+        """The limit of a script's Trainer that has ended the training, such as ``max_epochs=2``, or None."""
         trainer = self.script_trainer
-        if trainer is None:
-            return False
-        counts = ((trainer.max_epochs, self.progress.epochs_trained), (trainer.max_steps, self.global_step))
-        return any(0 <= limit <= count for limit, count in counts)
+        counts = {"max_steps": self.global_step, "max_epochs": self.progress.epochs_trained}
+        limits = {name: getattr(trainer, name) for name in counts}
+        return next((f"{name}={limits[name]}" for name in counts if 0 <= limits[name] <= counts[name]), None)
 
     @property
     def stops_at_once(self) -> bool:

@@ -149,5 +149,5 @@ def _verify_training_loaders(session: Session, source: DataSource) -> None:
             f"{definition_location(type(owner))}: there is no training loader. Define train_dataloader there, or "
             "pass train_dataloaders to fit."
         )
-    if source.is_switched_off:
+    if source.is_switched_off and session.script_trainer is None:
         raise ConfigurationError(f"{caller_location()}: limit_train_batches=0 leaves nothing to train on.")

@@ -213,17 +213,18 @@ class LightningCallback(pytorch.PyTorchCallback):
         if self._session.script_trainer is not None:
             # Its hooks may change how long the training is, which Determined asks next.
             self._end_epoch()
-        self._agree_to_stop()
+        # Determined, which reports first, would stop before a validation that is due as well.
+        self._agree_to_stop(stops=not self._controller.will_validate)
 
     def _end_epoch(self) -> None:
         """Ends an epoch whose last batch has been trained and which has no validation to wait for."""
         if not self._controller.will_validate and self._training_loop.is_at_the_end_of_an_epoch:
             self._training_loop.after_validation()
 
-    def _agree_to_stop(self) -> None:
-        """Stops the trial if any process has requested it. Call it on all processes."""
+    def _agree_to_stop(self, stops: bool = True) -> None:
+        """Stops the trial if any process has requested it, and if this one lets it. Call it on all processes."""
         # Determined looks at the request after each report, validation or checkpoint, which comes next.
-        if any(self._context.distributed.allgather(self._session.stops_early)):
+        if any(self._context.distributed.allgather(self._session.stops_early)) and stops:
             self._stop()
 
     def _stop(self) -> None:
@@ -305,12 +306,23 @@ class LightningCallback(pytorch.PyTorchCallback):
         if isinstance(error, SystemExit) and not error.code:
             self._verify_that_all_give_up(error)
 
+    def _say_what_has_ended_it(self) -> None:
+        """Says which limit of a script's Trainer has been reached, as Lightning does."""
+        session, source = self._session, self._training_loop.source
+        if session.script_trainer is None or source.is_switched_off:
+            return
+        limit = session.limit_reached
+        reached = "No training batches." if session.lacks_batches else limit and f"`{limit}` reached."
+        if reached:
+            session.lightning.rank_zero_info(f"`Trainer.fit` stopped: {reached}")
+
     def _end(self) -> None:
         with torch.enable_grad(), self._hooks.telling_of_errors():
             # After a pause the training continues in another process, so only teardown is called here.
             if self._controller.is_complete or self._context.get_stop_requested():
                 if not self._controller.skips_training:
                     self._training_loop.finish_epoch()
+                self._say_what_has_ended_it()
                 if self._has_started_training:
                     self._hooks.call("on_train_end")
                 finish_writing(self._parts.runtime.strategy.checkpoint_io)

@@ -276,6 +276,7 @@ def _reporting(trial: LightningTrial, off_cluster: bool, shows_progress: bool) -
         yield
         return
     journal = trial.journal
+    shows_progress = shows_progress and trial.trainer.progress_bar_callback is None
     if off_cluster and ProgressBar.has_terminal():
         journal.entries = BESIDE_A_PROGRESS_BAR if shows_progress else WITHOUT_A_PROGRESS_BAR
         if shows_progress:

@@ -85,6 +85,8 @@ class Lightning:
     get_distributed_sampler: Callable[..., DistributedSampler[Any]]
     update_dataloader: Callable[[DataLoader[Any], Any], DataLoader[Any]]
     is_dataloader_shuffled: Callable[[DataLoader[Any]], bool]
+    rank_zero_info: Callable[[str], None]
+    rank_zero_warn: Callable[..., None]
 
 
 @functools.cache
@@ -95,6 +97,7 @@ def _parts(namespace: Namespace) -> Lightning:
     loggers = namespace.module("loggers")
     optimizer = namespace.module("core.optimizer")
     data = namespace.module("utilities.data")
+    rank_zero = namespace.module("utilities.rank_zero")
     data_connector = namespace.module("trainer.connectors.data_connector")
     return Lightning(
         version=namespace.version,
@@ -140,6 +143,8 @@ def _parts(namespace: Namespace) -> Lightning:
         get_distributed_sampler=data_connector._get_distributed_sampler,
         update_dataloader=data._update_dataloader,
         is_dataloader_shuffled=data._is_dataloader_shuffled,
+        rank_zero_info=rank_zero.rank_zero_info,
+        rank_zero_warn=rank_zero.rank_zero_warn,
     )
 
 

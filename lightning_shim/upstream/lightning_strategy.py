@@ -25,8 +25,15 @@ _CLASSES: Final = frozenset(
     for name in ("ddp.DDPStrategy", "single_device.SingleDeviceStrategy")
 )
 
+CLASS_NAMES: Final = frozenset(name.rpartition(".")[2] for name in _CLASSES)
+"""The names of Lightning's strategies by which a trial trains."""
+
 _ONLY_NAMES: Final = frozenset({"strategy_name", "register_strategies"})
 """What a strategy may override, beside its constructor, without another way of training."""
+
+
+NO_DDP: Final = "a trial trains as one process per slot, as DDPStrategy does."
+"""The sentence for another of Lightning's strategies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,7 @@ def problem_of_strategy(strategy: Any) -> str | None:
     bases = type(strategy).__mro__
     base = next((each for each in bases if f"{each.__module__}.{each.__name__}" in _CLASSES), None)
     if base is None:
-        return "a trial trains as one process per slot, as DDPStrategy does."
+        return NO_DDP
     own = {name for each in bases[: bases.index(base)] for name in vars(each) if not name.startswith(("__", "_abc_"))}
     own -= _ONLY_NAMES
     if own:

@@ -51,12 +51,12 @@ def set_loop_limits(trainer: Any) -> None:
 def has_nothing_to_fit(trainer: Any, callback: Any) -> bool:
     """Whether a callback has no use in a trial, and waits for the Trainer's own loops after ``fit``.
 
-    Determined shows a trial's progress in place of a progress bar, a trial makes no predictions to write, and searches
-    have ended before.
+    Determined shows a trial's progress in place of Lightning's default bar, a trial makes no predictions to write, and
+    searches have ended before.
     """
     lightning = lightning_of(trainer)
-    is_for_others = isinstance(callback, (lightning.ProgressBar, lightning.BasePredictionWriter))
-    return is_for_others or callback in finders(trainer)
+    is_default_bar = type(callback) is namespace_of(trainer).module("callbacks").TQDMProgressBar
+    return is_default_bar or isinstance(callback, lightning.BasePredictionWriter) or callback in finders(trainer)
 
 
 def has_bar_of_lightning(trainer: Any) -> bool:

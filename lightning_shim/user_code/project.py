@@ -121,6 +121,11 @@ class SourceModule:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
                 self.bindings.setdefault(name, value)
 
+    @functools.cached_property
+    def has_guard(self) -> bool:
+        """Whether it has an ``if __name__ == "__main__"``, without which its import would run what it does."""
+        return any(isinstance(node, ast.If) and "__name__" in ast.unparse(node.test) for node in self.tree.body)
+
     def absolute(self, node: ast.ImportFrom) -> str:
         """Returns the full name of the module that a statement imports from."""
         if not node.level:

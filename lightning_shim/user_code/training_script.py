@@ -246,12 +246,7 @@ def read_training_script(project: Project, class_name: str = "", class_path: str
     Raises:
         SourceError: If the source does not tell which LightningModule is trained.
     """
-    calls = [
-        (Call(module, node), project.resolve(module, node.func))
-        for module in project.files()
-        for node in ast.walk(module.tree)
-        if isinstance(node, ast.Call)
-    ]
+    calls = calls_of(project)
     way, call = _training_call(project, calls)
     trained = list(_trained(way, call, calls))
     objects = {kind: _of_kind(project, trained, kind) for kind in (MODULE, DATA_MODULE)}
@@ -281,6 +276,16 @@ def read_training_script(project: Project, class_name: str = "", class_path: str
         list(_monitors(project, calls)),
         any(resolved == _PATCH and each.literal("trainer") is True for each, resolved in calls),
     )
+
+
+def calls_of(project: Project) -> list[tuple[Call, Resolved]]:
+    """Returns all calls in a project, each with the class that is called, if it is known."""
+    return [
+        (Call(module, node), project.resolve(module, node.func))
+        for module in project.files()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call)
+    ]
 
 
 def _training_call(project: Project, calls: list[tuple[Call, Resolved]]) -> tuple[str, Call | None]:

@@ -56,3 +56,10 @@ def test_readme_is_short_and_leads_to_every_page() -> None:
     assert len(readme.splitlines()) <= 150
     pages = {page for page in PAGES if page.startswith("docs/") or ("/" not in page and page != "README.md")}
     assert pages <= set(re.findall(r"\]\(([^)#\s]+)", readme))
+
+
+def test_every_test_for_gpus_is_listed() -> None:
+    files = REPOSITORY.joinpath("tests/gpu").glob("test_*.py")
+    tests = {name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)}
+    listed = re.findall(r"^\| `(test_\w+)`", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(tests)

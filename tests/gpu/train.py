@@ -1,9 +1,14 @@
-"""Trains under Lightning or Determined on two GPUs. torchrun starts it: train.py WHO FILE OPTIONS, the last as JSON."""
+"""Trains under Lightning or Determined on two GPUs. torchrun starts it: train.py WHO FILE OPTIONS, the last as JSON.
+
+Rank 0 writes the file, and each rank another one, with its rank at the end, that says which GPUs it has used.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -50,6 +55,9 @@ def main(who: str, file: str, options: dict[str, Any]) -> None:
             periods = {"max_length": pytorch.Epoch(2), "checkpoint_policy": "none"}
             trial = lightning_shim.fit(module, **loaders(), **periods, **NO_SANITY_CHECK, **options)
         is_first, checkpoint = trial.trainer.is_global_zero, str(trial.checkpoint_path)
+    # PyTorch's own tests ask by this name whether the process has used a GPU.
+    used = [torch._C._cuda_hasPrimaryContext(index) for index in range(torch.cuda.device_count())]
+    Path(f"{file}.{os.environ['RANK']}").write_text(json.dumps(used))
     if is_first:
         torch.save({"weights": module.state_dict(), "seen": module.seen, "checkpoint": checkpoint}, file)
 

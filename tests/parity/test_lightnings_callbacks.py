@@ -62,8 +62,6 @@ MADE: dict[str, Callable[[], Any]] = {
     "ModelPruning": lambda: callbacks.ModelPruning("l1_unstructured"),
     "OnExceptionCheckpoint": lambda: callbacks.OnExceptionCheckpoint("own"),
     "RichModelSummary": PrintsNothing,
-    # Its constructor wants rich.
-    "RichProgressBar": lambda: callbacks.RichProgressBar.__new__(callbacks.RichProgressBar),
     "StochasticWeightAveraging": lambda: callbacks.StochasticWeightAveraging(0.05),
     "ThroughputMonitor": lambda: callbacks.ThroughputMonitor(len),
     "Timer": lambda: callbacks.Timer(timedelta(days=1)),
@@ -86,7 +84,9 @@ def test_what_the_table_says(mocker: MockerFixture, recwarn: pytest.WarningsReco
     assert warned == ([f"{name} is ignored: {row.sentence}"] if row.support is Support.IGNORED else [])
     if row.support is Support.IGNORED:
         case.callbacks = list
-    lightning = run_lightning(case, enable_checkpointing=issubclass(getattr(callbacks, name), callbacks.Checkpoint))
+    shows = issubclass(getattr(callbacks, name), callbacks.ProgressBar) and row.support is not Support.IGNORED
+    saves = issubclass(getattr(callbacks, name), callbacks.Checkpoint)
+    lightning = run_lightning(case, enable_checkpointing=saves, enable_progress_bar=shows)
     # There are tests of their own for the callbacks that log.
     lightning.logged = determined.logged = {}
     assert_equal(lightning, determined)
