@@ -73,10 +73,9 @@ def has_nothing_to_fit(trainer: Any, callback: Any) -> bool:
     return is_default_bar or isinstance(callback, lightning.BasePredictionWriter) or callback in finders(trainer)
 
 
-def has_bar_of_lightning(trainer: Any) -> bool:
-    """Tells whether a Trainer has a progress bar of Lightning's, not one of the user's own."""
-    callbacks = namespace_of(trainer).module("callbacks")
-    return type(trainer.progress_bar_callback) in (callbacks.TQDMProgressBar, callbacks.RichProgressBar)
+def draws_with_tqdm(bar: Any) -> bool:
+    """Tells whether a progress bar is Lightning's default one, or is made of it."""
+    return isinstance(bar, namespace_of(bar).module("callbacks").TQDMProgressBar)
 
 
 def interrupted(trainer: Any, error: BaseException) -> None:
