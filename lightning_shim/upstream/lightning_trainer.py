@@ -48,9 +48,10 @@ def resolved_checkpoint(trainer: Any, ckpt_path: Any) -> Any:
     return connector._ckpt_path
 
 
-def uses_time_interval(trainer: Any) -> bool:
-    """Whether a Trainer's ``val_check_interval`` is a time, which Lightning has since 2.6."""
-    return getattr(trainer, "_val_check_time_interval", None) is not None
+def validation_seconds(trainer: Any) -> float | None:
+    """Returns a Trainer's ``val_check_interval`` if it is a time, which Lightning has since 2.6, otherwise None."""
+    seconds: float | None = getattr(trainer, "_val_check_time_interval", None)
+    return seconds
 
 
 def set_loop_limits(trainer: Any) -> None:
