@@ -212,6 +212,56 @@ def test_heavy_packages_stay_out(code: str) -> None:
     assert run("-c", script).split() == []
 
 
+FIRST_FIT = """
+import subprocess, sys, warnings
+import pytorch_lightning as pl, torch
+import lightning_shim
+from determined import pytorch
+
+warnings.simplefilter("ignore")
+
+class Module(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        loss = self.layer(batch).sum()
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+def no_process(*args, **kwargs):
+    raise AssertionError(f"{args} was started")
+
+subprocess.Popen.__init__ = no_process
+before = set(sys.modules)
+lightning_shim.fit(Module(), torch.utils.data.DataLoader(torch.ones(2, 1)), max_length=pytorch.Epoch(1))
+print("imported", [name for name in sys.argv[1:] if name in set(sys.modules) - before])
+"""
+# Each of these takes as long to import as Determined. TensorBoard is needed: an event file is written.
+NOT_NEEDED = ("distutils", "setuptools", "boto3.session", "botocore.session", "cryptography")
+USE_OF_BOTO3 = """
+import inspect, pathlib, boto3
+assert list(pathlib.Path("runs").rglob("*tfevents*"))
+assert inspect.isfunction(boto3.client) and boto3.Session is sys.modules["boto3.session"].Session
+try:
+    boto3.no_such_name
+except AttributeError as error:
+    print(error)
+"""
+
+
+def test_first_fit_imports_and_starts_only_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And boto3, which TensorBoard imports for files in S3, is there for whoever uses it afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    said = run("-c", FIRST_FIT + USE_OF_BOTO3, *NOT_NEEDED).splitlines()
+    assert said[-2:] == ["imported []", "module 'boto3' has no attribute 'no_such_name'"]
+
+
 def test_every_public_name_is_there() -> None:
     shim = importlib.import_module("lightning_shim")
     assert set(shim.__all__) <= set(dir(shim))

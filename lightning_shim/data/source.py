@@ -142,7 +142,7 @@ class DataSource:
 
     def _request_loaders_as_before(self, epoch: int, random: dict[str, Any], datamodule: bytes) -> None:
         """Requests the loaders under the circumstances in which they were requested before a pause."""
-        self._requested = _Circumstances(epoch, RandomState(**random), datamodule)
+        self._requested = _Circumstances(epoch, RandomState.from_state_dict(random), datamodule)
         self._requested.random.restore()
         now, self._session.progress.current_epoch = self._session.progress.current_epoch, epoch
         datamodule_now = self._datamodule_state()

@@ -416,5 +416,5 @@ def _plain(value: Any) -> Any:
 
 def _read(value: Any) -> Any:
     if isinstance(value, dict) and value.keys() == {"random", "own"}:
-        return Moment(RandomState(**value["random"]), value["own"])
+        return Moment(RandomState.from_state_dict(value["random"]), value["own"])
     return value

@@ -210,7 +210,7 @@ class TrainingLoop:
         progress = self._progress
         # The random state at the time of the checkpoint. It is set last, because getting loaders to their positions
         # repeats draws of their own.
-        now = RandomState(**loaded["random_state"])
+        now = RandomState.from_state_dict(loaded["random_state"])
         if self._validation_source.is_set_up and loaded["validation_source"]["positions"]:
             self._validation_source.resume(loaded["validation_source"], progress.current_epoch, now, continues=False)
         self.restore_settings(loaded)

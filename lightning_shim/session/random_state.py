@@ -36,9 +36,25 @@ class RandomState:
             torch.cuda.set_rng_state(self.torch_cuda)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state as plain values, arrays and tensors."""
-        # dataclasses.asdict would copy each tensor.
-        return {name: getattr(self, name) for name in self.__slots__}
+        """Returns the state as plain values and tensors."""
+        # The generators of Python and NumPy have over 600 numbers each. As a list, pickle would ask torch.save about
+        # each of them.
+        version, python_key, python_gauss = self.python
+        name, numpy_key, *rest = self.numpy
+        return {
+            "python": (version, torch.tensor(python_key), python_gauss),
+            "numpy": (name, torch.tensor(numpy_key.astype(np.int64)), *rest),
+            "torch_cpu": self.torch_cpu,
+            "torch_cuda": self.torch_cuda,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> RandomState:
+        """Rebuilds a snapshot from its :meth:`state_dict`."""
+        version, python_key, python_gauss = state["python"]
+        name, numpy_key, *rest = state["numpy"]
+        python = (version, tuple(python_key.tolist()), python_gauss)
+        return cls(python, (name, numpy_key.numpy(), *rest), state["torch_cpu"], state["torch_cuda"])
 
     def same(self, other: RandomState) -> dict[str, bool]:
         """Compares each generator with that of another snapshot.

@@ -46,6 +46,7 @@ from lightning_shim.upstream.determined.context import (
 )
 from lightning_shim.upstream.determined.controller import Controller
 from lightning_shim.upstream.determined.latest_checkpoint import name_of_latest_checkpoint
+from lightning_shim.upstream.determined.tensorboard_writer import spare_imports
 from lightning_shim.upstream.lightning import lightning_of, unwrapped
 
 CHECKPOINTS: Final = "determined"
@@ -141,6 +142,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         repair_controller(registry, LightningTrial)
         # Before anything draws random numbers, which the module may do on the current device.
         settle_device(context)
+        spare_imports(context)
         self.context = context
         self.controller: Final = Controller()
         schedule = Schedule(

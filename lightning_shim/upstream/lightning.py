@@ -209,10 +209,9 @@ def is_overridden(name: str, instance: Any, base: type) -> bool:
     Returns:
         Whether it is another than the default, and not None; one that Lightning does not have counts as overridden.
     """
-    # The static look-up compares the entries of the classes: binding a patched method makes a new wrapper each time.
+    # The entries of the classes are compared: binding a patched method makes a new wrapper each time.
     is_class = isinstance(instance, type)
-    own = inspect.getattr_static(instance if is_class else type(instance), name, None)
-    default = inspect.getattr_static(base, name, None)
+    own, default = _entry(instance if is_class else type(instance), name), _entry(base, name)
     if not is_class and name in getattr(instance, "__dict__", {}):
         # torch.compile leaves compiled methods on the instance, the default ones too; and tracers wrap them.
         method = inspect.unwrap(vars(instance)[name])
@@ -220,6 +219,12 @@ def is_overridden(name: str, instance: Any, base: type) -> bool:
             method = method.func
         own, default = getattr(method, "__func__", method), inspect.unwrap(default)
     return own is not None and own is not default
+
+
+def _entry(cls: type, name: str) -> Any:
+    """Returns what a class has under a name, without binding it; None if there is nothing."""
+    # A fit looks up some 600 names, for which inspect.getattr_static takes a fifth of the time of a short one.
+    return next((vars(each)[name] for each in cls.__mro__ if name in vars(each)), None)
 
 
 def announce_device(module: torch.nn.Module, device: torch.device) -> None:

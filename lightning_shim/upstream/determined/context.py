@@ -5,6 +5,7 @@ It relies on these private names of Determined:
 - ``PyTorchTrialContext._core``: the Core API context, which reports metrics beside those of the training loop.
 - ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` wraps a model with.
 - ``PyTorchTrialContext._init_device``: chooses the device when a context is made.
+- ``determined.gpu.get_gpu_uuids``: starts ``nvidia-smi`` or ``rocm-smi`` to count the GPUs for it.
 - ``PyTorchTrialContext._current_batch_idx``: the index of the current batch.
 - ``PyTorchTrialContext._tbd_writer``: the TensorBoard writer, or None before it is first asked for.
 - ``determined.pytorch._log_tb_metrics``: writes metrics to TensorBoard as the training loop does.
@@ -26,12 +27,11 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import determined as det
 import torch
-from determined import core, pytorch, tensorboard
+from determined import core, gpu, pytorch, tensorboard
 from determined.common.api import bindings, errors
 
 from lightning_shim.diagnostics.errors import ConfigurationError
@@ -127,12 +127,18 @@ def settle_device(context: Any) -> None:
     make_current(context.device)
 
 
-def no_device_of_determined() -> AbstractContextManager[None]:
+@contextlib.contextmanager
+def no_device_of_determined() -> Iterator[None]:
     """Has contexts that are made within the block leave the GPUs alone, until :func:`settle_device` is called.
 
-    One of several processes would otherwise fail where ``nvidia-smi`` names GPUs that PyTorch does not see.
+    One of several processes would otherwise fail where ``nvidia-smi`` names GPUs that PyTorch does not see. Nor are
+    ``nvidia-smi`` and ``rocm-smi`` started to count them.
     """
-    return replaced(pytorch.PyTorchTrialContext, _init_device=lambda context: torch.device("cpu"))
+    with (
+        replaced(pytorch.PyTorchTrialContext, _init_device=lambda context: torch.device("cpu")),
+        replaced(gpu, get_gpu_uuids=list),
+    ):
+        yield
 
 
 def make_current(device: torch.device) -> None:
