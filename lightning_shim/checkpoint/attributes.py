@@ -321,8 +321,8 @@ class OwnAttributes:
         self._always_kept.update(restored)
         if missing:
             self._warn(
-                f"The checkpoint has a state of {self._names(missing)}, and before the first batch there is nothing "
-                "that could take it. Make what is there in __init__, setup or on_train_start."
+                f"The checkpoint has a state for {self._names(missing)}, but before the first batch there is nothing "
+                "to load it into. Create it in __init__, setup or on_train_start."
             )
 
     @staticmethod
@@ -425,8 +425,8 @@ class OwnAttributes:
         own = [place for place in lost if place[0] not in loaders]
         if own:
             self._warn(
-                f"Checkpoints do not hold {self._names(own)}: it is, or has in it, another object than before the "
-                "first batch, and one that cannot be pickled. After a pause it is as __init__ and the hooks before "
+                f"Checkpoints do not hold {self._names(own)}: it is, or contains, an object that was not there "
+                "before the first batch and cannot be pickled. After a pause it is as __init__ and the hooks before "
                 "the first batch make it. If training depends on it, register a buffer, or save and restore it in "
                 "on_save_checkpoint and on_load_checkpoint."
             )

@@ -357,7 +357,7 @@ class TrainingLoop:
         outputs: StepOutputs = []
         skips_rest_of_epoch = False
         if batch is None and iterator is None:
-            warn_at_caller("The training loader gave None; nothing is trained on it.", DifferenceWarning)
+            warn_at_caller("The training loader returned None instead of a batch, which is skipped.", DifferenceWarning)
         else:
             if "on_batch_start" in names:
                 hooks.callbacks("on_batch_start")

@@ -48,7 +48,7 @@ limit_val_batches       backed  it is the length of the trial's validations.
 limit_test_batches      native  it applies to trainer.test.
 limit_predict_batches   native  it applies to trainer.predict.
 overfit_batches         backed  it is the length of epochs and validations, and samplers are replaced as in Lightning.
-val_check_interval      backed  it is the period of the trial's validations; a period of time is refused.
+val_check_interval      backed  it is the period of the trial's validations, also by the clock.
 check_val_every_n_epoch backed  it is the period of the trial's validations.
 num_sanity_val_steps    backed  the trial validates that many batches before it trains, and not again after a pause.
 log_every_n_steps       backed  it is the period of the trial's reports.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Final
 
+from lightning_shim.diagnostics.writable import verify_writable
 from lightning_shim.session.progress import Progress
 from lightning_shim.upstream.lightning import Lightning
 
@@ -25,7 +26,15 @@ class Loggers:
         self._progress: Final = progress
 
     def start(self) -> None:
-        """Has each logger create its experiment, before ``setup`` is called."""
+        """Has each logger create its experiment, before ``setup`` is called.
+
+        Raises:
+            ConfigurationError: If the folder of one cannot be written to.
+        """
+        of_files: Any = (self._lightning.TensorBoardLogger, self._lightning.CSVLogger)
+        for logger in self.loggers:
+            if isinstance(logger, of_files):
+                verify_writable(logger.save_dir, f"{type(logger).__name__}(save_dir=...)")
         # wandb comes first: it can follow TensorBoard's writers only if they are created later.
         for logger in sorted(self.loggers, key=lambda logger: not isinstance(logger, self._lightning.WandbLogger)):
             if hasattr(logger, "experiment"):

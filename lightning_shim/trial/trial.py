@@ -198,8 +198,7 @@ class LightningTrial(pytorch.PyTorchTrial):
                 self.trainer.lightning_loggers.start()
                 configure_module(self._parts.runtime)
                 self._parts.starting_checkpoint.restore_module()
-                if self.trainer.is_global_zero:
-                    self._parts.kept_files.verify_folders()
+                self._parts.kept_files.verify_folders()
                 prepare_training(self._parts.runtime)
                 self.trainer.lightning_loggers.log_hyperparams(self.module, self.datamodule)
                 self._parts.starting_checkpoint.restore_training_state()

@@ -48,9 +48,10 @@ def resolved_checkpoint(trainer: Any, ckpt_path: Any) -> Any:
     return connector._ckpt_path
 
 
-def uses_time_interval(trainer: Any) -> bool:
-    """Whether a Trainer's ``val_check_interval`` is a time, which Lightning has since 2.6."""
-    return getattr(trainer, "_val_check_time_interval", None) is not None
+def validation_seconds(trainer: Any) -> float | None:
+    """Returns a Trainer's ``val_check_interval`` if it is a time, which Lightning has since 2.6, otherwise None."""
+    seconds: float | None = getattr(trainer, "_val_check_time_interval", None)
+    return seconds
 
 
 def set_loop_limits(trainer: Any) -> None:
@@ -73,10 +74,9 @@ def has_nothing_to_fit(trainer: Any, callback: Any) -> bool:
     return is_default_bar or isinstance(callback, lightning.BasePredictionWriter) or callback in finders(trainer)
 
 
-def has_bar_of_lightning(trainer: Any) -> bool:
-    """Tells whether a Trainer has a progress bar of Lightning's, not one of the user's own."""
-    callbacks = namespace_of(trainer).module("callbacks")
-    return type(trainer.progress_bar_callback) in (callbacks.TQDMProgressBar, callbacks.RichProgressBar)
+def draws_with_tqdm(bar: Any) -> bool:
+    """Tells whether a progress bar is Lightning's default one, or is made of it."""
+    return isinstance(bar, namespace_of(bar).module("callbacks").TQDMProgressBar)
 
 
 def interrupted(trainer: Any, error: BaseException) -> None:

@@ -596,7 +596,7 @@ class TestWarning:
         module = HasMeter()
         del module.meter
         module.weight = lambda batch_idx: 1.0  # type: ignore[method-assign]
-        with pytest.warns(DifferenceWarning, match=r"has a state of HasMeter\.meter.*Make what is there in __init__"):
+        with pytest.warns(DifferenceWarning, match=r"has a state for HasMeter\.meter.*Create it in __init__"):
             train(module, tmp_path / "resumed", monkeypatch, latest_checkpoint=checkpoints(tmp_path)[3])
 
     def test_class_that_has_moved(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,12 +104,18 @@ def test_default_logger(lightning: ModuleType, in_a_folder: Callable[[str], None
 
 
 @pytest.mark.usefixtures("_scripts")
-def test_place_that_cannot_be_written_to(pl: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("owner", ["Trainer", "CSVLogger", "ModelCheckpoint"])
+def test_place_that_cannot_be_written_to(pl: ModuleType, tmp_path: Path, owner: str) -> None:
     """It is found before the first batch, not with the first checkpoint."""
     file = tmp_path / "file"
     file.touch()
+    options = {
+        "Trainer": lambda: {"default_root_dir": file / "mine"},
+        "CSVLogger": lambda: {"logger": pl.loggers.CSVLogger(file / "mine")},
+        "ModelCheckpoint": lambda: {"callbacks": [pl.callbacks.ModelCheckpoint(file / "mine")]},
+    }[owner]()
     module = module_of(pl)
-    trainer = pl.Trainer(max_epochs=1, callbacks=[pl.callbacks.ModelCheckpoint(file / "mine")], accelerator="cpu")
-    with pytest.raises(lightning_shim.ConfigurationError, match=r"mine, but .* is no folder"):
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", **options)
+    with pytest.raises(lightning_shim.ConfigurationError, match=r"test_files\.py:\d+: .*mine, but .* is no folder"):
         trainer.fit(module, loader(), loader())
     assert module.batches == 0

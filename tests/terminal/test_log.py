@@ -251,6 +251,40 @@ assert logging.getLogger("lightning_shim").level == {level}
 
 
 class TestEvaluation:
+    @pytest.mark.parametrize(("base", "drawn"), [("TQDMProgressBar", 0), ("RichProgressBar", 1)])
+    @pytest.mark.parametrize("verb", ["fit", "validate"])
+    def test_of_a_bar_that_is_made_of_lightnings(
+        self, base: str, drawn: int, verb: str, pl: ModuleType, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """One for rich draws where it ends, as it does under Lightning."""
+
+        class Bar(getattr(pl.callbacks, base)):  # type: ignore[misc]
+            batches = 0
+
+            def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+                super().on_validation_batch_end(*args, **kwargs)
+                self.batches += 1
+
+        class Lit(tiny(pl)):  # type: ignore[misc]
+            def validation_step(self, batch: Any, batch_idx: int) -> None:
+                pass
+
+        bar = Bar()
+        with lightning_shim.patched(trainer=True):
+            trainer = pl.Trainer(
+                callbacks=[bar],
+                max_epochs=1,
+                accelerator="cpu",
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+            )
+            getattr(trainer, verb)(Lit(), *[loader() for _ in range(1 + (verb == "fit"))])
+        assert bar.batches == len(loader())
+        assert not bar.is_disabled
+        assert len(re.findall(r"\b4/4\b", "".join(capsys.readouterr()))) == drawn
+
     def test_has_its_results_and_no_line_of_a_batch(self, tmp_path: Path) -> None:
         printed, errors = executed(
             tmp_path, python(), "-m", "lightning_shim", "run", "-m", "tests.terminal.train", "0", "evaluate"
