@@ -110,7 +110,7 @@ class TrainerFacade(Attached):
         strategy: Devices, processes and optimizers.
         lightning_loggers: Lightning's own loggers.
         logger: The first logger.
-        profiler: Lightning's profiler that does nothing.
+        profiler: The profiler of a script's Trainer, or one that does nothing.
     """
 
     # The values in a Lightning Trainer that does nothing but fit, and has been left at its defaults.
@@ -142,7 +142,8 @@ class TrainerFacade(Attached):
         self.lightning_loggers: Final = loggers
         self._loggers: Final = [*loggers.loggers, *self._loggers_of_determined(loggers.loggers)]
         self.logger: Any = next(iter(self._loggers), None)
-        self.profiler: Any = session.lightning.PassThroughProfiler()
+        is_measured = session.profiling.is_on
+        self.profiler: Any = session.script_trainer.profiler if is_measured else session.lightning.PassThroughProfiler()
         self._former_attributes: Final = FormerAttributes()
         self.datamodule: Any = None
         # Lightning's own methods of the module look here when they run an example through the transfer hooks. The
@@ -272,8 +273,9 @@ class TrainerFacade(Attached):
             weights_only: Whether to leave out all that only a resumed training needs.
             storage_options: As in Lightning.
         """
-        checkpoint = self._lightning_checkpoint.dump(bool(weights_only))
-        self.strategy.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
+        with self._session.profiling.action("save_checkpoint"):
+            checkpoint = self._lightning_checkpoint.dump(bool(weights_only))
+            self.strategy.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
         self.strategy.barrier("Trainer.save_checkpoint")
 
     @property

@@ -86,7 +86,7 @@ class _OptimizersReader:
                 "value. Return the optimizer; or write `return None` if the module is to be trained without one."
             )
         self.warn(
-            "it returned None, so that no optimizer steps: gradients are computed, and the weights stay as they are. "
+            "it returned None, so no optimizer steps: gradients are computed, but the weights stay as they are. "
             "Is a `return` missing?"
         )
 
@@ -117,7 +117,9 @@ class _OptimizersReader:
         for entry in entries:
             unknown = entry.keys() - {"optimizer", "lr_scheduler", "monitor", *self._more_keys}
             if unknown:
-                self.warn(f"the keys {sorted(unknown)} mean nothing beside optimizer, lr_scheduler and monitor.")
+                self.warn(
+                    f"the keys {sorted(unknown)} have no effect; those used are optimizer, lr_scheduler and monitor."
+                )
             if not isinstance(entry.get("optimizer"), torch.optim.Optimizer):
                 raise self.error(f'returned a dictionary whose "optimizer" is {entry.get("optimizer")!r}.')
             optimizers.append(entry["optimizer"])
@@ -181,7 +183,7 @@ class _OptimizersReader:
             self.warn('OneCycleLR is stepped once an epoch; set "interval": "step" if you meant each step.')
         if not (isinstance(scheduler, _PYTORCH_SCHEDULERS) or self._steps_itself):
             raise self.error(
-                f"returned the scheduler {scheduler!r}, which is none of PyTorch's; define lr_scheduler_step to say "
+                f"returned the scheduler {scheduler!r}, which is not one of PyTorch's; define lr_scheduler_step to say "
                 "how it is stepped."
             )
 

@@ -15,6 +15,7 @@ from lightning_shim.data.source import DataSource
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.metrics.lightning_loggers import Loggers
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
+from lightning_shim.session.profiling import Profiling
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class EvaluationLoop:
         batches = self._batches
         if self._is_enabled and batches is not None:
             iterator = batches if isinstance(batches, DataFetcherWrapper) else None
-            for batch, batch_idx, dataloader_idx in batches if iterator is None else _before_each_step(iterator):
+            for batch, batch_idx, dataloader_idx in self._each_of(batches, iterator):
                 self.is_last_batch = batches.done
                 if dataloader_idx != previous:
                     self._end_dataloader()
@@ -169,6 +170,11 @@ class EvaluationLoop:
                 if only_one:
                     break
         return Validation(samples)
+
+    def _each_of(self, batches: Batches, iterator: DataFetcherWrapper | None) -> Iterator[tuple[Any, int, int]]:
+        if iterator is not None:
+            return _before_each_step(iterator)
+        return _measured(batches, self._session.profiling) if self._session.profiling.is_on else batches
 
     def _evaluate(
         self, batch: Any, batch_idx: int, dataloader_idx: int, iterator: DataFetcherWrapper | None = None
@@ -252,6 +258,14 @@ class EvaluationLoop:
             return
         for name, submodule in self._module.named_modules():
             submodule.training = self._modes.get(name, submodule.training)
+
+
+def _measured(batches: Batches, profiling: Profiling) -> Iterator[tuple[Any, int, int]]:
+    """Yields batches whose loading a profiler measures."""
+    while not batches.done:
+        with profiling.action("[_EvaluationLoop].val_next"):
+            batch = next(batches)
+        yield batch
 
 
 def _before_each_step(iterator: DataFetcherWrapper) -> Iterator[tuple[Any, int, int]]:

@@ -391,7 +391,7 @@ num_sanity_val_steps          >=0.9       it is what the trial was given.
 fast_dev_run                  >=0.9       it is False, since a trial has no such mode.
 overfit_batches               >=0.9       it is what the trial was given.
 barebones                     >=2.0       it is False, since a trial has no such mode.
-profiler                      >=0.9       it does nothing; Determined profiles trials by itself.
+profiler                      >=0.9       it is a script's own Trainer's; otherwise it does nothing.
 fit_loop                      >=1.4       it has the loaders, and the counts of its epoch_loop and val_loop; max_epochs
                                           can be set before training starts.
 [property: ignored]

@@ -48,7 +48,7 @@ limit_val_batches       backed  it is the length of the trial's validations.
 limit_test_batches      native  it applies to trainer.test.
 limit_predict_batches   native  it applies to trainer.predict.
 overfit_batches         backed  it is the length of epochs and validations, and samplers are replaced as in Lightning.
-val_check_interval      backed  it is the period of the trial's validations; a period of time is refused.
+val_check_interval      backed  it is the period of the trial's validations, also by the clock.
 check_val_every_n_epoch backed  it is the period of the trial's validations.
 num_sanity_val_steps    backed  the trial validates that many batches before it trains, and not again after a pause.
 log_every_n_steps       backed  it is the period of the trial's reports.
@@ -62,7 +62,7 @@ deterministic           native  the script's Trainer sets PyTorch's switches.
 benchmark               native  "
 inference_mode          native  it applies to validate and test after fit; the trial validates under torch.no_grad().
 use_distributed_sampler backed  the trial shards the samples as Lightning does.
-profiler                ignored profiling.enabled in the experiment's configuration shows the machine's load.
+profiler                backed  it measures the trial's actions as Lightning's; its report is in the log.
 detect_anomaly          backed  the trial trains with it.
 barebones               refused it switches off what the trial reports.
 plugins                 backed   those of checkpoints and of the trial's precisions are used; most others are refused.

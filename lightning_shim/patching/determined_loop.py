@@ -13,6 +13,7 @@ It relies on these private names of Determined:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import shutil
@@ -83,8 +84,11 @@ def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial
 # A LightningTrial is built before the loop is, but the module may ask how long it will train, and the trial pauses the
 # loop. So the two are connected as soon as the loop runs.
 def _run_connected(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
-    controller.trial.controller.connect(controller)
-    return wrapped(*args, **kwargs)
+    controlled: Controller = controller.trial.controller
+    controlled.connect(controller)
+    latest = controlled.latest
+    with contextlib.nullcontext() if latest is None else latest.downloaded_once(controller.context):
+        return wrapped(*args, **kwargs)
 
 
 # Determined's loop looks at a request to stop only after a batch. Lightning trains none if a hook such as on_fit_start
@@ -178,9 +182,9 @@ def _load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) 
     latest = controlled.latest
     assert latest is not None
     if latest.is_own:
-        controlled.checkpoint_folder = pathlib.Path(args[0] if args else kwargs["load_path"])
+        folder = controlled.checkpoint_folder = pathlib.Path(args[0] if args else kwargs["load_path"])
         try:
-            with fitting_errors(latest.folder), latest.being_loaded(controller.context):
+            with fitting_errors(latest.folder), latest.being_loaded(controller.context, folder):
                 wrapped(*args, **kwargs)
         finally:
             controlled.checkpoint_folder = None

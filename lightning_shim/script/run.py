@@ -6,13 +6,14 @@ It relies on ``runpy._run_module_as_main``, which is what ``python -m`` calls.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import importlib.machinery
 import os
 import runpy
 import sys
 import types
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import NoReturn
 
@@ -73,6 +74,25 @@ def _run_file(script: str, main: types.ModuleType) -> None:
     loader = importlib.machinery.SourceFileLoader("__main__", script)
     vars(main).update(__file__=script, __loader__=loader, __builtins__=builtins, __cached__=None)
     exec(loader.source_to_code(loader.get_data(script), script), vars(main))
+
+
+@contextlib.contextmanager
+def said_if_nothing_trains() -> Iterator[None]:
+    """Says at the end of a script that nothing has been trained, unless something has, or the script has failed."""
+    try:
+        yield
+    except SystemExit as leaving:
+        if not leaving.code:
+            _say_if_nothing_was_trained()
+        raise
+    _say_if_nothing_was_trained()
+
+
+def _say_if_nothing_was_trained() -> None:
+    from lightning_shim.trial.trial import LightningTrial
+
+    if not LightningTrial.was_made:
+        say("the script has ended without a call of Trainer.fit, so nothing was trained.")
 
 
 def _launch(script: str, arguments: Sequence[str], is_module: bool) -> NoReturn:

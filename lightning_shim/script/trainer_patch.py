@@ -128,11 +128,12 @@ def _recorded(verb: str) -> Wrapper:
 
 
 def _evaluated(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    from lightning_shim.script.evaluation import share_checkpoint, without_lines_of_a_progress_bar
+    from lightning_shim.script.evaluation import share_checkpoint
     from lightning_shim.script.fit import arguments_of
+    from lightning_shim.session.progress_bar import kept_out_of_a_log
 
     share_checkpoint(instance, arguments_of(wrapped, args, kwargs).get("ckpt_path"))
-    with without_lines_of_a_progress_bar(instance):
+    with kept_out_of_a_log(instance.progress_bar_callback):
         return wrapped(*args, **kwargs)
 
 

@@ -108,8 +108,9 @@ def assemble(
     optimization = (Lightning1Optimization if needs_lightning1_optimization(session.module) else Optimization)(runtime)
     journal = Journal(session)
     reports = Reports(runtime, loggers, optimization, journal)
+    attributes = OwnAttributes(runtime)
     train_source, val_source = (
-        DataSource(session, LoaderRequest(session, stage, loaders))
+        DataSource(session, LoaderRequest(session, stage, loaders), attributes)
         for stage, loaders in (("train", given.train_dataloaders), ("val", given.val_dataloaders))
     )
     evaluation_loop = EvaluationLoop(runtime, val_source, loggers)
@@ -123,7 +124,6 @@ def assemble(
     runtime.hooks.refresh()
     _verify_training_loaders(session, train_source)
     evaluation_loop.warn_if_incomplete()
-    attributes = OwnAttributes(runtime)
     trial_state = TrialState(runtime, training_loop, averaging, attributes)
     kept_files = KeptFiles(session.lightning, session.callbacks)
     return TrialParts(

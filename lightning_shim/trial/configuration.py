@@ -154,7 +154,7 @@ def warn_of_conflict(call: str, wish: Wish) -> None:
         call: How the code says it.
         wish: What the configuration asks for.
     """
-    _warn(f"{call} counts, and not {wish.entry} of the experiment's configuration.")
+    _warn(f"{call} takes precedence over {wish.entry} of the experiment's configuration.")
 
 
 def _warn(message: str) -> None:

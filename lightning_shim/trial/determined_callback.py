@@ -25,6 +25,7 @@ from determined import pytorch
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
 from lightning_shim.loop.without_trace import StatesBefore
 from lightning_shim.metrics.collector import MetricViews
+from lightning_shim.session.progress_bar import kept_out_of_a_log
 from lightning_shim.trial.assembly import TrialParts
 from lightning_shim.trial.cluster import Search
 from lightning_shim.trial.journal import Entry, shown_on_standard_error
@@ -72,6 +73,7 @@ class LightningCallback(pytorch.PyTorchCallback):
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
         """Remembers the checkpoint from which the trial continues, and shows the lines about the training."""
         self._shown.enter_context(shown_on_standard_error())
+        self._shown.enter_context(kept_out_of_a_log(self._trainer.progress_bar_callback))
         if self._controller.latest is not None and self._controller.latest.is_own:
             self._keep(self._controller.latest.name)
 
@@ -141,6 +143,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         if self._precedes_training_loaders:
             self._precedes_training_loaders = False
             self._parts.trial_state.start()
+            self._parts.attributes.start_loaders()
             latest = self._controller.latest
             if self._trainer.ckpt_path is None and not (latest is not None and latest.is_own):
                 self._sanity_check()
@@ -337,6 +340,7 @@ class LightningCallback(pytorch.PyTorchCallback):
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)
         self._trainer.lightning_loggers.finalize("success")
+        self._trainer.profiler.describe()
         self._trainer.finish()
         self._parts.reports.hide_progress()
         self._parts.journal.end()

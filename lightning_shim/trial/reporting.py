@@ -155,7 +155,7 @@ class Reports:
         if twice:
             warn_at_caller(
                 f"{', '.join(twice)}: logged for each step and again at the end of the epoch under the same name. "
-                "Determined takes one value of a name for a batch, and has the step's; the epoch's is in TensorBoard "
+                "Determined takes one value per name and batch, and gets the step's; the epoch's goes to TensorBoard "
                 "only. Give it a name of its own.",
                 DifferenceWarning,
             )

@@ -114,6 +114,8 @@ class LightningTrial(pytorch.PyTorchTrial):
 
     trainer: TrainerFacade
     _tests_afterwards: ClassVar[bool] = False
+    was_made: ClassVar[bool] = False
+    """Whether this process has made a trial."""
     _script_trainer: Any = None
 
     def __init__(
@@ -144,6 +146,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         settle_device(context)
         spare_imports(context)
         self.context = context
+        LightningTrial.was_made = True
         self.controller: Final = Controller()
         schedule = Schedule(
             self.controller,
@@ -299,10 +302,20 @@ class LightningTrial(pytorch.PyTorchTrial):
                 and self._session.validates_early
                 and self._parts.evaluation_loop.is_enabled
             )
-        elif self.trainer.is_last_batch and self._validates_by_default and self.epoch_length is None:
-            # Without a length, Determined cannot know where the epoch ends.
+        elif self.trainer.is_last_batch and self._validates_epochs_itself:
             self.controller.pause_after_this_batch(validates=self._parts.evaluation_loop.is_enabled)
         return self._parts.reports.end_batch(outputs, is_trained=batch is not SKIPPED)
+
+    @property
+    def _validates_epochs_itself(self) -> bool:
+        """Whether the epoch that ends is validated, and Determined's period of validations does not say so."""
+        if self.epoch_length is None and self._validates_by_default:
+            # Without a length, Determined cannot know where the epoch ends.
+            return True
+        # As in Lightning, if its step takes the batches: besides those of a period in batches.
+        is_in_batches = isinstance(self.controller.validation_period, pytorch.Batch)
+        is_taken_by_steps = self._parts.training_loop.source.is_taken_by_steps
+        return is_in_batches and is_taken_by_steps and self._session.progress.batch_end_is_due
 
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Does nothing: the loader has run the validation already, and reducers report the metrics."""

@@ -100,7 +100,7 @@ def test_what_the_code_says_counts(tmp_path: Path) -> None:
     assert sorted(trial.master.metrics("validation")) == [0, EPOCH_LENGTH]
     assert list(trial.master.checkpoints) == [2, 4, 6]
     assert warnings_of(trial, "call.py") == [
-        f"fit({said}) counts, and not {entry} of the experiment's configuration."
+        f"fit({said}) takes precedence over {entry} of the experiment's configuration."
         for said, entry in (
             ("max_length=Epoch(1)", "searcher.max_length: {'epochs': 2}"),
             ("validation_period=Epoch(1)", "min_validation_period: {'batches': 4}"),
@@ -119,7 +119,7 @@ def test_what_the_scripts_trainer_says_counts(tmp_path: Path) -> None:
     assert trial.master.metrics("validation") == {}
     assert sorted(trial.master.metrics("training")) == list(range(1, EPOCH_LENGTH + 1))
     assert [warning for warning in warnings_of(trial, "train.py") if "configuration" in warning] == [
-        f"Trainer({said}) counts, and not {entry} of the experiment's configuration."
+        f"Trainer({said}) takes precedence over {entry} of the experiment's configuration."
         for said, entry in (
             ("max_epochs=1", "searcher.max_length: {'batches': 9}"),
             ("check_val_every_n_epoch=2", "min_validation_period: {'epochs': 1}"),

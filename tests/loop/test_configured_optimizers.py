@@ -331,7 +331,7 @@ class TestNone:
         with pytest.warns(DifferenceWarning) as caught:
             read(configured_by(lightning, function))
         (warning,) = caught
-        assert "configure_optimizers: it returned None, so that no optimizer steps" in str(warning.message)
+        assert "configure_optimizers: it returned None, so no optimizer steps" in str(warning.message)
         assert "Is a `return` missing?" in str(warning.message)
         assert f"{warning.filename}:{warning.lineno}" == place(where)
 
@@ -359,7 +359,7 @@ class TestWarnings:
             (
                 with_one(lambda one: {"optimizer": one, "scheduler": step_lr(one)}),
                 True,
-                r"the keys \['scheduler'\] mean nothing beside optimizer, lr_scheduler and monitor",
+                r"the keys \['scheduler'\] have no effect; those used are optimizer, lr_scheduler and monitor",
             ),
             (
                 with_one(lambda one: ([one], [configured(step_lr(one), intervall="step")])),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from tests.support.prepared_python import python
 
 SCRIPTS = Path(__file__).parent / "scripts"
 RUN = ("-m", "lightning_shim", "run")
@@ -16,7 +17,7 @@ def execute(folder: Path, *command: str, exit_code: int = 0) -> str:
     folder.mkdir()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
+        [python(), *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
     )
     assert process.returncode == exit_code, process.stdout + process.stderr
     return process.stdout + process.stderr

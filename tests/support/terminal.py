@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.prepared_python import python
 from tests.support.repository import REPOSITORY
 
 CTRL_C = b"\x03"
@@ -99,8 +100,10 @@ def run_in_terminal(
         "PYTHONWARNINGS": "ignore",
         **(environment or {}),
     }
+    # Ctrl+C is sent to the processes of the terminal, which a prepared one is not.
+    program = python() if interrupt_at is None else sys.executable
     process = subprocess.Popen(
-        [sys.executable, "-c", _IN_ITS_OWN_TERMINAL, sys.executable, *command],
+        [sys.executable, "-c", _IN_ITS_OWN_TERMINAL, program, *command],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

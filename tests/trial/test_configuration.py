@@ -91,6 +91,6 @@ def test_start_of_the_code_counts(pl: ModuleType, patched: None, monkeypatch: py
             trial = lightning_shim.fit(tiny(pl)(), loader(), max_length=pytorch.Epoch(2), **{argument: value})
         [warning] = [warning for warning in found if warning.category is DifferenceWarning]
         entry = "searcher.source_trial_id: 5 of the experiment's configuration"
-        assert str(warning.message) == f"fit({argument}={value!r}) counts, and not {entry}."
+        assert str(warning.message) == f"fit({argument}={value!r}) takes precedence over {entry}."
         assert warning.filename == __file__
         assert trial.trainer.global_step == 2 * len(loader())

@@ -19,6 +19,8 @@ from lightning_shim.upstream.torch import is_error_of_the_writer
 STATE_FILE: Final = "state_dict.pth"
 TRIAL_STATE_FILE: Final = "trial_state.pkl"
 METADATA_FILE: Final = "metadata.json"
+READ_FILES: Final = (STATE_FILE, TRIAL_STATE_FILE)
+"""The files that :func:`read_files` needs."""
 
 _DISK_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 """The error numbers of a disk that is full, over quota, broken or read-only."""
@@ -36,7 +38,7 @@ def read_files(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         CheckpointError: If they are missing or damaged.
     """
-    for name in (STATE_FILE, TRIAL_STATE_FILE):
+    for name in READ_FILES:
         if not (path / name).is_file():
             raise CheckpointError(
                 f"{path / name} is missing: {path} is not a complete checkpoint of a PyTorchTrial. Resume from another "

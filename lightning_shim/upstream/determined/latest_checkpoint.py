@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError
-from lightning_shim.upstream.determined.checkpoint_errors import STATE_FILE, read_files
+from lightning_shim.upstream.determined.checkpoint_errors import READ_FILES, STATE_FILE, read_files
 from lightning_shim.upstream.determined.context import checkpoint_path, checkpoint_storage, is_on_cluster, replaced
 
 
@@ -38,13 +39,39 @@ class LatestCheckpoint:
     is_own: bool
 
     @contextlib.contextmanager
-    def being_loaded(self, context: Any) -> Iterator[None]:
-        """Gives Determined's ``_load`` what was read, and nothing to put it into: the trial has done so.
+    def downloaded_once(self, context: Any) -> Iterator[None]:
+        """Has Determined's loop leave out the files that were read, when it downloads the checkpoint in the block.
 
         Args:
             context: Determined's trial context.
         """
+        checkpoints = context._core.checkpoint
+        whole: Callable[..., AbstractContextManager[pathlib.Path]] = checkpoints.restore_path
+        selectors = iter([self._is_needed_by_the_loop])
+
+        def restore_path(*args: Any, **options: Any) -> AbstractContextManager[pathlib.Path]:
+            # The loop comes first; whatever else is restored afterwards is restored as asked for.
+            selector = next(selectors, None)
+            return whole(*args, **options) if selector is None else whole(*args, selector=selector, **options)
+
+        with replaced(checkpoints, restore_path=restore_path):
+            yield
+
+    def _is_needed_by_the_loop(self, name: str) -> bool:
+        return self.is_own and name != STATE_FILE
+
+    @contextlib.contextmanager
+    def being_loaded(self, context: Any, folder: pathlib.Path) -> Iterator[None]:
+        """Gives Determined's ``_load`` what was read, and nothing to put it into: the trial has done so.
+
+        Args:
+            context: Determined's trial context.
+            folder: Where it loads from.
+        """
         content = self.content
+        if not (folder / STATE_FILE).exists():
+            # In a folder of downloads, where Determined looks whether it is there before it loads it.
+            (folder / STATE_FILE).touch()
 
         def load(file: Any, *args: Any, **kwargs: Any) -> Any:
             return content if pathlib.Path(file).name == STATE_FILE else read(file, *args, **kwargs)
@@ -79,7 +106,7 @@ def read_latest_checkpoint(context: Any, name: str) -> LatestCheckpoint:
     """
     info = det.get_cluster_info() if is_on_cluster() else None
     is_here = contextlib.nullcontext(_local_folder(context, name)) if info is None else None
-    with is_here or context._core.checkpoint.restore_path(name) as folder:
+    with is_here or context._core.checkpoint.restore_path(name, selector=READ_FILES.__contains__) as folder:
         content, state = read_files(folder)
     # As _PyTorchTrialController has it.
     trial_id = 0 if info is None else info.trial.trial_id
