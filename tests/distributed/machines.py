@@ -94,7 +94,9 @@ def with_machines_exchanged() -> dict[str, Any]:
         change_disk(f"{epochs} epochs")
         torch.manual_seed(0)
         # It gets worse, so that the first epoch's file stays the best one.
-        callback = ModelCheckpoint(f"{DISK}/checkpoints", monitor="val_loss", mode="max")
+        callback = ModelCheckpoint(monitor="val_loss", mode="max")
+        # As an argument it would be resolved, to the folder of this process.
+        callback.dirpath = f"{DISK}/checkpoints"
         trial = lightning_shim.fit(
             Module(),
             loader(),

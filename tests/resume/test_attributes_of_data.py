@@ -280,7 +280,7 @@ class Adds(Remembers):
 
 def _warnings_of(train_dataloaders: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mocker: Any) -> list[str]:
     """Trains for two checkpoints, and returns the warnings that name attributes."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(tmp_path))
     case = Case(OnlyTraining, lambda: {"train_dataloaders": train_dataloaders}, max_epochs=1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
