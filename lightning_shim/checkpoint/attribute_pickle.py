@@ -35,6 +35,7 @@ from lightning_shim.checkpoint.initial_objects import (
     is_usual_tensor,
 )
 from lightning_shim.checkpoint.tensor_digest import digest_on_device
+from lightning_shim.session.fingerprints import samples_of
 from lightning_shim.session.own_generators import set_state_of_generator, state_of_generator
 from lightning_shim.upstream.namespaces import NAMESPACES
 from lightning_shim.upstream.torch import count_of_writes
@@ -57,9 +58,6 @@ _LAYOUT: Final = operator.attrgetter("dtype", "shape", "device", "requires_grad"
 
 _HASHED_WHOLLY: Final = 64 * 1024**2
 """The size in bytes up to which a tensor is hashed as a whole."""
-
-_SAMPLES: Final = 4096
-"""The number of samples that are hashed of a larger tensor."""
 
 
 def _bytes_of(tensor: Tensor) -> pickle.PickleBuffer:
@@ -294,11 +292,8 @@ class HashingPickler(AttributePickler):
         # Reading a gigabyte takes a tenth of a second, at each checkpoint. PyTorch's count of writes takes no time.
         # Writes that it does not count, as those to tensor.data, are noticed by samples if they go to all of a tensor,
         # as with an average. Such a write to a single row goes unnoticed.
-        storage = tensor.untyped_storage()
-        samples = torch.empty(0, dtype=torch.int64)
-        samples.set_(storage, 0, (_SAMPLES,), (storage.nbytes() // 8 // _SAMPLES,))
         place = tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
-        return count_of_writes(tensor), place, samples.numpy().tobytes()
+        return count_of_writes(tensor), place, samples_of(tensor).numpy().tobytes()
 
     def _contents(self, initial: InitialObject, value: Any) -> Any:
         """Returns the contents or, of a long list of initial tensors that are alike, their identities and layout.

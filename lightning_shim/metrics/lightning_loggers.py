@@ -56,8 +56,24 @@ class Loggers:
         if step is None:
             values.setdefault("epoch", self._progress.current_epoch)
             step = self._progress.batches_that_stepped - steps_back
+        self._log(values, int(step))
+
+    def log_validation_step(self, metrics: Mapping[str, Any], dataloader_idx: int) -> None:
+        """Passes what a validation batch has logged to the loggers, under the count of its loader's batches.
+
+        Args:
+            metrics: Tensors by name.
+            dataloader_idx: The index of the loader.
+        """
+        counts = self._progress.validation_batches
+        step = counts.get(dataloader_idx, 0)
+        counts[dataloader_idx] = step + 1
+        if metrics:
+            self._log({name: value.item() for name, value in metrics.items()}, step)
+
+    def _log(self, values: dict[str, Any], step: int) -> None:
         for logger in self.loggers:
-            logger.log_metrics(metrics=values, step=int(step))
+            logger.log_metrics(metrics=values, step=step)
             logger.save()
 
     def finalize(self, status: str) -> None:

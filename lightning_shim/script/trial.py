@@ -11,11 +11,13 @@ from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 from lightning_shim.diagnostics.errors import IntervalError
 from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.facade.logger import LoggerFacade
 from lightning_shim.facade.trainer import TrainerFacade, delegates
 from lightning_shim.script.trainer_patch import GIVEN
 from lightning_shim.script.trainer_while_fitting import show_facade
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.trial import LightningTrial
+from lightning_shim.upstream.determined.context import is_on_cluster
 from lightning_shim.upstream.lightning_trainer import progress_of
 
 ENDLESS: Final = sys.maxsize
@@ -41,6 +43,10 @@ class ScriptTrainer(TrainerFacade):
     """
 
     users: Any
+
+    def _loggers_of_determined(self, own: list[Any]) -> list[LoggerFacade]:
+        """Returns Determined's logger where its master gets what callbacks log; otherwise all is as in Lightning."""
+        return super()._loggers_of_determined(own) if own and is_on_cluster() else []
 
     def adopt(self, users: Any) -> None:
         """Takes the user's Trainer: from now on each of the two shows what the other has.
@@ -98,6 +104,13 @@ class ScriptTrial(LightningTrial):
         self.failed_in_batch = False
         self._has_said_that_a_stop_waits = False
         super().__init__(context, module, **options)
+        # Off-cluster the script's loggers write what there is.
+        context.set_enable_tensorboard_logging(is_on_cluster())
+
+    @property
+    def writes_checkpoints(self) -> bool:
+        """Whether Determined writes checkpoints. Off-cluster there are those of the script's own ModelCheckpoint."""
+        return is_on_cluster()
 
     @property
     def is_over(self) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import shutil
 from typing import Any, Final
 
 import determined
@@ -45,10 +46,13 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     Attributes:
         checkpoint_path: The folder of the newest checkpoint if it is on this machine, otherwise its UUID.
+        keeps_newest_only: Whether a checkpoint replaces the one that this training has written before.
     """
 
     def __init__(self, parts: TrialParts) -> None:
         self.checkpoint_path: pathlib.Path | str | None = None
+        self.keeps_newest_only = False
+        self._written: pathlib.Path | str | None = None
         self._parts: Final = parts
         self._session: Final = parts.session
         self._context: Final = parts.session.context
@@ -137,6 +141,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         if self._precedes_training_loaders:
             self._precedes_training_loaders = False
             self._parts.trial_state.start()
+            self._parts.attributes.start_loaders()
             latest = self._controller.latest
             if self._trainer.ckpt_path is None and not (latest is not None and latest.is_own):
                 self._sanity_check()
@@ -255,6 +260,9 @@ class LightningCallback(pytorch.PyTorchCallback):
         """Remembers the newest checkpoint, and says where it is."""
         self._keep(uuid)
         self._parts.journal.checkpoint(self.checkpoint_path)
+        former, self._written = self._written, self.checkpoint_path
+        if self.keeps_newest_only and former is not None and self._trainer.is_global_zero:
+            shutil.rmtree(former, ignore_errors=True)
 
     def _keep(self, uuid: str) -> None:
         self.checkpoint_path = checkpoint_path(self._context, uuid) or uuid
@@ -296,7 +304,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._trainer.release()
             self._training_loop.source.release()
             self._evaluation_loop.source.release()
-            close_tensorboard(self._context, self._trainer.is_global_zero)
+            close_tensorboard(self._context)
             self._parts.processes.stop_watching()
             self._shown.close()
 
@@ -330,6 +338,7 @@ class LightningCallback(pytorch.PyTorchCallback):
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)
         self._trainer.lightning_loggers.finalize("success")
+        self._trainer.profiler.describe()
         self._trainer.finish()
         self._parts.reports.hide_progress()
         self._parts.journal.end()

@@ -94,14 +94,13 @@ def with_machines_exchanged() -> dict[str, Any]:
         change_disk(f"{epochs} epochs")
         torch.manual_seed(0)
         # It gets worse, so that the first epoch's file stays the best one.
-        callback = ModelCheckpoint(monitor="val_loss", mode="max")
+        callback = ModelCheckpoint(f"{DISK}/checkpoints", monitor="val_loss", mode="max")
         trial = lightning_shim.fit(
             Module(),
             loader(),
             loader(),
             max_length=pytorch.Epoch(epochs),
             callbacks=callback,
-            default_root_dir=DISK,
             latest_checkpoint=latest,
         )
         torch.distributed.barrier()

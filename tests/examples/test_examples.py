@@ -251,12 +251,7 @@ def test_script_for_lightnings_trainer_stays_as_it_is(tmp_path: Path) -> None:
         subprocess.run(
             [sys.executable, *command, str(script)],
             cwd=folder,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(EXAMPLES.parent),
-                "OMP_NUM_THREADS": "1",
-                "XDG_DATA_HOME": str(tmp_path / "data"),
-            },
+            env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
             capture_output=True,
             check=True,
             timeout=300,

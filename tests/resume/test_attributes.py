@@ -440,7 +440,7 @@ def test_callbacks(resumes: Resumes) -> None:
 
 
 def train(module: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
-    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+    monkeypatch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(folder))
     return lightning_shim.fit(
         module, **loaders(), max_length=pytorch.Epoch(1), checkpoint_period=pytorch.Batch(1), seed=1, **options
     )

@@ -15,7 +15,7 @@ RUN = ("-m", "lightning_shim", "run")
 def execute(folder: Path, *command: str, exit_code: int = 0) -> str:
     """Runs Python in a folder of its own, and returns what it has printed."""
     folder.mkdir()
-    environment = {**os.environ, "XDG_DATA_HOME": str(folder / "data"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.run(
         [python(), *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
     )

@@ -28,7 +28,6 @@ IGNORED: dict[str, Any] = {
     "accelerator": "tpu",
     "devices": 3,
     "num_nodes": 2,
-    "profiler": "simple",
     "model_registry": "model",
 }
 # Other tests have them.
@@ -74,12 +73,6 @@ def test_every_argument_is_tried() -> None:
     assert tried | REFUSED.keys() | IGNORED.keys() | ELSEWHERE == set(ARGUMENTS)
     assert {name for name, row in ARGUMENTS.items() if row.support is Support.REFUSED} == REFUSED.keys()
     assert {name for name, row in ARGUMENTS.items() if row.support is Support.IGNORED} == IGNORED.keys()
-
-
-@pytest.fixture
-def _scripts() -> Any:
-    with lightning_shim.patched(trainer=True):
-        yield
 
 
 @pytest.mark.usefixtures("_scripts")

@@ -83,7 +83,7 @@ def run_in_terminal(
 
     Args:
         *command: The arguments of Python.
-        folder: Where it runs; its home too.
+        folder: Where it runs.
         environment: Variables beside those that are set.
         interrupt_at: What has to be seen before Ctrl+C is pressed, if it is to be.
         time_limit: In seconds; the test fails when it takes longer.
@@ -98,7 +98,6 @@ def run_in_terminal(
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(REPOSITORY),
         "PYTHONWARNINGS": "ignore",
-        "XDG_DATA_HOME": str(folder / "data"),
         **(environment or {}),
     }
     # Ctrl+C is sent to the processes of the terminal, which a prepared one is not.
