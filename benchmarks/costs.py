@@ -7,7 +7,8 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -42,13 +43,29 @@ def _milliseconds(program: str, repetitions: int, *arguments: str) -> float:
     return 1000 * statistics.median(float(run.stdout) for run in runs)
 
 
+class _NoAttributes:
+    """Keeps no attributes of parts of loaders: there are none of a user's classes."""
+
+    packages: frozenset[str] = frozenset()
+
+    def add_loaders(self, stage: str, loaders: Sequence[Any]) -> None:
+        """Does nothing."""
+
+    def capture(self, loader: Any) -> None:
+        """Returns nothing."""
+
+    def restore_captured(self, captured: Any) -> None:
+        """Does nothing."""
+
+
 def _skipped_samples_per_second(batches: int, batch_size: int) -> float:
     """Returns how many samples of a shuffled map-style loader are passed over in a second when a trial is resumed."""
     from lightning_shim.data.tracked_loader import TrackedLoader
     from lightning_shim.session.random_state import RandomState
 
     dataset = TensorDataset(torch.arange(batches * batch_size))
-    paused, resumed = (TrackedLoader(DataLoader(dataset, batch_size=batch_size, shuffle=True)) for _ in range(2))
+    loaders = (DataLoader(dataset, batch_size=batch_size, shuffle=True) for _ in range(2))
+    paused, resumed = (TrackedLoader(loader, _NoAttributes()) for loader in loaders)
     next(iter(paused))
     position = {**paused.state_dict(), "taken": batches - 1}
     start = time.perf_counter()

@@ -81,15 +81,9 @@ def is_given_every_warning() -> None:
 
 
 @pytest.fixture(autouse=True)
-def writes_into_its_own_folders(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Keeps TensorBoard's ./runs and Determined's local checkpoints in folders of the test.
-
-    They are two: Determined copies the working directory into each checkpoint.
-    """
+def writes_into_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps what a training writes, which is below the working directory, in a folder of the test."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.delenv(name, raising=False)
 

@@ -60,9 +60,8 @@ INSTEAD_IN_FIT: Final = {
     "reload_dataloaders_every_n_epochs": "`fit(reload_dataloaders_every_n_epochs=...)`. Determined's epochs stay as "
     "long as the first one: later loaders may have fewer batches, not more. After a pause the trial asks again for the "
     "loaders it had, with `trainer.current_epoch` as it was then.",
-    "default_root_dir": "`fit(default_root_dir=...)` for the files of `ModelCheckpoint`. Determined's checkpoints go "
-    "to `checkpoint_storage`, off-cluster below the user's data directory; TensorBoard's files go to `./runs` there. "
-    "`fit()` prints both places.",
+    "default_root_dir": "`fit(default_root_dir=...)`, or the environment variable `PL_TRAINER_DEFAULT_ROOT_DIR`. "
+    "All files are below it, but for what Determined keeps on a cluster.",
     "enable_autolog_hparams": "Nothing: Determined knows the hyperparameters.",
     "model_registry": "Nothing: register a checkpoint with `det model register-version`.",
 }

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import io
+import operator
 import pickle
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from types import MethodType, SimpleNamespace
@@ -33,6 +35,7 @@ from lightning_shim.checkpoint.initial_objects import (
     is_usual_tensor,
 )
 from lightning_shim.checkpoint.tensor_digest import digest_on_device
+from lightning_shim.session.fingerprints import samples_of
 from lightning_shim.session.own_generators import set_state_of_generator, state_of_generator
 from lightning_shim.upstream.namespaces import NAMESPACES
 from lightning_shim.upstream.torch import count_of_writes
@@ -51,11 +54,10 @@ _STORED_TOGETHER: Final = 4096
 _CHUNK: Final = 1024
 """The most tensors that are stored as one."""
 
+_LAYOUT: Final = operator.attrgetter("dtype", "shape", "device", "requires_grad")
+
 _HASHED_WHOLLY: Final = 64 * 1024**2
 """The size in bytes up to which a tensor is hashed as a whole."""
-
-_SAMPLES: Final = 4096
-"""The number of samples that are hashed of a larger tensor."""
 
 
 def _bytes_of(tensor: Tensor) -> pickle.PickleBuffer:
@@ -133,6 +135,10 @@ class AttributePickler(pickle.Pickler):
         """Whether a tensor is stored as a view of a storage that others share."""
         return False
 
+    def _contents(self, initial: InitialObject, value: Any) -> Any:
+        """Returns the object that is pickled in place of an initial object's contents."""
+        return initial.contents(value)
+
     def dump_with_contents(self, value: Any) -> None:
         """Pickles a value, and the contents of the initial objects in it."""
         self.dump(value)
@@ -151,13 +157,15 @@ class AttributePickler(pickle.Pickler):
                 key = type(value), value.dtype, value.shape, value.get_device(), value.requires_grad
                 alike.setdefault(key, []).append(index)
             elif initial.kind is not None:
-                alone[index] = initial.contents(value)
+                alone[index] = self._contents(initial, value)
         chunks = [indices[at : at + _CHUNK] for indices in alike.values() for at in range(0, len(indices), _CHUNK)]
         self.dump((alone, len(chunks)))
         for chunk in chunks:
             tensors = [objects[index][1] for index in chunk]
             with torch.no_grad():
-                self.dump((type(tensors[0]).__qualname__, tensors[0].requires_grad, chunk, torch.stack(tensors)))
+                stacked = torch.stack(tensors)
+            # An array is one object for the pickler, and a list as many as it has entries.
+            self.dump((type(tensors[0]).__qualname__, tensors[0].requires_grad, array("q", chunk), stacked))
 
     def persistent_id(self, value: Any) -> Any:
         """Returns the name of an object that the other process has; None for any other."""
@@ -284,11 +292,30 @@ class HashingPickler(AttributePickler):
         # Reading a gigabyte takes a tenth of a second, at each checkpoint. PyTorch's count of writes takes no time.
         # Writes that it does not count, as those to tensor.data, are noticed by samples if they go to all of a tensor,
         # as with an average. Such a write to a single row goes unnoticed.
-        storage = tensor.untyped_storage()
-        samples = torch.empty(0, dtype=torch.int64)
-        samples.set_(storage, 0, (_SAMPLES,), (storage.nbytes() // 8 // _SAMPLES,))
         place = tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
-        return count_of_writes(tensor), place, samples.numpy().tobytes()
+        return count_of_writes(tensor), place, samples_of(tensor).numpy().tobytes()
+
+    def _contents(self, initial: InitialObject, value: Any) -> Any:
+        """Returns the contents or, of a long list of initial tensors that are alike, their identities and layout.
+
+        Such a list is a replay buffer. To pickle the name of each entry takes longer than all the rest of a checkpoint.
+        """
+        if initial.kind not in ("list", "deque") or initial.has_attributes or len(value) <= _CHUNK:
+            return initial.contents(value)
+        tensors = list(value)
+        identities = array("Q", map(id, tensors))
+        are_initial = self._names.keys().isdisjoint(identities) and all(
+            entry is not None and entry.kind == "tensor" and entry.reference() is tensor
+            for entry, tensor in zip(map(self._initial.get, identities), tensors, strict=True)
+        )
+        layouts = set(map(_LAYOUT, tensors)) if are_initial else set()
+        if len(layouts) != 1 or tensors[0].nbytes > _STORED_TOGETHER:
+            return initial.contents(value)
+        self.reached.update(zip(identities, tensors, strict=True))
+        with torch.no_grad():
+            for at in range(0, len(tensors), _CHUNK):
+                _hash(self._hash, _bytes_of(torch.stack(tensors[at : at + _CHUNK])))
+        return identities.tobytes(), layouts
 
 
 def _hash(hash_: Any, buffer: pickle.PickleBuffer) -> bool:

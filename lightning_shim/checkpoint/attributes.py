@@ -1,4 +1,4 @@
-"""State that modules and callbacks keep in attributes of their own: lists of an epoch, counters, averages, generators.
+"""State that modules, callbacks and data keep in attributes of their own: lists of an epoch, counters, generators.
 
 Of a module, Lightning's checkpoints hold the parameters and buffers alone, and its own Trainer forgets the rest when it
 resumes. A trial may be paused at any time, so its checkpoints also hold every attribute that has changed since the
@@ -13,28 +13,43 @@ import gc
 import itertools
 import pickle
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset, Sampler
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.wrappers import MetricTracker
 
 from lightning_shim.checkpoint.attribute_pickle import NEVER_KEPT, AttributeUnpickler, CheckpointPickler, HashingPickler
-from lightning_shim.checkpoint.initial_objects import PLAIN_TYPES, InitialObjects, KnownObjects, MissingObjectError
+from lightning_shim.checkpoint.initial_objects import (
+    NAMED,
+    PLAIN_TYPES,
+    InitialObjects,
+    KnownObjects,
+    MissingObjectError,
+)
+from lightning_shim.data.parts import attributes_of
+from lightning_shim.data.tracked_loader import TrackedLoader, has_state
 from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.loop.runtime import Runtime
+from lightning_shim.session.fingerprints import IN_CHECKPOINTS, is_large, mark_of
 from lightning_shim.upstream.lightning import is_overridden
 from lightning_shim.upstream.torch import buffers_without_state
 from lightning_shim.user_code.bytecode import may_read_earlier_value
+from lightning_shim.user_code.user_class import is_users_class
 
 FLAGS_OF_LAYERS: Final = ("track_running_stats", "momentum")
 """Attributes of torch.nn's layers that hooks change. Checkpoints hold them once, for all processes."""
 
 _ABSENT: Final = object()
+
+_STAGES: Final = {"train": "training", "val": "validation"}
+"""The names of stages, as messages have them."""
 
 _Place = tuple[str, str]
 """The key of an owner, and the name of an attribute."""
@@ -48,14 +63,18 @@ class _Owner:
         key: Its name, the same in each process.
         instance: The object.
         names_left_out: The attributes that it has by itself, without the user.
+        loader: The loader that it is a part of, in words, unless it is of the module or a callback.
     """
 
     key: str
     instance: Any
-    names_left_out: frozenset[str]
+    names_left_out: frozenset[str] = frozenset()
+    loader: str | None = None
 
     def attributes(self) -> dict[str, Any]:
         """Returns the attributes to save, by name."""
+        if self.loader is not None:
+            return {} if has_state(self.instance) else attributes_of(self.instance)
         own = {name: value for name, value in vars(self.instance).items() if name not in self.names_left_out}
         if not isinstance(self.instance, nn.Module):
             return own
@@ -90,70 +109,146 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 class OwnAttributes:
-    """Saves and restores the attributes of a module, its submodules and the user's callbacks.
+    """Saves and restores the attributes of a module, its submodules, the user's callbacks, and parts of loaders.
 
-    A callback with a ``state_dict`` decides by it what to save. The states of torchmetrics' metrics are saved with the
-    trial's state.
+    A callback, dataset, sampler or loader with a ``state_dict`` decides by it what to save. The states of torchmetrics'
+    metrics are saved with the trial's state.
 
     A data module has a ``state_dict`` of its own, and is only referred to by name.
+
+    A dataset may be of any size, unlike a module: of its attributes those within a bound are kept.
 
     Args:
         runtime: The components; its session has the callbacks and the trainer.
     """
 
     def __init__(self, runtime: Runtime) -> None:
-        session, module = runtime.session, runtime.session.module
+        session = runtime.session
+        self._session: Final = session
         self._lightning: Final = session.lightning
-        self._module: Final = module
+        self._module: Final = session.module
         self._strategy: Final = runtime.strategy
-        self._objects: Final = {
-            "trainer": session.trainer,
-            "strategy": runtime.strategy,
-            "datamodule": session.datamodule,
-        }
-        self._callbacks: Final = {f"callback {index}": callback for index, callback in enumerate(session.callbacks)}
-        users = [module, *self._callbacks.values()]
-        self._packages: Final = frozenset(type(user).__module__.partition(".")[0] for user in users)
-        self._initial = InitialObjects(self._packages)
-        self._digests: dict[_Place, bytes | None] | None = None
+        self._loaders: Final[dict[str, Sequence[TrackedLoader]]] = {}
+        self._initial = InitialObjects(frozenset())
+        self._digests: dict[_Place, Any] | None = None
+        self._begun: Final[dict[str, Any]] = {}
+        self._has_started = False
         self._loaded: list[Tensor] | None = None
-        self._restored: frozenset[_Place] = frozenset()
+        self._loads_loaders = True
+        self._always_kept: Final[set[_Place]] = set()
         self._lost: Final[set[_Place]] = set()
 
-    @_without_garbage_collection()
-    def start(self) -> None:
-        """Records the attributes before the first batch."""
-        # In two rounds: a hash names the initial objects that a value reaches, wherever they were found.
-        known = self._known()
-        self._initial = InitialObjects(self._packages)
-        for place, value in self._attributes():
-            self._initial.add(_path(place), value, known)
+    @functools.cached_property
+    def _callbacks(self) -> dict[str, Any]:
+        return {f"callback {index}": callback for index, callback in enumerate(self._session.callbacks)}
+
+    @functools.cached_property
+    def packages(self) -> frozenset[str]:
+        """The packages whose classes are the user's, wherever they are installed."""
+        users = [self._module, *self._callbacks.values()]
+        return frozenset(type(user).__module__.partition(".")[0] for user in users)
+
+    def start_loaders(self) -> None:
+        """Records the attributes of the loaders before anybody iterates them; of those requested later, then."""
+        self._initial = InitialObjects(self.packages)
         self._digests = {}
-        for place, value in self._attributes():
-            hashed = self._hash(known, value)
-            self._digests[place] = None if hashed is None else hashed.digest()
+        self._begin([owner for stage, loaders in self._loaders.items() for owner in self._owners_in(loaders, stage)])
+
+    def start(self) -> None:
+        """Records the attributes of the module and the callbacks before the first batch."""
+        self._has_started = True
+        self._begin([owner for owner in self._owners() if owner.loader is None])
+
+    def add_loaders(self, stage: str, loaders: Sequence[TrackedLoader]) -> None:
+        """Records the attributes of loaders that have been requested.
+
+        Args:
+            stage: Their stage; its loaders up to now are forgotten.
+            loaders: The loaders.
+        """
+        self._loaders[stage] = loaders
+        if self._digests is not None:
+            owners = self._owners_in(loaders, stage)
+            self._begin([owner for owner in owners if self._begun.get(owner.key) is not owner.instance])
 
     @_without_garbage_collection()
+    def _begin(self, owners: list[_Owner]) -> None:
+        assert self._digests is not None
+        for owner in owners:
+            if owner.key in self._begun:
+                # Another object than before, at the same place.
+                self._initial.forget(_path((owner.key, "")))
+                self._digests = {place: self._digests[place] for place in self._digests if place[0] != owner.key}
+            self._begun[owner.key] = owner.instance
+        # In two rounds: a hash names the initial objects that a value reaches, wherever they were found.
+        known = self._known()
+        for owner, place, value in _attributes(owners):
+            if self._is_large(owner, value):
+                self._initial.add_as_a_whole(_path(place), value)
+            else:
+                self._initial.add(_path(place), value, known)
+        for owner, place, value in _attributes(owners):
+            if self._is_large(owner, value):
+                self._digests[place] = mark_of(value, self.packages)
+            else:
+                hashed = self._hash(known, value)
+                self._digests[place] = None if hashed is None else hashed.digest()
+
+    def _is_large(self, owner: _Owner, value: Any) -> bool:
+        return owner.loader is not None and is_large(value, self.packages, IN_CHECKPOINTS)
+
     def state(self) -> list[Tensor] | None:
         """Returns the attributes of this process that have changed since :meth:`start`, as bytes; None if none has."""
-        if self._digests is None:
+        if not self._has_started:
             # Training has not started: what an earlier process has saved is still to be restored.
             return self._loaded
+        lost = self._changed_in_workers()
+        state = self._state(list(self._owners()), lost)
+        self._warn_about(lost)
+        return state
+
+    def capture(self, loader: TrackedLoader) -> list[Tensor] | None:
+        """Returns the attributes of a loader's parts that have ever changed, as bytes; None if none has.
+
+        Args:
+            loader: The loader.
+        """
+        if self._digests is None:
+            return None
+        stages = ((stage, loaders) for stage, loaders in self._loaders.items() if loader in loaders)
+        owners = [owner for stage, loaders in stages for owner in self._owners_in(loaders, stage)]
+        state = self._state(owners, {})
+        # Copies: the memory is the attributes' own, and what follows changes them.
+        return None if state is None else [entry.clone() for entry in state]
+
+    @_without_garbage_collection()
+    def _state(self, owners: list[_Owner], lost: dict[_Place, str]) -> list[Tensor] | None:
+        assert self._digests is not None
         known = self._known()
-        present = dict(self._attributes())
+        hashed_none = self._hash(known, None)
+        of_none = b"" if hashed_none is None else hashed_none.digest()
         changed: list[_Changed] = []
-        lost = []
-        for place, value in present.items():
+        present: set[_Place] = set()
+        for owner, place, value in _attributes(owners):
+            present.add(place)
             at_first = self._digests.get(place, b"")
+            if self._is_large(owner, value):
+                if at_first != mark_of(value, self.packages):
+                    lost[place] = f"it is larger than {IN_CHECKPOINTS}"
+                continue
             hashed = self._hash(known, value)
             if hashed is None:
-                if at_first is not None and not self._needs_no_warning(place, value):
-                    lost.append(place)
+                was_none = at_first in (b"", of_none)
+                if at_first is not None and not self._needs_no_warning(owner, place, value, was_none):
+                    lost[place] = "it cannot be pickled"
             # A restored attribute is saved again, whatever its value: the next process need not begin with the same.
-            elif hashed.digest() != at_first or place in self._restored:
+            elif hashed.digest() != at_first or place in self._always_kept:
                 changed.append(_Changed(place, value, hashed))
-        self._warn_about(lost)
-        removed = list(self._digests.keys() - present.keys())
+                if owner.loader is not None:
+                    # The beginning of a pass is repeated before what is there now is restored.
+                    self._always_kept.add(place)
+        keys = {owner.key for owner in owners}
+        removed = [place for place in self._digests if place[0] in keys and place not in present]
         if not changed and not removed:
             return None
         groups: list[tuple[list[_Place], bytes, int]] = []
@@ -168,37 +263,53 @@ class OwnAttributes:
         pickled = pickle.dumps({"removed": removed, "groups": groups})
         return [torch.frombuffer(bytearray(pickled), dtype=torch.uint8), *buffers]
 
-    def load(self, state: list[Tensor] | None) -> None:
+    def load(self, state: list[Tensor] | None, with_loaders: bool) -> None:
         """Keeps a state until :meth:`restore`.
 
         Args:
             state: The return value of :meth:`state`.
+            with_loaders: Whether the loaders are those of the checkpoint; an order of other samples would not fit.
         """
-        self._loaded = state
+        self._loaded, self._loads_loaders = state, with_loaders
 
-    @_without_garbage_collection()
     def restore(self) -> None:
         """Restores the loaded attributes. Call it after :meth:`start`."""
         # The third phase of loading: by now the constructors and hooks have created the objects to be filled.
         loaded, self._loaded = self._loaded, None
-        if loaded is None:
+        self._restore(loaded, self._loads_loaders)
+
+    def restore_captured(self, captured: list[Tensor] | None) -> None:
+        """Restores attributes of loaders.
+
+        Args:
+            captured: The return value of :meth:`capture`.
+        """
+        self._restore(captured, with_loaders=True)
+
+    @_without_garbage_collection()
+    def _restore(self, captured: list[Tensor] | None, with_loaders: bool) -> None:
+        if captured is None:
             return
-        pickled, *buffers = loaded
+        pickled, *buffers = captured
         state = pickle.loads(pickled.numpy().tobytes())
         known = self._known()
         owners = {owner.key: owner for owner in self._owners()}
+        left_out = () if with_loaders else tuple(f"{stage} loader " for stage in _STAGES)
         for key, name in state["removed"]:
-            if key in owners and name in owners[key].attributes():
+            if not key.startswith(left_out) and key in owners and name in owners[key].attributes():
                 delattr(owners[key].instance, name)
         missing: list[_Place] = []
         restored = list(state["removed"])
         for places, stream, count in state["groups"]:
             own, buffers = buffers[:count], buffers[count:]
+            if all(key.startswith(left_out) for key, _ in places):
+                continue
             restored += places
             try:
                 values = AttributeUnpickler(stream, own, known, self._initial).load_with_contents()
                 for (key, name), value in zip(places, values, strict=True):
-                    self._set(owners.get(key), name, value)
+                    if not key.startswith(left_out):
+                        self._set(owners.get(key), name, value)
             except MissingObjectError:
                 missing += places
             except Exception as error:
@@ -207,7 +318,7 @@ class OwnAttributes:
                     f"{error}). It is as __init__ and the hooks before the first batch make it. If a class has been "
                     "renamed or moved, keep its old name as an alias."
                 )
-        self._restored = frozenset(restored)
+        self._always_kept.update(restored)
         if missing:
             self._warn(
                 f"The checkpoint has a state for {self._names(missing)}, but before the first batch there is nothing "
@@ -248,12 +359,17 @@ class OwnAttributes:
         for key, callback in self._callbacks.items():
             is_users = type(callback).__module__.partition(".")[0] not in NEVER_KEPT
             if is_users and not is_overridden("state_dict", callback, self._lightning.Callback):
-                yield _Owner(f"{key} {type(callback).__qualname__}", callback, frozenset())
+                yield _Owner(f"{key} {type(callback).__qualname__}", callback)
 
-    def _attributes(self) -> Iterator[tuple[_Place, Any]]:
-        for owner in self._owners():
-            for name, value in owner.attributes().items():
-                yield (owner.key, name), value
+        for stage, loaders in self._loaders.items():
+            yield from self._owners_in(loaders, stage)
+
+    def _owners_in(self, loaders: Sequence[TrackedLoader], stage: str) -> Iterator[_Owner]:
+        for index, loader in enumerate(loaders):
+            name = f"{_STAGES[stage]} loader" + (f" {index}" if len(loaders) > 1 else "")
+            for part, instance in loader.parts().items():
+                if is_users_class(type(instance), self.packages):
+                    yield _Owner(f"{stage} loader {index} {part}", instance, loader=name)
 
     def _known(self) -> KnownObjects:
         module, strategy = self._module, self._strategy
@@ -264,7 +380,9 @@ class OwnAttributes:
             "scheduler": [config.scheduler for config in strategy.lr_scheduler_configs],
         }
         named = {
-            **self._objects,
+            "trainer": self._session.trainer,
+            "strategy": strategy,
+            "datamodule": self._session.datamodule,
             **self._callbacks,
             **{f"module {name}": submodule for name, submodule in module.named_modules()},
             **{f"{kind} {index}": entry for kind, entries in lists.items() for index, entry in enumerate(entries)},
@@ -274,29 +392,53 @@ class OwnAttributes:
         }
         return KnownObjects({name: entry for name, entry in named.items() if entry is not None}, tensors, module.device)
 
-    def _needs_no_warning(self, place: _Place, value: Any) -> bool:
-        """Whether losing this attribute needs no warning."""
+    def _needs_no_warning(self, owner: _Owner, place: _Place, value: Any, was_none: bool) -> bool:
+        """Whether losing an attribute that cannot be pickled needs no warning."""
         # Objects of the frameworks are created anew; and hooks for both ways of a checkpoint take care of the others.
         if type(value).__module__.partition(".")[0] in NEVER_KEPT:
             return True
-        owner = next(owner.instance for owner in self._owners() if owner.key == place[0])
-        users = [*self._module.modules(), *self._callbacks.values(), self._objects["datamodule"]]
+        instance, callbacks = owner.instance, self._callbacks.values()
+        if owner.loader is not None:
+            # A resumed pass iterates these again, and a file that was opened on first use is opened again.
+            is_iterated = isinstance(instance, (Sampler, IterableDataset)) or hasattr(instance, "__iter__")
+            return is_iterated or (was_none and _is_resource(value, self.packages))
+        users = [*self._module.modules(), *callbacks, self._session.datamodule]
         # What everybody sets anew before reading it does not depend on the past. Hooks are read by others.
-        if not hasattr(type(owner), place[1]) and not may_read_earlier_value(place[1], set(map(type, users))):
+        if not hasattr(type(instance), place[1]) and not may_read_earlier_value(place[1], set(map(type, users))):
             return True
-        base = self._lightning.Callback if owner in self._callbacks.values() else self._lightning.LightningModule
-        saver = owner if base is self._lightning.Callback else self._module
+        base = self._lightning.Callback if instance in callbacks else self._lightning.LightningModule
+        saver = instance if base is self._lightning.Callback else self._module
         return all(is_overridden(hook, saver, base) for hook in ("on_save_checkpoint", "on_load_checkpoint"))
 
-    def _warn_about(self, lost: list[_Place]) -> None:
-        lost = [place for place in lost if place not in self._lost]
+    def _changed_in_workers(self) -> dict[_Place, str]:
+        return {
+            (f"{stage} loader {index} {part}", name): "it changes in data workers"
+            for stage, loaders in self._loaders.items()
+            for index, loader in enumerate(loaders)
+            for part, name in loader.changed_in_workers
+        }
+
+    def _warn_about(self, lost: dict[_Place, str]) -> None:
+        lost = {place: reason for place, reason in lost.items() if place not in self._lost}
         self._lost.update(lost)
-        if lost:
+        loaders = {owner.key: owner.loader for owner in self._owners() if owner.loader is not None}
+        own = [place for place in lost if place[0] not in loaders]
+        if own:
             self._warn(
-                f"Checkpoints do not hold {self._names(lost)}: it is, or contains, an object that was not there "
+                f"Checkpoints do not hold {self._names(own)}: it is, or contains, an object that was not there "
                 "before the first batch and cannot be pickled. After a pause it is as __init__ and the hooks before "
                 "the first batch make it. If training depends on it, register a buffer, or save and restore it in "
                 "on_save_checkpoint and on_load_checkpoint."
+            )
+        of_loaders = [place for place in lost if place[0] in loaders]
+        if of_loaders:
+            listed = ", ".join(
+                f"{self._names([place])} of the {loaders[place[0]]} ({lost[place]})" for place in of_loaders
+            )
+            self._warn(
+                f"Checkpoints do not hold {listed}. After a pause it is as __init__ and the hooks before the first "
+                "batch make it. If training depends on it, keep it in an attribute of the module, or train with "
+                "num_workers=0 and give its class state_dict and load_state_dict."
             )
 
     @staticmethod
@@ -326,6 +468,18 @@ class _MetricWithoutState(Metric):
 
 def _is_of_torch(instance: Any) -> bool:
     return type(instance).__module__.partition(".")[0] == "torch"
+
+
+def _is_resource(value: Any, packages: frozenset[str]) -> bool:
+    """Whether an object is somebody else's and gives nothing in an order, such as an open database."""
+    is_function = isinstance(value, (*NAMED, MethodType, functools.partial))
+    return not (is_function or hasattr(value, "__next__") or is_users_class(type(value), packages))
+
+
+def _attributes(owners: Iterable[_Owner]) -> Iterator[tuple[_Owner, _Place, Any]]:
+    for owner in owners:
+        for name, value in owner.attributes().items():
+            yield owner, (owner.key, name), value
 
 
 def _path(place: _Place) -> str:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import sys
-import sysconfig
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES
 from lightning_shim.session.own_generators import is_generator, set_state_of_generator, state_of_generator
+from lightning_shim.user_code.user_class import is_users_class
 
 PLAIN_TYPES: Final = frozenset({type(None), bool, int, float, str, bytes})
 
@@ -33,8 +31,6 @@ WITHOUT_IDENTITY: Final = (tuple, frozenset, complex, Enum, np.generic, np.dtype
 """Types whose objects have no identity that matters: equal ones can replace each other."""
 
 TENSORS: Final = (Tensor, nn.Parameter)
-
-_PATHS_OF_PACKAGES: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 class MissingObjectError(Exception):
@@ -73,14 +69,6 @@ class KnownObjects:
         if name is None or self.by_name[name].dtype != tensor.dtype:
             return None
         return name, tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
-
-
-def _is_users(cls: type, packages: frozenset[str]) -> bool:
-    """Tells whether a class is the user's own, whose objects are what is in their attributes; or a configuration's."""
-    package = cls.__module__.partition(".")[0]
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    is_installed = file is None or file.startswith(_PATHS_OF_PACKAGES)
-    return package not in FRAMEWORK_PACKAGES and (package in {*packages, "__main__", "omegaconf"} or not is_installed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +175,7 @@ def _kind_of(value: Any, packages: frozenset[str]) -> str | None:
         return None
     if _has_state(cls) and not issubclass(cls, nn.Module):
         return "state"
-    return "object" if issubclass(cls, nn.Module) or _is_users(cls, packages) else None
+    return "object" if issubclass(cls, nn.Module) or is_users_class(cls, packages) else None
 
 
 def _slots(value: Any) -> list[str]:
@@ -289,20 +277,37 @@ class InitialObjects:
                         waiting.extend((path + suffix, entry) for suffix, entry in entries)
                 self.by_path[path] = initial
 
+    def add_as_a_whole(self, path: str, value: Any) -> None:
+        """Records an object that is stored by name, without its contents and what is in it."""
+        if id(value) not in self.by_identity:
+            initial = InitialObject(path, _reference(value), None, False)
+            self.by_identity[id(value)] = self.by_path[path] = initial
+
+    def forget(self, path: str) -> None:
+        """Forgets the objects whose paths begin with a path, unless they were found by another one first."""
+        for known in [known for known in self.by_path if known.startswith(path)]:
+            del self.by_path[known]
+        for identity, initial in list(self.by_identity.items()):
+            if initial.path.startswith(path):
+                del self.by_identity[identity]
+
     def _initial_object(self, path: str, value: Any) -> InitialObject:
         kind = _kind_of(value, self._packages)
-        is_users = kind in _CONTAINERS and _is_users(type(value), self._packages)
-        try:
-            reference: Callable[[], Any] = weakref.ref(value)
-        except TypeError:
-            # Lists and dictionaries, for example, cannot be referred to weakly.
-            reference = lambda: value  # noqa: E731
-        return InitialObject(path, reference, kind, is_users or kind == "object")
+        is_users = kind in _CONTAINERS and is_users_class(type(value), self._packages)
+        return InitialObject(path, _reference(value), kind, is_users or kind == "object")
 
     def storages(self) -> set[int]:
         """Returns the pointers of the storages of the tensors among them."""
         there = (initial.reference() for initial in self.by_identity.values() if initial.kind == "tensor")
         return {tensor.untyped_storage().data_ptr() for tensor in there if tensor is not None}
+
+
+def _reference(value: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        # Lists and dictionaries, for example, cannot be referred to weakly.
+        return lambda: value
 
 
 def _is_made_anew(value: Any, known: KnownObjects) -> bool:

@@ -7,6 +7,7 @@ import shutil
 from typing import Any, Final
 
 from lightning_shim.checkpoint.machines import share
+from lightning_shim.diagnostics.writable import verify_writable
 from lightning_shim.upstream.lightning import Lightning
 
 FILES_KEY: Final = "lightning_shim_files"
@@ -21,20 +22,38 @@ class KeptFiles:
 
     Args:
         lightning: The module's Lightning.
-        callbacks: The Lightning callbacks.
-        default_root_dir: The folder for callbacks that have none of their own.
+        callbacks: The Lightning callbacks, before their ``setup``.
     """
 
-    def __init__(self, lightning: Lightning, callbacks: list[Any], default_root_dir: str) -> None:
+    def __init__(self, lightning: Lightning, callbacks: list[Any]) -> None:
         self._callbacks: Final[list[Any]] = [
             callback for callback in callbacks if isinstance(callback, lightning.ModelCheckpoint)
         ]
-        for callback in self._callbacks:
-            # Lightning would use the folder of its logger. That of TensorBoard is another one after a pause, and
-            # Determined uploads all that is in it.
-            if callback.dirpath is None:
-                callback.dirpath = os.path.join(default_root_dir, "checkpoints")
+        # Their ``setup`` gives them the folder of a logger, which may be another one after a pause.
+        self._without_folder: Final = [callback for callback in self._callbacks if callback.dirpath is None]
         self._saved: dict[str, str] = {}
+
+    def restore_folders(self, checkpoint: dict[str, Any]) -> None:
+        """Gives callbacks without a folder of their own the one that they had before a pause.
+
+        Otherwise Lightning would have them forget which checkpoints are the best. Call it before their states are
+        loaded.
+
+        Args:
+            checkpoint: The trial's own checkpoint.
+        """
+        states = checkpoint.get("callbacks", {})
+        for callback in self._without_folder:
+            callback.dirpath = states.get(callback.state_key, {}).get("dirpath", callback.dirpath)
+
+    def verify_folders(self) -> None:
+        """Refuses a folder that cannot be written to, before anything is trained.
+
+        Raises:
+            ConfigurationError: If there is one.
+        """
+        for callback in self._callbacks:
+            verify_writable(callback.dirpath, f"{type(callback).__name__}(dirpath=...)")
 
     def _by_name(self) -> dict[str, str]:
         """Returns the paths of the files, by distinct names."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final
 
+from lightning_shim.checkpoint.kept_files import KeptFiles
 from lightning_shim.checkpoint.lightning_format import LightningCheckpoint
 from lightning_shim.checkpoint.machines import share
 from lightning_shim.checkpoint.trial_state import TrialState
@@ -30,12 +31,20 @@ class StartingCheckpoint:
         runtime: The parts.
         lightning_checkpoint: Takes over what Lightning would.
         trial_state: Takes over what Lightning would not.
+        kept_files: The folders of ModelCheckpoint, which stay the same.
     """
 
-    def __init__(self, runtime: Runtime, lightning_checkpoint: LightningCheckpoint, trial_state: TrialState) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        lightning_checkpoint: LightningCheckpoint,
+        trial_state: TrialState,
+        kept_files: KeptFiles,
+    ) -> None:
         self._session: Final = runtime.session
         self._lightning_checkpoint: Final = lightning_checkpoint
         self._trial_state: Final = trial_state
+        self._kept_files: Final = kept_files
         self._content: dict[str, Any] | None = None
         self._name: Any = None
         self._datamodule_state = b""
@@ -51,6 +60,7 @@ class StartingCheckpoint:
             latest = session.controller.latest = read_latest_checkpoint(session.context, session.latest_checkpoint)
         if latest is not None and latest.is_own:
             self._content, self._name = latest.content, latest.folder
+            self._kept_files.restore_folders(latest.content)
         else:
             self._read_ckpt_path()
         if self._content is not None:

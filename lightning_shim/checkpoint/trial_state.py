@@ -129,8 +129,9 @@ class TrialState:
         self._restore_flags(state["flags"])
         processes = state["processes"]
         # Not restored yet: hooks up to on_train_start would overwrite them.
-        self._attributes.load(processes[rank if len(processes) == size else 0]["attributes"])
-        if len(processes) != size or not can_go_on(self._training_loop, processes[rank]["training_loop"]):
+        goes_on = len(processes) == size and can_go_on(self._training_loop, processes[rank]["training_loop"])
+        self._attributes.load(processes[rank if len(processes) == size else 0]["attributes"], goes_on)
+        if not goes_on:
             self._metrics.views.update(self._views(processes[0]))
             continue_elsewhere(self._session, self._training_loop, processes[0]["training_loop"], len(processes), size)
             return True

@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from lightning_shim.script.run import run_script
+    from lightning_shim.script.run import run_script, said_if_nothing_trains
 
     if options.is_module:
         if not getattr(sys.flags, "safe_path", False):
@@ -39,5 +39,6 @@ def _run(options: argparse.Namespace) -> int:
             sys.path[0] = os.getcwd()
     elif not pathlib.Path(options.script).exists():
         raise TargetError(f"there is no file {options.script}.")
-    run_script(options.script, options.arguments, options.is_module)
+    with said_if_nothing_trains():
+        run_script(options.script, options.arguments, options.is_module)
     return FINE

@@ -19,11 +19,8 @@ from lightning_shim.data.determined_loader import as_torch_loader
 from lightning_shim.data.passes import OWN_END, Batches, CommonEnd, DataFetcherWrapper, length_of
 from lightning_shim.data.requests import LoaderRequest
 from lightning_shim.data.sharding import SamplerError, SampleSharing
-from lightning_shim.data.tracked_loader import TooFewBatchesError, TrackedLoader
-from lightning_shim.diagnostics.errors import (
-    DifferenceWarning,
-    HyperparameterWarning,
-)
+from lightning_shim.data.tracked_loader import PartAttributes, TooFewBatchesError, TrackedLoader
+from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning, HyperparameterWarning
 from lightning_shim.session.datamodule_state import captured_state, restore_state
 from lightning_shim.session.hyperparameters import GLOBAL_BATCH_SIZE
 from lightning_shim.session.random_state import RandomState
@@ -53,6 +50,7 @@ class DataSource:
     Args:
         session: The training.
         request: Requests the loaders from the user.
+        attributes: Keeps the attributes of the user's datasets, samplers and loaders.
 
     Attributes:
         request: Requests the loaders from the user.
@@ -60,9 +58,10 @@ class DataSource:
         is_taken_by_steps: Whether the steps take batches themselves, from a ``dataloader_iter``.
     """
 
-    def __init__(self, session: Session, request: LoaderRequest) -> None:
+    def __init__(self, session: Session, request: LoaderRequest, attributes: PartAttributes) -> None:
         options = session.options
         self.request: Final = request
+        self._attributes: Final = attributes
         self._trains: Final = request.stage == "train"
         self._limit_name: Final = f"limit_{request.stage}_batches"
         self._limit: Final[int | float] = getattr(options, self._limit_name)
@@ -171,7 +170,6 @@ class DataSource:
         loaders = [as_torch_loader(loader) for loader in combined.flattened]
         combined.flattened = [self._prepared(loader) for loader in self._in_order(loaders)]
         combined.limits = [self._limited(loader) for loader in combined.flattened]
-        self._combined = combined
         self.length = length_of(combined)
         if self._trains and self.length == 0:
             self._warn_of_no_batches(combined)
@@ -180,7 +178,12 @@ class DataSource:
             self.length = self._end.length
         known = {id(tracked.loader): tracked for tracked in self._tracked}
         # If the user's hook returns the same loader again, its tracker stays: persistent workers may still be running.
-        self._tracked = [known.get(id(loader)) or TrackedLoader(loader) for loader in combined.flattened]
+        self._tracked = [
+            known.get(id(loader)) or TrackedLoader(loader, self._attributes) for loader in combined.flattened
+        ]
+        self._attributes.add_loaders(self.request.stage, self._tracked)
+        # Not before the errors above: what has been refused has nothing to release.
+        self._combined = combined
         # A copy, because a module may ask the trainer for its loaders and has to find its own.
         self._combined_tracked = copy.copy(combined)
         self._combined_tracked.flattened = self._tracked
@@ -288,6 +291,19 @@ class DataSource:
             )
         return batches
 
+    def without_batches(self, epoch: int) -> ConfigurationError:
+        """Returns the error of loaders that give no batches.
+
+        Args:
+            epoch: The index of the epoch.
+        """
+        if epoch == 0:
+            return self.request.error("gave an empty loader: it has no batches.")
+        return self.request.error(
+            f"gave no batches in epoch {epoch}: can it be iterated more than once? An iterator cannot; give a "
+            "DataLoader or a list."
+        )
+
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of the loaders' samplers that have ``set_epoch``.
 
@@ -299,7 +315,8 @@ class DataSource:
 
     def release(self) -> None:
         """Stops the loaders' workers. The next pass starts new ones."""
-        if self._combined is not None:
+        # It is None, too, if the loaders were refused.
+        if self._combined_tracked is not None:
             self._end_pass()
             self._combined.reset()
 

@@ -8,20 +8,22 @@ as dropout. So each of these moments is recorded with its random state, and is r
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_shim.data.workers import WorkerState, iterate_with_workers
+from lightning_shim.data.parts import OF_PYTORCH, attributes_of, parts_of, samplers_of
+from lightning_shim.data.workers import InWorkers, WorkerState, iterate_with_workers
 from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_definition
 from lightning_shim.session.own_generators import OwnGenerators
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.upstream.lightning import shared_sampler
 from lightning_shim.upstream.torch import (
+    Skip,
     has_ended,
     has_workers_running,
     iterate_sampler_again,
@@ -29,24 +31,25 @@ from lightning_shim.upstream.torch import (
     skip_batches,
 )
 
-_WITHOUT_COUNTERS: Final = (DataLoader, BatchSampler, RandomSampler, SequentialSampler, DistributedSampler)
-"""PyTorch's classes, whose plain values are settings. Those of a user's class may count passes, epochs or samples."""
-
-_SETTINGS: Final = frozenset(vars(DataLoader([])))  # type: ignore[arg-type]
-"""The attributes that every DataLoader has."""
-
 _PLAIN: Final = frozenset({type(None), bool, int, float, str})
-"""The classes of the values that are kept of loaders, samplers and datasets."""
-
-_DATASETS: Final = 16
-"""The most datasets of a loader of which values are kept: a dataset may be made of any number of others."""
+"""The classes of the values that are kept of parts of any class."""
 
 
-def samplers_of(loader: Any) -> list[Any]:
-    """Returns a loader's sampler and its batch sampler's sampler, each once; Lightning calls ``set_epoch`` on them."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    samplers = (getattr(loader, "sampler", None), getattr(batch_sampler, "sampler", None))
-    return list({id(sampler): sampler for sampler in samplers if sampler is not None}.values())
+class PartAttributes(Protocol):
+    """Keeps the attributes of the user's loaders, samplers and datasets for a checkpoint."""
+
+    @property
+    def packages(self) -> frozenset[str]:
+        """The packages whose classes are the user's, wherever they are installed."""
+
+    def add_loaders(self, stage: str, loaders: Sequence[TrackedLoader]) -> None:
+        """Begins with the loaders of a stage, in place of those that it had before."""
+
+    def capture(self, loader: TrackedLoader) -> Any:
+        """Returns what the attributes of a loader's parts are now."""
+
+    def restore_captured(self, captured: Any) -> None:
+        """Restores what :meth:`capture` has returned."""
 
 
 def has_state(holder: Any) -> bool:
@@ -56,7 +59,7 @@ def has_state(holder: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """The global random state, the loader's own generators, and the plain values of loader, samplers and datasets."""
+    """The global random state, the loader's own generators, and what loader, samplers and datasets remember."""
 
     random: RandomState
     own: dict[str, Any]
@@ -102,10 +105,17 @@ class TrackedLoader:
 
     Args:
         loader: The user's loader.
+        attributes: Keeps the attributes of the user's classes.
+
+    Attributes:
+        loader: The user's loader.
+        changed_in_workers: The attributes that have changed in its workers, each by the name of a part and its own.
     """
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, attributes: PartAttributes) -> None:
         self.loader: Final = loader
+        self._attributes: Final = attributes
+        self.changed_in_workers: Final[set[tuple[str, str]]] = set()
         self._position: Position | None = None
         self._epoch: int | None = None
         self._passes = 0
@@ -146,10 +156,7 @@ class TrackedLoader:
             self._workers, self._worker_states = created, {}
         # Persistent workers keep their random states from pass to pass. To repeat this pass it is not enough to know
         # when it began; one also has to know when they were started, and what they had drawn by now.
-        if self._has_own_workers:
-            iterator = iterate_with_workers(self.loader, self._worker_states)
-        else:
-            iterator = iter(self.loader)
+        iterator = self._with_workers(None, None) if self._has_own_workers else iter(self.loader)
         at_start = _copied(self._worker_states) if running else {}
         earlier = self._workers if running else None
         self._position = Position(created, self._epoch, self._has_own_workers, earlier, at_start, passes=self._passes)
@@ -173,6 +180,14 @@ class TrackedLoader:
             yield batch
         position.ended = True
 
+    def _with_workers(self, skip: Skip | None, before_reset: Callable[[], None] | None) -> Iterator[Any]:
+        changed = self.changed_in_workers
+        if isinstance(self.loader.dataset, IterableDataset) and not self.loader.persistent_workers:
+            # Nothing that these workers remember is lost: they live for one pass, and a resumed one repeats it all.
+            changed = set()
+        seen = InWorkers(self._worker_states, self._attributes.packages, changed)
+        return iterate_with_workers(self.loader, seen, skip, before_reset)
+
     def start_epoch(self) -> None:
         """Resets the number of passes."""
         self._passes = 0
@@ -186,9 +201,20 @@ class TrackedLoader:
                 tell(epoch)
 
     def _moment(self) -> Moment:
-        return Moment(RandomState.capture(), self.own_state())
+        attributes = self._attributes.capture(self) if self._repeats_users_code else None
+        return Moment(RandomState.capture(), {**self.own_state(), "attributes": attributes})
+
+    @property
+    def _repeats_users_code(self) -> bool:
+        """Whether a resumed pass runs code of the user's that it had run before, or starts workers once more."""
+        loader = self.loader
+        if not iterates_as_usual(loader) or loader.num_workers > 0 or isinstance(loader.dataset, IterableDataset):
+            return True
+        samplers = [loader.batch_sampler, *samplers_of(loader)]
+        return any(type(sampler) not in OF_PYTORCH for sampler in samplers if sampler is not None)
 
     def _restore(self, moment: Moment) -> None:
+        self._attributes.restore_captured(moment.own["attributes"])
         moment.random.restore()
         self.restore_own_state(moment.own)
 
@@ -233,39 +259,19 @@ class TrackedLoader:
         return OwnGenerators({**shared, **roots})
 
     def _parts_with_counters(self) -> dict[str, Any]:
-        """Returns the loader, its samplers and datasets, as far as they are of the user's classes, by name."""
-        samplers = samplers_of(self.loader)
-        candidates = {
-            "loader": self.loader,
-            "batch sampler": getattr(self.loader, "batch_sampler", None),
-            **{f"sampler {index}": sampler for index, sampler in enumerate(samplers)},
-            **{f"shared sampler {index}": shared_sampler(sampler) for index, sampler in enumerate(samplers)},
-            **{f"dataset {index}": dataset for index, dataset in enumerate(self._datasets())},
-        }
-        return {
-            name: part
-            for name, part in candidates.items()
-            if hasattr(part, "__dict__") and type(part) not in _WITHOUT_COUNTERS
-        }
+        """Returns the loader's parts that are not PyTorch's, by name."""
+        return {name: part for name, part in self.parts().items() if type(part) not in OF_PYTORCH}
 
-    def _datasets(self) -> list[Any]:
-        """Returns the loader's dataset, and those that it is made of."""
-        found: list[Any] = []
-        waiting = [getattr(self.loader, "dataset", None)]
-        while waiting and len(found) < _DATASETS:
-            dataset = waiting.pop(0)
-            if isinstance(dataset, Dataset) and not any(dataset is other for other in found):
-                found.append(dataset)
-                for value in vars(dataset).values():
-                    waiting += value if isinstance(value, list) and len(value) <= _DATASETS else [value]
-        return found
+    def parts(self) -> dict[str, Any]:
+        """Returns the loader, its samplers, datasets and ``collate_fn``, by name."""
+        return parts_of(self.loader)
 
     def _counters(self) -> dict[tuple[str, str], Any]:
         return {
-            (part, name): value
-            for part, instance in self._parts_with_counters().items()
-            for name, value in vars(instance).items()
-            if type(value) in _PLAIN and not (part == "loader" and name in _SETTINGS)
+            (name, attribute): value
+            for name, part in self._parts_with_counters().items()
+            for attribute, value in attributes_of(part).items()
+            if type(value) in _PLAIN
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -344,11 +350,11 @@ class TrackedLoader:
         skip = _Skip(loader, 0 if keeps_position else position.taken, before_skip)
         if self._has_own_workers and is_map_style:
             # The workers start from their present states, and only the sampler's indices are skipped.
-            iterator = iterate_with_workers(loader, self._worker_states, skip, before_reset)
+            iterator = self._with_workers(skip, before_reset)
         elif self._has_own_workers:
             # The workers make all batches of the pass once more, so they start from where they were when it began.
             self._worker_states = _copied(position.workers_at_start)
-            iterator = iterate_with_workers(loader, self._worker_states, None, before_reset)
+            iterator = self._with_workers(None, before_reset)
         else:
             iterator = iter(loader)
             if is_map_style and position.has_workers:
@@ -396,7 +402,7 @@ class _Skip:
         names = [name for name in has_drawn if not has_drawn[name] and not is_exact[name]]
         if names:
             loader = self._loader
-            sampler = loader.batch_sampler if type(loader.batch_sampler) not in _WITHOUT_COUNTERS else loader.sampler
+            sampler = loader.batch_sampler if type(loader.batch_sampler) not in OF_PYTORCH else loader.sampler
             warn_at_definition(
                 type(sampler).__iter__,
                 f"{type(sampler).__name__} draws from the global random generator of {', '.join(names)} each time that "

@@ -13,6 +13,7 @@ import os
 import pickle
 import random
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from multiprocessing import queues, util
 from typing import Any, Final, NamedTuple
 
@@ -22,8 +23,11 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from lightning_shim.data.parts import attributes_of, parts_in_workers
+from lightning_shim.session.fingerprints import IN_WORKERS, fingerprint_of
 from lightning_shim.session.own_generators import OwnGenerators
 from lightning_shim.upstream.torch import Skip, has_workers_running
+from lightning_shim.user_code.user_class import is_users_class
 
 WorkerState = dict[str, bytes]
 """The pickled states of the generators that are no longer as the worker's seed made them."""
@@ -35,6 +39,22 @@ class Reported(NamedTuple):
     batch: Any
     worker: int
     changed: WorkerState
+    attributes: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class InWorkers:
+    """The state that lives in a loader's workers, as far as it is known here.
+
+    Attributes:
+        states: The random states to start from, by the worker's index; updated with each batch that is taken.
+        packages: The packages whose classes are the user's; the attributes of their parts are looked at.
+        changed: The attributes that have changed in workers, each by the name of a part and its own; added to.
+    """
+
+    states: dict[int, WorkerState]
+    packages: frozenset[str]
+    changed: set[tuple[str, str]]
 
 
 def _leave_if_orphaned(parent: int) -> None:
@@ -46,27 +66,62 @@ def _leave_if_orphaned(parent: int) -> None:
         os._exit(1)
 
 
+class ChangingAttributes:
+    """The attributes of a worker's copies that change, each told once.
+
+    They are looked at after 1, 2, 4, 8, ... batches, so that it costs little however many there are.
+
+    Args:
+        parts: The parts of the loader by name.
+        packages: The packages whose classes are the user's.
+    """
+
+    def __init__(self, parts: Mapping[str, Any], packages: frozenset[str]) -> None:
+        self._packages: Final = packages
+        self._parts: Final = {name: part for name, part in parts.items() if is_users_class(type(part), packages)}
+        self._at_first: Final = dict(self._fingerprints())
+        self._told: Final[set[tuple[str, str]]] = set()
+        self._batches = 0
+
+    def _fingerprints(self) -> Iterator[tuple[tuple[str, str], Any]]:
+        for name, part in self._parts.items():
+            for attribute, value in attributes_of(part).items():
+                yield (name, attribute), fingerprint_of(value, self._packages, IN_WORKERS)
+
+    def after_batch(self) -> list[tuple[str, str]]:
+        """Returns those that have changed, each by the name of a part and its own."""
+        self._batches += 1
+        if not self._parts or self._batches & (self._batches - 1):
+            return []
+        changed = [
+            place
+            for place, fingerprint in self._fingerprints()
+            if place not in self._told and fingerprint != self._at_first.get(place)
+        ]
+        self._told.update(changed)
+        return changed
+
+
 class WorkerReporter:
     """Replaces a loader's ``collate_fn`` and ``worker_init_fn`` in its workers.
 
     Args:
         collate_fn: The loader's own.
         worker_init_fn: The loader's own, if there is one.
-        states: The random states to start from, by the worker's index; other workers start from their seed.
+        seen: The random states to start from, other workers start from their seed; and the user's packages.
     """
 
     def __init__(
-        self,
-        collate_fn: Callable[[Any], Any],
-        worker_init_fn: Callable[[int], None] | None,
-        states: Mapping[int, WorkerState],
+        self, collate_fn: Callable[[Any], Any], worker_init_fn: Callable[[int], None] | None, seen: InWorkers
     ) -> None:
         self._collate_fn: Final = collate_fn
         self._worker_init_fn: Final = worker_init_fn
-        self._states: Final = {worker: dict(state) for worker, state in states.items()}
+        self._states: Final = {worker: dict(state) for worker, state in seen.states.items()}
+        self._packages: Final = seen.packages
         self._worker = -1
         self._own = OwnGenerators({})
         self._last: dict[str, Any] = {}
+        self._attributes = ChangingAttributes({}, frozenset())
 
     def start(self, worker: int) -> None:
         """Restores a worker's random state. It is called once in each worker, after PyTorch has seeded it.
@@ -84,6 +139,7 @@ class WorkerReporter:
         for name, state in self._states.get(worker, {}).items():
             self._restore(name, pickle.loads(state))
         self._last = self._capture()
+        self._attributes = ChangingAttributes(parts_in_workers(info.dataset, self._collate_fn), self._packages)
 
     def collate(self, samples: Any) -> Reported:
         """Makes a batch.
@@ -100,7 +156,7 @@ class WorkerReporter:
         states = self._capture()
         changed = {name: pickle.dumps(state) for name, state in states.items() if state != self._last[name]}
         self._last = states
-        return Reported(batch, self._worker, changed)
+        return Reported(batch, self._worker, changed, self._attributes.after_batch())
 
     def _capture(self) -> dict[str, Any]:
         own = self._own.capture()
@@ -124,16 +180,13 @@ class WorkerReporter:
 
 
 def iterate_with_workers(
-    loader: DataLoader[Any],
-    states: dict[int, WorkerState],
-    skip: Skip | None = None,
-    before_reset: Callable[[], None] | None = None,
+    loader: DataLoader[Any], seen: InWorkers, skip: Skip | None, before_reset: Callable[[], None] | None
 ) -> Iterator[Any]:
     """Does the same as ``iter(loader)`` for a loader with workers, and keeps track of the workers' random states.
 
     Args:
         loader: The loader.
-        states: The random states to start from, by the worker's index; updated with each batch that is taken.
+        seen: The state that lives in the workers.
         skip: Advances the sampler's iterator before anything is loaded.
         before_reset: Called after the workers have been started and before the sampler is iterated.
 
@@ -145,11 +198,11 @@ def iterate_with_workers(
         return iter(loader)
     if has_workers_running(loader):
         iterator: Any = loader._iterator
-        iterator.states = states
+        iterator.seen = seen
         iterator._reset(loader)
         return iterator  # type: ignore[no-any-return]
     loader.check_worker_number_rationality()
-    iterator = _WorkerIterator(loader, states, skip, before_reset)
+    iterator = _WorkerIterator(loader, seen, skip, before_reset)
     if loader.persistent_workers:
         loader._iterator = iterator
     return iterator  # type: ignore[no-any-return]
@@ -182,15 +235,15 @@ class _WorkerIterator(_MultiProcessingDataLoaderIter):
     def __init__(
         self,
         loader: DataLoader[Any],
-        states: dict[int, WorkerState],
+        seen: InWorkers,
         skip: Skip | None,
         before_reset: Callable[[], None] | None,
     ) -> None:
-        self.states = states
+        self.seen = seen
         self._skip = skip
         self._before_reset = before_reset
         self._is_resetting = False
-        reporter = WorkerReporter(loader.collate_fn, loader.worker_init_fn, states)
+        reporter = WorkerReporter(loader.collate_fn, loader.worker_init_fn, seen)
         # A copy: the user's loader stays as it is.
         loader = copy.copy(loader)
         loader.collate_fn = reporter.collate
@@ -233,4 +286,5 @@ class _WorkerIterator(_MultiProcessingDataLoaderIter):
 
     def _keep(self, data: Any) -> None:
         if isinstance(data, Reported):
-            self.states.setdefault(data.worker, {}).update(data.changed)
+            self.seen.states.setdefault(data.worker, {}).update(data.changed)
+            self.seen.changed.update(data.attributes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numbers
-import os
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,7 +13,13 @@ from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.members.query import find
 from lightning_shim.session.session import Session
-from lightning_shim.upstream.determined.context import batches_trained, report_metrics, tensorboard_writer
+from lightning_shim.upstream.determined.context import (
+    batches_trained,
+    report_metrics,
+    tensorboard_writer,
+    trial_id,
+    write_tensorboard_files_to,
+)
 from lightning_shim.upstream.lightning import transferred_example
 
 METRIC_GROUP: Final = "logger"
@@ -38,21 +43,26 @@ def _is_number(value: Any) -> bool:
 class LoggerFacade:
     """Lightning's ``TensorBoardLogger``, backed by Determined, which writes for TensorBoard as well.
 
-    It passes ``isinstance``, since modules check that before they call ``experiment.add_image`` and the like.
+    It passes ``isinstance``, since modules check that before they call ``experiment.add_image`` and the like. Its files
+    lie where those of Lightning's default logger would: in ``lightning_logs/version_N``. On a cluster ``N`` is the
+    number of the trial, so that it is the same after a pause, and Determined keeps the files of TensorBoard elsewhere.
 
     Args:
         session: The training; rank 0 writes.
+        default_root_dir: The folder to write to.
     """
 
-    name: Final = "determined"
     group_separator: Final = "/"
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, default_root_dir: str) -> None:
         self._lightning: Final = session.lightning
         self._context: Final = session.context
         self._is_global_zero: Final = session.global_rank == 0
         # By name, the batch of the last report: Determined's master accepts a name once for each batch.
         self._reported: Final[dict[str, int]] = {}
+        self._places: Final[Any] = session.lightning.TensorBoardLogger(default_root_dir, version=trial_id())
+        if self._is_global_zero:
+            write_tensorboard_files_to(session.context, self._places.log_dir)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -89,16 +99,29 @@ class LoggerFacade:
         self.log_metrics(values, step)
 
     @property
-    def version(self) -> str:
-        """The name of the folder of the TensorBoard files."""
-        return os.path.basename(self.log_dir or "")
+    def name(self) -> str:
+        """The name of the folder of all versions, as in Lightning."""
+        return str(self._places.name)
+
+    @property
+    def version(self) -> int:
+        """The number of the folder of this training's files."""
+        return int(self._places.version)
+
+    @property
+    def save_dir(self) -> str:
+        """The folder of the folder of all versions: ``default_root_dir``."""
+        return str(self._places.save_dir)
+
+    @property
+    def root_dir(self) -> str:
+        """The folder of all versions."""
+        return str(self._places.root_dir)
 
     @property
     def log_dir(self) -> str | None:
         """The folder of the TensorBoard files; None on all ranks but the first."""
         return str(self.experiment.log_dir) if self._is_global_zero else None
-
-    save_dir = root_dir = log_dir
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Reports numbers to Determined, in a group of their own, and to TensorBoard.

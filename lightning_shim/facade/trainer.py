@@ -110,7 +110,7 @@ class TrainerFacade(Attached):
         strategy: Devices, processes and optimizers.
         lightning_loggers: Lightning's own loggers.
         logger: The first logger.
-        profiler: Lightning's profiler that does nothing.
+        profiler: The profiler of a script's Trainer, or one that does nothing.
     """
 
     # The values in a Lightning Trainer that does nothing but fit, and has been left at its defaults.
@@ -140,9 +140,10 @@ class TrainerFacade(Attached):
         self._fit_loop: Final = FitLoopFacade(session, training_loop, evaluation_loop, self.metrics)
         self._logging: Final = LoggerConnectorFacade(session, evaluation_loop)
         self.lightning_loggers: Final = loggers
-        self._loggers: Final = [*loggers.loggers, LoggerFacade(session)]
-        self.logger: Any = self._loggers[0]
-        self.profiler: Any = session.lightning.PassThroughProfiler()
+        self._loggers: Final = [*loggers.loggers, *self._loggers_of_determined(loggers.loggers)]
+        self.logger: Any = next(iter(self._loggers), None)
+        is_measured = session.profiling.is_on
+        self.profiler: Any = session.script_trainer.profiler if is_measured else session.lightning.PassThroughProfiler()
         self._former_attributes: Final = FormerAttributes()
         self.datamodule: Any = None
         # Lightning's own methods of the module look here when they run an example through the transfer hooks. The
@@ -174,6 +175,10 @@ class TrainerFacade(Attached):
         if name in FIXED:
             raise RefusedMemberError(f"{caller_location()}: trainer.{name} is refused: {FIXED_SENTENCE}")
         object.__setattr__(self, name, value)
+
+    def _loggers_of_determined(self, own: list[Any]) -> list[LoggerFacade]:
+        """Returns Determined's loggers, which come after the user's own."""
+        return [LoggerFacade(self._session, self.default_root_dir)]
 
     # Called by the trial.
 
@@ -268,8 +273,9 @@ class TrainerFacade(Attached):
             weights_only: Whether to leave out all that only a resumed training needs.
             storage_options: As in Lightning.
         """
-        checkpoint = self._lightning_checkpoint.dump(bool(weights_only))
-        self.strategy.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
+        with self._session.profiling.action("save_checkpoint"):
+            checkpoint = self._lightning_checkpoint.dump(bool(weights_only))
+            self.strategy.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
         self.strategy.barrier("Trainer.save_checkpoint")
 
     @property
@@ -442,9 +448,11 @@ class TrainerFacade(Attached):
 
     @property
     def default_root_dir(self) -> str:
-        """The folder that was passed, or the working directory, as in Lightning."""
-        given = self._session.options.default_root_dir
-        return os.getcwd() if given is None else os.path.normpath(os.path.expanduser(given))
+        """The folder that was passed, or that Lightning's environment variable names, or the working directory."""
+        given = self._session.options.default_root_dir or os.environ.get("PL_TRAINER_DEFAULT_ROOT_DIR")
+        if given is None or "://" in os.fspath(given):
+            return os.getcwd() if given is None else os.fspath(given)
+        return os.path.normpath(os.path.expanduser(given))
 
     @property
     def log_dir(self) -> str | None:
@@ -459,7 +467,7 @@ class TrainerFacade(Attached):
     @property
     def loggers(self) -> list[Any]:
         """Lightning's own loggers and Determined's, or the one that somebody has assigned to ``logger``."""
-        if self.logger is self._loggers[0]:
+        if self.logger is next(iter(self._loggers), None):
             return list(self._loggers)
         return [] if self.logger is None else [self.logger]
 

@@ -32,6 +32,10 @@ _ONLY_IF_OVERRIDDEN: Final = frozenset(
 """Of the hooks of a module, those that Lightning does not call where they are its own, though something wraps them."""
 
 
+_NOT_MEASURED: Final = frozenset({*_ONLY_IF_OVERRIDDEN, "backward", "clip_gradients"})
+"""Of the hooks of a module, those that Lightning's profiler measures as a part of something else."""
+
+
 def _is_called(name: str, owner: Any, base: type) -> bool:
     is_wrapped = name not in _ONLY_IF_OVERRIDDEN and callable(vars(owner).get(name))
     return is_wrapped or is_overridden(name, owner, base)
@@ -55,6 +59,7 @@ class Hooks:
     def __init__(self, session: Session) -> None:
         self._session: Final = session
         self._module: Final = session.module
+        self._profiling: Final = session.profiling
         self._lightning: Final = session.lightning
         # Assigning to the instance's dictionary saves nn.Module.__setattr__, which looks for parameters each time.
         self.state: Final = session.module.__dict__
@@ -76,18 +81,23 @@ class Hooks:
             for row in members("LightningModule")
             if row.kind is Kind.HOOK and self.calls(row.name) and not is_own_method(row, *owners)
         }
+        self._of_module = {name: self._measured(name, hook) for name, hook in self._of_module.items()}
         # Lightning's own implementations: the patched ones are for calls from the user's code.
         defaults = {
             row.name: unpatched(getattr(self._module, row.name))
             for row in members("LightningModule")
             if row.kind is Kind.HOOK and row.name not in self._of_module and hasattr(self._module, row.name)
         }
+        defaults = {name: self._measured(name, hook) for name, hook in defaults.items()}
         self._of_module_or_default = {**defaults, **self._of_module}
         self._of_callbacks = {
             row.name: [
-                self._adapted(row.name, getattr(callback, row.name), leading=2)
+                self._profiling.measured(
+                    f"[Callback]{callback.state_key}.{row.name}",
+                    self._adapted(row.name, getattr(callback, row.name), leading=2),
+                )
                 for callback in self._callbacks
-                if _is_called(row.name, callback, self._lightning.Callback) and not is_own_method(row, *owners)
+                if self._is_called(row.name, callback, self._lightning.Callback) and not is_own_method(row, *owners)
             ]
             for row in members("Callback")
             if row.kind is Kind.HOOK
@@ -125,7 +135,17 @@ class Hooks:
         Args:
             name: The hook's name.
         """
-        return _is_called(name, self._module, self._lightning.LightningModule)
+        return self._is_called(name, self._module, self._lightning.LightningModule)
+
+    def _is_called(self, name: str, owner: Any, base: type) -> bool:
+        # A profiler measures those of Lightning's own as well.
+        is_measured = self._profiling.is_on and name not in _NOT_MEASURED and hasattr(base, name)
+        return is_measured or _is_called(name, owner, base)
+
+    def _measured(self, name: str, hook: Hook) -> Hook:
+        if name in _NOT_MEASURED:
+            return hook
+        return self._profiling.measured(f"[LightningModule]{type(self._module).__name__}.{name}", hook)
 
     def module(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Calls the module's hook if it is overridden.
@@ -273,7 +293,10 @@ class Hooks:
             The hook's return value, or None.
         """
         hook = getattr(self._session.datamodule, name, None)
-        return hook(*args, **kwargs) if callable(hook) else None
+        if not callable(hook):
+            return None
+        with self._profiling.action(f"[LightningDataModule]{type(self._session.datamodule).__name__}.{name}"):
+            return hook(*args, **kwargs)
 
     def run(self, name: str, function: Hook, *args: Any, **kwargs: Any) -> Any:
         """Runs a function as a hook, so that ``self.log`` knows where it is called.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from lightning_shim.loop.hooks import Hooks
 from lightning_shim.loop.strategy import StrategyFacade
@@ -27,7 +29,7 @@ class Runtime:
     hooks: Hooks
     strategy: StrategyFacade
     metrics: MetricStore
-    transfer: BatchTransfer
+    transfer: Callable[[Any, int], Any]
 
     @classmethod
     def of(cls, session: Session) -> Runtime:
@@ -43,4 +45,7 @@ class Runtime:
         )
         extract_batch_size = session.lightning.extract_batch_size
         metrics = MetricStore(session.module, extract_batch_size, reduce, gather, strategy.root_device)
-        return cls(session, hooks, strategy, metrics, BatchTransfer(session, hooks, strategy))
+        transfer: Callable[[Any, int], Any] = BatchTransfer(session, hooks, strategy).__call__
+        return cls(
+            session, hooks, strategy, metrics, session.profiling.measured(strategy.action("batch_to_device"), transfer)
+        )

@@ -17,6 +17,7 @@ from lightning_shim.loop.runtime import Runtime
 from lightning_shim.upstream.determined.context import wrap_model
 from lightning_shim.upstream.lightning import announce_device, is_overridden
 from lightning_shim.upstream.lightning_strategy import StrategySettings
+from lightning_shim.upstream.lightning_trainer import start_profiler
 
 
 def configure_module(runtime: Runtime) -> None:
@@ -30,6 +31,8 @@ def configure_module(runtime: Runtime) -> None:
     if strategy.world_size > 1:
         # As Lightning's DDPStrategy does once its processes have joined: from here on all draw the same numbers.
         reset_seed()
+    if session.profiling.is_on:
+        start_profiler(session.script_trainer, session.trainer)
     _prepare_data(runtime)
     announce_device(module, strategy.root_device)
     strategy.barrier("pre_setup")

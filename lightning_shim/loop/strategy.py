@@ -98,7 +98,22 @@ class StrategyFacade:
         # The name that LightningModule.optimizers() reads.
         self._lightning_optimizers: list[Any] = []
         self._clips = False
+        for name, method in (
+            ("training_step", "training_step"),
+            ("validation_step", "validation_step"),
+            ("backward", "run_backward"),
+        ):
+            if session.profiling.is_on:
+                setattr(self, method, session.profiling.measured(self.action(name), getattr(self, method)))
         hooks.lightning1_values.update(self._lightning1_values())
+
+    def action(self, name: str) -> str:
+        """Returns Lightning's name of an action of its strategy, for a profiler.
+
+        Args:
+            name: The method's name.
+        """
+        return f"[Strategy]{'DDPStrategy' if self.world_size > 1 else 'SingleDeviceStrategy'}.{name}"
 
     def set_model(self, model: nn.Module) -> None:
         """Sets the model whose ``forward`` synchronises gradients; a single process uses the module itself."""
@@ -106,7 +121,9 @@ class StrategyFacade:
         # Decided here, not in each step.
         is_static = getattr(model, "static_graph", False)
         self._flushes_static_graph = is_static and not self.lightning_module.automatic_optimization
-        self.calls_directly = model is self.lightning_module and not self.precision_plugin.needs_context
+        self.calls_directly = model is self.lightning_module and not (
+            self.precision_plugin.needs_context or self._session.profiling.is_on
+        )
 
     def set_optimizers(self, configured: ConfiguredOptimizers) -> None:
         """Sets the optimizers and schedulers."""

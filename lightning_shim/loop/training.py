@@ -61,6 +61,9 @@ class TrainingLoop:
         self._hooks: Final = hooks
         self._progress: Final = session.progress
         self.optimization: Final = optimization
+        profiling = session.profiling
+        self._run_batch: Final = profiling.measured("run_training_batch", optimization.run)
+        self._measured_next: Final = profiling.measured("[_TrainingEpochLoop].train_dataloader_next", self._next)
         self._metrics: Final = runtime.metrics
         self._transfer: Final = runtime.transfer
         self._takes_batch_idx: Final = takes_batch_idx(session.module.training_step)
@@ -133,8 +136,7 @@ class TrainingLoop:
         self._more_batches = int(more)
 
     def _verify_length(self) -> None:
-        # Determined asks for the length once. A shorter epoch is filled up with SKIPPED; a longer one would not end
-        # where Determined's does.
+        # Determined asks for the length once. A shorter epoch is filled up with SKIPPED; a longer one cannot be cut.
         length, other = self._length, self.source.length
         is_longer = length is not None and other is not None and other > length
         if self._fills_up and (is_longer or (length is None) is not (other is None)):
@@ -160,18 +162,16 @@ class TrainingLoop:
             "on_train_epoch_end"
         )
         if self._loaded is None and not self._session.lacks_batches:
-            if self._batches is None:
-                self._batches = self.source.batches()
+            self._batches = self._batches or self.source.batches()
             if fits_again and self._progress.current_epoch > 0:
                 # Lightning creates them again, as for any epoch but its first, which draws random numbers.
                 self._batches = self.source.batches()
             if self._batches.length == 0 and self._fills_up:
-                raise self.source.request.error("gave an empty loader: it has no batches.")
+                raise self.source.without_batches(0)
             self._continues_ended_epoch = self._goes_on_after_max_steps()
             if self._progress.epoch_is_running or self._continues_ended_epoch:
-                # The epoch goes on, but there are no positions to restore: the checkpoint is Lightning's, which has
-                # none, or that of another number of processes, which had other samples. So the batches are loaded once
-                # more and dropped.
+                # There are no positions to restore: the checkpoint is Lightning's, which has none, or that of another
+                # number of processes, which had other samples. So the batches are loaded once more and dropped.
                 self.source.set_epoch(self._progress.current_epoch)
                 for _ in range(self._progress.batch_idx + 1):
                     # The batches may run out: another number of processes may have had more of them each.
@@ -239,7 +239,8 @@ class TrainingLoop:
                 yield from self._rest_of_determined_epoch()
                 self._start_epoch()
             self._show_epoch()
-            yield from self._rest_of_epoch()
+            with self._session.profiling.action("run_training_epoch"):
+                yield from self._rest_of_epoch()
             # In Lightning the validation of an epoch comes before on_train_epoch_end; Determined validates at the end
             # of its own epoch. So that one has to be over first.
             yield from self._rest_of_determined_epoch()
@@ -304,19 +305,20 @@ class TrainingLoop:
             while self._session.should_stop and self._session.stops_at_once:
                 yield SKIPPED
             try:
-                batch, is_last = self._next(batches)
+                batch, is_last = self._measured_next(batches)
             except StopIteration:
-                is_endless = self._fills_up or self._session.trainer.max_epochs == -1
-                if progress.batch_idx < 0 and is_endless:
-                    raise self.source.request.error(
-                        f"gave no batches in epoch {progress.current_epoch}: can it be iterated more than once? An "
-                        "iterator cannot; give a DataLoader or a list."
-                    ) from None
+                if progress.batch_idx < 0 and self._has_to_train:
+                    raise self.source.without_batches(progress.current_epoch) from None
                 return
             progress.batch_idx += 1
             progress.total_batch_idx += 1
             progress.is_last_batch = is_last
             yield batch
+
+    @property
+    def _has_to_train(self) -> bool:
+        """Whether the training would not end without batches; in a script nothing is trained then, as in Lightning."""
+        return self._fills_up or self._session.trainer.max_epochs == -1
 
     def _next(self, batches: Batches | None) -> tuple[Any, bool]:
         """Returns what is trained on next, and whether it is the last of the epoch."""
@@ -366,8 +368,10 @@ class TrainingLoop:
                 progress.is_last_batch = True
             else:
                 try:
-                    outputs = optimization.run(args)
+                    outputs = self._run_batch(args)
                 except StopIteration:
+                    if self._has_to_train and iterator is not None and iterator.done and iterator.fetched == 0:
+                        raise self.source.without_batches(progress.current_epoch) from None
                     # As in Lightning, this ends the epoch without anything that follows a step.
                     progress.is_last_batch = progress.ends_within_step = True
                     return outputs

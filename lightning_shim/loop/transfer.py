@@ -55,7 +55,9 @@ class BatchTransfer:
         for name in TRANSFER_HOOKS:
             owner = hook_owner(session, name)
             if owner is not session.module or hooks.calls(name):
-                self._overridden[name] = without_last_argument(getattr(owner, name), _ARGUMENT_COUNTS[name])
+                hook = without_last_argument(getattr(owner, name), _ARGUMENT_COUNTS[name])
+                kind = "LightningModule" if owner is session.module else "LightningDataModule"
+                self._overridden[name] = session.profiling.measured(f"[{kind}]{type(owner).__name__}.{name}", hook)
         self._only_moves: Final = not (self._overridden or precision.converts_input)
 
     def __call__(self, batch: Any, dataloader_idx: int) -> Any:

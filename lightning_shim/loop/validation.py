@@ -13,7 +13,9 @@ from lightning_shim.compatibility.before_training import takes_batch_idx, warn_a
 from lightning_shim.data.passes import Batches, DataFetcherWrapper
 from lightning_shim.data.source import DataSource
 from lightning_shim.loop.runtime import Runtime
+from lightning_shim.metrics.lightning_loggers import Loggers
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
+from lightning_shim.session.profiling import Profiling
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class EvaluationLoop:
     Args:
         runtime: The components that run the step.
         source: The validation loaders.
+        loggers: Lightning's own loggers.
 
     Attributes:
         source: The validation loaders.
@@ -58,7 +61,7 @@ class EvaluationLoop:
         is_last_batch: Whether the newest of them is the last one.
     """
 
-    def __init__(self, runtime: Runtime, source: DataSource) -> None:
+    def __init__(self, runtime: Runtime, source: DataSource, loggers: Loggers) -> None:
         hooks = runtime.hooks
         self.source: Final = source
         self._session: Final = runtime.session
@@ -67,6 +70,7 @@ class EvaluationLoop:
         self._progress: Final = runtime.session.progress
         self._strategy: Final = runtime.strategy
         self._metrics: Final = runtime.metrics
+        self._loggers: Final = loggers
         self._transfer: Final = runtime.transfer
         self._keeps_outputs: Final = hooks.overridden("validation_epoch_end")
         self._has_step: Final = hooks.overridden("validation_step")
@@ -91,7 +95,11 @@ class EvaluationLoop:
 
     def set_up(self) -> None:
         """Requests the loaders if that is due."""
+        were_there = self.source.loaders is not None
         if self._is_enabled and self.source.set_up():
+            if were_there:
+                # As in Lightning, other loaders are counted anew; after a pause they are the same ones.
+                self._progress.validation_batches.clear()
             self._is_enabled = sum(self.source.num_batches) > 0
 
     def start(self, releases_gradients: bool, limit: int | float = math.inf) -> None:
@@ -146,7 +154,7 @@ class EvaluationLoop:
         batches = self._batches
         if self._is_enabled and batches is not None:
             iterator = batches if isinstance(batches, DataFetcherWrapper) else None
-            for batch, batch_idx, dataloader_idx in batches if iterator is None else _before_each_step(iterator):
+            for batch, batch_idx, dataloader_idx in self._each_of(batches, iterator):
                 self.is_last_batch = batches.done
                 if dataloader_idx != previous:
                     self._end_dataloader()
@@ -162,6 +170,11 @@ class EvaluationLoop:
                 if only_one:
                     break
         return Validation(samples)
+
+    def _each_of(self, batches: Batches, iterator: DataFetcherWrapper | None) -> Iterator[tuple[Any, int, int]]:
+        if iterator is not None:
+            return _before_each_step(iterator)
+        return _measured(batches, self._session.profiling) if self._session.profiling.is_on else batches
 
     def _evaluate(
         self, batch: Any, batch_idx: int, dataloader_idx: int, iterator: DataFetcherWrapper | None = None
@@ -194,6 +207,8 @@ class EvaluationLoop:
             self._metrics.returned.keep(output, dataloader_idx if self._has_several else None)
         samples = collector.number_of_samples()
         collector.end_batch()
+        if self._loggers.loggers and not self._session.trainer.sanity_checking:
+            self._loggers.log_validation_step(collector.collect(on_step=True).logged, dataloader_idx)
         return samples
 
     def _validation_step(self, args: tuple[Any, ...]) -> Any:
@@ -243,6 +258,14 @@ class EvaluationLoop:
             return
         for name, submodule in self._module.named_modules():
             submodule.training = self._modes.get(name, submodule.training)
+
+
+def _measured(batches: Batches, profiling: Profiling) -> Iterator[tuple[Any, int, int]]:
+    """Yields batches whose loading a profiler measures."""
+    while not batches.done:
+        with profiling.action("[_EvaluationLoop].val_next"):
+            batch = next(batches)
+        yield batch
 
 
 def _before_each_step(iterator: DataFetcherWrapper) -> Iterator[tuple[Any, int, int]]:

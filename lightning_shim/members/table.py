@@ -391,7 +391,7 @@ num_sanity_val_steps          >=0.9       it is what the trial was given.
 fast_dev_run                  >=0.9       it is False, since a trial has no such mode.
 overfit_batches               >=0.9       it is what the trial was given.
 barebones                     >=2.0       it is False, since a trial has no such mode.
-profiler                      >=0.9       it does nothing; Determined profiles trials by itself.
+profiler                      >=0.9       it is a script's own Trainer's; otherwise it does nothing.
 fit_loop                      >=1.4       it has the loaders, and the counts of its epoch_loop and val_loop; max_epochs
                                           can be set before training starts.
 [property: ignored]
@@ -464,11 +464,11 @@ verbose_evaluate              >=1.3,<1.8  it raises AttributeError, as in Lightn
     "Logger": """
 [property: backed]
 experiment                    >=0.9       it is Determined's TensorBoard writer, silent except on rank 0.
-name                          >=0.9       it is "determined".
-version                       >=0.9       it is the name of the directory of TensorBoard's files.
+name                          >=0.9       it is "lightning_logs", as in Lightning.
+version                       >=0.9       it is the number of the run's directory, on a cluster that of the trial.
 log_dir                       >=0.9       it is the directory of TensorBoard's files, None except on rank 0.
-save_dir                      >=0.9       "
-root_dir                      >=0.9       "
+save_dir                      >=0.9       it is self.trainer.default_root_dir, as in Lightning.
+root_dir                      >=0.9       it is lightning_logs in self.trainer.default_root_dir, as in Lightning.
 group_separator               >=1.5       it is "/", as in Lightning.
 [method: backed]
 log_metrics                   >=0.9       it reports the values to Determined and to its TensorBoard.

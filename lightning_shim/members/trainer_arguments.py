@@ -35,7 +35,7 @@ strategy        backed   "auto", "ddp", its variants and DDPStrategy train as on
 devices         ignored  resources.slots_per_trial decides it; off-cluster torchrun does.
 num_nodes       ignored  "
 precision       backed   the trial trains in it.
-logger          backed   each logger gets what it would get from Lightning; True and None mean Determined alone.
+logger          backed   each logger gets what it would get from Lightning, the default one too.
 callbacks       backed   the trial calls them; SUPPORT.md says which of Lightning's own run.
 fast_dev_run    backed   the trial is as short as in Lightning.
 max_epochs      backed   it is the length of the trial.
@@ -48,11 +48,11 @@ limit_val_batches       backed  it is the length of the trial's validations.
 limit_test_batches      native  it applies to trainer.test.
 limit_predict_batches   native  it applies to trainer.predict.
 overfit_batches         backed  it is the length of epochs and validations, and samplers are replaced as in Lightning.
-val_check_interval      backed  it is the period of the trial's validations; a period of time is refused.
+val_check_interval      backed  it is the period of the trial's validations, also by the clock.
 check_val_every_n_epoch backed  it is the period of the trial's validations.
 num_sanity_val_steps    backed  the trial validates that many batches before it trains, and not again after a pause.
 log_every_n_steps       backed  it is the period of the trial's reports.
-enable_checkpointing    backed  ModelCheckpoint runs as in Lightning; Determined writes its own at pauses and the end.
+enable_checkpointing    backed  ModelCheckpoint runs as in Lightning; on a cluster Determined writes its own besides.
 enable_progress_bar     backed  off-cluster progress is shown in a terminal; a bar among the callbacks runs instead.
 enable_model_summary    backed  the summary is printed.
 accumulate_grad_batches backed  the trial accumulates as Lightning does.
@@ -62,13 +62,13 @@ deterministic           native  the script's Trainer sets PyTorch's switches.
 benchmark               native  "
 inference_mode          native  it applies to validate and test after fit; the trial validates under torch.no_grad().
 use_distributed_sampler backed  the trial shards the samples as Lightning does.
-profiler                ignored profiling.enabled in the experiment's configuration shows the machine's load.
+profiler                backed  it measures the trial's actions as Lightning's; its report is in the log.
 detect_anomaly          backed  the trial trains with it.
 barebones               refused it switches off what the trial reports.
 plugins                 backed   those of checkpoints and of the trial's precisions are used; most others are refused.
 sync_batchnorm          backed  the trial synchronizes batch normalization as Lightning does.
 reload_dataloaders_every_n_epochs  backed  the trial asks for the loaders as Lightning does.
-default_root_dir        backed  ModelCheckpoint writes there; Determined's checkpoints are in its storage.
+default_root_dir        backed  all files are below it, but for what Determined keeps on a cluster.
 enable_autolog_hparams  backed  the script's loggers get the hyperparameters unless it is False.
 model_registry          ignored register a checkpoint with det model register-version.
 """

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Final
 
+from lightning_shim.diagnostics.writable import verify_writable
 from lightning_shim.session.progress import Progress
 from lightning_shim.upstream.lightning import Lightning
 
@@ -25,7 +26,15 @@ class Loggers:
         self._progress: Final = progress
 
     def start(self) -> None:
-        """Has each logger create its experiment, before ``setup`` is called."""
+        """Has each logger create its experiment, before ``setup`` is called.
+
+        Raises:
+            ConfigurationError: If the folder of one cannot be written to.
+        """
+        of_files: Any = (self._lightning.TensorBoardLogger, self._lightning.CSVLogger)
+        for logger in self.loggers:
+            if isinstance(logger, of_files):
+                verify_writable(logger.save_dir, f"{type(logger).__name__}(save_dir=...)")
         # wandb comes first: it can follow TensorBoard's writers only if they are created later.
         for logger in sorted(self.loggers, key=lambda logger: not isinstance(logger, self._lightning.WandbLogger)):
             if hasattr(logger, "experiment"):
@@ -56,8 +65,24 @@ class Loggers:
         if step is None:
             values.setdefault("epoch", self._progress.current_epoch)
             step = self._progress.batches_that_stepped - steps_back
+        self._log(values, int(step))
+
+    def log_validation_step(self, metrics: Mapping[str, Any], dataloader_idx: int) -> None:
+        """Passes what a validation batch has logged to the loggers, under the count of its loader's batches.
+
+        Args:
+            metrics: Tensors by name.
+            dataloader_idx: The index of the loader.
+        """
+        counts = self._progress.validation_batches
+        step = counts.get(dataloader_idx, 0)
+        counts[dataloader_idx] = step + 1
+        if metrics:
+            self._log({name: value.item() for name, value in metrics.items()}, step)
+
+    def _log(self, values: dict[str, Any], step: int) -> None:
         for logger in self.loggers:
-            logger.log_metrics(metrics=values, step=int(step))
+            logger.log_metrics(metrics=values, step=step)
             logger.save()
 
     def finalize(self, status: str) -> None:

@@ -43,6 +43,10 @@ class ControlledTrial(Protocol):
         """The newest checkpoint."""
 
     @property
+    def writes_checkpoints(self) -> bool:
+        """Whether the loop may write checkpoints."""
+
+    @property
     def is_over(self) -> bool | None:
         """Whether the training has ended; None where the length that Determined was given says so."""
 
@@ -204,6 +208,8 @@ def _save(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) 
 # Determined calls callbacks on the chief alone while it saves. Here every process is asked first, so that the state of
 # all can be collected.
 def _checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
+    if not controller.trial.writes_checkpoints:
+        return None
     controller.trial.gather_checkpoint()
     controller.trial.controller.written_folder = None
     try:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from lightning_shim.checkpoint.machines import share
 from lightning_shim.diagnostics.warn import is_rank_zero
-from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.upstream.determined.context import is_on_cluster, report_after_training
-from lightning_shim.upstream.lightning_trainer import has_bar_of_lightning
 
 _recorded: Final[dict[str, set[str]]] = {}
 """The names of the recorded metrics by group."""
@@ -42,24 +39,6 @@ def share_checkpoint(trainer: Any, ckpt_path: Any) -> None:
     """
     if ckpt_path is not None and trainer.strategy.world_size > 1:
         share([ckpt_path], replaces=False)
-
-
-@contextlib.contextmanager
-def without_lines_of_a_progress_bar(trainer: Any) -> Iterator[None]:
-    """Keeps Lightning's progress bar out of a log, where it would write a line for each batch.
-
-    Args:
-        trainer: The Trainer that evaluates during the block.
-    """
-    bar = trainer.progress_bar_callback
-    if ProgressBar.has_terminal() or not has_bar_of_lightning(trainer) or bar.is_disabled:
-        yield
-        return
-    bar.disable()
-    try:
-        yield
-    finally:
-        bar.enable()
 
 
 def record_evaluation(verb: str, results: Sequence[Mapping[str, float]]) -> None:

@@ -32,7 +32,6 @@ from lightning_shim.upstream.lightning_trainer import (
     interrupted,
     resolved_checkpoint,
     set_loop_limits,
-    uses_time_interval,
 )
 
 _has_run_on_cluster = False
@@ -54,7 +53,7 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     """
     global _has_run_on_cluster
     given = vars(trainer)[GIVEN]
-    _verify(trainer)
+    _verify()
     _warn_about_hyperparameters()
     # Before the settings are read, since max_epochs is None until Lightning's fit sets the default.
     set_loop_limits(trainer)
@@ -127,18 +126,13 @@ def _checkpoint_policy(trainer: Any, configuration: Configuration) -> str:
     return policy
 
 
-def _verify(trainer: Any) -> None:
-    problem = None
+def _verify() -> None:
     if _has_run_on_cluster:
-        problem = (
-            "the script has fitted a module already, and a trial of a cluster is one training: the first fit is the "
-            "trial's. Make a trial of each training, as by a hyperparameter of a grid search that says which one it "
-            "is; off-cluster a script may fit as often as it likes."
+        raise ConfigurationError(
+            f"{caller_location()}: the script has fitted a module already, and a trial of a cluster is one training: "
+            "the first fit is the trial's. Make a trial of each training, as by a hyperparameter of a grid search that "
+            "says which one it is; off-cluster a script may fit as often as it likes."
         )
-    elif uses_time_interval(trainer):
-        problem = "Trainer(val_check_interval=...) is refused as a time: give batches, or a fraction of an epoch."
-    if problem is not None:
-        raise ConfigurationError(f"{caller_location()}: {problem}")
 
 
 def verify_tuning(who: str) -> None:

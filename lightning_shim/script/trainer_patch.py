@@ -42,6 +42,7 @@ _AS_DETERMINED: Final[dict[str, Callable[[], Any]]] = {
 
 def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     from lightning_shim.script.configuration import asked_arguments
+    from lightning_shim.script.default_logger import logger_of
     from lightning_shim.script.strategy import strategy_of
     from lightning_shim.upstream.determined.context import devices
 
@@ -50,7 +51,6 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
     _verify(given, plugins)
     given["sync_batchnorm"] = plugins.synchronises_batch_norm or given.get("sync_batchnorm", False)
     vars(instance)[GIVEN] = given
-    logger = given.get("logger")
     own = {
         **given,
         **asked_arguments(inspect.signature(wrapped), given),
@@ -59,8 +59,7 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
         "plugins": plugins.used or None,
         "accelerator": _accelerator(),
         "devices": devices(),
-        # Determined's metrics and TensorBoard take the place of Lightning's default logger.
-        "logger": False if logger is None or logger is True else logger,
+        "logger": logger_of(instance, given),
     }
     return wrapped(*args, **own)
 
@@ -129,11 +128,12 @@ def _recorded(verb: str) -> Wrapper:
 
 
 def _evaluated(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    from lightning_shim.script.evaluation import share_checkpoint, without_lines_of_a_progress_bar
+    from lightning_shim.script.evaluation import share_checkpoint
     from lightning_shim.script.fit import arguments_of
+    from lightning_shim.session.progress_bar import kept_out_of_a_log
 
     share_checkpoint(instance, arguments_of(wrapped, args, kwargs).get("ckpt_path"))
-    with without_lines_of_a_progress_bar(instance):
+    with kept_out_of_a_log(instance.progress_bar_callback):
         return wrapped(*args, **kwargs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from typing import Any, Final
 
 from determined import pytorch
@@ -11,12 +12,14 @@ from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 from lightning_shim.diagnostics.errors import IntervalError
 from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.facade.logger import LoggerFacade
 from lightning_shim.facade.trainer import TrainerFacade, delegates
 from lightning_shim.script.trainer_patch import GIVEN
 from lightning_shim.script.trainer_while_fitting import show_facade
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.trial import LightningTrial
-from lightning_shim.upstream.lightning_trainer import progress_of
+from lightning_shim.upstream.determined.context import is_on_cluster
+from lightning_shim.upstream.lightning_trainer import progress_of, validation_seconds
 
 ENDLESS: Final = sys.maxsize
 """The length of a training that something else will end, such as a Timer or the number of steps."""
@@ -32,7 +35,8 @@ _SETTINGS: Final = (
 """Attributes that are read from the user's own Trainer."""
 
 
-@delegates({name: f"users.{name}" for name in _SETTINGS})
+# ModelCheckpoint reads the private name.
+@delegates({name: f"users.{name}" for name in (*_SETTINGS, "_val_check_time_interval")})
 class ScriptTrainer(TrainerFacade):
     """The trainer of a module while a script's own Trainer fits it.
 
@@ -41,6 +45,10 @@ class ScriptTrainer(TrainerFacade):
     """
 
     users: Any
+
+    def _loggers_of_determined(self, own: list[Any]) -> list[LoggerFacade]:
+        """Returns Determined's logger where its master gets what callbacks log; otherwise all is as in Lightning."""
+        return super()._loggers_of_determined(own) if own and is_on_cluster() else []
 
     def adopt(self, users: Any) -> None:
         """Takes the user's Trainer: from now on each of the two shows what the other has.
@@ -51,6 +59,11 @@ class ScriptTrainer(TrainerFacade):
         self.users = users
         # A user's reference to the loop sets its limits, which are read from there.
         show_facade(users, self, frozenset({*_SETTINGS, "fit_loop"}))
+
+    @property
+    def val_check_batch(self) -> Any:
+        """The number of batches between two validations; None where a clock decides."""
+        return None if validation_seconds(self.users) is not None else super().val_check_batch
 
     @property
     def estimated_stepping_batches(self) -> int | float:
@@ -96,8 +109,17 @@ class ScriptTrial(LightningTrial):
         self._script_trainer = users_trainer
         self._checkpoint_epochs: pytorch.Epoch | None = None
         self.failed_in_batch = False
+        self._is_time_to_validate = False
+        self._last_validation = 0.0
         self._has_said_that_a_stop_waits = False
         super().__init__(context, module, **options)
+        # Off-cluster the script's loggers write what there is.
+        context.set_enable_tensorboard_logging(is_on_cluster())
+
+    @property
+    def writes_checkpoints(self) -> bool:
+        """Whether Determined writes checkpoints. Off-cluster there are those of the script's own ModelCheckpoint."""
+        return is_on_cluster()
 
     @property
     def is_over(self) -> bool:
@@ -116,6 +138,8 @@ class ScriptTrial(LightningTrial):
             return True
         if progress.is_last_batch and self._parts.training_loop.source.is_taken_by_steps:
             return True
+        if period is None:
+            return self._is_time_to_validate
         if period != math.inf:
             batches = progress.total_batch_idx if epochs is None else progress.batch_idx
             return bool((batches + 1) % period == 0)
@@ -135,6 +159,7 @@ class ScriptTrial(LightningTrial):
             self.failed_in_batch = not self._session.progress.batch_end_is_due
             raise
         self._say_if_a_stop_has_to_wait()
+        self._look_at_the_clock()
         progress, epochs = self._session.progress, self._checkpoint_epochs
         validates = self.validation_is_due
         saves = progress.is_last_batch and epochs is not None and epochs.should_stop(progress.epochs_trained)
@@ -143,6 +168,18 @@ class ScriptTrial(LightningTrial):
         if progress.is_last_batch:
             self.controller.count_epochs(progress.epochs_trained)
         return metrics
+
+    def _look_at_the_clock(self) -> None:
+        """Decides whether a period of time has ended, by rank 0's clock: all processes validate together."""
+        seconds = validation_seconds(self._script_trainer)
+        if seconds is not None:
+            is_time = time.monotonic() - self._last_validation >= seconds
+            self._is_time_to_validate = self.trainer.strategy.broadcast(is_time)
+
+    def after_validation(self) -> None:
+        """Starts the next period of time."""
+        super().after_validation()
+        self._last_validation = time.monotonic()
 
     def _say_if_a_stop_has_to_wait(self) -> None:
         session = self._session
@@ -181,6 +218,10 @@ class ScriptTrial(LightningTrial):
 
     def _verify_validation_interval(self) -> None:
         trainer, batches = self.trainer, self.epoch_length
+        # Lightning's clock starts when the loaders are there.
+        self._last_validation = time.monotonic()
+        if validation_seconds(self._script_trainer) is not None:
+            return
         interval = trainer.val_check_interval
         if isinstance(interval, float):
             if batches is None and interval != 1.0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -25,6 +25,8 @@ class Progress:
         last_batch_stepped: Whether the last batch completed a step that ``batches_that_stepped`` counts.
         epoch_is_running: Whether ``on_train_epoch_start`` has run and ``on_train_epoch_end`` has not.
         has_validated: Whether the newest validation has evaluated a batch; Lightning's ``val_loop._has_run``.
+        validation_batches: The batches that have been evaluated of each validation loader, over all validations; the
+            ``step`` of Lightning's loggers for what a batch of them logs.
     """
 
     current_epoch: int = 0
@@ -40,6 +42,7 @@ class Progress:
     last_batch_stepped: bool = False
     epoch_is_running: bool = False
     has_validated: bool = False
+    validation_batches: dict[int, int] = field(default_factory=dict)
 
     @property
     def counts_last_batch(self) -> bool:

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
+from lightning_shim.upstream.lightning_trainer import draws_with_tqdm
+
 _ERASE_THE_REST_OF_THE_LINE: Final = "\x1b[K"
 
 
@@ -120,3 +122,20 @@ def _bar(description: str, total: int | None, initial: int = 0) -> tqdm[Any]:
     return tqdm(
         desc=description, total=total, initial=initial, unit="batch", dynamic_ncols=True, leave=False, miniters=1
     )
+
+
+@contextlib.contextmanager
+def kept_out_of_a_log(bar: Any) -> Iterator[None]:
+    """Silences a progress bar of Lightning's during the block where tqdm would write a line for each batch.
+
+    Args:
+        bar: ``trainer.progress_bar_callback``. One for rich finds out itself whether there is a terminal.
+    """
+    if ProgressBar.has_terminal() or bar is None or not draws_with_tqdm(bar) or bar.is_disabled:
+        yield
+        return
+    bar.disable()
+    try:
+        yield
+    finally:
+        bar.enable()

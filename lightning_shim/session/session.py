@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_shim.session.options import TrainerOptions
+from lightning_shim.session.profiling import Profiling
 from lightning_shim.session.progress import Progress
 from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.session.schedule import Schedule
@@ -56,6 +57,13 @@ class Session:
     stopped_by: str | None = None
     lacks_batches: bool = False
     progress_bar: ProgressBar | None = None
+
+    @functools.cached_property
+    def profiling(self) -> Profiling:
+        """The profiler of a script's Trainer, if it has one that measures."""
+        profiler = getattr(self.script_trainer, "profiler", None)
+        is_off = profiler is None or isinstance(profiler, self.lightning.PassThroughProfiler)
+        return Profiling(None if is_off else profiler)
 
     # Cached, since Determined goes through several objects to answer, and they are asked for in each step.
 

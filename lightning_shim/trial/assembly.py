@@ -108,11 +108,12 @@ def assemble(
     optimization = (Lightning1Optimization if needs_lightning1_optimization(session.module) else Optimization)(runtime)
     journal = Journal(session)
     reports = Reports(runtime, loggers, optimization, journal)
+    attributes = OwnAttributes(runtime)
     train_source, val_source = (
-        DataSource(session, LoaderRequest(session, stage, loaders))
+        DataSource(session, LoaderRequest(session, stage, loaders), attributes)
         for stage, loaders in (("train", given.train_dataloaders), ("val", given.val_dataloaders))
     )
-    evaluation_loop = EvaluationLoop(runtime, val_source)
+    evaluation_loop = EvaluationLoop(runtime, val_source, loggers)
     training_loop = TrainingLoop(runtime, train_source, evaluation_loop, optimization, reports.report_epoch)
     averaging = WeightAveragingState(runtime)
     lightning_checkpoint = LightningCheckpoint(runtime, averaging)
@@ -123,8 +124,8 @@ def assemble(
     runtime.hooks.refresh()
     _verify_training_loaders(session, train_source)
     evaluation_loop.warn_if_incomplete()
-    attributes = OwnAttributes(runtime)
     trial_state = TrialState(runtime, training_loop, averaging, attributes)
+    kept_files = KeptFiles(session.lightning, session.callbacks)
     return TrialParts(
         session=session,
         runtime=runtime,
@@ -132,10 +133,10 @@ def assemble(
         evaluation_loop=evaluation_loop,
         trainer=trainer,
         lightning_checkpoint=lightning_checkpoint,
-        starting_checkpoint=StartingCheckpoint(runtime, lightning_checkpoint, trial_state),
+        starting_checkpoint=StartingCheckpoint(runtime, lightning_checkpoint, trial_state, kept_files),
         trial_state=trial_state,
         attributes=attributes,
-        kept_files=KeptFiles(session.lightning, session.callbacks, trainer.default_root_dir),
+        kept_files=kept_files,
         reports=reports,
         journal=journal,
         processes=processes,

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import shutil
 from typing import Any, Final
 
 import determined
@@ -24,6 +25,7 @@ from determined import pytorch
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
 from lightning_shim.loop.without_trace import StatesBefore
 from lightning_shim.metrics.collector import MetricViews
+from lightning_shim.session.progress_bar import kept_out_of_a_log
 from lightning_shim.trial.assembly import TrialParts
 from lightning_shim.trial.cluster import Search
 from lightning_shim.trial.journal import Entry, shown_on_standard_error
@@ -45,10 +47,13 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     Attributes:
         checkpoint_path: The folder of the newest checkpoint if it is on this machine, otherwise its UUID.
+        keeps_newest_only: Whether a checkpoint replaces the one that this training has written before.
     """
 
     def __init__(self, parts: TrialParts) -> None:
         self.checkpoint_path: pathlib.Path | str | None = None
+        self.keeps_newest_only = False
+        self._written: pathlib.Path | str | None = None
         self._parts: Final = parts
         self._session: Final = parts.session
         self._context: Final = parts.session.context
@@ -68,6 +73,7 @@ class LightningCallback(pytorch.PyTorchCallback):
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
         """Remembers the checkpoint from which the trial continues, and shows the lines about the training."""
         self._shown.enter_context(shown_on_standard_error())
+        self._shown.enter_context(kept_out_of_a_log(self._trainer.progress_bar_callback))
         if self._controller.latest is not None and self._controller.latest.is_own:
             self._keep(self._controller.latest.name)
 
@@ -137,6 +143,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         if self._precedes_training_loaders:
             self._precedes_training_loaders = False
             self._parts.trial_state.start()
+            self._parts.attributes.start_loaders()
             latest = self._controller.latest
             if self._trainer.ckpt_path is None and not (latest is not None and latest.is_own):
                 self._sanity_check()
@@ -255,6 +262,9 @@ class LightningCallback(pytorch.PyTorchCallback):
         """Remembers the newest checkpoint, and says where it is."""
         self._keep(uuid)
         self._parts.journal.checkpoint(self.checkpoint_path)
+        former, self._written = self._written, self.checkpoint_path
+        if self.keeps_newest_only and former is not None and self._trainer.is_global_zero:
+            shutil.rmtree(former, ignore_errors=True)
 
     def _keep(self, uuid: str) -> None:
         self.checkpoint_path = checkpoint_path(self._context, uuid) or uuid
@@ -296,7 +306,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._trainer.release()
             self._training_loop.source.release()
             self._evaluation_loop.source.release()
-            close_tensorboard(self._context, self._trainer.is_global_zero)
+            close_tensorboard(self._context)
             self._parts.processes.stop_watching()
             self._shown.close()
 
@@ -330,6 +340,7 @@ class LightningCallback(pytorch.PyTorchCallback):
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)
         self._trainer.lightning_loggers.finalize("success")
+        self._trainer.profiler.describe()
         self._trainer.finish()
         self._parts.reports.hide_progress()
         self._parts.journal.end()

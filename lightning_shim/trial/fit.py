@@ -93,7 +93,8 @@ def fit(
         checkpoint_period: The period of checkpoints in addition to those of the policy.
         reporting_period: The period of reports of training metrics, like Lightning's ``log_every_n_steps``.
         checkpoint_policy: Whether to write a checkpoint after a validation: ``"best"``, ``"all"`` or ``"none"``.
-            Off-cluster ``"best"`` means ``"all"``, since there is no searcher metric to compare.
+            Off-cluster ``"best"`` writes one after each validation, which replaces the one before, since there is no
+            searcher metric to compare. All are kept with ``"all"``, or if there is a ``checkpoint_period``.
         latest_checkpoint: The checkpoint to continue from, as a folder or a UUID; by default the cluster's. Only the
             weights of another trial's checkpoint are taken. After a pause a trial continues from its own.
         step_zero_validation: Whether to validate before training.
@@ -210,18 +211,22 @@ def run_trial(
         configuration.warn_of_other_units()
         fit_options["profiling_enabled"] = configuration.profiles
         latest_checkpoint = checkpoint_to_start_from(latest_checkpoint)
-    elif checkpoint_policy == "best":
-        checkpoint_policy = "all"
     storage_id = None if latest_checkpoint is None else _storage_id(latest_checkpoint, info is not None)
     with contextlib.ExitStack() as stack:
         with no_device_of_determined(), process_group_with(StrategySettings.of(strategy).process_group):
             context = stack.enter_context(pytorch.init(hparams=dict(hparams or {}), distributed=join_processes()))
         trial = make_trial(context, storage_id)
+        units = periods(trial)
+        if info is None and checkpoint_policy == "best":
+            # Nobody knows which is the best.
+            checkpoint_policy = "all"
+            if units.get("checkpoint_period") is None:
+                trial.keep_newest_checkpoint_only()
         with _reporting(trial, info is None, shows_progress):
             pytorch.Trainer(trial, context).fit(
                 checkpoint_policy=checkpoint_policy,
                 latest_checkpoint=storage_id,
-                **periods(trial),
+                **units,
                 **fit_options,
             )
     return trial

@@ -31,7 +31,7 @@ class Entry(enum.Enum):
 
 
 IN_A_LOG: Final = frozenset(Entry)
-BESIDE_A_PROGRESS_BAR: Final = frozenset({Entry.EPOCH, Entry.VALIDATION, Entry.RESULT, Entry.END})
+BESIDE_A_PROGRESS_BAR: Final = IN_A_LOG - {Entry.TRAINING, Entry.CHECKPOINT}
 WITHOUT_A_PROGRESS_BAR: Final = frozenset({Entry.RESULT, Entry.END})
 """Of a terminal in which no bar is wanted."""
 

@@ -21,6 +21,7 @@ from lightning_shim.compatibility.monitored_names import warn_of_names_never_log
 from lightning_shim.data.source import warn_about_global_batch_size
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.diagnostics.writable import verify_writable
 from lightning_shim.facade.trainer import TrainerFacade
 from lightning_shim.loop.setup import configure_module, prepare_training
 from lightning_shim.loop.training import SKIPPED, TrainingLoop
@@ -39,6 +40,7 @@ from lightning_shim.trial.processes import Processes
 from lightning_shim.upstream.determined.context import (
     experiment_length,
     is_on_cluster,
+    keep_checkpoints_in,
     settle_device,
     verify_backend,
 )
@@ -46,6 +48,9 @@ from lightning_shim.upstream.determined.controller import Controller
 from lightning_shim.upstream.determined.latest_checkpoint import name_of_latest_checkpoint
 from lightning_shim.upstream.determined.tensorboard_writer import spare_imports
 from lightning_shim.upstream.lightning import lightning_of, unwrapped
+
+CHECKPOINTS: Final = "determined"
+"""The folder of Determined's checkpoints in ``default_root_dir``, off-cluster."""
 
 
 class _TrainingBatches:
@@ -109,6 +114,8 @@ class LightningTrial(pytorch.PyTorchTrial):
 
     trainer: TrainerFacade
     _tests_afterwards: ClassVar[bool] = False
+    was_made: ClassVar[bool] = False
+    """Whether this process has made a trial."""
     _script_trainer: Any = None
 
     def __init__(
@@ -139,6 +146,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         settle_device(context)
         spare_imports(context)
         self.context = context
+        LightningTrial.was_made = True
         self.controller: Final = Controller()
         schedule = Schedule(
             self.controller,
@@ -184,10 +192,13 @@ class LightningTrial(pytorch.PyTorchTrial):
             # The user's loaders are used as they are, and the module's own hooks move batches to the device.
             context.experimental.disable_dataset_reproducibility_checks()
             context.experimental.disable_auto_to_device()
+            if self.writes_checkpoints and not is_on_cluster():
+                self._keep_checkpoints_below(self.trainer.default_root_dir)
             with self._parts.runtime.hooks.telling_of_errors():
                 self.trainer.lightning_loggers.start()
                 configure_module(self._parts.runtime)
                 self._parts.starting_checkpoint.restore_module()
+                self._parts.kept_files.verify_folders()
                 prepare_training(self._parts.runtime)
                 self.trainer.lightning_loggers.log_hyperparams(self.module, self.datamodule)
                 self._parts.starting_checkpoint.restore_training_state()
@@ -254,6 +265,13 @@ class LightningTrial(pytorch.PyTorchTrial):
             builder.warn_about_unused()
         return unwrapped(built[0]), built[1]
 
+    def _keep_checkpoints_below(self, folder: str) -> None:
+        if "://" in folder:
+            # Determined writes to disks alone; it has a folder of its own.
+            return
+        verify_writable(folder, "fit(default_root_dir=...)")
+        keep_checkpoints_in(self.context, os.path.join(os.path.abspath(folder), CHECKPOINTS))
+
     def _make_trainer(self, *parts: Any) -> TrainerFacade:
         return TrainerFacade(*parts)
 
@@ -284,10 +302,20 @@ class LightningTrial(pytorch.PyTorchTrial):
                 and self._session.validates_early
                 and self._parts.evaluation_loop.is_enabled
             )
-        elif self.trainer.is_last_batch and self._validates_by_default and self.epoch_length is None:
-            # Without a length, Determined cannot know where the epoch ends.
+        elif self.trainer.is_last_batch and self._validates_epochs_itself:
             self.controller.pause_after_this_batch(validates=self._parts.evaluation_loop.is_enabled)
         return self._parts.reports.end_batch(outputs, is_trained=batch is not SKIPPED)
+
+    @property
+    def _validates_epochs_itself(self) -> bool:
+        """Whether the epoch that ends is validated, and Determined's period of validations does not say so."""
+        if self.epoch_length is None and self._validates_by_default:
+            # Without a length, Determined cannot know where the epoch ends.
+            return True
+        # As in Lightning, if its step takes the batches: besides those of a period in batches.
+        is_in_batches = isinstance(self.controller.validation_period, pytorch.Batch)
+        is_taken_by_steps = self._parts.training_loop.source.is_taken_by_steps
+        return is_in_batches and is_taken_by_steps and self._session.progress.batch_end_is_due
 
     def evaluate_batch(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Does nothing: the loader has run the validation already, and reducers report the metrics."""
@@ -304,6 +332,11 @@ class LightningTrial(pytorch.PyTorchTrial):
     def after_validation(self) -> None:
         """Looks whether the search has stopped the trial, after a validation has been reported."""
         self._callback.on_validation_report()
+
+    @property
+    def writes_checkpoints(self) -> bool:
+        """Whether Determined writes checkpoints."""
+        return True
 
     @property
     def is_over(self) -> bool | None:
@@ -353,6 +386,10 @@ class LightningTrial(pytorch.PyTorchTrial):
             if not self.controller.is_connected:
                 self._callback.on_trial_shutdown()
             raise
+
+    def keep_newest_checkpoint_only(self) -> None:
+        """Has each checkpoint of this training replace the one before it."""
+        self._callback.keeps_newest_only = True
 
     def show_progress(self) -> None:
         """Shows a progress bar until :meth:`hide_progress` is called."""

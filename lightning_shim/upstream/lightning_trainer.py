@@ -11,6 +11,7 @@ It relies on these private names of Lightning:
 - ``Trainer._logger_connector``, its ``_callback_metrics``, ``_logged_metrics``, ``_progress_bar_metrics`` and
   ``teardown``: the metrics that the Trainer's attributes show.
 - ``_TrainingEpochLoop._batches_that_stepped``: the step under which Lightning logs.
+- ``Profiler._lightning_module``: the module that is measured.
 - ``LearningRateFinder._early_exit`` and ``BatchSizeFinder._early_exit``: set by a Tuner.
 - ``_FitLoop._combined_loader``, ``_last_train_dl_reload_epoch``, ``_EvaluationLoop._combined_loader``,
   ``_max_batches``: the loaders of its loops.
@@ -19,11 +20,24 @@ It relies on these private names of Lightning:
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 from lightning_shim.upstream.lightning import lightning_of
 from lightning_shim.upstream.namespaces import namespace_of
+
+
+def start_profiler(trainer: Any, stand_in: Any) -> None:
+    """Tells the profiler of a script's Trainer what it will measure.
+
+    Args:
+        trainer: The user's Trainer.
+        stand_in: The trial's facade.
+    """
+    rank = stand_in.local_rank if stand_in.world_size > 1 else None
+    trainer.profiler._lightning_module = weakref.proxy(stand_in.lightning_module)
+    trainer.profiler.setup(stage=stand_in.state.fn, local_rank=rank, log_dir=stand_in.log_dir)
 
 
 def resolved_checkpoint(trainer: Any, ckpt_path: Any) -> Any:
@@ -34,9 +48,10 @@ def resolved_checkpoint(trainer: Any, ckpt_path: Any) -> Any:
     return connector._ckpt_path
 
 
-def uses_time_interval(trainer: Any) -> bool:
-    """Whether a Trainer's ``val_check_interval`` is a time, which Lightning has since 2.6."""
-    return getattr(trainer, "_val_check_time_interval", None) is not None
+def validation_seconds(trainer: Any) -> float | None:
+    """Returns a Trainer's ``val_check_interval`` if it is a time, which Lightning has since 2.6, otherwise None."""
+    seconds: float | None = getattr(trainer, "_val_check_time_interval", None)
+    return seconds
 
 
 def set_loop_limits(trainer: Any) -> None:
@@ -59,10 +74,9 @@ def has_nothing_to_fit(trainer: Any, callback: Any) -> bool:
     return is_default_bar or isinstance(callback, lightning.BasePredictionWriter) or callback in finders(trainer)
 
 
-def has_bar_of_lightning(trainer: Any) -> bool:
-    """Tells whether a Trainer has a progress bar of Lightning's, not one of the user's own."""
-    callbacks = namespace_of(trainer).module("callbacks")
-    return type(trainer.progress_bar_callback) in (callbacks.TQDMProgressBar, callbacks.RichProgressBar)
+def draws_with_tqdm(bar: Any) -> bool:
+    """Tells whether a progress bar is Lightning's default one, or is made of it."""
+    return isinstance(bar, namespace_of(bar).module("callbacks").TQDMProgressBar)
 
 
 def interrupted(trainer: Any, error: BaseException) -> None:

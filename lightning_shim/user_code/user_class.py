@@ -6,6 +6,7 @@ import inspect
 import linecache
 import os
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -27,6 +28,26 @@ _MIXIN_PACKAGES: Final = frozenset({"abc", "collections", "enum", "typing", "typ
 
 _HOOK_ARGUMENTS: Final = {"trainer": "Trainer", "pl_module": "LightningModule"}
 """The classes of the arguments of a callback's hooks, by Lightning's names for them."""
+
+
+_PATHS_OF_PYTHON: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
+_FOLDERS_OF_PACKAGES: Final = frozenset({"site-packages", "dist-packages"})
+"""Wherever they are: a virtual environment may see packages of another one."""
+
+
+def is_users_class(cls: type, packages: frozenset[str]) -> bool:
+    """Whether a class is the user's own, whose objects are what is in their attributes; or a configuration's.
+
+    Args:
+        cls: The class.
+        packages: The packages whose classes are the user's, wherever they are installed.
+    """
+    package = cls.__module__.partition(".")[0]
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    is_installed = (
+        file is None or file.startswith(_PATHS_OF_PYTHON) or not _FOLDERS_OF_PACKAGES.isdisjoint(file.split(os.sep))
+    )
+    return package not in FRAMEWORK_PACKAGES and (package in {*packages, "__main__", "omegaconf"} or not is_installed)
 
 
 @dataclass(frozen=True, slots=True)

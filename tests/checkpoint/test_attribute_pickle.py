@@ -464,6 +464,33 @@ def test_objects_are_not_kept_alive() -> None:
     assert first.by_path["it"].reference() is None
 
 
+def _swap(buffer: Any) -> None:
+    buffer[7], buffer[8] = buffer[8], buffer[7]
+
+
+def _replace(buffer: Any) -> None:
+    # By an equal one. The first one leaves its identity to whoever is made next.
+    del buffer[7]
+    buffer.insert(7, torch.zeros(4))
+
+
+CHANGES_OF_A_BUFFER: dict[str, Any] = {
+    "in place": lambda buffer: buffer[7].add_(1),
+    "by data": lambda buffer: buffer[7].data.add_(1),
+    "of the last": lambda buffer: buffer[-1].data.add_(1),
+    "replaced": _replace,
+    "swapped": _swap,
+    "appended": lambda buffer: buffer.append(torch.zeros(4)),
+    "appended twice": lambda buffer: buffer.append(buffer[7]),
+    "removed": lambda buffer: buffer.pop(),
+    "removed at first": lambda buffer: buffer.__delitem__(0),
+    "other numbers": lambda buffer: setattr(buffer[7], "data", torch.zeros(4, dtype=torch.int32)),
+    "resized": lambda buffer: setattr(buffer[7], "data", torch.zeros(2)),
+    "trained": lambda buffer: buffer[7].requires_grad_(),
+}
+"""By what is done to the buffer."""
+
+
 class TestLargeValues:
     SIZE = 256 * 1024**2
 
@@ -511,6 +538,37 @@ class TestLargeValues:
         else:
             table.data += 1
         assert digest(table, first) != at_first
+
+    @pytest.mark.parametrize("change", CHANGES_OF_A_BUFFER)
+    @pytest.mark.parametrize("make", [list, deque])
+    def test_changes_of_a_replay_buffer_are_seen(self, make: Any, change: str) -> None:
+        """Such a buffer is not taken entry by entry."""
+        buffer = make(torch.zeros(4) for _ in range(2_500))
+        first = initial_objects(buffer)
+        at_first = digest(buffer, first)
+        assert digest(buffer, first) == at_first
+        CHANGES_OF_A_BUFFER[change](buffer)
+        changed = digest(buffer, first)
+        assert changed != at_first
+        assert digest(buffer, first) == changed
+
+    def test_tensors_of_two_replay_buffers_are_shared_again(self) -> None:
+        tensors = [torch.zeros(4) for _ in range(2_500)]
+        buffers = tensors[:2_000], tensors[500:]
+        first = initial_objects(buffers)
+        reached = []
+        for buffer in buffers:
+            hashed = HashingPickler(KNOWN, first)
+            hashed.dump_with_contents(buffer)
+            reached.append({key for key, value in hashed.reached.items() if isinstance(value, Tensor)})
+        assert reached[0] & reached[1] == set(map(id, tensors[500:2_000]))
+
+    def test_parameter_in_a_replay_buffer_has_its_name(self) -> None:
+        buffer = [torch.zeros(2, 3) for _ in range(2_500)]
+        first = initial_objects(buffer)
+        at_first = digest(buffer, first)
+        buffer[7] = WEIGHT
+        assert digest(buffer, first) != at_first
 
     def test_single_row_by_data_goes_unseen_in_a_large_tensor_alone(self) -> None:
         """The limit that HashingPickler speaks of."""

@@ -254,6 +254,7 @@ class TestTrainerScript:
         init(project, "train.py")
         for name in (
             "checkpoints/a.ckpt",
+            "determined/e",
             "lightning_logs/b",
             "runs/c",
             "runs.py",
@@ -517,9 +518,9 @@ class TestModuleAlone:
         configuration = finished.configuration("model_def_experiment.yaml")
         assert configuration["entrypoint"] == "python3 model_def.py"
         assert configuration["hyperparameters"]["batch_size"] == 2
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_DATA_HOME": str(project / "data")}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, "model_def.py"], cwd=project, env=environment, check=True, capture_output=True)
-        assert list((project / "data").rglob("state_dict.pth"))
+        assert list((project / "determined").rglob("state_dict.pth"))
 
     def test_without_data(self, project: Path) -> None:
         write(project, model=MODEL.partition("    class RandomData")[0])

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from tests.cluster.master import Master
 from tests.support.ports import free_ports
+from tests.support.prepared_python import python
 from tests.support.repository import REPOSITORY
 
 # In seconds; a run takes about six, one with several processes about fifteen.
@@ -101,7 +101,7 @@ def _environment(disk: Path) -> dict[str, str]:
         **of_the_machine,
         **dict(zip(port_names, map(str, free_ports(len(port_names))), strict=True)),
         "CONTAINER_RUN_DETERMINED": run_determined,
-        "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]),
+        "PATH": os.pathsep.join([os.path.dirname(python()), os.environ["PATH"]]),
         # What is tested is this package, wherever another one may be installed from.
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "container"), str(REPOSITORY)]),
         "PYTHONUNBUFFERED": "1",

@@ -28,7 +28,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
     with pytest.MonkeyPatch.context() as patch, lightning_shim.patched():
         patch.chdir(folder)
-        patch.setenv("XDG_DATA_HOME", str(folder))
+        patch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(folder))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", lightning_shim.IgnoredMemberWarning)
             trial = lightning_shim.fit(LitModel, datamodule=LitData, max_length=pytorch.Epoch(5), seed=1)

@@ -43,6 +43,7 @@ from lightning_shim.metrics.log_settings import REMOVED_ARGUMENTS
 from lightning_shim.upstream.lightning import is_overridden
 from tests.support.lightning_version import has_lightning
 from tests.support.places import place_in
+from tests.support.user_files import load
 
 ROOT = Path(lightning_shim.__file__).parents[1]
 place = functools.partial(place_in, Path(__file__))
@@ -69,17 +70,6 @@ def marked(subject: Any, prefix: str = "") -> dict[str, list[tuple[str, Support]
         if marker and finding.member.startswith(prefix):
             found.setdefault(marker, []).append((finding.member, finding.support))
     return found
-
-
-def load(path: Path, source: str) -> ModuleType:
-    """Imports a file that a user might have written."""
-    path.write_text(textwrap.dedent(source))
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 # Each row of the table, in a file that uses it.

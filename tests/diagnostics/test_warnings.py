@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import inspect
 import json
 import linecache
@@ -14,7 +13,6 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
-import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +39,7 @@ from lightning_shim import (
 )
 from lightning_shim.diagnostics.locations import caller_location, definition_location
 from lightning_shim.diagnostics.warn import warn_at_caller, warn_at_definition, warn_at_place
+from tests.support.user_files import load
 
 ROOT = Path(lightning_shim.__file__).parents[1]
 RANK_VARIABLES = ("RANK", "HOROVOD_RANK", "OMPI_COMM_WORLD_RANK")
@@ -455,18 +454,8 @@ def with_arguments(*args, **kwargs): return plain
 """
 
 
-def module_of(path: Path, source: str) -> types.ModuleType:
-    path.write_text(PREAMBLE + textwrap.dedent(source))
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
 def assert_points_at_the_definition(path: Path, source: str) -> None:
-    hook = module_of(path, source).hook
+    hook = load(path, PREAMBLE + textwrap.dedent(source)).hook
     (line,) = (number for number, text in enumerate(path.read_text().splitlines(), 1) if text.endswith("# here"))
     with pytest.warns(IgnoredMemberWarning, match="^hook is ignored$") as record:
         warn_at_definition(hook, "hook is ignored", IgnoredMemberWarning)

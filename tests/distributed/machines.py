@@ -95,13 +95,14 @@ def with_machines_exchanged() -> dict[str, Any]:
         torch.manual_seed(0)
         # It gets worse, so that the first epoch's file stays the best one.
         callback = ModelCheckpoint(monitor="val_loss", mode="max")
+        # As an argument it would be resolved, to the folder of this process.
+        callback.dirpath = f"{DISK}/checkpoints"
         trial = lightning_shim.fit(
             Module(),
             loader(),
             loader(),
             max_length=pytorch.Epoch(epochs),
             callbacks=callback,
-            default_root_dir=DISK,
             latest_checkpoint=latest,
         )
         torch.distributed.barrier()

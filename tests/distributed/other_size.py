@@ -120,13 +120,13 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for kind in KINDS:
         folder = Path(sys.argv[1], kind)
-        os.environ["XDG_DATA_HOME"] = str(folder)
+        os.environ["PL_TRAINER_DEFAULT_ROOT_DIR"] = str(folder)
         written = checkpoints(folder)
         with lightning_shim.patched():
             if not written:
                 train(kind, checkpoint_period=pytorch.Batch(1))
             else:
-                os.environ["XDG_DATA_HOME"] = str(folder / "continued")
+                os.environ["PL_TRAINER_DEFAULT_ROOT_DIR"] = str(folder / "continued")
                 ended = {
                     batches: train(kind, latest_checkpoint=checkpoint, checkpoint_policy="none")
                     for batches, checkpoint in written.items()

@@ -45,7 +45,7 @@ LOADERS: dict[str, Callable[[], DataLoader[Any] | pytorch.DataLoader]] = {
 
 
 def train(make: Callable[[], Any], folder: Path, seed: int, **options: Any) -> dict[str, Any]:
-    os.environ["XDG_DATA_HOME"] = str(folder)
+    os.environ["PL_TRAINER_DEFAULT_ROOT_DIR"] = str(folder)
     seen = Seen()
     trial = lightning_shim.fit(
         Module, make(), noisy(), max_length=pytorch.Epoch(2), callbacks=[seen], seed=seed, **options

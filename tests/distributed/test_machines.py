@@ -22,8 +22,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     for disk in disks:
         disk.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        # Determined's checkpoint storage, which all machines reach.
-        patch.setenv("XDG_DATA_HOME", str(folder / "storage"))
+        # What all machines reach: Determined's checkpoints are there.
+        patch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(folder / "storage"))
         for finished in run_on_machines(Path(__file__).with_name("machines.py"), disks, str(folder)):
             assert finished.returncode == 0, finished.stderr
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]

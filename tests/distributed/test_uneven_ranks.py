@@ -37,5 +37,5 @@ def test_difference_is_refused_on_all_ranks(found: list[dict[str, Any]], name: s
 def test_epoch_ends_with_the_shortest(found: list[dict[str, Any]], name: str) -> None:
     for of_rank in found:
         assert of_rank[name]["ends"] == [(0, 3), (1, 6)]
-        # As if no rank had had more batches.
+        # As under Lightning's Trainer, where no rank has more batches.
         assert_same(of_rank[name], of_rank["expected"])

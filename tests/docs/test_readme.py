@@ -36,15 +36,14 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(clone: Path, tmp_path: Path) -> Run:
+def run(clone: Path) -> Run:
     """Runs Python in the clone, with what is installed for the tests, and returns what it printed."""
 
     def run_in_clone(*command: str) -> str:
         finished = subprocess.run(
             [sys.executable, *command],
             cwd=clone,
-            # Determined writes its checkpoints below XDG_DATA_HOME.
-            env=os.environ | {"PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1", "XDG_DATA_HOME": str(tmp_path)},
+            env=os.environ | {"PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

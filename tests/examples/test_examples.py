@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -26,6 +24,7 @@ import lightning_shim
 from tests.configurations.validation import problems
 from tests.parity.oracle import assert_same
 from tests.support.repository import REPOSITORY
+from tests.support.user_files import import_file
 
 EXAMPLES = REPOSITORY / "examples"
 MODULES = {"mnist": "LitMNIST", "gan": "LitGAN"}
@@ -37,17 +36,8 @@ FIELDS = {"name", "entrypoint", "hyperparameters", "searcher", "resources"}
 SEARCHER_FIELDS = {"name", "metric", "smaller_is_better", "max_trials", "max_time", "time_metric"}
 
 
-def load(name: str) -> ModuleType:
-    """Imports an example's model.py, as which every example has one."""
-    spec = importlib.util.spec_from_file_location(f"{name}_example_model", EXAMPLES / name / "model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-MODELS = {name: load(name) for name in MODULES}
+# Every example has a model.py.
+MODELS = {name: import_file(EXAMPLES / name / "model.py", f"{name}_example_model") for name in MODULES}
 
 
 def new_module(name: str, **hyperparameters: Any) -> Any:
@@ -261,12 +251,7 @@ def test_script_for_lightnings_trainer_stays_as_it_is(tmp_path: Path) -> None:
         subprocess.run(
             [sys.executable, *command, str(script)],
             cwd=folder,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(EXAMPLES.parent),
-                "OMP_NUM_THREADS": "1",
-                "XDG_DATA_HOME": str(tmp_path / "data"),
-            },
+            env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
             capture_output=True,
             check=True,
             timeout=300,

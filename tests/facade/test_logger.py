@@ -55,8 +55,7 @@ def train(lightning: ModuleType, log: Any, **module_attributes: Any) -> Any:
 
 def events() -> EventAccumulator:
     """Reads what was written for TensorBoard."""
-    (folder,) = Path("runs").iterdir()
-    accumulator = EventAccumulator(str(folder))
+    accumulator = EventAccumulator("lightning_logs/version_0")
     accumulator.Reload()
     return accumulator
 
@@ -161,8 +160,9 @@ class TestMethods:
             seen.append(module.trainer.log_dir)
 
         train(lightning, log)
-        (folder,) = Path("runs").iterdir()
-        assert seen == [(*[str(folder)] * 3, folder.name, "determined"), str(folder)]
+        theirs = lightning.loggers.TensorBoardLogger(Path.cwd(), version=0)
+        expected = (theirs.log_dir, theirs.save_dir, theirs.root_dir, theirs.version, theirs.name)
+        assert seen == [(theirs.log_dir, str(Path.cwd()), *expected[2:]), theirs.log_dir]
 
 
 @pytest.mark.usefixtures("patched")

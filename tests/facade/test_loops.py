@@ -17,6 +17,7 @@ from lightning_shim import RefusedMemberError
 from lightning_shim.compatibility.inspection import inspect_members
 from lightning_shim.members.member import Support
 from lightning_shim.members.trainer_parts import SETTABLE, TRAINER_PARTS, instead_of
+from tests.support.hooks import HOOKS_OF_FIT
 from tests.support.lightning_trainer import NO_SANITY_CHECK, fit_by_lightning
 from tests.support.places import place_in
 from tests.support.refusals import train
@@ -31,25 +32,6 @@ PLAIN = sorted(
     for part, names in TRAINER_PARTS.items()
     for name in names
     if part.startswith("Trainer.fit_loop") and f"{part}.{name}" not in TRAINER_PARTS
-)
-HOOKS = (
-    "on_train_start",
-    "on_train_epoch_start",
-    "on_before_batch_transfer",
-    "on_train_batch_start",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_train_batch_end",
-    "on_validation_start",
-    "on_validation_batch_start",
-    "validation_step",
-    "on_validation_batch_end",
-    "on_validation_epoch_end",
-    "on_validation_end",
-    "on_train_epoch_end",
-    "on_train_end",
 )
 
 
@@ -66,7 +48,6 @@ def reads(pl: ModuleType) -> type:
             self.seen.append((hook, {path: value for path, value in values.items() if isinstance(value, (int, float))}))
 
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            self.read("training_step")
             loss = super().training_step(batch, batch_idx)
             self.log("loss", loss)
             return loss
@@ -81,7 +62,7 @@ def reads(pl: ModuleType) -> type:
 
         return method
 
-    Reading = type("Reading", (Reads,), {hook: reading(hook) for hook in HOOKS})
+    Reading = type("Reading", (Reads,), {hook: reading(hook) for hook in HOOKS_OF_FIT})
     return Reading
 
 

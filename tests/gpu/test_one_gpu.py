@@ -135,9 +135,8 @@ class Counts(Regression):
         self.mean.reset()
 
 
-def test_resume_in_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_in_an_epoch(tmp_path: Path) -> None:
     """Dropout and the metric go on in the middle of an epoch as if nothing had been."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     expected = by_determined(Counts, loaders(), checkpoint_period=pytorch.Batch(4))
     written = checkpoints(tmp_path)[4]
     # Nothing of it is a GPU's but what the module and its optimizer have, for machines with fewer of them.
@@ -244,9 +243,8 @@ class HasBuffers(tiny(pl)):  # type: ignore[misc]
         return super().training_step(batch, batch_idx) * self.mask.mean()
 
 
-def test_buffers_and_generators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffers_and_generators(tmp_path: Path) -> None:
     """What has not changed is in no checkpoint, and generators go on where they were."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     data = {"train_dataloaders": loader(4 * 4)}
     expected = by_determined(HasBuffers, data, epochs=1, checkpoint_period=pytorch.Batch(2))
     written = checkpoints(tmp_path)[2]

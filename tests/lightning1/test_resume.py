@@ -26,12 +26,12 @@ def test_every_checkpoint(
     name: str,
 ) -> None:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+    monkeypatch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(folder))
     options: dict[str, Any] = {"checkpoint_policy": "all", "max_length": pytorch.Epoch(2)}
     whole = run(MODULES[name], mocker, checkpoint_period=pytorch.Batch(1), **options)
     written = checkpoints(folder)
     assert sorted(written) == list(range(1, 9))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("resumed")))
+    monkeypatch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(tmp_path_factory.mktemp("resumed")))
     for batches, checkpoint in sorted(written.items()):
         resumed = run(MODULES[name], mocker, seed=100 + batches, latest_checkpoint=checkpoint, **options)
         assert_same(resumed.weights, whole.weights, f"weights after {batches}")

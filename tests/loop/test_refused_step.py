@@ -90,6 +90,12 @@ class TestStep:
 
     def test_scheduler_that_is_not_strict_warns(self, lightning: ModuleType) -> None:
         class Module(tiny(lightning)):
+            # From the source nobody can tell that this is another name.
+            name = "train_loss"
+
+            def on_train_batch_end(self, *args: Any) -> None:
+                self.log(self.name, 0.0)
+
             def configure_optimizers(self) -> Any:  # here: lenient plateau
                 optimizer = sgd(self)
                 settings = {"scheduler": plateau(optimizer), "monitor": "val_loss", "strict": False}

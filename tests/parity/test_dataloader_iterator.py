@@ -11,8 +11,9 @@ from determined import pytorch
 from pytest_mock import MockerFixture
 from pytorch_lightning.loops.fetchers import _DataFetcherWrapper
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_shim import ConfigurationError
 from tests.parity.combined import Stream
 from tests.parity.modules import Regression, dataset, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
@@ -172,6 +173,11 @@ def test_limits(mocker: MockerFixture) -> None:
     run_both(Case(Iterating, loaders, options={"limit_val_batches": 1, "limit_train_batches": 4}), mocker)
 
 
+def test_validation_period_in_batches(mocker: MockerFixture) -> None:
+    """Lightning validates at the end of each epoch besides."""
+    run_both(Case(Iterating, loaders, validation=4), mocker)
+
+
 def test_validation_loaders(mocker: MockerFixture) -> None:
     run_both(Case(Iterating, of_two), mocker)
 
@@ -183,3 +189,26 @@ def test_loader_without_a_length(mocker: MockerFixture) -> None:
     lightning, determined = run_lightning(case), run_determined_by(case, mocker, pytorch.Batch(3 * 7))
     forget_steps(lightning, determined)
     assert_equal(lightning, determined)
+
+
+class Once(IterableDataset[Any]):
+    """A stream that can be read once, or has nothing in it."""
+
+    def __init__(self, batches: int) -> None:
+        self.left = list(dataset(4 * batches))
+
+    def __iter__(self) -> Any:
+        while self.left:
+            yield self.left.pop()
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [(0, "gave an empty loader: it has no batches"), (2, "gave no batches in epoch 1: can it be iterated")],
+)
+def test_stream_without_batches(mocker: MockerFixture, batches: int, message: str) -> None:
+    """Lightning trains nothing and says nothing."""
+    data = lambda: {**loaders(), "train_dataloaders": DataLoader(Once(batches), batch_size=4)}  # noqa: E731
+    case = Case(Iterating, data, options={"limit_val_batches": 0})
+    with pytest.raises(ConfigurationError, match=message):
+        run_determined_by(case, mocker, pytorch.Batch(8))

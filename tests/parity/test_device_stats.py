@@ -64,7 +64,7 @@ def test_values(mocker: MockerFixture, numbered: Callable[[], None], period: int
     determined = run_determined(case, mocker)
     theirs, ours = scalars(lightning), scalars(determined)
     assert len(theirs) == 4
-    (folder,) = Path("runs").iterdir()
+    (folder,) = Path("lightning_logs").iterdir()
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     assert {name: [(event.step, event.value) for event in events.Scalars(name)] for name in theirs} == theirs

@@ -70,7 +70,7 @@ def test_names(mocker: MockerFixture) -> None:
     _, determined = both(SeveralGroups, mocker, {"logging_interval": "step", "log_momentum": True})
     names = {"lr-AdamW/pg1", "lr-AdamW/pg2", "lr-AdamW/pg1-momentum", "lr-AdamW/pg2-momentum"}
     assert names <= determined.callback_metrics.keys()
-    (folder,) = Path("runs").iterdir()
+    (folder,) = Path("lightning_logs").iterdir()
     events = EventAccumulator(str(folder))
     events.Reload()
     assert names <= set(events.Tags()["scalars"])

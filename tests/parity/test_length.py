@@ -18,6 +18,7 @@ from tests.parity.combined import Stream
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
 from tests.parity.runs import forget_last_validation, keeping, run_determined_by, run_lightning_by_steps
+from tests.support.hooks import HOOKS_OF_FIT
 from tests.support.lightning_version import has_lightning
 
 BATCHES_OF_AN_EPOCH = 6
@@ -162,38 +163,6 @@ ANSWERS: dict[str, Callable[[Any], Any]] = {
     "loggers[0]": lambda trainer: trainer.loggers[0] is trainer.logger,
 }
 
-HOOKS = [
-    "prepare_data",
-    "setup",
-    "configure_model",
-    "configure_optimizers",
-    "on_fit_start",
-    "on_train_start",
-    "on_train_epoch_start",
-    "on_before_batch_transfer",
-    "on_after_batch_transfer",
-    "on_train_batch_start",
-    "training_step",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_train_batch_end",
-    "on_validation_model_zero_grad",
-    "on_validation_model_eval",
-    "on_validation_start",
-    "on_validation_epoch_start",
-    "on_validation_batch_start",
-    "validation_step",
-    "on_validation_batch_end",
-    "on_validation_epoch_end",
-    "on_validation_end",
-    "on_train_epoch_end",
-    "on_train_end",
-    "on_fit_end",
-    "teardown",
-]
-
 Seen = list[tuple[str, dict[str, Any]]]
 
 
@@ -210,7 +179,7 @@ def asking(seen: Seen) -> type:
 
         return asks
 
-    return type("Asks", (StepsSchedule,), {hook: method(hook) for hook in HOOKS})
+    return type("Asks", (StepsSchedule,), {hook: method(hook) for hook in HOOKS_OF_FIT})
 
 
 LENGTHS: list[tuple[str, int, dict[str, Any]]] = [

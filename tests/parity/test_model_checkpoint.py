@@ -104,7 +104,7 @@ def test_best_model_loads() -> None:
     assert trial.trainer.checkpoint_callbacks == callbacks[:2]
     best, newest = trial.trainer.checkpoint_callback, callbacks[1]
     assert best is callbacks[0]
-    assert best.dirpath == str(Path("checkpoints").absolute())
+    assert best.dirpath == str(Path("lightning_logs", "version_0", "checkpoints").absolute())
     assert best.best_model_score == 9.0
     assert list(best.best_k_models) == [best.best_model_path]
     assert torch.load(best.best_model_path, weights_only=True)["epoch"] == 1

@@ -53,7 +53,7 @@ def test_time_goes_on_after_a_pause(monkeypatch: pytest.MonkeyPatch, clock: Cloc
     """A pause takes no time; what has no time left when it goes on does not train, as in Lightning."""
 
     def train(folder: Path, **options: Any) -> Any:
-        monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+        monkeypatch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(folder))
         limit = Timer(timedelta(seconds=9))
         with lightning_shim.patched():
             pl.seed_everything(7)

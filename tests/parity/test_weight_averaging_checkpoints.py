@@ -76,8 +76,8 @@ def train_with_determined(name: str, **options: Any) -> dict[str, Any]:
 def test_both_continue(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saving = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
     whole = train_with_lightning(name, saving=[saving])
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    assert_same(train_with_determined(name), whole)
+    monkeypatch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(tmp_path / "data"))
+    assert_same(train_with_determined(name, checkpoint_policy="all"), whole)
     written = checkpoints(tmp_path / "data")
     # Lightning does nothing with a checkpoint after which no epoch is left.
     for epoch in range(EPOCHS - (name == "no batch norm")):

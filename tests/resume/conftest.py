@@ -70,7 +70,7 @@ class Resumes:
 
     def run(self, case: Case, folder: Path, **options: Any) -> Run:
         """Runs a case with its checkpoints in a folder."""
-        self.monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+        self.monkeypatch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(folder))
         seen = Seen()
         own_callbacks = case.callbacks
         case = dataclasses.replace(case, callbacks=lambda: [seen, *own_callbacks()])

@@ -13,11 +13,11 @@ from determined import pytorch
 from pytorch_lightning.callbacks import StochasticWeightAveraging
 
 import lightning_shim
-from tests.compatibility.test_inspection import load
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case
 from tests.parity.test_accumulation_scheduler import SetsWithinEpochs
 from tests.resume.conftest import Resumes
+from tests.support.user_files import load
 
 
 class SetsOnce(pl.Callback):

@@ -94,6 +94,26 @@ def test_last_validation_draws_nothing(mocker: MockerFixture) -> None:
     assert_same(determined.random_state, lightning.random_state)
 
 
+class MonitorsByEpochs(Draws):
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
+
+
+def test_last_validation_counts(mocker: MockerFixture) -> None:
+    """It is the validation of the weights that remain: callbacks count it, and schedulers of epochs do not."""
+    best, early = (
+        pl.callbacks.ModelCheckpoint(monitor="val_loss", save_top_k=-1, save_on_train_epoch_end=False),
+        pl.callbacks.EarlyStopping("val_loss", mode="min", min_delta=9e9, check_on_train_epoch_end=False),
+    )
+    case = Case(MonitorsByEpochs, shared, callbacks=lambda: [best, early], is_recorded=False)
+    recording = run_determined(case, mocker, max_length=pytorch.Batch(7))
+    # One after the epoch of five batches, and the last.
+    assert (len(best.best_k_models), early.wait_count) == (2, 1)
+    assert [scheduler["last_epoch"] for scheduler in recording.schedulers] == [1]
+
+
 class EndsEarly(Draws):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         return -1 if batch_idx == 2 else None

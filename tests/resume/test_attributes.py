@@ -355,6 +355,24 @@ class HasTable(Weighted):
         return 1.0 + float(self.table[:10].sum()) + float(self.array[:10].sum())
 
 
+class HasReplayBuffer(Weighted):
+    """Many small tensors, of which another attribute has some; they are changed in place, replaced and appended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffer = [torch.zeros(4) for _ in range(1_500)]
+        self.recent = self.buffer[-2:]
+
+    def weight(self, batch_idx: int) -> float:
+        self.recent[0].data += random.random()
+        if batch_idx % 2:
+            self.recent[1] = torch.full((4,), random.random())
+            self.buffer[batch_idx] = self.recent[1]
+            self.buffer.append(self.recent[1])
+        self.recent[1] += 1
+        return 1.0 + float(torch.stack(self.buffer).sum())
+
+
 IDIOMS = [
     Losses,
     Counts,
@@ -388,8 +406,9 @@ def test_every_checkpoint(resumes: Resumes, mocker: MockerFixture, module: type)
     assert resumes.everywhere(case) == list(range(1, EPOCHS * BATCHES + 1))
 
 
-def test_large_table(resumes: Resumes) -> None:
-    resumes.everywhere(Case(HasTable, loaders, max_epochs=1, every_hook=False), last=2)
+@pytest.mark.parametrize("module", [HasTable, HasReplayBuffer])
+def test_large_values(resumes: Resumes, module: type) -> None:
+    resumes.everywhere(Case(module, loaders, max_epochs=1, every_hook=False), last=2)
 
 
 class Weighs(pl.Callback):
@@ -421,7 +440,7 @@ def test_callbacks(resumes: Resumes) -> None:
 
 
 def train(module: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
-    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+    monkeypatch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(folder))
     return lightning_shim.fit(
         module, **loaders(), max_length=pytorch.Epoch(1), checkpoint_period=pytorch.Batch(1), seed=1, **options
     )
@@ -612,7 +631,9 @@ class TestCost:
         module = Regression()
         module.buffer = [torch.zeros(4) for _ in range(10_000)]
         hashed = mocker.spy(attribute_pickle, "_hash")
+        asked = mocker.spy(attribute_pickle.HashingPickler, "persistent_id")
         train(module, tmp_path, monkeypatch)
         looks = BATCHES + 1
+        assert 0 < asked.call_count < 1_000
         assert 0 < hashed.call_count < 20 * looks
         assert sum(call.args[1].raw().nbytes for call in hashed.call_args_list) < 170_000 * looks

@@ -72,12 +72,12 @@ def test_every_checkpoint(
     monkeypatch.setattr(Scaled, "states", [], raising=False)
     case = Case(module, loaders, max_epochs=2, options={"precision": "bf16-mixed", **options})
     folder = tmp_path_factory.mktemp("uninterrupted")
-    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+    monkeypatch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(folder))
     whole = run_determined(case, mocker, checkpoint_period=pytorch.Batch(1))
     written = checkpoints(folder)
     assert sorted(written) == list(range(1, 13))
     assert len(set(scales(whole))) > 2
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("resumed")))
+    monkeypatch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(tmp_path_factory.mktemp("resumed")))
     for batches, checkpoint in sorted(written.items()):
         case.seed = 100 + batches
         resumed = run_determined(case, mocker, latest_checkpoint=checkpoint)

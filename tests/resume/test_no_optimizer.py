@@ -35,9 +35,9 @@ def test_every_checkpoint(
 ) -> None:
     case = Case(StepsOnceAnEpoch, lambda: {"train_dataloaders": loaders()["train_dataloaders"]}, max_epochs=2)
     folder = tmp_path_factory.mktemp("uninterrupted")
-    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+    monkeypatch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(folder))
     whole = run_determined(case, mocker, checkpoint_period=pytorch.Batch(1))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("resumed")))
+    monkeypatch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(tmp_path_factory.mktemp("resumed")))
     for batches, checkpoint in sorted(checkpoints(folder).items()):
         resumed = run_determined(case, mocker, latest_checkpoint=checkpoint)
         assert resumed.global_step == whole.global_step == 12

@@ -46,7 +46,7 @@ def loader(**options: Any) -> DataLoader[Any]:
 def fit(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     def train(epochs: int, train_loader: Any, **options: Any) -> tuple[Counts, Path]:
         folder = tmp_path_factory.mktemp("checkpoints")
-        monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+        monkeypatch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(folder))
         module = Counts()
         with lightning_shim.patched():
             lightning_shim.fit(

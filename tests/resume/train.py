@@ -66,7 +66,7 @@ class Kill(pl.Callback):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder, after, number = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    os.environ["XDG_DATA_HOME"] = str(folder)
+    os.environ["PL_TRAINER_DEFAULT_ROOT_DIR"] = str(folder)
     os.chdir(folder)
     written = checkpoints(folder)
     seen = Seen()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +33,15 @@ def by_python(tmp_path_factory: pytest.TempPathFactory) -> ByPython:
 
 
 @pytest.fixture
+def _scripts() -> Iterator[None]:
+    """Makes the Trainer of a test that of a script under ``run``."""
+    with lightning_shim.patched(trainer=True):
+        yield
+
+
+@pytest.fixture
 def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Any]:
     """Gives a function that compares what another returns under Lightning's Trainer and as a trial."""
-    monkeypatch.setenv("XDG_DATA_HOME", os.fspath(tmp_path))
 
     def compared(script: Callable[[], Any]) -> Any:
         results = []

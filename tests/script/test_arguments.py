@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ IGNORED: dict[str, Any] = {
     "accelerator": "tpu",
     "devices": 3,
     "num_nodes": 2,
-    "profiler": "simple",
     "model_registry": "model",
 }
 # Other tests have them.
@@ -76,12 +74,6 @@ def test_every_argument_is_tried() -> None:
     assert {name for name, row in ARGUMENTS.items() if row.support is Support.IGNORED} == IGNORED.keys()
 
 
-@pytest.fixture
-def _scripts() -> Any:
-    with lightning_shim.patched(trainer=True):
-        yield
-
-
 @pytest.mark.usefixtures("_scripts")
 @pytest.mark.parametrize("name", REFUSED)
 def test_is_refused(name: str) -> None:
@@ -103,14 +95,6 @@ def test_is_ignored_with_a_warning(name: str) -> None:
         trainer = pl.Trainer(**{name: IGNORED[name]}, logger=False)
     assert warnings[0].filename == __file__
     assert (trainer.num_devices, trainer.num_nodes, trainer.world_size) == (1, 1, 1)
-
-
-@pytest.mark.usefixtures("_scripts")
-@pytest.mark.parametrize("period", ["00:00:01:00", timedelta(minutes=1), {"minutes": 1}])
-def test_validation_by_the_clock_is_refused(period: Any) -> None:
-    trainer = pl.Trainer(val_check_interval=period, logger=False)
-    with pytest.raises(lightning_shim.ConfigurationError, match=rf"{__file__}:\d+: .*val_check_interval"):
-        trainer.fit(pl.LightningModule())
 
 
 @pytest.mark.usefixtures("_scripts")

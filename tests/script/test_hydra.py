@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,17 @@ def by_python(tmp_path_factory: pytest.TempPathFactory, packages: Path) -> Path:
 
 
 def multirun(folder: Path, packages: Path, *command: str) -> str:
+    # The prepared Python has the other OmegaConf.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(packages))
-        return execute(folder, *command, str(SCRIPTS / SCRIPT), "--multirun", "model.learning_rate=0.1,0.2")
+        return execute(
+            folder,
+            *command,
+            str(SCRIPTS / SCRIPT),
+            "--multirun",
+            "model.learning_rate=0.1,0.2",
+            executable=sys.executable,
+        )
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -72,7 +81,7 @@ def test_hyperparameters_are_overrides(tmp_path: Path, packages: Path, by_python
     path = os.pathsep.join([str(packages), "$PYTHONPATH"])
     configuration = {
         "name": "a script of hydra's",
-        "entrypoint": f"PYTHONPATH={path} python3 {' '.join(RUN)} {SCRIPT} model.learning_rate=0.7",
+        "entrypoint": f"PYTHONPATH={path} {sys.executable} {' '.join(RUN)} {SCRIPT} model.learning_rate=0.7",
         "hyperparameters": {"model": {"learning_rate": {"type": "const", "val": 0.2}, "depth": 3}},
         "searcher": {"name": "single", "metric": "val_loss", "smaller_is_better": True},
     }

@@ -129,7 +129,16 @@ def _scripts() -> Any:
         ({"strategy": SingleDeviceStrategy("cpu", precision_plugin=type("Own", (Precision,), {})())}, "precisions"),
         ({"plugins": [type("Own", (LayerSync,), {"apply": None, "revert": None})()]}, "precisions"),
     ],
-    ids=str,
+    ids=[
+        "name of a strategy",
+        "strategy of another kind",
+        "own strategy",
+        "averaged models",
+        "scaler on a CPU",
+        "own precision",
+        "own precision of a strategy",
+        "own synchronisation",
+    ],
 )
 def test_is_refused(arguments: dict[str, Any], reason: str) -> None:
     with pytest.raises(lightning_shim.ConfigurationError, match=rf"{__file__}:\d+: Trainer\(.*refused: .*{reason}"):

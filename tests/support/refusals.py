@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from tests.support.tiny import loader
 
 
 def checkpoints() -> list[Path]:
-    return list(Path(os.environ["XDG_DATA_HOME"], "determined").glob("*"))
+    return list(Path("determined").absolute().glob("*"))
 
 
 def train(module: Any, train_dataloaders: Any = None, val_dataloaders: Any = None, **options: Any) -> Any:

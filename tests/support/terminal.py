@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.prepared_python import python
 from tests.support.repository import REPOSITORY
 
 CTRL_C = b"\x03"
@@ -82,7 +83,7 @@ def run_in_terminal(
 
     Args:
         *command: The arguments of Python.
-        folder: Where it runs; its home too.
+        folder: Where it runs.
         environment: Variables beside those that are set.
         interrupt_at: What has to be seen before Ctrl+C is pressed, if it is to be.
         time_limit: In seconds; the test fails when it takes longer.
@@ -97,11 +98,12 @@ def run_in_terminal(
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(REPOSITORY),
         "PYTHONWARNINGS": "ignore",
-        "XDG_DATA_HOME": str(folder / "data"),
         **(environment or {}),
     }
+    # Ctrl+C is sent to the processes of the terminal, which a prepared one is not.
+    program = python() if interrupt_at is None else sys.executable
     process = subprocess.Popen(
-        [sys.executable, "-c", _IN_ITS_OWN_TERMINAL, sys.executable, *command],
+        [sys.executable, "-c", _IN_ITS_OWN_TERMINAL, program, *command],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

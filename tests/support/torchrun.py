@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tests.support.ports import free_ports
+from tests.support.prepared_python import python
 from tests.support.repository import REPOSITORY
 
 TORCHRUN = ("-m", "torch.distributed.run")
@@ -67,7 +67,7 @@ def run_on_machines(
 
 def _start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, *arguments],
+        [python(), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

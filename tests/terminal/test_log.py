@@ -19,6 +19,7 @@ from determined import pytorch
 import lightning_shim
 from lightning_shim.trial.journal import LOGGER, shown_on_standard_error
 from tests.support.ports import free_ports
+from tests.support.prepared_python import python
 from tests.support.repository import REPOSITORY
 from tests.support.tiny import loader, tiny
 
@@ -227,11 +228,11 @@ class TestConfigurationInTheMeantime:
         assert users.getvalue() == "user: second\n"
 
 
-def executed(folder: Path, *command: str) -> tuple[str, str]:
+def executed(folder: Path, program: str, *command: str) -> tuple[str, str]:
     """Runs Python without a terminal, and returns what it has printed and what of that are errors."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     process = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
+        [program, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
     )
     assert process.returncode == 0, process.stderr
     return process.stdout, process.stderr
@@ -250,9 +251,43 @@ assert logging.getLogger("lightning_shim").level == {level}
 
 
 class TestEvaluation:
+    @pytest.mark.parametrize(("base", "drawn"), [("TQDMProgressBar", 0), ("RichProgressBar", 1)])
+    @pytest.mark.parametrize("verb", ["fit", "validate"])
+    def test_of_a_bar_that_is_made_of_lightnings(
+        self, base: str, drawn: int, verb: str, pl: ModuleType, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """One for rich draws where it ends, as it does under Lightning."""
+
+        class Bar(getattr(pl.callbacks, base)):  # type: ignore[misc]
+            batches = 0
+
+            def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+                super().on_validation_batch_end(*args, **kwargs)
+                self.batches += 1
+
+        class Lit(tiny(pl)):  # type: ignore[misc]
+            def validation_step(self, batch: Any, batch_idx: int) -> None:
+                pass
+
+        bar = Bar()
+        with lightning_shim.patched(trainer=True):
+            trainer = pl.Trainer(
+                callbacks=[bar],
+                max_epochs=1,
+                accelerator="cpu",
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+            )
+            getattr(trainer, verb)(Lit(), *[loader() for _ in range(1 + (verb == "fit"))])
+        assert bar.batches == len(loader())
+        assert not bar.is_disabled
+        assert len(re.findall(r"\b4/4\b", "".join(capsys.readouterr()))) == drawn
+
     def test_has_its_results_and_no_line_of_a_batch(self, tmp_path: Path) -> None:
         printed, errors = executed(
-            tmp_path, "-m", "lightning_shim", "run", "-m", "tests.terminal.train", "0", "evaluate"
+            tmp_path, python(), "-m", "lightning_shim", "run", "-m", "tests.terminal.train", "0", "evaluate"
         )
         for verb in ("Validation", "Testing", "Predicting"):
             assert f"{verb} DataLoader" not in printed + errors
@@ -277,16 +312,18 @@ class TestLogging:
         self, configuration: str, level: int, expected: str | None, tmp_path: Path
     ) -> None:
         script = CONFIGURED.format(configuration=configuration, level=level)
-        printed, errors = executed(tmp_path, "-c", script)
+        # Lightning looks at it when it is imported.
+        printed, errors = executed(tmp_path, sys.executable, "-c", script)
         assert self.END not in printed
         assert [line for line in errors.splitlines() if self.END in line] == [expected] * (expected is not None)
         assert "batch/s" not in errors
 
     def test_one_process_of_two_writes(self, tmp_path: Path) -> None:
         launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_ports(1)[0]}")
-        _, errors = executed(tmp_path, *launcher, "-m", "lightning_shim", "run", "-m", "tests.terminal.train", "0")
+        command = (*launcher, "-m", "lightning_shim", "run", "-m", "tests.terminal.train", "0")
+        _, errors = executed(tmp_path, python(), *command)
         written = [line for line in errors.splitlines() if line.startswith("lightning_shim: ")]
         start = "lightning_shim: training Lit, 4 parameters, 2 processes on cpu, up to 2 epochs, results in "
         assert written[0].startswith(start)
         assert written[-1] == f"lightning_shim: {self.END}"
-        assert len(written) == len(set(written)) == 12
+        assert len(written) == len(set(written)) == 11

@@ -109,7 +109,7 @@ def train(module: Any = Regression, train_loader: Any = None, epochs: int = 1, *
 
 
 def folder() -> Path:
-    return Path(os.environ["XDG_DATA_HOME"])
+    return Path.cwd()
 
 
 def contents(checkpoint: Path) -> dict[str, bytes]:
@@ -130,7 +130,7 @@ def assert_last_is_good(batches: int, whole: dict[str, Tensor], **options: Any) 
 def whole(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """The weights after a training that nothing disturbs."""
     with monkeypatch.context() as elsewhere:
-        elsewhere.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("undisturbed")))
+        elsewhere.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(tmp_path_factory.mktemp("undisturbed")))
         weights: dict[str, Tensor] = train().module.state_dict()
     return weights
 

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,7 +83,7 @@ def equal(first: dict[str, Any], second: dict[str, Any]) -> bool:
 
 
 def checkpoints() -> list[Path]:
-    return list(Path(os.environ["XDG_DATA_HOME"], "determined").glob("*"))
+    return list(Path("determined").absolute().glob("*"))
 
 
 @contextlib.contextmanager
@@ -138,7 +137,7 @@ class TestResult:
         trial = lightning_shim.fit(module_class(lightning)(), loader(), loader(), max_length=pytorch.Epoch(1))
         path = trial.checkpoint_path
         assert isinstance(path, Path)
-        assert path.parent == Path(os.environ["XDG_DATA_HOME"], "determined")
+        assert path.parent == Path("determined").absolute()
         saved = torch.load(path / "state_dict.pth")
         assert equal(saved["state_dict"], trial.module.state_dict())
 
@@ -148,22 +147,59 @@ class TestResult:
         loaded = LitModel.load_from_checkpoint(trial.checkpoint_path / "state_dict.pth", width=5)
         assert equal(loaded.state_dict(), trial.module.state_dict())
 
-    def test_checkpoints_below_the_working_directory(
-        self, pl: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_checkpoint_holds_no_other_checkpoints(self, pl: ModuleType) -> None:
+        """They are below the working directory, which Determined copies into each of them."""
+        trial = lightning_shim.fit(
+            module_class(pl)(), loader(), loader(), max_length=pytorch.Epoch(2), checkpoint_policy="all"
+        )
+        assert len(checkpoints()) == 2
+        assert [path.parent for path in trial.checkpoint_path.rglob("state_dict.pth")] == [trial.checkpoint_path]
+
+    def test_checkpoint_replaces_the_one_before(self, pl: ModuleType) -> None:
+        first = lightning_shim.fit(module_class(pl)(), loader(), loader(), max_length=pytorch.Epoch(1))
+        options = {"latest_checkpoint": first.checkpoint_path, "max_length": pytorch.Epoch(4)}
+        second = lightning_shim.fit(module_class(pl)(), loader(), loader(), **options)
+        assert set(checkpoints()) == {trial.checkpoint_path for trial in (first, second)}
+
+    @pytest.mark.parametrize("way", ["option", "environment variable"])
+    def test_one_folder_for_everything(
+        self, lightning: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
     ) -> None:
-        """So they are for who works in the home directory; Determined copies the one into the other."""
-        home = tmp_path / "home"
-        data = home / ".local" / "share"
-        data.mkdir(parents=True)
-        monkeypatch.chdir(home)
-        monkeypatch.setenv("XDG_DATA_HOME", str(data))
-        try:
-            trial = lightning_shim.fit(module_class(pl)(), loader(), loader(), max_length=pytorch.Epoch(2))
-            assert (trial.checkpoint_path / "state_dict.pth").is_file()
-            assert not list(trial.checkpoint_path.rglob("state_dict.pth"))[1:], "a checkpoint holds other checkpoints"
-        finally:
-            # If it went wrong, the folders are nested so deeply that pytest could not remove them.
-            shutil.rmtree(data)
+        root = tmp_path / "elsewhere"
+        options: dict[str, Any] = {"default_root_dir": root} if way == "option" else {}
+        if way != "option":
+            monkeypatch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(root))
+        for _ in range(2):
+            lightning_shim.fit(
+                module_class(lightning)(),
+                loader(),
+                loader(),
+                max_length=pytorch.Epoch(1),
+                callbacks=lightning.callbacks.ModelCheckpoint(filename="mine"),
+                **options,
+            )
+        assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+        assert {path.name for path in root.iterdir()} == {"determined", "lightning_logs"}
+        # As Lightning's Trainer names them, with one version for each training.
+        for version in ("version_0", "version_1"):
+            run = root / "lightning_logs" / version
+            assert (run / "checkpoints" / "mine.ckpt").is_file()
+            assert len(list(run.glob("events.*"))) == 1
+
+    @pytest.mark.parametrize("owner", ["trial", "callback"])
+    def test_place_that_cannot_be_written_to(self, lightning: ModuleType, tmp_path: Path, owner: str) -> None:
+        file = tmp_path / "file"
+        file.touch()
+        options: dict[str, Any] = {"default_root_dir": file / "root"}
+        if owner == "callback":
+            options = {"callbacks": lightning.callbacks.ModelCheckpoint(file / "root")}
+        module = module_class(lightning)()
+        with pytest.raises(
+            lightning_shim.ConfigurationError, match=rf"{file / 'root'}, but {file} is no folder"
+        ) as error:
+            lightning_shim.fit(module, loader(), loader(), max_length=pytorch.Epoch(1), **options)
+        assert "PL_TRAINER_DEFAULT_ROOT_DIR" in str(error.value)
+        assert module.events == []
 
     def test_trained_module_predicts(self, lightning: ModuleType) -> None:
         trial = lightning_shim.fit(module_class(lightning)(), loader(), loader(), max_length=pytorch.Epoch(1))
@@ -452,7 +488,7 @@ class TestPeriods:
     @pytest.mark.parametrize(
         ("options", "expected"),
         [
-            ({}, 3),
+            ({}, 1),
             ({"checkpoint_policy": "all"}, 3),
             ({"checkpoint_policy": "none"}, 1),
             ({"checkpoint_policy": "none", "checkpoint_period": pytorch.Batch(5)}, 3),

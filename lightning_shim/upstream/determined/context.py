@@ -12,6 +12,7 @@ It relies on these private names of Determined:
 - ``TrainContext._session`` and ``_trial_id``: ask the master for the trial's state.
 - ``TrainContext._metrics``, its ``_shipper`` and ``_post_metrics``: sends each report, in a thread.
 - ``_tensorboard_manager`` of the Core API's ``train``, and its ``_sync``: uploads TensorBoard files.
+- ``DummyTrainContext._tbd_directory``: the folder of TensorBoard files off-cluster.
 - ``_storage_manager`` of the Core API's ``checkpoint``, and its ``_base_path``: the folder of checkpoints.
 - ``TrialInfo._config`` and ``_steps_completed``: the experiment's configuration, and whether the trial has trained.
 - ``determined._DistributedBackend``: the library that synchronizes the processes.
@@ -202,6 +203,7 @@ def report_after_training(group: str, metrics: dict[str, Any], step: int) -> Non
     distributed = core.DummyDistributedContext()
     with core.init(distributed=distributed, tensorboard_mode=core.TensorboardMode.MANUAL) as context:
         context.train.report_metrics(group=group, steps_completed=step, metrics=metrics)
+        _upload_tensorboard_files(context, rank=0)
 
 
 MASTER_ERRORS: Final = (errors.BadRequestException, OSError, ValueError, KeyError)
@@ -252,29 +254,55 @@ def tensorboard_folder(context: Any) -> str | None:
     return None if context._tbd_writer is None else str(context._tbd_writer.log_dir)
 
 
-def close_tensorboard(context: Any, is_chief: bool) -> None:
-    """Closes the TensorBoard writer and uploads the remaining files.
-
-    Determined uploads at most once a second, and not at the end of a trial, so the last values would be missing.
+def write_tensorboard_files_to(context: Any, folder: str) -> None:
+    """Says where TensorBoard files go off-cluster, unless that has been said; on a cluster Determined has a place.
 
     Args:
         context: Determined's trial context.
-        is_chief: Whether to upload this process's event files too; profiles are uploaded by every process.
+        folder: The folder.
+    """
+    train = context._core.train
+    if isinstance(train, core.DummyTrainContext) and train._tbd_directory is None:
+        train._tbd_directory = pathlib.Path(folder)
+
+
+def close_tensorboard(context: Any) -> None:
+    """Closes the TensorBoard writer and uploads the remaining files.
+
+    Determined uploads at most once a second, and not at the end of a trial, so the last values would be missing.
+    The first process uploads event files too, the others profiles alone.
+
+    Args:
+        context: Determined's trial context.
     """
     if context._tbd_writer is not None:
         context._tbd_writer.close()
-    manager = getattr(context._core.train, "_tensorboard_manager", None)
+    _upload_tensorboard_files(context._core, context.distributed.rank)
+
+
+def _upload_tensorboard_files(core_context: Any, rank: int) -> None:
+    manager = getattr(core_context.train, "_tensorboard_manager", None)
     if manager is not None:
         manager._sync(
-            (lambda _: True) if is_chief else (lambda path: not path.match("*tfevents*")),
+            (lambda path: not path.match("*tfevents*")) if rank else (lambda _: True),
             tensorboard.util.get_rank_aware_path,
-            context.distributed.rank,
+            rank,
         )
 
 
 def checkpoint_storage(context: Any) -> pathlib.Path:
     """Returns the folder of checkpoints on this machine."""
     return pathlib.Path(context._core.checkpoint._storage_manager._base_path)
+
+
+def keep_checkpoints_in(context: Any, folder: str) -> None:
+    """Says where checkpoints go off-cluster.
+
+    Args:
+        context: Determined's trial context.
+        folder: The folder.
+    """
+    context._core.checkpoint._storage_manager._base_path = folder
 
 
 def checkpoint_path(context: Any, storage_id: str) -> pathlib.Path | None:
@@ -288,6 +316,17 @@ def is_on_cluster() -> bool:
     # Notebooks and commands on a cluster have a ClusterInfo as well.
     info = det.get_cluster_info()
     return info is not None and info.task_type == "TRIAL"
+
+
+def trial_id() -> int | None:
+    """Returns the number of the trial on a cluster; None off-cluster."""
+    info = det.get_cluster_info() if is_on_cluster() else None
+    return None if info is None else int(info.trial.trial_id)
+
+
+def tensorboard_storage() -> pathlib.Path:
+    """Returns the folder whose files Determined uploads for TensorBoard, on a cluster."""
+    return tensorboard.get_base_path(experiment_config().get("checkpoint_storage") or {})
 
 
 def name_of_trial() -> str | None:
