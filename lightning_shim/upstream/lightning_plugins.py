@@ -4,7 +4,6 @@ It relies on these private names of Lightning:
 
 - ``Strategy._checkpoint_io`` and ``_precision_plugin``: the plugins that a strategy was given.
 - ``AsyncCheckpointIO._executor``: the thread that writes checkpoints.
-- ``lightning_fabric.utilities.cloud_io._load``: reads a checkpoint from a file or a URL.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from lightning_fabric.utilities.cloud_io import _load
+import fsspec
+import torch
 
 from lightning_shim.upstream.namespaces import Namespace
 
@@ -95,6 +95,7 @@ def read_checkpoint(checkpoint_io: Any, path: str, default: type[Any]) -> Any:
     while hasattr(checkpoint_io, "checkpoint_io"):
         checkpoint_io = checkpoint_io.checkpoint_io
     if type(checkpoint_io).load_checkpoint is default.load_checkpoint:
-        # Not weights_only: the user's hooks may have put any object into a checkpoint.
-        return _load(path, map_location="cpu", weights_only=False)
+        with fsspec.open(path, "rb") as file:
+            # Not weights_only: the user's hooks may have put any object into a checkpoint.
+            return torch.load(file, map_location="cpu", weights_only=False)
     return checkpoint_io.load_checkpoint(path)
