@@ -15,6 +15,7 @@ import pytest
 import lightning_shim
 
 ROOT = Path(lightning_shim.__file__).parents[1]
+NOTHING_TRAINED = "lightning_shim: the script has ended without a call of Trainer.fit, so nothing was trained.\n"
 
 
 @pytest.fixture
@@ -55,11 +56,11 @@ def test_messages_name_the_program(console_script: Path, tmp_path: Path) -> None
 def test_runs_a_module_of_the_working_directory(console_script: Path, tmp_path: Path) -> None:
     (tmp_path / "my_module.py").write_text("import sys\nprint(sys.path[0], sys.argv[1:])\n")
     finished = run(tmp_path, str(console_script), "run", "-m", "my_module", "--x")
-    assert (finished.returncode, finished.stdout) == (0, f"{tmp_path} ['--x']\n")
+    assert (finished.returncode, finished.stdout) == (0, f"{tmp_path} ['--x']\n{NOTHING_TRAINED}")
 
 
 def test_runs_a_script(console_script: Path, tmp_path: Path) -> None:
     (tmp_path / "neighbour.py").write_text("print('found')\n")
     (tmp_path / "script.py").write_text("import neighbour\n")
     finished = run(tmp_path.parent, str(console_script), "run", str(tmp_path / "script.py"))
-    assert (finished.returncode, finished.stdout) == (0, "found\n")
+    assert (finished.returncode, finished.stdout) == (0, f"found\n{NOTHING_TRAINED}")

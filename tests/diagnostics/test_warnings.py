@@ -223,6 +223,7 @@ class Collector:
 
 class StandIn(Attached):
     collector = Collector()
+    progress_bar_callback = None
 
     def print(self, *args, **kwargs):
         warn_at_caller("print", DifferenceWarning)

@@ -516,6 +516,7 @@ class Recorder:
 class StandInTrainer(Attached):
     logger = mock.sentinel.logger
     loggers = (mock.sentinel.logger,)
+    progress_bar_callback = None
 
     def __init__(self) -> None:
         self.recorder = Recorder()

@@ -59,10 +59,11 @@ def test_process_that_is_killed(tmp_path: Path, whole: list[dict[str, Any]], num
 
 ORPHANS = """
 import os, signal, time
-from lightning_shim.data.workers import iterate_with_workers
+from lightning_shim.data.workers import InWorkers, iterate_with_workers
 from tests.resume.test_loaders import noisy
 
-iterator = iterate_with_workers(noisy(num_workers=2, prefetch_factor=8, batch_size=1), {})
+loader = noisy(num_workers=2, prefetch_factor=8, batch_size=1)
+iterator = iterate_with_workers(loader, InWorkers({}, frozenset(), set()), skip=None, before_reset=None)
 next(iterator)
 time.sleep(2)  # Until the pipe is full.
 os.kill(os.getpid(), signal.SIGKILL)
