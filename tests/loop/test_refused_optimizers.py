@@ -101,7 +101,7 @@ WRONG_OPTIMIZERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "scheduler that nobody can step": (
         with_optimizer(lambda optimizer: ([optimizer], [Foreign(optimizer)])),
-        "none of PyTorch's; define lr_scheduler_step",
+        "not one of PyTorch's; define lr_scheduler_step",
     ),
     "two optimizers": (
         lambda module: [sgd(module), sgd(module)],

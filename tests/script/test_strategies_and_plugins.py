@@ -124,7 +124,7 @@ def _scripts() -> Any:
         ({"strategy": FSDPStrategy()}, "as DDPStrategy does"),
         ({"strategy": Squares()}, "its own backward"),
         ({"strategy": DDPStrategy(model_averaging_period=3)}, "does not average models"),
-        ({"plugins": MixedPrecision("16-mixed", "cpu")}, "precisions"),
+        ({"plugins": MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))}, "precisions"),
         ({"plugins": [type("Own", (Precision,), {})()]}, "precisions"),
         ({"strategy": SingleDeviceStrategy("cpu", precision_plugin=type("Own", (Precision,), {})())}, "precisions"),
         ({"plugins": [type("Own", (LayerSync,), {"apply": None, "revert": None})()]}, "precisions"),

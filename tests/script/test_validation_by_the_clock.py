@@ -11,9 +11,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from tests.script.test_trainer_object import ARGUMENTS, Module, attributes, loader
-from tests.support.lightning_version import has_lightning
 
-pytestmark = pytest.mark.skipif(not has_lightning(">=2.6"), reason="Lightning has it since 2.6")
+pytestmark = pytest.mark.lightning(">=2.6")
 
 
 @pytest.mark.parametrize("period", ["00:00:00:03", timedelta(seconds=5), {"minutes": 1}])

@@ -1,11 +1,13 @@
 """Arguments of Lightning's Trainer, by what they are about; callbacks are made anew each time."""
 
 import datetime
+import inspect
 
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger
 
-CASES = {
+_CASES = {
     "default": {},
     "limits": {"limit_train_batches": 3, "limit_val_batches": 2},
     "fractions": {"limit_train_batches": 0.5, "limit_val_batches": 0.5},
@@ -66,3 +68,10 @@ CASES = {
     "benchmark": {"benchmark": True},
     "deterministic": {"deterministic": True},
 }
+
+_KNOWN = inspect.signature(Trainer).parameters
+
+CASES = {
+    case: {name: value for name, value in arguments.items() if name in _KNOWN} for case, arguments in _CASES.items()
+}
+"""The cases, without arguments that the installed Lightning does not have."""
