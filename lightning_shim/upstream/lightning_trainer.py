@@ -63,14 +63,23 @@ def set_loop_limits(trainer: Any) -> None:
     )
 
 
-def has_nothing_to_fit(trainer: Any, callback: Any) -> bool:
+def has_nothing_to_fit(trainer: Any, callback: Any, given: Any = None) -> bool:
     """Whether a callback has no use in a trial, and waits for the Trainer's own loops after ``fit``.
 
     Determined shows a trial's progress in place of Lightning's default bar, a trial makes no predictions to write, and
     searches have ended before.
+
+    Args:
+        trainer: The script's Trainer.
+        callback: One of its callbacks.
+        given: The argument ``callbacks`` that it was made with, as far as that is not in the trial anyway.
     """
-    lightning = lightning_of(trainer)
-    is_default_bar = type(callback) is namespace_of(trainer).module("callbacks").TQDMProgressBar
+    lightning, callbacks = lightning_of(trainer), namespace_of(trainer).module("callbacks")
+    is_given = callback is given or (isinstance(given, list) and any(callback is each for each in given))
+    # Where rich is installed, the default bar of newer versions is drawn with it.
+    is_default_bar = type(callback) is callbacks.TQDMProgressBar or (
+        type(callback) is callbacks.RichProgressBar and not is_given
+    )
     return is_default_bar or isinstance(callback, lightning.BasePredictionWriter) or callback in finders(trainer)
 
 
