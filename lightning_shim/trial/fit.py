@@ -216,13 +216,14 @@ def run_trial(
         with no_device_of_determined(), process_group_with(StrategySettings.of(strategy).process_group):
             context = stack.enter_context(pytorch.init(hparams=dict(hparams or {}), distributed=join_processes()))
         trial = make_trial(context, storage_id)
-        units = periods(trial)
-        if info is None and checkpoint_policy == "best":
-            # Nobody knows which is the best.
-            checkpoint_policy = "all"
-            if units.get("checkpoint_period") is None:
-                trial.keep_newest_checkpoint_only()
         with _reporting(trial, info is None, shows_progress):
+            # A script's depend on its loaders, before which comes the sanity check.
+            units = periods(trial)
+            if info is None and checkpoint_policy == "best":
+                # Nobody knows which is the best.
+                checkpoint_policy = "all"
+                if units.get("checkpoint_period") is None:
+                    trial.keep_newest_checkpoint_only()
             pytorch.Trainer(trial, context).fit(
                 checkpoint_policy=checkpoint_policy,
                 latest_checkpoint=storage_id,

@@ -26,7 +26,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     for side in SIDES:
         finished = run(Path(__file__).with_name("train.py"), side, str(folder / side))
         assert finished.returncode == 0, finished.stderr
-    return {side: [torch.load(f"{folder / side}.{rank}") for rank in range(2)] for side in SIDES}
+    return {side: [torch.load(f"{folder / side}.{rank}", weights_only=False) for rank in range(2)] for side in SIDES}
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
