@@ -49,8 +49,11 @@ from lightning_shim.upstream.determined.latest_checkpoint import name_of_latest_
 from lightning_shim.upstream.determined.tensorboard_writer import spare_imports
 from lightning_shim.upstream.lightning import lightning_of, unwrapped
 
-CHECKPOINTS: Final = "determined"
-"""The folder of Determined's checkpoints in ``default_root_dir``, off-cluster."""
+CHECKPOINTS: Final = "determined_checkpoints"
+"""The folder of Determined's checkpoints in ``default_root_dir``, off-cluster.
+
+Were it called as Determined's package, tools would take it for a package of the user's.
+"""
 
 
 class _TrainingBatches:

@@ -69,7 +69,7 @@ class TestCheckpoint:
             module.steps = 0
         name = str(uuid.uuid4())
         message = self.refused(module, name)
-        folder = Path("determined").absolute()
+        folder = Path("determined_checkpoints").absolute()
         assert f"There is no checkpoint {name!r} in {folder}" in message
         trains(module)
 

@@ -139,7 +139,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs the command in a folder, where neither Determined nor a terminal is."""
-    blocked = folder.parent / "blocked" / "determined"
+    blocked = folder.parent / "blocked" / "determined_checkpoints"
     blocked.mkdir(parents=True, exist_ok=True)
     (blocked / "__init__.py").write_text("raise ImportError('Determined is not installed here')\n")
     path = os.pathsep.join([str(blocked.parent), str(ROOT)])

@@ -254,7 +254,7 @@ class TestTrainerScript:
         init(project, "train.py")
         for name in (
             "checkpoints/a.ckpt",
-            "determined/e",
+            "determined_checkpoints/e",
             "lightning_logs/b",
             "runs/c",
             "runs.py",
@@ -520,7 +520,7 @@ class TestModuleAlone:
         assert configuration["hyperparameters"]["batch_size"] == 2
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, "model_def.py"], cwd=project, env=environment, check=True, capture_output=True)
-        assert list((project / "determined").rglob("state_dict.pth"))
+        assert list((project / "determined_checkpoints").rglob("state_dict.pth"))
 
     def test_without_data(self, project: Path) -> None:
         write(project, model=MODEL.partition("    class RandomData")[0])

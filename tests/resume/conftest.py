@@ -24,7 +24,7 @@ def checkpoints(folder: Path) -> dict[int, Path]:
     """Returns the checkpoints in Determined's local storage by the number of batches trained."""
     return {
         json.loads(file.read_text())["steps_completed"]: file.parent
-        for file in folder.glob("determined/*/metadata.json")
+        for file in folder.glob("determined_checkpoints/*/metadata.json")
     }
 
 

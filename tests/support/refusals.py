@@ -19,7 +19,7 @@ from tests.support.tiny import loader
 
 
 def checkpoints() -> list[Path]:
-    return list(Path("determined").absolute().glob("*"))
+    return list(Path("determined_checkpoints").absolute().glob("*"))
 
 
 def train(module: Any, train_dataloaders: Any = None, val_dataloaders: Any = None, **options: Any) -> Any:

@@ -259,7 +259,7 @@ class TestDisk:
         assert str(error).endswith(f"continue from there with latest_checkpoint: {written[2]}.")
         assert isinstance(error.__cause__, RuntimeError)
         # Nothing is left of what could not be written.
-        assert list((folder() / "determined").iterdir()) == [written[2]]
+        assert list((folder() / "determined_checkpoints").iterdir()) == [written[2]]
         assert_last_is_good(2, whole)
 
     def test_fills_before_the_last_file(self, whole: dict[str, Tensor], mocker: MockerFixture) -> None:
@@ -298,7 +298,7 @@ class TestDisk:
             train(Breaks)
         with pytest.raises(FileNotFoundError):
             train(Misses)
-        assert not list((folder() / "determined").iterdir())
+        assert not list((folder() / "determined_checkpoints").iterdir())
 
 
 class TestInterruption:
@@ -322,7 +322,7 @@ class TestInterruption:
         mocker.stopall()
         assert caught.value is error
         written = checkpoints(folder())
-        assert list((folder() / "determined").iterdir()) == list(written.values())
+        assert list((folder() / "determined_checkpoints").iterdir()) == list(written.values())
         assert_last_is_good(2, whole)
 
     def test_after_the_last_file_leaves_the_checkpoint(self, whole: dict[str, Tensor], mocker: MockerFixture) -> None:

@@ -83,7 +83,7 @@ def equal(first: dict[str, Any], second: dict[str, Any]) -> bool:
 
 
 def checkpoints() -> list[Path]:
-    return list(Path("determined").absolute().glob("*"))
+    return list(Path("determined_checkpoints").absolute().glob("*"))
 
 
 @contextlib.contextmanager
@@ -137,7 +137,7 @@ class TestResult:
         trial = lightning_shim.fit(module_class(lightning)(), loader(), loader(), max_length=pytorch.Epoch(1))
         path = trial.checkpoint_path
         assert isinstance(path, Path)
-        assert path.parent == Path("determined").absolute()
+        assert path.parent == Path("determined_checkpoints").absolute()
         saved = torch.load(path / "state_dict.pth")
         assert equal(saved["state_dict"], trial.module.state_dict())
 
@@ -179,7 +179,7 @@ class TestResult:
                 **options,
             )
         assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
-        assert {path.name for path in root.iterdir()} == {"determined", "lightning_logs"}
+        assert {path.name for path in root.iterdir()} == {"determined_checkpoints", "lightning_logs"}
         # As Lightning's Trainer names them, with one version for each training.
         for version in ("version_0", "version_1"):
             run = root / "lightning_logs" / version
