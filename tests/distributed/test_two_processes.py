@@ -23,9 +23,11 @@ Results = dict[str, list[dict[str, Any]]]
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """What each side's processes ended with, by rank."""
     folder = tmp_path_factory.mktemp("two_processes")
-    for side in SIDES:
-        finished = run(Path(__file__).with_name("train.py"), side, str(folder / side))
-        assert finished.returncode == 0, finished.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(folder))
+        for side in SIDES:
+            finished = run(Path(__file__).with_name("train.py"), side, str(folder / side))
+            assert finished.returncode == 0, finished.stderr
     return {side: [torch.load(f"{folder / side}.{rank}", weights_only=False) for rank in range(2)] for side in SIDES}
 
 
