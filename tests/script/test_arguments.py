@@ -92,7 +92,7 @@ def test_is_refused(name: str) -> None:
 
 
 @pytest.mark.usefixtures("_scripts")
-@pytest.mark.parametrize("name", IGNORED.keys() & PARAMETERS.keys())
+@pytest.mark.parametrize("name", [name for name in IGNORED if name in PARAMETERS])
 def test_is_ignored_with_a_warning(name: str) -> None:
     with pytest.warns(lightning_shim.DifferenceWarning, match=rf"^Trainer\({name}=.* is ignored: ") as warnings:
         trainer = pl.Trainer(**{name: IGNORED[name]}, logger=False)
