@@ -531,7 +531,8 @@ class TestTwoProcesses:
         assert metrics[3]["train_loss_epoch"] == pytest.approx(own)
         assert metrics[3]["loss_of_all"] == pytest.approx((own + others) / 2)
         validation = distributed.master.metrics("validation")[DISTRIBUTED_LENGTH]
-        assert validation["val_loss"] == distributed.results()["val_loss"]
+        # The mean of two halves is rounded otherwise than that of the whole, with some versions of PyTorch.
+        assert validation["val_loss"] == pytest.approx(distributed.results()["val_loss"])
 
     def test_pause(self, paused_distributed: Trial, distributed: Trial) -> None:
         assert_ended_well(paused_distributed)
