@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -89,7 +90,9 @@ class Result:
         Returns:
             The line.
         """
-        why = "; ".join(f"{count} x `{error[:100]}`" for error, count in self.errors.most_common(3))
+        # Folders are those of the machine on which it ran.
+        errors = [(re.sub(r"/\S+/", "", error), count) for error, count in self.errors.most_common(3)]
+        why = "; ".join(f"{count} x `{error[:100]}`" for error, count in errors)
         cells = (
             str(datetime.date.today()),
             name,
