@@ -102,7 +102,7 @@ class Watches(pl.Callback):
 @pytest.mark.parametrize("asks_early", [False, True])
 def test_order_and_numbers(options: dict[str, Any], has_datamodule: bool, asks_early: bool) -> None:
     def made() -> tuple[Any, Any]:
-        pl.seed_everything(0, verbose=False)
+        pl.seed_everything(0)
         module = (Recorder if has_datamodule else Loaders)(asks_early)
         return module, Data(module.events) if has_datamodule else None
 
