@@ -182,13 +182,14 @@ class OwnAttributes:
             self._begun[owner.key] = owner.instance
         # In two rounds: a hash names the initial objects that a value reaches, wherever they were found.
         known = self._known()
-        for owner, place, value in _attributes(owners):
-            if self._is_large(owner, value):
+        found = [(place, value, self._is_large(owner, value)) for owner, place, value in _attributes(owners)]
+        for place, value, is_large_one in found:
+            if is_large_one:
                 self._initial.add_as_a_whole(_path(place), value)
             else:
                 self._initial.add(_path(place), value, known)
-        for owner, place, value in _attributes(owners):
-            if self._is_large(owner, value):
+        for place, value, is_large_one in found:
+            if is_large_one:
                 self._digests[place] = mark_of(value, self.packages)
             else:
                 hashed = self._hash(known, value)
