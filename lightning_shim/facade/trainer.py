@@ -32,7 +32,7 @@ from lightning_shim.members.query import find
 from lightning_shim.metrics.lightning_loggers import Loggers
 from lightning_shim.metrics.store import MetricStore
 from lightning_shim.patching.attachment import FIXED, FIXED_SENTENCE, Attached
-from lightning_shim.session.options import verify_option
+from lightning_shim.session.options import root_dir_of, verify_option
 
 Facade = TypeVar("Facade", bound=type)
 
@@ -449,10 +449,7 @@ class TrainerFacade(Attached):
     @property
     def default_root_dir(self) -> str:
         """The folder that was passed, or that Lightning's environment variable names, or the working directory."""
-        given = self._session.options.default_root_dir or os.environ.get("PL_TRAINER_DEFAULT_ROOT_DIR")
-        if given is None or "://" in os.fspath(given):
-            return os.getcwd() if given is None else os.fspath(given)
-        return os.path.normpath(os.path.expanduser(given))
+        return root_dir_of(self._session.options.default_root_dir)
 
     @property
     def log_dir(self) -> str | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import os
 from typing import Any
 
+from lightning_shim.session.options import root_dir_of
 from lightning_shim.upstream.determined.context import is_on_cluster, tensorboard_storage, trial_id
 from lightning_shim.upstream.namespaces import namespace_of
 
@@ -24,7 +24,7 @@ def logger_of(trainer: Any, given: dict[str, Any]) -> Any:
     logger = given.get("logger")
     if logger not in (None, True) or not is_on_cluster():
         return logger
-    root = given.get("default_root_dir") or os.environ.get("PL_TRAINER_DEFAULT_ROOT_DIR") or os.getcwd()
+    root = root_dir_of(given.get("default_root_dir"))
     return _cluster_logger(namespace_of(trainer).module("loggers").TensorBoardLogger)(root, version=trial_id())
 
 

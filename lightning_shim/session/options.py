@@ -155,6 +155,18 @@ DEFAULTS: Final = {name: row.default for name, row in _ROWS.items()}
 """The options' defaults by name."""
 
 
+def root_dir_of(given: str | os.PathLike[str] | None) -> str:
+    """Returns the folder for files: the one given, that of Lightning's environment variable, or the current one.
+
+    Args:
+        given: The argument ``default_root_dir``, which may be a URL that fsspec supports.
+    """
+    given = given or os.environ.get("PL_TRAINER_DEFAULT_ROOT_DIR")
+    if given is None or "://" in os.fspath(given):
+        return os.getcwd() if given is None else os.fspath(given)
+    return os.path.normpath(os.path.expanduser(given))
+
+
 def verify_option(name: str, value: Any) -> None:
     """Refuses a value that makes no sense.
 
