@@ -125,8 +125,9 @@ class LightningCallback(pytorch.PyTorchCallback):
         max_epochs = self._trainer.max_epochs
         if max_epochs != -1 and epochs > max_epochs:
             raise CheckpointError(
-                f"ckpt_path: {path} was written after {epochs} epochs, and the training has {max_epochs}. Train for "
-                "more, or load the weights alone when you build the module."
+                f"ckpt_path: You restored a checkpoint with current_epoch={epochs}, but you have set "
+                f"Trainer(max_epochs={max_epochs}). Train for more than {path} was, or load the weights alone when you "
+                "build the module."
             )
         self._controller.continue_at(batches, epochs)
         self._controller.skips_training = self._controller.has_trained_its_length

@@ -10,7 +10,7 @@ It relies on these private and undocumented names of Lightning:
   and the function by which it counts steps.
 - ``_DeviceDtypeModuleMixin._device``: the value of ``self.device`` until the module is moved.
 - ``CombinedLoader._mode``, ``_iterator`` and the ``iterators`` of that: how it combines, and one iterator a loader.
-- ``trainer.connectors.data_connector._replace_dunder_methods``, ``_get_distributed_sampler``, and
+- ``trainer.connectors.data_connector._replace_dunder_methods``, ``_get_distributed_sampler``, ``_worker_check``, and
   ``utilities.data._update_dataloader``, ``_is_dataloader_shuffled``: a loader's share for one of several processes.
 - ``DistributedSamplerWrapper.dataset``, and the ``_sampler`` of that: the sampler whose indices it shares out.
 - ``loops.fetchers._DataFetcherWrapper``: the class that a step may expect of its ``dataloader_iter``.
@@ -43,7 +43,8 @@ class Lightning:
     """The parts of one Lightning namespace that a trial uses, under Lightning's own names.
 
     The ``accelerators`` are by the type of device. ``NoOptimizer`` is Lightning's private ``_MockOptimizer``.
-    ``log_hyperparams`` and the last four have a leading underscore in Lightning.
+    ``log_hyperparams`` and those from ``replace_dunder_methods`` to ``worker_check`` have a leading underscore in
+    Lightning.
     """
 
     version: str
@@ -85,6 +86,7 @@ class Lightning:
     get_distributed_sampler: Callable[..., DistributedSampler[Any]]
     update_dataloader: Callable[[DataLoader[Any], Any], DataLoader[Any]]
     is_dataloader_shuffled: Callable[[DataLoader[Any]], bool]
+    worker_check: Callable[[Any, DataLoader[Any], str], None]
     rank_zero_info: Callable[[str], None]
     rank_zero_warn: Callable[..., None]
 
@@ -143,6 +145,7 @@ def _parts(namespace: Namespace) -> Lightning:
         get_distributed_sampler=data_connector._get_distributed_sampler,
         update_dataloader=data._update_dataloader,
         is_dataloader_shuffled=data._is_dataloader_shuffled,
+        worker_check=data_connector._worker_check,
         rank_zero_info=rank_zero.rank_zero_info,
         rank_zero_warn=rank_zero.rank_zero_warn,
     )

@@ -64,6 +64,8 @@ def namespace_of(instance: Any) -> Namespace:
             if base.__module__.startswith(f"{name}."):
                 return Namespace(name)
     raise ConfigurationError(
-        f"{caller_location()}: {subclass.__module__}.{subclass.__qualname__} is neither a LightningModule nor a "
-        f"LightningDataModule of {' or '.join(NAMESPACES)}."
+        f"{caller_location()}: `model` must be a `LightningModule`, got `{subclass.__qualname__}`: "
+        f"{subclass.__module__}.{subclass.__qualname__} is neither a LightningModule nor a LightningDataModule of "
+        f"{' or '.join(NAMESPACES)}.",
+        also=TypeError,
     )
