@@ -342,11 +342,11 @@ class FitLoopFacade(Refusing):
     @property
     def max_batches(self) -> int | float:
         """``trainer.num_training_batches``."""
-        return self._training_loop.max_batches
+        return self._training_loop.epoch_length.max_batches
 
     @max_batches.setter
     def max_batches(self, batches: int | float) -> None:
-        self._training_loop.max_batches = batches
+        self._training_loop.epoch_length.max_batches = batches
 
     @property
     def _combined_loader(self) -> Any:

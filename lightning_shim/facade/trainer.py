@@ -53,7 +53,7 @@ _ANSWERS: Final = {
     "fit_loop": "_fit_loop",
     "_logger_connector": "_logging",
     "_results": "_fit_loop._results",
-    "num_training_batches": "_training_loop.max_batches",
+    "num_training_batches": "_training_loop.epoch_length.max_batches",
     "train_dataloader": "_training_loop.source.loaders",
     "val_dataloaders": "_evaluation_loop.source.loaders",
     "enable_validation": "_evaluation_loop.is_enabled",

@@ -45,7 +45,7 @@ def continue_elsewhere(
             part = trained if length_before is None else trained * length // length_before
             # At least the last batch is left, or the epoch's end, which is still due, would never come.
             progress.batch_idx = min(part, length - 1) - 1
-        batches = loop.batches_of_epochs(length)
+        batches = loop.epoch_length.batches_of_epochs(length)
         progress.total_batch_idx = batches - 1
         session.controller.continue_at(batches, progress.current_epoch)
     trained = progress.batch_idx + 1 if progress.epoch_is_running else 0
