@@ -117,9 +117,6 @@ class OwnAttributes:
     A data module has a ``state_dict`` of its own, and is only referred to by name.
 
     A dataset may be of any size, unlike a module: of its attributes those within a bound are kept.
-
-    Args:
-        runtime: The components; its session has the callbacks and the trainer.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -209,11 +206,7 @@ class OwnAttributes:
         return state
 
     def capture(self, loader: TrackedLoader) -> list[Tensor] | None:
-        """Returns the attributes of a loader's parts that have ever changed, as bytes; None if none has.
-
-        Args:
-            loader: The loader.
-        """
+        """Returns the attributes of a loader's parts that have ever changed, as bytes; None if none has."""
         if self._digests is None:
             return None
         stages = ((stage, loaders) for stage, loaders in self._loaders.items() if loader in loaders)
@@ -280,11 +273,7 @@ class OwnAttributes:
         self._restore(loaded, self._loads_loaders)
 
     def restore_captured(self, captured: list[Tensor] | None) -> None:
-        """Restores attributes of loaders.
-
-        Args:
-            captured: The return value of :meth:`capture`.
-        """
+        """Restores attributes of loaders."""
         self._restore(captured, with_loaders=True)
 
     @_without_garbage_collection()

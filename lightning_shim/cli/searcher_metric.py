@@ -76,11 +76,7 @@ def _rank(name: str) -> int:
 
 
 def smaller_is_better(name: str) -> bool | None:
-    """Tells by a metric's name whether less of it is better; None if the name does not say it.
-
-    Args:
-        name: The name.
-    """
+    """Tells by a metric's name whether less of it is better; None if the name does not say it."""
     # The last word is what it is: `error_recall` is a recall.
     for word in reversed(_words(name)):
         if _LESS_IS_BETTER.fullmatch(word):

@@ -11,9 +11,6 @@ from torch.utils.data import DataLoader
 def as_torch_loader(loader: Any) -> Any:
     """Builds PyTorch's loader from the arguments of a ``determined.pytorch.DataLoader``.
 
-    Args:
-        loader: The user's loader.
-
     Returns:
         The loader to iterate; anything but Determined's is returned unchanged.
     """

@@ -29,14 +29,7 @@ class _LengthOnly:
 
 
 def length_of(combined: Any) -> int | None:
-    """Returns the number of batches of a pass over a CombinedLoader.
-
-    Args:
-        combined: Lightning's CombinedLoader.
-
-    Returns:
-        The number, or None if it is unknown.
-    """
+    """Returns the number of batches of a pass over a CombinedLoader."""
     # A CombinedLoader knows its length only while it is iterated. To iterate the loaders themselves would start their
     # workers and draw random numbers.
     probe = copy.copy(combined)

@@ -227,11 +227,7 @@ class TrackedLoader:
         return {"generators": self._own_generators().capture(), "counters": changed, "seeds": seeds}
 
     def restore_own_state(self, own: dict[str, Any]) -> None:
-        """Restores the loader's generators, counters and seeds.
-
-        Args:
-            own: The return value of :meth:`own_state`.
-        """
+        """Restores the loader's generators, counters and seeds."""
         self._own_generators().restore(own["generators"])
         parts = self._parts_with_counters()
         for (part, name), value in own["counters"].items():

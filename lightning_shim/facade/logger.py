@@ -185,15 +185,7 @@ class LoggerFacade:
         """Does nothing: Determined saves the metrics."""
 
     def finalize(self, status: str) -> None:
-        """Does nothing: Determined closes its writer.
-
-        Args:
-            status: The outcome of the run.
-        """
+        """Does nothing: Determined closes its writer."""
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Does nothing: Determined writes the checkpoints.
-
-        Args:
-            checkpoint_callback: Lightning's callback.
-        """
+        """Does nothing: Determined writes the checkpoints."""

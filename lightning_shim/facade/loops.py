@@ -281,14 +281,7 @@ class _EpochLoopFacade(Refusing):
 
 
 class FitLoopFacade(Refusing):
-    """Lightning's ``_FitLoop``.
-
-    Args:
-        session: The training.
-        training_loop: The loop that runs instead.
-        evaluation_loop: The loop of a validation.
-        metrics: The values that the module logs.
-    """
+    """Lightning's ``_FitLoop``."""
 
     _session: Session
     _training_loop: TrainingLoop
@@ -368,12 +361,7 @@ class FitLoopFacade(Refusing):
 
 
 class LoggerConnectorFacade(Refusing):
-    """Lightning's ``_LoggerConnector``.
-
-    Args:
-        session: The training.
-        evaluation_loop: Counts the batches of a validation.
-    """
+    """Lightning's ``_LoggerConnector``."""
 
     _session: Session
     _evaluation_loop: EvaluationLoop

@@ -209,11 +209,7 @@ class TrainerFacade(Attached):
             callback.log, callback.log_dict = module.log, module.log_dict
 
     def enter_stage(self, training: bool) -> None:
-        """Makes a stage the current one.
-
-        Args:
-            training: Whether it is training; otherwise it is validation.
-        """
+        """Makes a stage the current one."""
         stages = self._lightning.RunningStage
         self.state.stage = stages.TRAINING if training else stages.VALIDATING
         self.metrics.enter_stage(training)
@@ -244,20 +240,11 @@ class TrainerFacade(Attached):
     # Called by the module and its callbacks.
 
     def get_instance(self, hook_name: str) -> Any:
-        """Returns the object whose transfer hook is called: the data module or the module.
-
-        Args:
-            hook_name: The hook's name.
-        """
+        """Returns the object whose transfer hook is called: the data module or the module."""
         return hook_owner(self._session, hook_name)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Prints on rank 0, above the progress bar if there is one.
-
-        Args:
-            *args: As for :func:`print`.
-            **kwargs: As for :func:`print`.
-        """
+        """Prints on rank 0, above the progress bar if there is one."""
         if not self.is_global_zero:
             return
         bar = self._session.progress_bar

@@ -77,21 +77,12 @@ _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSIT
 
 
 def takes_argument(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function has a parameter of a given name.
-
-    Args:
-        function: A user's hook, bound.
-        name: The parameter's name.
-    """
+    """Whether a function has a parameter of a given name."""
     return name in inspect.signature(function).parameters
 
 
 def positional_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Returns the positional parameters of a function, without ``*args``.
-
-    Args:
-        function: A user's hook, bound.
-    """
+    """Returns the positional parameters of a function, without ``*args``."""
     return [parameter for parameter in inspect.signature(function).parameters.values() if parameter.kind in _POSITIONAL]
 
 
@@ -135,10 +126,6 @@ def with_former_arguments(name: str, hook: Callable[..., Any], values: Values, l
 
 def without_last_argument(hook: Callable[..., Any], count: int) -> Callable[..., Any]:
     """Makes a hook that lacks the last parameter, as in early versions, callable with all arguments.
-
-    Args:
-        hook: The user's hook, bound.
-        count: The number of arguments that Lightning 2 passes.
 
     Returns:
         A wrapper that drops the last argument, or the hook itself if it takes all of them.

@@ -122,19 +122,11 @@ class Hooks:
         return adapted
 
     def overridden(self, name: str) -> bool:
-        """Whether the module overrides a hook.
-
-        Args:
-            name: The hook's name.
-        """
+        """Whether the module overrides a hook."""
         return is_overridden(name, self._module, self._lightning.LightningModule)
 
     def calls(self, name: str) -> bool:
-        """Tells whether the module has a hook to call: one of its own, or one that wraps Lightning's default.
-
-        Args:
-            name: The hook's name.
-        """
+        """Tells whether the module has a hook to call: one of its own, or one that wraps Lightning's default."""
         return self._is_called(name, self._module, self._lightning.LightningModule)
 
     def _is_called(self, name: str, owner: Any, base: type) -> bool:
@@ -150,11 +142,6 @@ class Hooks:
     def module(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Calls the module's hook if it is overridden.
 
-        Args:
-            name: The hook's name.
-            *args: Its arguments.
-            **kwargs: Its keyword arguments.
-
         Returns:
             The hook's return value, or None.
         """
@@ -162,16 +149,7 @@ class Hooks:
         return None if hook is None else self.run(name, hook, *args, **kwargs)
 
     def module_or_default(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Calls the module's hook or, if it is not overridden, Lightning's default implementation.
-
-        Args:
-            name: The hook's name.
-            *args: Its arguments.
-            **kwargs: Its keyword arguments.
-
-        Returns:
-            The hook's return value.
-        """
+        """Calls the module's hook or, if it is not overridden, Lightning's default implementation."""
         return self.run(name, self._of_module_or_default[name], *args, **kwargs)
 
     def end_of_step(self, name: str, output: Any) -> Any:
@@ -190,31 +168,17 @@ class Hooks:
         return output if result is None else result
 
     def takes_lightning1_arguments(self, name: str) -> bool:
-        """Whether the module or a callback defines a hook with its signature of Lightning 1.x.
-
-        Args:
-            name: The hook's name.
-        """
+        """Whether the module or a callback defines a hook with its signature of Lightning 1.x."""
         return name in self._with_lightning1_arguments
 
     def callbacks(self, name: str, *args: Any, **kwargs: Any) -> None:
-        """Calls a hook on the callbacks that override it.
-
-        Args:
-            name: The hook's name.
-            *args: Its arguments after the trainer and the module.
-            **kwargs: Its keyword arguments.
-        """
+        """Calls a hook on the callbacks that override it, with the trainer and the module before the arguments."""
         if name in self.names:
             for hook in self._of_callbacks.get(name, ()):
                 self.run(name, hook, self._session.trainer, self._module, *args, **kwargs)
 
     def call(self, name: str, *args: Any) -> Any:
         """Calls a hook on the callbacks, then on the module.
-
-        Args:
-            name: The hook's name.
-            *args: Its arguments as the module takes them.
 
         Returns:
             The return value of the module's hook, or None.
@@ -250,22 +214,13 @@ class Hooks:
                 self.run(name, hook, self._session.trainer, self._module)
 
     def call_for_stage(self, name: str, stage: Any) -> None:
-        """Calls ``setup`` or ``teardown`` on the data module, then on the callbacks, then on the module.
-
-        Args:
-            name: The hook's name.
-            stage: Lightning's ``TrainerFn``.
-        """
+        """Calls ``setup`` or ``teardown`` on the data module, then on the callbacks, then on the module."""
         self.datamodule(name, stage=stage)
         self.callbacks(name, stage=stage)
         self.module(name, stage=stage)
 
     def on_exception(self, error: BaseException) -> None:
-        """Reports an error that ends the trial to the callbacks, the data module and Lightning's own loggers.
-
-        Args:
-            error: The error.
-        """
+        """Reports an error that ends the trial to the callbacks, the data module and Lightning's own loggers."""
         self._session.trainer.state.status = self._lightning.TrainerStatus.INTERRUPTED
         self.callbacks("on_exception", error)
         if TELLS_DATA_MODULES_OF_ERRORS.is_of(self._lightning.version):
@@ -284,11 +239,6 @@ class Hooks:
     def datamodule(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Calls a hook of the data module, if there is one.
 
-        Args:
-            name: The hook's name.
-            *args: Its arguments.
-            **kwargs: Its keyword arguments.
-
         Returns:
             The hook's return value, or None.
         """
@@ -299,17 +249,7 @@ class Hooks:
             return hook(*args, **kwargs)
 
     def run(self, name: str, function: Hook, *args: Any, **kwargs: Any) -> Any:
-        """Runs a function as a hook, so that ``self.log`` knows where it is called.
-
-        Args:
-            name: The hook's name.
-            function: The function.
-            *args: Its arguments.
-            **kwargs: Its keyword arguments.
-
-        Returns:
-            The function's return value.
-        """
+        """Runs a function as a hook, so that ``self.log`` knows where it is called."""
         previous = self.state[CURRENT_FX_ATTRIBUTE]
         self.state[CURRENT_FX_ATTRIBUTE] = name
         try:

@@ -19,11 +19,7 @@ from lightning_shim.loop.optimization import Optimization
 
 
 def needs_lightning1_optimization(module: Any) -> bool:
-    """Whether a module trains in a way that only Lightning 1.x supported.
-
-    Args:
-        module: The LightningModule.
-    """
+    """Whether a module trains in a way that only Lightning 1.x supported."""
     takes_hiddens = bool(getattr(module, "truncated_bptt_steps", 0)) and _takes_hiddens(module.training_step)
     return takes_argument(module.training_step, "optimizer_idx") or takes_hiddens
 
@@ -68,11 +64,7 @@ class Lightning1Optimization(Optimization):
         return outputs
 
     def batch_end_outputs(self, outputs: StepOutputs) -> Any:
-        """Returns the ``outputs`` argument of ``on_train_batch_end``.
-
-        Args:
-            outputs: The return value of :meth:`run`.
-        """
+        """Returns the ``outputs`` argument of ``on_train_batch_end``."""
         return squeezed(outputs, depth=2) if outputs else []
 
     @property

@@ -11,12 +11,7 @@ from lightning_shim.session.session import Session
 
 
 def can_go_on(loop: TrainingLoop, state: dict[str, Any]) -> bool:
-    """Whether an epoch can go on exactly where a checkpoint left it: the loaders have as many batches as before.
-
-    Args:
-        loop: The loop that is to go on.
-        state: The loop's ``state_dict`` then.
-    """
+    """Whether an epoch can go on exactly where a checkpoint left it: the loaders have as many batches as before."""
     return bool(state["length"] == loop.length)
 
 
@@ -27,13 +22,6 @@ def continue_elsewhere(
 
     Samples are re-sharded in another order, so old loader positions are meaningless. Determined counts the batches of
     one process; the count is set to the number that these loaders would have reached by now.
-
-    Args:
-        session: The training.
-        loop: Its loop.
-        state: The loop's ``state_dict`` on one of the processes.
-        size_before: The number of processes then.
-        size: The number of processes now.
     """
     progress, length, length_before = session.progress, loop.length, state["length"]
     loop.restore_settings(state)

@@ -33,11 +33,7 @@ class Runtime:
 
     @classmethod
     def of(cls, session: Session) -> Runtime:
-        """Builds the components of a session.
-
-        Args:
-            session: The training.
-        """
+        """Builds the components of a session."""
         hooks = Hooks(session)
         strategy = StrategyFacade(session, hooks)
         reduce, gather = (

@@ -123,11 +123,7 @@ REMOVED_ARGUMENTS: Final[dict[str, str]] = {
 
 
 def argument_problem(name: str) -> str:
-    """Describes the problem with an argument that ``LightningModule.log`` does not have.
-
-    Args:
-        name: The keyword.
-    """
+    """Describes the problem with an argument that ``LightningModule.log`` does not have."""
     if name in REMOVED_ARGUMENTS:
         return f"Lightning 2 has removed the argument {name}; {REMOVED_ARGUMENTS[name]}."
     return f"Lightning has no argument {name}."

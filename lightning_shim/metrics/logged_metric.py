@@ -79,10 +79,6 @@ class LoggedMetric:
     def update_tensor(self, value: Tensor, batch_size: int) -> None:
         """Stores a tensor of the current batch.
 
-        Args:
-            value: A tensor of one element.
-            batch_size: The weight in a mean.
-
         Raises:
             MetricError: If it has another number of elements.
         """
@@ -97,12 +93,7 @@ class LoggedMetric:
         self._keep(value.item(), batch_size)
 
     def update_number(self, value: np.floating[Any], batch_size: int) -> None:
-        """Stores a number of the current batch.
-
-        Args:
-            value: A number that never was a tensor.
-            batch_size: The weight in a mean.
-        """
+        """Stores a number of the current batch that never was a tensor."""
         self._expect(torch.float64 if value.dtype == np.float64 else torch.float32)
         self._place = self.device
         self._keep(float(value), batch_size)
@@ -170,9 +161,6 @@ class LoggedMetric:
 
     def update_metric(self, metric: Any) -> None:
         """Notes that a torchmetrics object was logged, after the user has called its ``forward``.
-
-        Args:
-            metric: The object.
 
         Raises:
             MetricError: If another object, or a number, was logged under this name before.
@@ -285,11 +273,6 @@ class LoggedMetric:
     @classmethod
     def from_state_dict(cls, state: dict[str, Any], metric: Metric | None, device: torch.device) -> LoggedMetric:
         """Rebuilds a logged metric from its :meth:`state_dict`.
-
-        Args:
-            state: The return value of :meth:`state_dict`.
-            metric: The module's torchmetrics object of ``settings.metric_attribute``, if that is set.
-            device: The module's.
 
         Returns:
             The logged metric. Its ``arguments`` are empty until the next call logs it.

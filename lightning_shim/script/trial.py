@@ -51,11 +51,7 @@ class ScriptTrainer(TrainerFacade):
         return super()._loggers_of_determined(own) if own and is_on_cluster() else []
 
     def adopt(self, users: Any) -> None:
-        """Takes the user's Trainer: from now on each of the two shows what the other has.
-
-        Args:
-            users: The Trainer.
-        """
+        """Takes the user's Trainer: from now on each of the two shows what the other has."""
         self.users = users
         # A user's reference to the loop sets its limits, which are read from there.
         show_facade(users, self, frozenset({*_SETTINGS, "fit_loop"}))

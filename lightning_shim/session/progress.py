@@ -59,10 +59,6 @@ class Progress:
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over the counters of a checkpoint.
-
-        Args:
-            state: What :meth:`state_dict` returned.
-        """
+        """Takes over the counters of a checkpoint."""
         for name, value in state.items():
             setattr(self, name, value)

@@ -148,12 +148,7 @@ class Configuration:
 
 
 def warn_of_conflict(call: str, wish: Wish) -> None:
-    """Warns that the code gives something else than the configuration.
-
-    Args:
-        call: How the code says it.
-        wish: What the configuration asks for.
-    """
+    """Warns that the code gives something else than the configuration."""
     _warn(f"{call} takes precedence over {wish.entry} of the experiment's configuration.")
 
 

@@ -42,9 +42,6 @@ class LightningCallback(pytorch.PyTorchCallback):
     Determined calls it on every process, except for ``on_checkpoint_save_start`` and ``on_checkpoint_write_end``, which
     it calls on the chief alone.
 
-    Args:
-        parts: The parts of the trial.
-
     Attributes:
         checkpoint_path: The folder of the newest checkpoint if it is on this machine, otherwise its UUID.
         keeps_newest_only: Whether a checkpoint replaces the one that this training has written before.

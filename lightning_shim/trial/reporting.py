@@ -29,12 +29,6 @@ _SECONDS_BETWEEN_LOOKS: Final = 1.0
 class Reports:
     """Reports the metrics of a trial.
 
-    Args:
-        runtime: The parts of the training, among them the metrics.
-        loggers: Lightning's own loggers, which get the same values.
-        optimization: The optimization, which knows whether a batch has only accumulated gradients.
-        journal: Writes down what is reported.
-
     Attributes:
         metrics: The newest value of each reported metric, by name.
     """
@@ -118,12 +112,7 @@ class Reports:
         return bool(self._session.trainer._logger_connector.should_update_logs)
 
     def remember(self, entry: Entry, metrics: Mapping[str, Any]) -> None:
-        """Keeps and shows what has been reported.
-
-        Args:
-            entry: What it is of.
-            metrics: The numbers by name, with Determined's own counts among them.
-        """
+        """Keeps and shows what has been reported."""
         values = {name: float(value) for name, value in metrics.items() if name not in _DETERMINED_COUNTS}
         self.metrics.update(values)
         if self._shown is not None:
@@ -172,14 +161,7 @@ class Reports:
         return self._store.training.step_values()
 
     def reduce_step_values(self, shares: list[Any]) -> dict[str, float]:
-        """Returns the step values to report, which are those of rank 0, as in Lightning.
-
-        Args:
-            shares: The results of :meth:`step_values` on each process, by rank.
-
-        Returns:
-            The values by name.
-        """
+        """Returns the step values to report, which are those of rank 0, as in Lightning."""
         # Values with sync_dist=True have been reduced over the processes when they were logged.
         values: dict[str, Any] = dict(shares[0])
         self._reported = frozenset(values)
@@ -192,14 +174,7 @@ class Reports:
         return self._store.returned.collector.partial_epoch_values(only_synchronised=False)
 
     def reduce_validation_values(self, shares: list[Any]) -> dict[str, float]:
-        """Reduces the shares of all processes, and makes the results visible to module and callbacks.
-
-        Args:
-            shares: The results of :meth:`validation_values` on each process, by rank.
-
-        Returns:
-            The values to report, by name.
-        """
+        """Reduces the shares of all processes, and makes the results visible to module and callbacks."""
         collector = self._store.returned.collector
         if len(shares) > 1:
             collector.merge_epoch_values(shares)

@@ -15,9 +15,6 @@ def load_when_used(name: str) -> None:
     """Puts off running a package until somebody asks for something of it, if it is installed and not imported yet.
 
     ``importlib.util.LazyLoader`` would run it as soon as it is imported once more.
-
-    Args:
-        name: The package's name.
     """
     spec = None if name in sys.modules else importlib.util.find_spec(name)
     if spec is not None:

@@ -154,9 +154,6 @@ def lightning_of(instance: Any) -> Lightning:
     Args:
         instance: A LightningModule, LightningDataModule or Trainer, or its class.
 
-    Returns:
-        The parts.
-
     Raises:
         ConfigurationError: If it comes from no Lightning namespace.
     """
@@ -283,9 +280,6 @@ def visits_loaders_in_turn(combined_loader: Any) -> bool:
 def batches_of(combined_loader: Any) -> Iterator[tuple[Any, int, int]]:
     """Starts to iterate a CombinedLoader.
 
-    Args:
-        combined_loader: The loader.
-
     Returns:
         Its iterator. If there is only one loader, the batches come straight from that loader's own iterator, which
         saves rebuilding each batch.
@@ -301,13 +295,6 @@ def request_loaders(lightning: Lightning, hook: Callable[[], Any]) -> Any:
     """Calls a loader hook so that each loader records its constructor's arguments, as Lightning does.
 
     A loader can then be built again with another sampler, even one of a user's own class.
-
-    Args:
-        lightning: The module's Lightning.
-        hook: The hook, or a function that returns given loaders.
-
-    Returns:
-        The loaders.
     """
     failure: BaseException | None = None
     loaders = None
@@ -325,19 +312,7 @@ def request_loaders(lightning: Lightning, hook: Callable[[], Any]) -> Any:
 def with_distributed_sampler(
     lightning: Lightning, loader: DataLoader[Any], *, is_training: bool, overfits: bool, num_replicas: int, rank: int
 ) -> DataLoader[Any]:
-    """Builds the loader of one process's share, as Lightning's ``use_distributed_sampler`` does.
-
-    Args:
-        lightning: The module's Lightning.
-        loader: The user's loader.
-        is_training: Whether it is a training loader.
-        overfits: Whether each epoch has the same samples.
-        num_replicas: The number of processes.
-        rank: The index of the process.
-
-    Returns:
-        The loader.
-    """
+    """Builds the loader of one process's share, as Lightning's ``use_distributed_sampler`` does."""
     sampler = lightning.get_distributed_sampler(
         loader,
         shuffle=is_training or lightning.is_dataloader_shuffled(loader),

@@ -25,11 +25,7 @@ class Behaviour:
     sentence: str
 
     def is_of(self, version: str) -> bool:
-        """Whether a version of Lightning does it.
-
-        Args:
-            version: The version, such as ``"2.6.6"``.
-        """
+        """Whether a version of Lightning does it."""
         return SpecifierSet(self.versions).contains(version, prereleases=True)
 
 

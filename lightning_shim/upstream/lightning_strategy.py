@@ -70,21 +70,13 @@ class StrategySettings:
         )
 
     def register_comm_hook(self, model: Any, module: Any) -> None:
-        """Puts the communication hook in place, if there is one and the model is on a GPU, as Lightning does.
-
-        Args:
-            model: The model in DistributedDataParallel.
-            module: The LightningModule.
-        """
+        """Puts the communication hook in place, if there is one and the model is on a GPU, as Lightning does."""
         if self.comm_hook and next(module.parameters()).device.type == "cuda":
             namespace_of(module).module("overrides.distributed")._register_ddp_comm_hook(model, **self.comm_hook)
 
 
 def problem_of_strategy(strategy: Any) -> str | None:
     """Says why a trial cannot train by a strategy.
-
-    Args:
-        strategy: The argument ``strategy`` of Lightning's Trainer.
 
     Returns:
         A sentence without a capital, or None if it can.

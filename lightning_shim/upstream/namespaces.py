@@ -30,9 +30,6 @@ class Namespace:
 
         Args:
             path: Its dotted path below the namespace, such as ``"core.module"``; empty for the namespace itself.
-
-        Returns:
-            The module.
         """
         return importlib.import_module(f"{self.name}.{path}" if path else self.name)
 
@@ -51,9 +48,6 @@ def namespace_of(instance: Any) -> Namespace:
 
     Args:
         instance: A LightningModule, LightningDataModule or Trainer, or its class.
-
-    Returns:
-        The namespace.
 
     Raises:
         ConfigurationError: If it inherits from neither.

@@ -113,9 +113,6 @@ class ClassSource:
     def definition(self, name: str) -> tuple[str, int]:
         """Finds the ``def`` or the assignment of one of the class's attributes.
 
-        Args:
-            name: The attribute's name, which is in the class's ``__dict__``.
-
         Returns:
             The file's name and the line.
         """

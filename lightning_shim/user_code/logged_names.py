@@ -56,15 +56,7 @@ class LoggedNames:
 
 
 def names_logged_in_validation(project: Project, module: ClassDefinition) -> LoggedNames:
-    """Finds the names of the values that a module of a script reports for each validation.
-
-    Args:
-        project: The project that defines the module.
-        module: The LightningModule.
-
-    Returns:
-        As for :func:`logged_in_validation`.
-    """
+    """Finds the names of the values that a module of a script reports for each validation."""
     return logged_in_validation([each for each in project.ancestry(module) if isinstance(each, ClassDefinition)])
 
 
@@ -96,9 +88,6 @@ def logged_in_validation(ancestry: Sequence[ClassDefinition]) -> LoggedNames:
 
 def logged_elsewhere(ancestry: Sequence[ClassDefinition]) -> LoggedNames:
     """Finds the names of the values that a module logs in any other hook than those of validation.
-
-    Args:
-        ancestry: As for :func:`logged_in_validation`.
 
     Returns:
         The names; the calls are also those in hooks that no trial calls.
@@ -172,12 +161,7 @@ def _position(module: SourceModule, node: ast.Call) -> _Position:
 
 
 class _Reader:
-    """Reads the hooks and the methods that they call.
-
-    Args:
-        ancestry: The LightningModule and its bases.
-        trains: Whether the hooks are those of training, where ``self.training`` is True.
-    """
+    """Reads the hooks and the methods that they call."""
 
     def __init__(self, ancestry: Sequence[ClassDefinition], trains: bool) -> None:
         self._ancestry: Final = list(ancestry)

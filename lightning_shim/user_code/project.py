@@ -69,10 +69,6 @@ class Outside:
 class SourceModule:
     """A source file.
 
-    Args:
-        path: The file.
-        name: The module's full name.
-
     Attributes:
         path: The file.
         name: The module's full name.

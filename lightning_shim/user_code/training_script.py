@@ -49,12 +49,7 @@ class Call:
         return self.module.place(self.node)
 
     def argument(self, name: str, position: int | None = None) -> ast.expr | None:
-        """Returns the expression of an argument, or None if it is not passed.
-
-        Args:
-            name: Its name.
-            position: Its index among the positional arguments, if it may be one of them.
-        """
+        """Returns the expression of an argument, or None if it is not passed."""
         if position is not None and position < len(self.node.args):
             return self.node.args[position]
         return next((keyword.value for keyword in self.node.keywords if keyword.arg == name), None)

@@ -19,9 +19,6 @@ def spare_imports(context: Any) -> None:
 
     Determined imports ``distutils`` for torch 1.9 and 1.10, and with it comes setuptools. Either of them takes longer
     to import than all of Determined. On a cluster checkpoints may be in S3, and boto3 is needed anyway.
-
-    Args:
-        context: Determined's trial context.
     """
 
     def get_tensorboard_writer() -> Any:
