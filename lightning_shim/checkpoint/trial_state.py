@@ -27,7 +27,7 @@ from lightning_shim.checkpoint.attributes import FLAGS_OF_LAYERS, OwnAttributes
 from lightning_shim.checkpoint.lightning_format import without_arrays
 from lightning_shim.checkpoint.weight_averaging import WeightAveragingState
 from lightning_shim.compatibility.inspection import may_change_optimization
-from lightning_shim.loop.other_length import can_go_on, continue_elsewhere
+from lightning_shim.loop.other_length import continue_elsewhere
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.loop.training import TrainingLoop
 from lightning_shim.metrics.collector import MetricViews
@@ -114,7 +114,7 @@ class TrialState:
         self._restore_flags(state["flags"])
         processes = state["processes"]
         # Not restored yet: hooks up to on_train_start would overwrite them.
-        goes_on = len(processes) == size and can_go_on(self._training_loop, processes[rank]["training_loop"])
+        goes_on = len(processes) == size and processes[rank]["training_loop"]["length"] == self._training_loop.length
         self._attributes.load(processes[rank if len(processes) == size else 0]["attributes"], goes_on)
         if not goes_on:
             self._metrics.views.update(self._views(processes[0]))

@@ -36,11 +36,6 @@ _NOT_MEASURED: Final = frozenset({*_ONLY_IF_OVERRIDDEN, "backward", "clip_gradie
 """Of the hooks of a module, those that Lightning's profiler measures as a part of something else."""
 
 
-def _is_called(name: str, owner: Any, base: type) -> bool:
-    is_wrapped = name not in _ONLY_IF_OVERRIDDEN and callable(vars(owner).get(name))
-    return is_wrapped or is_overridden(name, owner, base)
-
-
 class Hooks:
     """The hooks of a module and its callbacks.
 
@@ -77,18 +72,16 @@ class Hooks:
         self._callbacks = list(self._session.callbacks)
         owners = [type(owner) for owner in (self._module, self._session.datamodule, *self._callbacks)]
         self._of_module = {
-            row.name: self._adapted(row.name, getattr(self._module, row.name))
+            row.name: self._measured(row.name, self._adapted(row.name, getattr(self._module, row.name)))
             for row in members("LightningModule")
             if row.kind is Kind.HOOK and self.calls(row.name) and not is_own_method(row, *owners)
         }
-        self._of_module = {name: self._measured(name, hook) for name, hook in self._of_module.items()}
         # Lightning's own implementations: the patched ones are for calls from the user's code.
         defaults = {
-            row.name: unpatched(getattr(self._module, row.name))
+            row.name: self._measured(row.name, unpatched(getattr(self._module, row.name)))
             for row in members("LightningModule")
             if row.kind is Kind.HOOK and row.name not in self._of_module and hasattr(self._module, row.name)
         }
-        defaults = {name: self._measured(name, hook) for name, hook in defaults.items()}
         self._of_module_or_default = {**defaults, **self._of_module}
         self._of_callbacks = {
             row.name: [
@@ -132,7 +125,8 @@ class Hooks:
     def _is_called(self, name: str, owner: Any, base: type) -> bool:
         # A profiler measures those of Lightning's own as well.
         is_measured = self._profiling.is_on and name not in _NOT_MEASURED and hasattr(base, name)
-        return is_measured or _is_called(name, owner, base)
+        is_wrapped = name not in _ONLY_IF_OVERRIDDEN and callable(vars(owner).get(name))
+        return is_measured or is_wrapped or is_overridden(name, owner, base)
 
     def _measured(self, name: str, hook: Hook) -> Hook:
         if name in _NOT_MEASURED:
@@ -198,19 +192,17 @@ class Hooks:
             name: The hook's name.
             synchronise: Called before those callbacks, which follow the values of all processes.
         """
-        self._callbacks_where(name, self._monitors_metric, False)
+        self._callbacks_that(name, monitor=False)
         self.module(name)
         synchronise()
-        self._callbacks_where(name, self._monitors_metric, True)
+        self._callbacks_that(name, monitor=True)
 
-    def _monitors_metric(self, callback: Any) -> bool:
-        return isinstance(callback, (self._lightning.EarlyStopping, self._lightning.Checkpoint))
-
-    def _callbacks_where(self, name: str, condition: Callable[[Any], bool], wanted: bool) -> None:
-        """Calls a hook on the callbacks for which a condition is, or is not, met."""
+    def _callbacks_that(self, name: str, monitor: bool) -> None:
+        """Calls a hook on the callbacks that monitor a metric, or on the others."""
+        monitoring: Any = (self._lightning.EarlyStopping, self._lightning.Checkpoint)
         for hook in self._of_callbacks.get(name, ()):
             # A hook with a signature of Lightning 1.x is a function around the callback's method.
-            if condition(getattr(inspect.unwrap(hook), "__self__", None)) is wanted:
+            if isinstance(getattr(inspect.unwrap(hook), "__self__", None), monitoring) is monitor:
                 self.run(name, hook, self._session.trainer, self._module)
 
     def call_for_stage(self, name: str, stage: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -142,12 +144,8 @@ class Lightning1Optimization(Optimization):
         frequencies = self.strategy.optimizer_frequencies
         if not frequencies:
             return range(len(self.strategy.optimizers))
-        position = batch_idx % sum(frequencies)
-        for index, frequency in enumerate(frequencies):
-            if position < frequency:
-                return [index]
-            position -= frequency
-        raise AssertionError("the position is below the sum of the frequencies")
+        ends = list(itertools.accumulate(frequencies))
+        return [bisect.bisect(ends, batch_idx % ends[-1])]
 
     def _is_scheduled(self, scheduler: Any) -> bool:
         # Lightning 1.9 counts the turns of optimizers in the epoch, but those of schedulers over all epochs.

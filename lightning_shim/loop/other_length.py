@@ -10,11 +10,6 @@ from lightning_shim.loop.training import TrainingLoop
 from lightning_shim.session.session import Session
 
 
-def can_go_on(loop: TrainingLoop, state: dict[str, Any]) -> bool:
-    """Whether an epoch can go on exactly where a checkpoint left it: the loaders have as many batches as before."""
-    return bool(state["length"] == loop.length)
-
-
 def continue_elsewhere(
     session: Session, loop: TrainingLoop, state: dict[str, Any], size_before: int, size: int
 ) -> None:

@@ -74,7 +74,6 @@ class TrainingLoop:
         self._steps_schedulers_early: Final = STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY.is_of(session.lightning.version)
         self.epoch_length: Final = EpochLength(session, source)
         self._continues_ended_epoch = False
-        self.epoch_length.more = 0
         self._batches: Batches | None = None
         self.restarted_at: int | None = None
         self._loaded: dict[str, Any] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from determined import pytorch
@@ -50,8 +50,10 @@ class Reports:
         self._next_look = 0.0
         self._is_alone: Final = session.world_size == 1
         self._reported: frozenset[str] = frozenset()
-        self._context.wrap_reducer(_TrainingReducer(self), for_validation=False)
-        self._context.wrap_reducer(_ValidationReducer(self), for_training=False)
+        training = _Reducer(self.step_values, self.reduce_step_values)
+        self._context.wrap_reducer(training, for_validation=False)
+        validation = _Reducer(self.validation_values, self.reduce_validation_values)
+        self._context.wrap_reducer(validation, for_training=False)
 
     def show_progress(self) -> None:
         """Shows a progress bar until :meth:`hide_progress` is called."""
@@ -187,27 +189,18 @@ class Reports:
         return {name: float(value) for name, value in views.logged.items()}
 
 
-# Values that train_batch returns are copied to the host for each batch. Determined asks its reducers only when it
-# reports, so nothing is copied in between.
 class _Reducer(pytorch.MetricReducer):
-    def __init__(self, reports: Reports) -> None:
-        self._reports = reports
+    """Reports values when Determined reports: those that ``train_batch`` returns are copied to the host each time."""
+
+    def __init__(self, share: Callable[[], Any], reduce: Callable[[list[Any]], dict[str, float]]) -> None:
+        self._share = share
+        self._reduce = reduce
 
     def reset(self) -> None:
         """Does nothing, since the values are those of Lightning's epoch rather than of Determined's report."""
 
-
-class _TrainingReducer(_Reducer):
     def per_slot_reduce(self) -> Any:
-        return self._reports.step_values()
+        return self._share()
 
     def cross_slot_reduce(self, per_slot_metrics: list[Any]) -> dict[str, float]:
-        return self._reports.reduce_step_values(per_slot_metrics)
-
-
-class _ValidationReducer(_Reducer):
-    def per_slot_reduce(self) -> Any:
-        return self._reports.validation_values()
-
-    def cross_slot_reduce(self, per_slot_metrics: list[Any]) -> dict[str, float]:
-        return self._reports.reduce_validation_values(per_slot_metrics)
+        return self._reduce(per_slot_metrics)
