@@ -57,19 +57,12 @@ _Place = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class _Owner:
-    """A module, submodule or callback.
+    """A module, submodule or callback."""
 
-    Attributes:
-        key: Its name, the same in each process.
-        instance: The object.
-        names_left_out: The attributes that it has by itself, without the user.
-        loader: The loader that it is a part of, in words, unless it is of the module or a callback.
-    """
-
-    key: str
+    key: str  # its name, the same in each process
     instance: Any
-    names_left_out: frozenset[str] = frozenset()
-    loader: str | None = None
+    names_left_out: frozenset[str] = frozenset()  # the attributes that it has by itself, without the user
+    loader: str | None = None  # the loader that it is a part of, in words, unless it is of the module or a callback
 
     def attributes(self) -> dict[str, Any]:
         """Returns the attributes to save, by name."""

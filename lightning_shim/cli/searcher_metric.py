@@ -28,17 +28,11 @@ _MORE_IS_BETTER: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class SearcherMetric:
-    """A metric.
+    """A metric."""
 
-    Attributes:
-        name: Its name; :data:`FILL_IN` if it is not known.
-        place: ``"file:line"`` of what says so; empty if nothing does.
-        smaller_is_better: Whether less of it is better; None if that is not known.
-    """
-
-    name: str
-    place: str
-    smaller_is_better: bool | None
+    name: str  # its name; `FILL_IN` if it is not known
+    place: str  # `"file:line"` of what says so; empty if nothing does
+    smaller_is_better: bool | None  # whether less of it is better; None if that is not known
 
 
 def choose_metric(logged: LoggedNames, monitors: Iterable[Monitor]) -> SearcherMetric:

@@ -46,14 +46,10 @@ def _length(combined: Any) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class CommonEnd:
-    """The end of a pass on all processes.
+    """The end of a pass on all processes."""
 
-    Attributes:
-        length: The number of batches that all processes have; None if it is unknown.
-        all_go_on: Asks all processes together whether each has another batch; None if the length tells.
-    """
-
-    length: int | None = None
+    length: int | None = None  # the number of batches that all processes have; None if it is unknown
+    # Asks all processes together whether each has another batch; None if the length tells.
     all_go_on: Callable[[bool], bool] | None = None
 
 

@@ -44,16 +44,12 @@ class Reported(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class InWorkers:
-    """The state that lives in a loader's workers, as far as it is known here.
+    """The state that lives in a loader's workers, as far as it is known here."""
 
-    Attributes:
-        states: The random states to start from, by the worker's index; updated with each batch that is taken.
-        packages: The packages whose classes are the user's; the attributes of their parts are looked at.
-        changed: The attributes that have changed in workers, each by the name of a part and its own; added to.
-    """
-
+    # The random states to start from, by the worker's index; updated with each batch that is taken.
     states: dict[int, WorkerState]
-    packages: frozenset[str]
+    packages: frozenset[str]  # the packages whose classes are the user's; the attributes of their parts are looked at
+    # The attributes that have changed in workers, each by the name of a part and its own; added to.
     changed: set[tuple[str, str]]
 
 

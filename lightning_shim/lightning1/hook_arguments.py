@@ -19,22 +19,14 @@ Values = Mapping[str, FormerValue]
 
 @dataclass(frozen=True, slots=True)
 class FormerArguments:
-    """The arguments that Lightning 1.x passed to a hook in addition to those of Lightning 2.
+    """The arguments that Lightning 1.x passed to a hook in addition to those of Lightning 2."""
 
-    Attributes:
-        count: The number of positional arguments that Lightning 2 passes.
-        position: The index among these at which the former ones are inserted.
-        names: The names of the former positional arguments.
-        keywords: Former arguments that were passed by name, if the hook takes them.
-        by_name: The arguments that Lightning 2 passes by name.
-        kept_for_several_loaders: Whether Lightning 2 still passes the former arguments if there are several loaders.
-    """
-
-    count: int
-    position: int
-    names: tuple[str, ...]
-    keywords: tuple[str, ...] = ()
-    by_name: tuple[str, ...] = ()
+    count: int  # the number of positional arguments that Lightning 2 passes
+    position: int  # the index among these at which the former ones are inserted
+    names: tuple[str, ...]  # the names of the former positional arguments
+    keywords: tuple[str, ...] = ()  # former arguments that were passed by name, if the hook takes them
+    by_name: tuple[str, ...] = ()  # the arguments that Lightning 2 passes by name
+    # Whether Lightning 2 still passes the former arguments if there are several loaders.
     kept_for_several_loaders: bool = False
 
 

@@ -35,24 +35,18 @@ _NUMPY: Final[dict[torch.dtype, type[np.floating[Any]]]] = {torch.float32: np.fl
 
 @dataclass(slots=True)
 class LoggedMetric:
-    """The values of one logged name in one epoch.
-
-    Attributes:
-        settings: The resolved arguments.
-        arguments: The keyword arguments as they were passed, by which a repeated call is recognised quickly.
-        metric: The torchmetrics object, if one was logged. It does its own reduction.
-        device: The module's, on which numbers that never were tensors are shown and reduced, as in Lightning.
-        synchronise: Reduces a step's value over all processes, which wait for each other; None if that is not wanted.
-        is_fresh: Whether a value has been logged since the last reset.
-        is_weighted: Whether the epoch's value is a mean, which weighs each value by its number of samples.
-    """
+    """The values of one logged name in one epoch."""
 
     settings: Settings
+    # The keyword arguments as they were passed, by which a repeated call is recognised quickly.
     arguments: dict[str, Any]
-    metric: Metric | None
+    metric: Metric | None  # the torchmetrics object, if one was logged. It does its own reduction.
+    # The module's, on which numbers that never were tensors are shown and reduced, as in Lightning.
     device: torch.device
+    # Reduces a step's value over all processes, which wait for each other; None if that is not wanted.
     synchronise: Callable[[Tensor], Tensor] | None = None
-    is_fresh: bool = True
+    is_fresh: bool = True  # whether a value has been logged since the last reset
+    # Whether the epoch's value is a mean, which weighs each value by its number of samples.
     is_weighted: bool = field(init=False)
     _step: Tensor | float | None = None
     _tensors: TensorLog | None = None

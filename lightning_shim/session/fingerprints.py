@@ -21,12 +21,7 @@ from lightning_shim.user_code.user_class import is_users_class
 
 
 class Bound(NamedTuple):
-    """The size from which a value is large.
-
-    Attributes:
-        objects: The number of objects in it.
-        size: The number of bytes.
-    """
+    """The size from which a value is large."""
 
     objects: int
     size: int

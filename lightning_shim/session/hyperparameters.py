@@ -30,17 +30,11 @@ DETERMINED_HYPERPARAMETERS: Final = frozenset({GLOBAL_BATCH_SIZE})
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Replacement:
-    """A value that a hyperparameter replaces.
+    """A value that a hyperparameter replaces."""
 
-    Attributes:
-        name: The hyperparameter's name, such as ``optim.lr``.
-        value: Its value.
-        instead: The value that was there, or :data:`NOTHING`.
-    """
-
-    name: str
+    name: str  # the hyperparameter's name, such as `optim.lr`
     value: Any
-    instead: Any
+    instead: Any  # the value that was there, or `NOTHING`
 
     def __str__(self) -> str:
         instead = "" if self.instead is NOTHING else f" instead of {self.instead!r}"

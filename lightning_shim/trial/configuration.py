@@ -46,15 +46,10 @@ _WITHOUT_EFFECT: Final[dict[str, tuple[Any, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the configuration asks for.
+    """What the configuration asks for."""
 
-    Attributes:
-        entry: The entry, as it stands there.
-        value: What it means for ``fit``.
-    """
-
-    entry: str
-    value: Any
+    entry: str  # the entry, as it stands there
+    value: Any  # what it means for `fit`
 
 
 class Configuration:

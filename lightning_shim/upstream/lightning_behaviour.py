@@ -14,14 +14,9 @@ from packaging.specifiers import SpecifierSet
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """One thing that depends on the version.
+    """One thing that depends on the version."""
 
-    Attributes:
-        versions: The versions of Lightning that do it, as a version specifier.
-        sentence: What they do.
-    """
-
-    versions: str
+    versions: str  # the versions of Lightning that do it, as a version specifier
     sentence: str
 
     def is_of(self, version: str) -> bool:

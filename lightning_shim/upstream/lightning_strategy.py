@@ -38,16 +38,12 @@ NO_DDP: Final = "a trial trains as one process per slot, as DDPStrategy does."
 
 @dataclass(frozen=True, slots=True)
 class StrategySettings:
-    """The settings of several processes that train together.
-
-    Attributes:
-        ddp_arguments: Arguments of DistributedDataParallel.
-        comm_hook: The arguments of Lightning's ``_register_ddp_comm_hook``, which GPUs alone heed.
-        process_group: The arguments ``backend`` and ``timeout`` of ``init_process_group`` that are given.
-    """
+    """The settings of several processes that train together."""
 
     ddp_arguments: dict[str, Any] = field(default_factory=dict)
+    # The arguments of Lightning's `_register_ddp_comm_hook`, which GPUs alone heed.
     comm_hook: dict[str, Any] = field(default_factory=dict)
+    # The arguments `backend` and `timeout` of `init_process_group` that are given.
     process_group: dict[str, Any] = field(default_factory=dict)
 
     @classmethod

@@ -17,13 +17,9 @@ NAMESPACES: Final = ("pytorch_lightning", "lightning.pytorch")
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """One of the namespaces.
+    """One of the namespaces."""
 
-    Attributes:
-        name: Its importable name, one of :data:`NAMESPACES`.
-    """
-
-    name: str
+    name: str  # its importable name, one of `NAMESPACES`
 
     def module(self, path: str) -> ModuleType:
         """Imports a module of the namespace.

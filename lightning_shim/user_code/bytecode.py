@@ -24,15 +24,10 @@ _READS: Final = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")
 
 @dataclass(frozen=True, slots=True)
 class NamesInCode:
-    """The names of attributes in the code of a class.
+    """The names of attributes in the code of a class."""
 
-    Attributes:
-        read: The names that are read or called.
-        written: The names that are set, and all string constants, which ``setattr`` may set.
-    """
-
-    read: frozenset[str]
-    written: frozenset[str]
+    read: frozenset[str]  # the names that are read or called
+    written: frozenset[str]  # the names that are set, and all string constants, which `setattr` may set
 
     @staticmethod
     def union(parts: Iterable[NamesInCode]) -> NamesInCode:

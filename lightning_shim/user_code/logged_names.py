@@ -40,19 +40,12 @@ _Position = tuple[str, int, int]
 
 @dataclass(slots=True)
 class LoggedNames:
-    """The names that a module logs.
+    """The names that a module logs."""
 
-    Attributes:
-        places: ``"file:line"`` by name, in the order of the source.
-        unread: The places of names that only running the code would tell.
-        has_validation: Whether there is a ``validation_step``.
-        calls: The calls that log them.
-    """
-
-    places: dict[str, str] = field(default_factory=dict)
-    unread: list[str] = field(default_factory=list)
-    has_validation: bool = False
-    calls: set[_Position] = field(default_factory=set)
+    places: dict[str, str] = field(default_factory=dict)  # `"file:line"` by name, in the order of the source
+    unread: list[str] = field(default_factory=list)  # the places of names that only running the code would tell
+    has_validation: bool = False  # whether there is a `validation_step`
+    calls: set[_Position] = field(default_factory=set)  # the calls that log them
 
 
 def names_logged_in_validation(project: Project, module: ClassDefinition) -> LoggedNames:

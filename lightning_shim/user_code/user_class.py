@@ -52,28 +52,16 @@ def is_users_class(cls: type, packages: frozenset[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A line of source.
+    """A line of source."""
 
-    Attributes:
-        file: The file, as in a traceback.
-        line: The line, from 1.
-        module: The name of the file's Python module.
-    """
-
-    file: str
-    line: int
-    module: str
+    file: str  # the file, as in a traceback
+    line: int  # the line, from 1
+    module: str  # the name of the file's Python module
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Function:
-    """A method of the user's, with its uses of members.
-
-    Attributes:
-        method: The method.
-        cls: Its class.
-        found: Its uses.
-    """
+    """A method of the user's, with its uses of members."""
 
     method: Method
     cls: type

@@ -24,19 +24,12 @@ from lightning_shim.upstream.determined.context import checkpoint_path, checkpoi
 
 @dataclass(frozen=True, slots=True)
 class LatestCheckpoint:
-    """What was read of a checkpoint.
+    """What was read of a checkpoint."""
 
-    Attributes:
-        name: Its UUID or its folder, as Determined's ``Trainer.fit`` gets it.
-        folder: Where its files were when it was read, for messages.
-        content: What Determined has saved in ``state_dict.pth``.
-        is_own: Whether this trial has written it, and goes on from there; otherwise it is a warm start.
-    """
-
-    name: str
-    folder: pathlib.Path
-    content: dict[str, Any]
-    is_own: bool
+    name: str  # its UUID or its folder, as Determined's `Trainer.fit` gets it
+    folder: pathlib.Path  # where its files were when it was read, for messages
+    content: dict[str, Any]  # what Determined has saved in `state_dict.pth`
+    is_own: bool  # whether this trial has written it, and goes on from there; otherwise it is a warm start
 
     @contextlib.contextmanager
     def downloaded_once(self, context: Any) -> Iterator[None]:
