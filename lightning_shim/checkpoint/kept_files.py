@@ -44,11 +44,7 @@ class KeptFiles:
             callback.dirpath = states.get(callback.state_key, {}).get("dirpath", callback.dirpath)
 
     def verify_folders(self) -> None:
-        """Refuses a folder that cannot be written to, before anything is trained.
-
-        Raises:
-            ConfigurationError: If there is one.
-        """
+        """Refuses a folder that cannot be written to, before anything is trained."""
         for callback in self._callbacks:
             verify_writable(callback.dirpath, f"{type(callback).__name__}(dirpath=...)")
 

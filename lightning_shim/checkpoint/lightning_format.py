@@ -267,11 +267,7 @@ def loops_state(progress: Progress, hook: str | None = None) -> dict[str, Any]:
 
 
 def progress_of_loops(loops: dict[str, Any]) -> dict[str, Any]:
-    """Returns the progress that corresponds to the state of Lightning's loops.
-
-    Returns:
-        The counters of :class:`Progress` by name.
-    """
+    """Returns the counters of :class:`Progress`, by name, that correspond to the state of Lightning's loops."""
     fit_loop = loops["fit_loop"]
     batches = fit_loop["epoch_loop.batch_progress"]
     epochs = fit_loop["epoch_progress"]["current"]

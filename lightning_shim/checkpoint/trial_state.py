@@ -97,13 +97,10 @@ class TrialState:
             add_missing_groups(self._module, self._strategy.optimizers, self._loaded["parameter_groups"])
 
     def apply(self) -> bool:
-        """Restores the loaded state.
+        """Restores the loaded state, and returns whether there was one.
 
         If the number of processes or the length of the loaders has changed, the states of single processes are
         meaningless. The running epoch then loses its logged values, and continues after the same part of its batches.
-
-        Returns:
-            Whether a state was loaded.
         """
         state, self._loaded = self._loaded, None
         if state is None:

@@ -41,9 +41,6 @@ def choose_metric(logged: LoggedNames, monitors: Iterable[Monitor]) -> SearcherM
     Args:
         logged: What the module logs in validation.
         monitors: What callbacks look at: what the user has called best comes before all others.
-
-    Returns:
-        The metric.
     """
     for monitor in monitors:
         # A name that was not found may still be among those that the source does not say.

@@ -43,11 +43,7 @@ def takes_batch_idx(step: Callable[..., Any]) -> bool:
 
 
 def takes_dataloader_iter(step: Callable[..., Any] | None) -> bool:
-    """Whether a step takes the loaders' iterator in place of a batch, by Lightning's rule.
-
-    Returns:
-        Whether it has a parameter ``dataloader_iter``.
-    """
+    """Whether a step takes the loaders' iterator in place of a batch, by Lightning's rule."""
     return step is not None and "dataloader_iter" in inspect.getfullargspec(inspect.unwrap(step)).args
 
 

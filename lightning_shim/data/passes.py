@@ -136,11 +136,8 @@ class DataFetcherWrapper(Batches):
 
     Args:
         lightnings_class: Lightning's class, of which it says that it is: modules ask by isinstance.
-        combined: Lightning's CombinedLoader.
-        end: The end of the pass on all processes; by default that of the loaders.
-        fetched: The number of batches already taken, if the pass is resumed.
-        ahead: That there is no batch fetched ahead, as in :meth:`state_dict`.
-        latest: What was taken last, as in :meth:`state_dict`.
+        latest: What was taken last, as in :meth:`state_dict`. The other arguments are those of :class:`Batches`, which
+            never has a batch fetched ahead here.
 
     Attributes:
         batch: The batch that was taken last, or None before the first. Hooks get it, and ``self.log`` its size.

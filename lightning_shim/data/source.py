@@ -47,11 +47,6 @@ class _Circumstances:
 class DataSource:
     """The loaders of one stage, requested when they are first needed, as in Lightning.
 
-    Args:
-        session: The training.
-        request: Requests the loaders from the user.
-        attributes: Keeps the attributes of the user's datasets, samplers and loaders.
-
     Attributes:
         request: Requests the loaders from the user.
         length: The number of batches of a pass, or None if the loaders have no length.

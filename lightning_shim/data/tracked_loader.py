@@ -90,10 +90,6 @@ class TooFewBatchesError(Exception):
 class TrackedLoader:
     """Replaces a loader in a CombinedLoader and keeps track of its position.
 
-    Args:
-        loader: The user's loader.
-        attributes: Keeps the attributes of the user's classes.
-
     Attributes:
         loader: The user's loader.
         changed_in_workers: The attributes that have changed in its workers, each by the name of a part and its own.

@@ -84,14 +84,7 @@ class SourceFiles:
         self._files: Final[dict[str, SourceFile | None]] = {}
 
     def file(self, name: str) -> SourceFile | None:
-        """Reads a file.
-
-        Args:
-            name: The file's name, as in ``co_filename``.
-
-        Returns:
-            The parsed file, or None if it cannot be found or parsed.
-        """
+        """Reads a file by its name, as in ``co_filename``; None if it cannot be found or parsed."""
         if name not in self._files:
             # linecache also knows the cells of notebooks and the modules in zip files.
             source = "".join(linecache.getlines(name))

@@ -80,11 +80,7 @@ def warn_at_place(filename: str, line: int, module: str, message: str, category:
 
 
 def warn_at_definition(definition: Callable[..., Any], message: str, category: type[LightningShimWarning]) -> None:
-    """Warns at the line of the user's ``def``, on rank 0 only.
-
-    Raises:
-        StrictModeError: After ``patch(strict=True)``.
-    """
+    """Warns at the line of the user's ``def``, on rank 0 only."""
     found = definition_of(definition)
     if found is None:
         warn_at_caller(message, category)

@@ -48,10 +48,6 @@ class LoggerFacade:
     It passes ``isinstance``, since modules check that before they call ``experiment.add_image`` and the like. Its files
     lie where those of Lightning's default logger would: in ``lightning_logs/version_N``. On a cluster ``N`` is the
     number of the trial, so that it is the same after a pause, and Determined keeps the files of TensorBoard elsewhere.
-
-    Args:
-        session: The training; rank 0 writes.
-        default_root_dir: The folder to write to.
     """
 
     group_separator: Final = "/"

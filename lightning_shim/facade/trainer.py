@@ -75,13 +75,6 @@ _ANSWERS: Final = {
 class TrainerFacade(Attached):
     """Lightning's ``Trainer`` for an attached module.
 
-    Args:
-        runtime: The components that run the batches.
-        training_loop: The loop over epochs.
-        evaluation_loop: The loop of a validation.
-        lightning_checkpoint: Creates Lightning checkpoints.
-        loggers: Lightning's own loggers, which run beside Determined's.
-
     Attributes:
         metrics: The values that the module logs.
         state: Lightning's ``TrainerState``.

@@ -138,9 +138,6 @@ def without_former_arguments(
         method: Lightning's method, one of :data:`PASSED_ON`, bound.
         args: The positional arguments of the call.
         kwargs: The keyword arguments of the call.
-
-    Returns:
-        The arguments for Lightning 2's method.
     """
     # manual_backward, the only one that is no hook, had the same former arguments as backward.
     former = FORMER_ARGUMENTS.get(method.__name__, FORMER_ARGUMENTS["backward"])

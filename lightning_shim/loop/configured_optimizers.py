@@ -224,9 +224,6 @@ def read_optimizers(
         steps_itself: Whether the module defines ``lr_scheduler_step``.
         takes_turns: Whether ``training_step`` takes ``optimizer_idx``, as with several optimizers in Lightning 1.x.
 
-    Returns:
-        The optimizers and the schedulers.
-
     Raises:
         ConfigurationError: If a part of the return value cannot be used.
     """

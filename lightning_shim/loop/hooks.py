@@ -41,9 +41,6 @@ class Hooks:
 
     There are none until the first :meth:`refresh`, which comes as soon as the callbacks are known.
 
-    Args:
-        session: The training.
-
     Attributes:
         names: The names of the hooks that the module or a callback overrides.
         state: The dictionary in which the module keeps the name of the running hook. Code that runs in each step sets
@@ -134,11 +131,7 @@ class Hooks:
         return self._profiling.measured(f"[LightningModule]{type(self._module).__name__}.{name}", hook)
 
     def module(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Calls the module's hook if it is overridden.
-
-        Returns:
-            The hook's return value, or None.
-        """
+        """Calls the module's hook if it is overridden, and returns its value."""
         hook = self._of_module.get(name)
         return None if hook is None else self.run(name, hook, *args, **kwargs)
 
@@ -172,11 +165,7 @@ class Hooks:
                 self.run(name, hook, self._session.trainer, self._module, *args, **kwargs)
 
     def call(self, name: str, *args: Any) -> Any:
-        """Calls a hook on the callbacks, then on the module.
-
-        Returns:
-            The return value of the module's hook, or None.
-        """
+        """Calls a hook on the callbacks, then on the module, whose value it returns."""
         if name not in self.names:
             return None
         self.callbacks(name, *args)
@@ -229,11 +218,7 @@ class Hooks:
             raise
 
     def datamodule(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Calls a hook of the data module, if there is one.
-
-        Returns:
-            The hook's return value, or None.
-        """
+        """Calls a hook of the data module, if there is one, and returns its value."""
         hook = getattr(self._session.datamodule, name, None)
         if not callable(hook):
             return None

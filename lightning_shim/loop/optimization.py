@@ -38,9 +38,6 @@ def _count_nothing() -> None:
 class Optimization:
     """Trains on batches as Lightning's ``_AutomaticOptimization`` and ``_ManualOptimization`` do.
 
-    Args:
-        runtime: The components that run the step, backward and the optimizers.
-
     Attributes:
         strategy: Holds the optimizers.
         accumulate_grad_batches: The option's current value; callbacks may change it.

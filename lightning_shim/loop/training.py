@@ -33,10 +33,7 @@ class TrainingLoop:
     """Lightning's ``_FitLoop`` and ``_TrainingEpochLoop``.
 
     Args:
-        runtime: The components that run the step.
-        source: The training loaders.
         evaluation_loop: The validation loop, whose loaders are saved and restored here as well.
-        optimization: Trains on a batch.
         report_epoch: Reduces an epoch's metrics over processes, shows them and reports them.
 
     Attributes:

@@ -37,9 +37,6 @@ def members(owner: str, *supports: Support) -> tuple[Member, ...]:
         owner: The class, one of ``OWNERS``.
         *supports: The levels of support to select; without any, all members are returned.
 
-    Returns:
-        The rows, in the order of the table.
-
     Raises:
         KeyError: If the table has no such owner.
     """

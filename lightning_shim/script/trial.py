@@ -39,11 +39,7 @@ _SETTINGS: Final = (
 # ModelCheckpoint reads the private name.
 @delegates({name: f"users.{name}" for name in (*_SETTINGS, "_val_check_time_interval")})
 class ScriptTrainer(TrainerFacade):
-    """The trainer of a module while a script's own Trainer fits it.
-
-    Attributes:
-        users: The user's Trainer.
-    """
+    """The trainer of a module while a script's own Trainer fits it."""
 
     users: Any
 

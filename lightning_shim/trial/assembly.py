@@ -65,15 +65,6 @@ def assemble(
 ) -> TrialParts:
     """Creates the parts of a trial, and attaches the module.
 
-    Args:
-        session: The training.
-        given: The other arguments of the trial.
-        processes: The processes that train together.
-        make_trainer: Creates the module's trainer; its arguments are those of :class:`TrainerFacade`.
-
-    Returns:
-        The parts.
-
     Raises:
         ConfigurationError: If module, data or callbacks cannot be used for training.
         RefusedMemberError: If the module overrides a hook that is refused.

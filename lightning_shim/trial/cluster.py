@@ -47,9 +47,6 @@ class Search:
     def has_stopped(self, batches: int) -> bool:
         """Asks the master on the chief, and tells all processes; they call it together.
 
-        Args:
-            batches: The batches trained, after which a validation has been reported.
-
         Returns:
             Whether the search has stopped the trial; if the master does not answer, it has not.
         """

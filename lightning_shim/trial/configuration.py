@@ -55,9 +55,6 @@ class Wish:
 class Configuration:
     """The configuration of an experiment.
 
-    Args:
-        config: The configuration, with the master's defaults.
-
     Attributes:
         wishes: What it asks for, by the argument of ``fit``. What is as the master writes it by default is no wish.
         profiles: Whether the load of the machine is to be recorded.
@@ -113,9 +110,6 @@ class Configuration:
             given: Its value.
             default: Its default.
             call: How the code says it, for the warning; by default as an argument of ``fit``.
-
-        Returns:
-            The value that counts.
         """
         wish = self.wishes.get(argument)
         if wish is None or _is_same(given, wish.value):

@@ -198,9 +198,6 @@ def run_trial(
         shows_progress: Whether there is a progress bar in a terminal; elsewhere, and on a cluster, there are lines.
         strategy: The option of the trial with the settings of the process group.
         **fit_options: Further arguments of Determined's ``Trainer.fit``.
-
-    Returns:
-        The trial.
     """
     # Before Determined looks for a Horovod that is not installed, or for a launcher.
     verify_backend()

@@ -31,10 +31,6 @@ class Processes:
 
     Create it on all of them at the same time, before anything that may fail on one of them. As a context manager it
     stops watching the others if the block raises.
-
-    Args:
-        rank: The index of this process, for Lightning's ``rank_zero_only`` too.
-        size: The number of processes.
     """
 
     def __init__(self, rank: int, size: int) -> None:

@@ -109,9 +109,6 @@ def _parts(namespace: Namespace) -> Lightning:
 def lightning_of(instance: Any) -> Lightning:
     """Returns the parts of the namespace that an object comes from.
 
-    Args:
-        instance: A LightningModule, LightningDataModule or Trainer, or its class.
-
     Raises:
         ConfigurationError: If it comes from no Lightning namespace.
     """

@@ -84,9 +84,6 @@ def read_uses(node: FunctionNode, owner: str, names: Names, is_users: Callable[[
         owner: The Lightning class that the method's own class derives from.
         names: The known values of the method's arguments, by name.
         is_users: Returns whether an attribute of ``self`` is the user's own rather than Lightning's.
-
-    Returns:
-        The uses.
     """
     reader = _Reader(owner, names, is_users)
     reader.read(node)

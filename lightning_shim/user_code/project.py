@@ -186,9 +186,6 @@ class SourceModule:
         Args:
             node: A literal, a name for one, or an argument of the command line with a default.
 
-        Returns:
-            The value.
-
         Raises:
             NotLiteralError: If the source does not tell the value.
         """
@@ -226,12 +223,6 @@ Resolved = ClassDefinition | Outside | None
 
 class Project:
     """A script and the files that it imports.
-
-    Args:
-        script: The script's path.
-
-    Attributes:
-        script: The script.
 
     Raises:
         SourceError: If the script cannot be read.

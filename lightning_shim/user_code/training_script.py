@@ -205,9 +205,6 @@ def read_training_script(project: Project, class_name: str = "", class_path: str
         class_name: The LightningModule, if the user has named one.
         class_path: The LightningModule's full name, if a configuration file of LightningCLI has it.
 
-    Returns:
-        The training.
-
     Raises:
         SourceError: If the source does not tell which LightningModule is trained.
     """

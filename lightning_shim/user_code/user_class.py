@@ -187,11 +187,7 @@ class UserCode:
         return any(use.is_stored and use.name == name for method in methods for use in method.found.uses)
 
     def definition(self, name: str) -> Place | None:
-        """Finds the ``def`` or the assignment of an overridden member.
-
-        Returns:
-            The place, or None if the user's code does not define it.
-        """
+        """Finds the ``def`` or the assignment of an overridden member."""
         if name in self._instance:
             if name in self._set_on_self:
                 return self._set_on_self[name]

@@ -38,11 +38,7 @@ from lightning_shim.diagnostics.errors import ConfigurationError
 
 
 def wrap_model(context: Any, model: torch.nn.Module, **options: Any) -> torch.nn.Module:
-    """Calls ``PyTorchTrialContext.wrap_model`` with options for DistributedDataParallel.
-
-    Returns:
-        The model, wrapped in DistributedDataParallel if there are several processes.
-    """
+    """Calls ``PyTorchTrialContext.wrap_model`` with options for DistributedDataParallel."""
     # wrap_model passes the class nothing but the model, so the class is replaced for the call.
     wrapper = functools.partial(context._PyTorchDistributedDataParallel, **options)
     with replaced(context, _PyTorchDistributedDataParallel=wrapper):
