@@ -390,6 +390,25 @@ def shown(path: Path) -> str:
         return str(path)
 
 
+def positional(node: ast.FunctionDef) -> dict[str, ast.expr | None]:
+    """Returns the positional parameters of a function by name, with their defaults."""
+    arguments, defaults = [*node.args.posonlyargs, *node.args.args], node.args.defaults
+    without = [None] * (len(arguments) - len(defaults))
+    return {each.arg: default for each, default in zip(arguments, [*without, *defaults], strict=True)}
+
+
+def keyword_only(node: ast.FunctionDef) -> dict[str, ast.expr | None]:
+    """Returns the parameters of a function that are passed by name alone, with their defaults."""
+    return {each.arg: default for each, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)}
+
+
+def argument(call: ast.Call, name: str, position: int | None = None) -> ast.expr | None:
+    """Returns the expression of a call's argument, which may have a position; None if it is not passed."""
+    if position is not None and position < len(call.args):
+        return call.args[position]
+    return next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
+
+
 def _imported_by(module: SourceModule, node: ast.AST) -> Iterator[str]:
     """Yields the full names of the modules that a statement imports, or may import."""
     if isinstance(node, ast.Import):

@@ -16,6 +16,9 @@ from lightning_shim.user_code.project import (
     Resolved,
     SourceError,
     SourceModule,
+    argument,
+    keyword_only,
+    positional,
     shown,
 )
 
@@ -45,9 +48,7 @@ class Call:
 
     def argument(self, name: str, position: int | None = None) -> ast.expr | None:
         """Returns the expression of an argument, or None if it is not passed."""
-        if position is not None and position < len(self.node.args):
-            return self.node.args[position]
-        return next((keyword.value for keyword in self.node.keywords if keyword.arg == name), None)
+        return argument(self.node, name, position)
 
     def literal(self, name: str, position: int | None = None) -> Any:
         """Returns the value of an argument, or None if it is not passed or the source does not tell its value."""
@@ -162,12 +163,8 @@ class TrainingScript:
         if found is None or found[0].module.name.partition(".")[0] in FRAMEWORK_PACKAGES:
             return []
         owner, node = found
-        positional = [*node.args.posonlyargs, *node.args.args]
-        defaults: list[ast.expr | None] = [*[None] * (len(positional) - len(node.args.defaults)), *node.args.defaults]
-        pairs = list(zip(positional, defaults, strict=True))[1:]
-        if not only_positional:
-            pairs += list(zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
-        return [(argument.arg, default, owner.module) for argument, default in pairs]
+        parameters = list(positional(node).items())[1:] + ([] if only_positional else list(keyword_only(node).items()))
+        return [(name, default, owner.module) for name, default in parameters]
 
     def _constructions(self, definition: ClassDefinition) -> Iterator[Call]:
         for module in self.project.files():
