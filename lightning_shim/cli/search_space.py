@@ -30,10 +30,6 @@ _SMALL: Final = 0.01
 def search_space(name: str, value: Any) -> dict[str, Any] | None:
     """Returns the values to try, as Determined's ``hyperparameters`` has them.
 
-    Args:
-        name: The hyperparameter's name.
-        value: Its value in the script.
-
     Returns:
         The range; None if it is to stay as it is.
     """

@@ -75,13 +75,7 @@ def warn_of_names_never_logged(
 
 
 class _Logged:
-    """What a module logs, as far as its source tells.
-
-    Args:
-        lightning: The module's Lightning.
-        module: The user's module.
-        others: Whatever else may log through it.
-    """
+    """What a module logs, as far as its source tells."""
 
     def __init__(self, lightning: Lightning, module: Any, others: Sequence[Any]) -> None:
         self._files: Final = SourceFiles()

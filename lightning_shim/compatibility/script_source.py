@@ -29,9 +29,6 @@ from lightning_shim.user_code.training_script import LIGHTNING_CLI, TRAINER, Cal
 def inspect_script(project: Project) -> list[CompatibilityReport]:
     """Makes the report on a script.
 
-    Args:
-        project: The script and the files that it imports.
-
     Returns:
         The report; none if neither the script nor those files make a Trainer.
     """

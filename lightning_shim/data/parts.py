@@ -29,9 +29,6 @@ def samplers_of(loader: Any) -> list[Any]:
 def parts_of(loader: Any) -> dict[str, Any]:
     """Returns a loader's parts, and the datasets, samplers and loaders that these are made of.
 
-    Args:
-        loader: The loader.
-
     Returns:
         The parts by a name that is the same in each process, whether or not Lightning has wrapped the sampler.
     """

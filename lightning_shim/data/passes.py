@@ -29,14 +29,7 @@ class _LengthOnly:
 
 
 def length_of(combined: Any) -> int | None:
-    """Returns the number of batches of a pass over a CombinedLoader.
-
-    Args:
-        combined: Lightning's CombinedLoader.
-
-    Returns:
-        The number, or None if it is unknown.
-    """
+    """Returns the number of batches of a pass over a CombinedLoader."""
     # A CombinedLoader knows its length only while it is iterated. To iterate the loaders themselves would start their
     # workers and draw random numbers.
     probe = copy.copy(combined)
@@ -53,14 +46,10 @@ def _length(combined: Any) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class CommonEnd:
-    """The end of a pass on all processes.
+    """The end of a pass on all processes."""
 
-    Attributes:
-        length: The number of batches that all processes have; None if it is unknown.
-        all_go_on: Asks all processes together whether each has another batch; None if the length tells.
-    """
-
-    length: int | None = None
+    length: int | None = None  # the number of batches that all processes have; None if it is unknown
+    # Asks all processes together whether each has another batch; None if the length tells.
     all_go_on: Callable[[bool], bool] | None = None
 
 

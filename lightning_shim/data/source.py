@@ -292,11 +292,7 @@ class DataSource:
         return batches
 
     def without_batches(self, epoch: int) -> ConfigurationError:
-        """Returns the error of loaders that give no batches.
-
-        Args:
-            epoch: The index of the epoch.
-        """
+        """Returns the error of loaders that give no batches."""
         if epoch == 0:
             return self.request.error("gave an empty loader: it has no batches.")
         return self.request.error(
@@ -305,11 +301,7 @@ class DataSource:
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch of the loaders' samplers that have ``set_epoch``.
-
-        Args:
-            epoch: The index of the epoch.
-        """
+        """Sets the epoch of the loaders' samplers that have ``set_epoch``."""
         for loader in self._tracked:
             loader.set_epoch(epoch)
 
@@ -398,13 +390,7 @@ class DataSource:
 
 
 def warn_about_global_batch_size(hparams: Mapping[str, Any], source: DataSource, slots: int) -> None:
-    """Warns if the hyperparameter ``global_batch_size`` is not the batch size over all slots.
-
-    Args:
-        hparams: The hyperparameters by name.
-        source: The training loaders, which have been requested.
-        slots: The number of slots, each of which trains on a batch of its own.
-    """
+    """Warns if the hyperparameter ``global_batch_size`` is not the batch size over all slots."""
     wanted, batch_size = hparams.get(GLOBAL_BATCH_SIZE), source.batch_size
     if not isinstance(wanted, int) or batch_size is None or wanted == batch_size * slots:
         return

@@ -65,9 +65,6 @@ def definition_of(function: Callable[..., Any]) -> tuple[str, int] | None:
 def definition_location(definition: Any) -> str:
     """Returns the place where the user defined something.
 
-    Args:
-        definition: A function, method or class of the user's.
-
     Returns:
         ``"file:line"``, or its name if it has no source.
     """

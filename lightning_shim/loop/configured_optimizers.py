@@ -40,17 +40,13 @@ class SchedulerConfig(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredOptimizers:
-    """The optimizers and schedulers of a module, in the order in which they were returned.
+    """The optimizers and schedulers of a module, in the order in which they were returned."""
 
-    Attributes:
-        optimizers: The optimizers; Lightning's mock optimizer if the hook returned None.
-        lr_scheduler_configs: Lightning's ``LRSchedulerConfig`` of each scheduler, which says when to step it.
-        frequencies: The length of each optimizer's turn in batches, as Lightning 1.x had it; empty if all optimizers
-            train on every batch.
-    """
-
-    optimizers: list[torch.optim.Optimizer]
+    optimizers: list[torch.optim.Optimizer]  # the optimizers; Lightning's mock optimizer if the hook returned None
+    # Lightning's `LRSchedulerConfig` of each scheduler, which says when to step it.
     lr_scheduler_configs: list[SchedulerConfig]
+    # The length of each optimizer's turn in batches, as Lightning 1.x had it; empty if all optimizers train on every
+    # batch.
     frequencies: list[int] = field(default_factory=list)
 
 

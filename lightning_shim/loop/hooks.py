@@ -36,11 +36,6 @@ _NOT_MEASURED: Final = frozenset({*_ONLY_IF_OVERRIDDEN, "backward", "clip_gradie
 """Of the hooks of a module, those that Lightning's profiler measures as a part of something else."""
 
 
-def _is_called(name: str, owner: Any, base: type) -> bool:
-    is_wrapped = name not in _ONLY_IF_OVERRIDDEN and callable(vars(owner).get(name))
-    return is_wrapped or is_overridden(name, owner, base)
-
-
 class Hooks:
     """The hooks of a module and its callbacks.
 
@@ -77,18 +72,16 @@ class Hooks:
         self._callbacks = list(self._session.callbacks)
         owners = [type(owner) for owner in (self._module, self._session.datamodule, *self._callbacks)]
         self._of_module = {
-            row.name: self._adapted(row.name, getattr(self._module, row.name))
+            row.name: self._measured(row.name, self._adapted(row.name, getattr(self._module, row.name)))
             for row in members("LightningModule")
             if row.kind is Kind.HOOK and self.calls(row.name) and not is_own_method(row, *owners)
         }
-        self._of_module = {name: self._measured(name, hook) for name, hook in self._of_module.items()}
         # Lightning's own implementations: the patched ones are for calls from the user's code.
         defaults = {
-            row.name: unpatched(getattr(self._module, row.name))
+            row.name: self._measured(row.name, unpatched(getattr(self._module, row.name)))
             for row in members("LightningModule")
             if row.kind is Kind.HOOK and row.name not in self._of_module and hasattr(self._module, row.name)
         }
-        defaults = {name: self._measured(name, hook) for name, hook in defaults.items()}
         self._of_module_or_default = {**defaults, **self._of_module}
         self._of_callbacks = {
             row.name: [
@@ -122,25 +115,18 @@ class Hooks:
         return adapted
 
     def overridden(self, name: str) -> bool:
-        """Whether the module overrides a hook.
-
-        Args:
-            name: The hook's name.
-        """
+        """Whether the module overrides a hook."""
         return is_overridden(name, self._module, self._lightning.LightningModule)
 
     def calls(self, name: str) -> bool:
-        """Tells whether the module has a hook to call: one of its own, or one that wraps Lightning's default.
-
-        Args:
-            name: The hook's name.
-        """
+        """Tells whether the module has a hook to call: one of its own, or one that wraps Lightning's default."""
         return self._is_called(name, self._module, self._lightning.LightningModule)
 
     def _is_called(self, name: str, owner: Any, base: type) -> bool:
         # A profiler measures those of Lightning's own as well.
         is_measured = self._profiling.is_on and name not in _NOT_MEASURED and hasattr(base, name)
-        return is_measured or _is_called(name, owner, base)
+        is_wrapped = name not in _ONLY_IF_OVERRIDDEN and callable(vars(owner).get(name))
+        return is_measured or is_wrapped or is_overridden(name, owner, base)
 
     def _measured(self, name: str, hook: Hook) -> Hook:
         if name in _NOT_MEASURED:
@@ -150,11 +136,6 @@ class Hooks:
     def module(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Calls the module's hook if it is overridden.
 
-        Args:
-            name: The hook's name.
-            *args: Its arguments.
-            **kwargs: Its keyword arguments.
-
         Returns:
             The hook's return value, or None.
         """
@@ -162,16 +143,7 @@ class Hooks:
         return None if hook is None else self.run(name, hook, *args, **kwargs)
 
     def module_or_default(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Calls the module's hook or, if it is not overridden, Lightning's default implementation.
-
-        Args:
-            name: The hook's name.
-            *args: Its arguments.
-            **kwargs: Its keyword arguments.
-
-        Returns:
-            The hook's return value.
-        """
+        """Calls the module's hook or, if it is not overridden, Lightning's default implementation."""
         return self.run(name, self._of_module_or_default[name], *args, **kwargs)
 
     def end_of_step(self, name: str, output: Any) -> Any:
@@ -190,31 +162,17 @@ class Hooks:
         return output if result is None else result
 
     def takes_lightning1_arguments(self, name: str) -> bool:
-        """Whether the module or a callback defines a hook with its signature of Lightning 1.x.
-
-        Args:
-            name: The hook's name.
-        """
+        """Whether the module or a callback defines a hook with its signature of Lightning 1.x."""
         return name in self._with_lightning1_arguments
 
     def callbacks(self, name: str, *args: Any, **kwargs: Any) -> None:
-        """Calls a hook on the callbacks that override it.
-
-        Args:
-            name: The hook's name.
-            *args: Its arguments after the trainer and the module.
-            **kwargs: Its keyword arguments.
-        """
+        """Calls a hook on the callbacks that override it, with the trainer and the module before the arguments."""
         if name in self.names:
             for hook in self._of_callbacks.get(name, ()):
                 self.run(name, hook, self._session.trainer, self._module, *args, **kwargs)
 
     def call(self, name: str, *args: Any) -> Any:
         """Calls a hook on the callbacks, then on the module.
-
-        Args:
-            name: The hook's name.
-            *args: Its arguments as the module takes them.
 
         Returns:
             The return value of the module's hook, or None.
@@ -234,38 +192,27 @@ class Hooks:
             name: The hook's name.
             synchronise: Called before those callbacks, which follow the values of all processes.
         """
-        self._callbacks_where(name, self._monitors_metric, False)
+        self._callbacks_that(name, monitor=False)
         self.module(name)
         synchronise()
-        self._callbacks_where(name, self._monitors_metric, True)
+        self._callbacks_that(name, monitor=True)
 
-    def _monitors_metric(self, callback: Any) -> bool:
-        return isinstance(callback, (self._lightning.EarlyStopping, self._lightning.Checkpoint))
-
-    def _callbacks_where(self, name: str, condition: Callable[[Any], bool], wanted: bool) -> None:
-        """Calls a hook on the callbacks for which a condition is, or is not, met."""
+    def _callbacks_that(self, name: str, monitor: bool) -> None:
+        """Calls a hook on the callbacks that monitor a metric, or on the others."""
+        monitoring: Any = (self._lightning.EarlyStopping, self._lightning.Checkpoint)
         for hook in self._of_callbacks.get(name, ()):
             # A hook with a signature of Lightning 1.x is a function around the callback's method.
-            if condition(getattr(inspect.unwrap(hook), "__self__", None)) is wanted:
+            if isinstance(getattr(inspect.unwrap(hook), "__self__", None), monitoring) is monitor:
                 self.run(name, hook, self._session.trainer, self._module)
 
     def call_for_stage(self, name: str, stage: Any) -> None:
-        """Calls ``setup`` or ``teardown`` on the data module, then on the callbacks, then on the module.
-
-        Args:
-            name: The hook's name.
-            stage: Lightning's ``TrainerFn``.
-        """
+        """Calls ``setup`` or ``teardown`` on the data module, then on the callbacks, then on the module."""
         self.datamodule(name, stage=stage)
         self.callbacks(name, stage=stage)
         self.module(name, stage=stage)
 
     def on_exception(self, error: BaseException) -> None:
-        """Reports an error that ends the trial to the callbacks, the data module and Lightning's own loggers.
-
-        Args:
-            error: The error.
-        """
+        """Reports an error that ends the trial to the callbacks, the data module and Lightning's own loggers."""
         self._session.trainer.state.status = self._lightning.TrainerStatus.INTERRUPTED
         self.callbacks("on_exception", error)
         if TELLS_DATA_MODULES_OF_ERRORS.is_of(self._lightning.version):
@@ -284,11 +231,6 @@ class Hooks:
     def datamodule(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Calls a hook of the data module, if there is one.
 
-        Args:
-            name: The hook's name.
-            *args: Its arguments.
-            **kwargs: Its keyword arguments.
-
         Returns:
             The hook's return value, or None.
         """
@@ -299,17 +241,7 @@ class Hooks:
             return hook(*args, **kwargs)
 
     def run(self, name: str, function: Hook, *args: Any, **kwargs: Any) -> Any:
-        """Runs a function as a hook, so that ``self.log`` knows where it is called.
-
-        Args:
-            name: The hook's name.
-            function: The function.
-            *args: Its arguments.
-            **kwargs: Its keyword arguments.
-
-        Returns:
-            The function's return value.
-        """
+        """Runs a function as a hook, so that ``self.log`` knows where it is called."""
         previous = self.state[CURRENT_FX_ATTRIBUTE]
         self.state[CURRENT_FX_ATTRIBUTE] = name
         try:

@@ -18,19 +18,12 @@ from lightning_shim.diagnostics.warn import warn_at_caller
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """A reduction of an epoch's values to one.
+    """A reduction of an epoch's values to one."""
 
-    Attributes:
-        name: The name of the function of :mod:`torch` or :mod:`builtins` that ``reduce_fx`` is.
-        operation: The reduction over processes, by its name in ``strategy.reduce``.
-        initial: The value before the first one, as in Lightning's ``_ResultMetric``.
-        ufunc: The operation on two values.
-    """
-
-    name: str
-    operation: str
-    initial: float
-    ufunc: np.ufunc
+    name: str  # the name of the function of `torch` or `builtins` that `reduce_fx` is
+    operation: str  # the reduction over processes, by its name in `strategy.reduce`
+    initial: float  # the value before the first one, as in Lightning's `_ResultMetric`
+    ufunc: np.ufunc  # the operation on two values
 
     def fold(self, values: np.ndarray[Any, Any]) -> Any:
         """Folds an array of shape ``(n,)``, n at least 1, to a NumPy scalar of its dtype."""
@@ -123,11 +116,7 @@ REMOVED_ARGUMENTS: Final[dict[str, str]] = {
 
 
 def argument_problem(name: str) -> str:
-    """Describes the problem with an argument that ``LightningModule.log`` does not have.
-
-    Args:
-        name: The keyword.
-    """
+    """Describes the problem with an argument that ``LightningModule.log`` does not have."""
     if name in REMOVED_ARGUMENTS:
         return f"Lightning 2 has removed the argument {name}; {REMOVED_ARGUMENTS[name]}."
     return f"Lightning has no argument {name}."

@@ -52,9 +52,6 @@ class Attached:
 def attached_trainer(module: Any) -> Any | None:
     """Returns the trainer of a module that is attached to a trial.
 
-    Args:
-        module: A LightningModule, or None.
-
     Returns:
         The trial's facade, or None if the module has no trainer or one of Lightning's.
     """

@@ -59,9 +59,6 @@ class RandomState:
     def same(self, other: RandomState) -> dict[str, bool]:
         """Compares each generator with that of another snapshot.
 
-        Args:
-            other: The other snapshot.
-
         Returns:
             Whether they are equal, by the name of the library.
         """

@@ -22,9 +22,6 @@ class Search:
 
     Determined 0.38's master decides that when it gets the metrics of a validation. It changes the trial's state, and
     sends the container no signal: the chief asks once after each validation, when the metrics have been sent.
-
-    Args:
-        context: Determined's trial context.
     """
 
     def __init__(self, context: Any) -> None:

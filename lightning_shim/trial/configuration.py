@@ -46,15 +46,10 @@ _WITHOUT_EFFECT: Final[dict[str, tuple[Any, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the configuration asks for.
+    """What the configuration asks for."""
 
-    Attributes:
-        entry: The entry, as it stands there.
-        value: What it means for ``fit``.
-    """
-
-    entry: str
-    value: Any
+    entry: str  # the entry, as it stands there
+    value: Any  # what it means for `fit`
 
 
 class Configuration:
@@ -148,12 +143,7 @@ class Configuration:
 
 
 def warn_of_conflict(call: str, wish: Wish) -> None:
-    """Warns that the code gives something else than the configuration.
-
-    Args:
-        call: How the code says it.
-        wish: What the configuration asks for.
-    """
+    """Warns that the code gives something else than the configuration."""
     _warn(f"{call} takes precedence over {wish.entry} of the experiment's configuration.")
 
 

@@ -17,22 +17,15 @@ NAMESPACES: Final = ("pytorch_lightning", "lightning.pytorch")
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """One of the namespaces.
+    """One of the namespaces."""
 
-    Attributes:
-        name: Its importable name, one of :data:`NAMESPACES`.
-    """
-
-    name: str
+    name: str  # its importable name, one of `NAMESPACES`
 
     def module(self, path: str) -> ModuleType:
         """Imports a module of the namespace.
 
         Args:
             path: Its dotted path below the namespace, such as ``"core.module"``; empty for the namespace itself.
-
-        Returns:
-            The module.
         """
         return importlib.import_module(f"{self.name}.{path}" if path else self.name)
 
@@ -51,9 +44,6 @@ def namespace_of(instance: Any) -> Namespace:
 
     Args:
         instance: A LightningModule, LightningDataModule or Trainer, or its class.
-
-    Returns:
-        The namespace.
 
     Raises:
         ConfigurationError: If it inherits from neither.

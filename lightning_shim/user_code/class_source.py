@@ -18,19 +18,12 @@ _OWN_SCOPE: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.La
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A function in a class.
-
-    Attributes:
-        name: Its name in the class.
-        node: Its definition.
-        source: The file of its definition.
-        module: The name of the module that defines it.
-    """
+    """A function in a class."""
 
     name: str
     node: FunctionNode
-    source: SourceFile
-    module: str
+    source: SourceFile  # the file of its definition
+    module: str  # the name of the module that defines it
 
     @property
     def has_self(self) -> bool:
@@ -112,9 +105,6 @@ class ClassSource:
 
     def definition(self, name: str) -> tuple[str, int]:
         """Finds the ``def`` or the assignment of one of the class's attributes.
-
-        Args:
-            name: The attribute's name, which is in the class's ``__dict__``.
 
         Returns:
             The file's name and the line.

@@ -40,31 +40,16 @@ _Position = tuple[str, int, int]
 
 @dataclass(slots=True)
 class LoggedNames:
-    """The names that a module logs.
+    """The names that a module logs."""
 
-    Attributes:
-        places: ``"file:line"`` by name, in the order of the source.
-        unread: The places of names that only running the code would tell.
-        has_validation: Whether there is a ``validation_step``.
-        calls: The calls that log them.
-    """
-
-    places: dict[str, str] = field(default_factory=dict)
-    unread: list[str] = field(default_factory=list)
-    has_validation: bool = False
-    calls: set[_Position] = field(default_factory=set)
+    places: dict[str, str] = field(default_factory=dict)  # `"file:line"` by name, in the order of the source
+    unread: list[str] = field(default_factory=list)  # the places of names that only running the code would tell
+    has_validation: bool = False  # whether there is a `validation_step`
+    calls: set[_Position] = field(default_factory=set)  # the calls that log them
 
 
 def names_logged_in_validation(project: Project, module: ClassDefinition) -> LoggedNames:
-    """Finds the names of the values that a module of a script reports for each validation.
-
-    Args:
-        project: The project that defines the module.
-        module: The LightningModule.
-
-    Returns:
-        As for :func:`logged_in_validation`.
-    """
+    """Finds the names of the values that a module of a script reports for each validation."""
     return logged_in_validation([each for each in project.ancestry(module) if isinstance(each, ClassDefinition)])
 
 
@@ -96,9 +81,6 @@ def logged_in_validation(ancestry: Sequence[ClassDefinition]) -> LoggedNames:
 
 def logged_elsewhere(ancestry: Sequence[ClassDefinition]) -> LoggedNames:
     """Finds the names of the values that a module logs in any other hook than those of validation.
-
-    Args:
-        ancestry: As for :func:`logged_in_validation`.
 
     Returns:
         The names; the calls are also those in hooks that no trial calls.
@@ -172,12 +154,7 @@ def _position(module: SourceModule, node: ast.Call) -> _Position:
 
 
 class _Reader:
-    """Reads the hooks and the methods that they call.
-
-    Args:
-        ancestry: The LightningModule and its bases.
-        trains: Whether the hooks are those of training, where ``self.training`` is True.
-    """
+    """Reads the hooks and the methods that they call."""
 
     def __init__(self, ancestry: Sequence[ClassDefinition], trains: bool) -> None:
         self._ancestry: Final = list(ancestry)

@@ -38,26 +38,17 @@ class NotLiteralError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """The origin of an imported name.
+    """The origin of an imported name."""
 
-    Attributes:
-        module: The module's full name.
-        name: The name in that module; empty for the module itself.
-    """
-
-    module: str
-    name: str
+    module: str  # the module's full name
+    name: str  # the name in that module; empty for the module itself
 
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """A class, function or module that the project does not define.
+    """A class, function or module that the project does not define."""
 
-    Attributes:
-        name: Its full name, such as ``pytorch_lightning.Trainer``.
-    """
-
-    name: str
+    name: str  # its full name, such as `pytorch_lightning.Trainer`
 
     @property
     def lightnings(self) -> str | None:
@@ -68,10 +59,6 @@ class Outside:
 
 class SourceModule:
     """A source file.
-
-    Args:
-        path: The file.
-        name: The module's full name.
 
     Attributes:
         path: The file.
@@ -214,12 +201,7 @@ class SourceModule:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassDefinition:
-    """A class with its source.
-
-    Attributes:
-        module: Its file.
-        node: Its definition.
-    """
+    """A class with its source."""
 
     module: SourceModule
     node: ast.ClassDef

@@ -33,12 +33,7 @@ _LOAD: Final = "load_from_checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call in the project.
-
-    Attributes:
-        module: The file.
-        node: The call.
-    """
+    """A call in the project."""
 
     module: SourceModule
     node: ast.Call
@@ -49,12 +44,7 @@ class Call:
         return self.module.place(self.node)
 
     def argument(self, name: str, position: int | None = None) -> ast.expr | None:
-        """Returns the expression of an argument, or None if it is not passed.
-
-        Args:
-            name: Its name.
-            position: Its index among the positional arguments, if it may be one of them.
-        """
+        """Returns the expression of an argument, or None if it is not passed."""
         if position is not None and position < len(self.node.args):
             return self.node.args[position]
         return next((keyword.value for keyword in self.node.keywords if keyword.arg == name), None)
@@ -70,62 +60,37 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of a constructor, with the value that the script passes.
-
-    Attributes:
-        name: Its name.
-        place: ``"file:line"`` of the value.
-        has_value: Whether the source tells the value.
-        value: The value.
-        text: The value's source; empty if there is none.
-    """
+    """A parameter of a constructor, with the value that the script passes."""
 
     name: str
-    place: str
-    has_value: bool
+    place: str  # `"file:line"` of the value
+    has_value: bool  # whether the source tells the value
     value: Any = None
-    text: str = ""
+    text: str = ""  # the value's source; empty if there is none
 
 
 @dataclass(frozen=True, slots=True)
 class Monitor:
-    """The metric that a callback monitors.
-
-    Attributes:
-        metric: The metric's name.
-        mode: ``min`` or ``max``; None if the source does not tell.
-        place: ``"file:line"``.
-    """
+    """The metric that a callback monitors."""
 
     metric: str
-    mode: str | None
-    place: str
+    mode: str | None  # `min` or `max`; None if the source does not tell
+    place: str  # `"file:line"`
 
 
 @dataclass(slots=True)
 class TrainingScript:
-    """A script's training.
-
-    Attributes:
-        project: The script and its files.
-        way: The way of training: :data:`OWN_FIT`, :data:`TRAINER` or :data:`LIGHTNING_CLI`; empty if the script itself
-            trains nothing.
-        call: The call of that function or class, which has the settings.
-        module: The LightningModule.
-        datamodule: The LightningDataModule, or None.
-        trained: The arguments of the training, each with its file.
-        monitors: The metrics that its callbacks monitor.
-        patches_trainer: Whether the script itself calls ``patch(trainer=True)``.
-    """
+    """A script's training."""
 
     project: Project
-    way: str
-    call: Call | None
+    way: str  # the way of training: `OWN_FIT`, `TRAINER` or `LIGHTNING_CLI`; empty if the script itself trains nothing
+    call: Call | None  # the call of that function or class, which has the settings
     module: ClassDefinition
-    datamodule: ClassDefinition | None
+    datamodule: ClassDefinition | None  # the LightningDataModule, or None
+    # The arguments of the training, each with its file.
     trained: list[tuple[SourceModule, ast.expr]] = field(default_factory=list)
-    monitors: list[Monitor] = field(default_factory=list)
-    patches_trainer: bool = False
+    monitors: list[Monitor] = field(default_factory=list)  # the metrics that its callbacks monitor
+    patches_trainer: bool = False  # whether the script itself calls `patch(trainer=True)`
 
     @property
     def built(self) -> list[ClassDefinition]:

@@ -52,28 +52,16 @@ def is_users_class(cls: type, packages: frozenset[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A line of source.
+    """A line of source."""
 
-    Attributes:
-        file: The file, as in a traceback.
-        line: The line, from 1.
-        module: The name of the file's Python module.
-    """
-
-    file: str
-    line: int
-    module: str
+    file: str  # the file, as in a traceback
+    line: int  # the line, from 1
+    module: str  # the name of the file's Python module
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Function:
-    """A method of the user's, with its uses of members.
-
-    Attributes:
-        method: The method.
-        cls: Its class.
-        found: Its uses.
-    """
+    """A method of the user's, with its uses of members."""
 
     method: Method
     cls: type
@@ -187,9 +175,6 @@ class UserCode:
 
         It is looked for in the files of the class and its bases, and in all imported modules of their packages and
         folders, since one module may set an attribute of the trainer that another reads.
-
-        Args:
-            name: The attribute's name.
         """
         files = files_around({function.method.source.name for function in self.functions}, self._sources)
         # Only files whose text has the name are parsed, which takes longer than looking.
@@ -203,9 +188,6 @@ class UserCode:
 
     def definition(self, name: str) -> Place | None:
         """Finds the ``def`` or the assignment of an overridden member.
-
-        Args:
-            name: The member's name.
 
         Returns:
             The place, or None if the user's code does not define it.
@@ -234,9 +216,6 @@ class UserCode:
 
     def made_by(self, name: str) -> Iterator[tuple[type, Place]]:
         """Finds the classes that a method calls, itself or through other methods of the class.
-
-        Args:
-            name: The method's name.
 
         Yields:
             Each class that is called by a name, with the place of the call.
@@ -284,12 +263,7 @@ class UserCode:
 
 
 def files_around(files: Iterable[str], classes: Iterable[type]) -> set[str]:
-    """Returns files and those of all imported modules in their folders and in the packages of classes.
-
-    Args:
-        files: The files.
-        classes: The classes.
-    """
+    """Returns files and those of all imported modules in their folders and in the packages of classes."""
     found = set(files)
     folders = {os.path.dirname(file) for file in found if os.path.isabs(file)}
     packages = {cls.__module__.partition(".")[0] for cls in classes} - {"__main__"}

@@ -40,11 +40,6 @@ from lightning_shim.diagnostics.errors import ConfigurationError
 def wrap_model(context: Any, model: torch.nn.Module, **options: Any) -> torch.nn.Module:
     """Calls ``PyTorchTrialContext.wrap_model`` with options for DistributedDataParallel.
 
-    Args:
-        context: Determined's trial context.
-        model: The model.
-        **options: Arguments of DistributedDataParallel.
-
     Returns:
         The model, wrapped in DistributedDataParallel if there are several processes.
     """
@@ -57,12 +52,7 @@ def wrap_model(context: Any, model: torch.nn.Module, **options: Any) -> torch.nn
 
 @contextlib.contextmanager
 def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
-    """Replaces attributes of an object, a class or a module for the time of a block.
-
-    Args:
-        owner: The object.
-        **attributes: What takes their places, by name.
-    """
+    """Replaces attributes of an object, a class or a module for the time of a block."""
     # An attribute that it only inherits is its own for that time.
     former = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
     for name, value in attributes.items():
@@ -117,9 +107,6 @@ def settle_device(context: Any) -> None:
 
     Determined counts the GPUs that ``nvidia-smi`` names, of which PyTorch may see none or others.
 
-    Args:
-        context: Determined's trial context.
-
     Raises:
         ConfigurationError: If there are more processes than GPUs.
     """
@@ -171,11 +158,7 @@ def report_training_metrics(
 
 
 def batches_trained(context: Any) -> int:
-    """Returns the number of batches that a trial has trained, the current one included.
-
-    Args:
-        context: Determined's trial context.
-    """
+    """Returns the number of batches that a trial has trained, the current one included."""
     return (context._current_batch_idx or 0) + 1
 
 
@@ -192,13 +175,7 @@ def report_metrics(context: Any, group: str, metrics: dict[str, Any], step: int)
 
 
 def report_after_training(group: str, metrics: dict[str, Any], step: int) -> None:
-    """Reports metrics on a cluster when the training's context has been closed. Call it on one process.
-
-    Args:
-        group: The group's name.
-        metrics: Numbers by name; the master refuses a name that it has for this step.
-        step: The number of batches trained.
-    """
+    """Reports metrics on a cluster when the training's context has been closed. Call it on one process."""
     # A context for this process alone, since the others do not take part in the report.
     distributed = core.DummyDistributedContext()
     with core.init(distributed=distributed, tensorboard_mode=core.TensorboardMode.MANUAL) as context:
@@ -230,10 +207,6 @@ def notify_of_sent_reports(context: Any, notify: Callable[[str, int | None], Non
 def is_stopped_by_search(context: Any, seconds: float) -> bool:
     """Asks the master whether the search has stopped the trial; one process does it, on a cluster.
 
-    Args:
-        context: Determined's trial context.
-        seconds: How long the master may take to answer.
-
     Returns:
         Whether it has. One of ``MASTER_ERRORS`` is raised if the master does not answer.
     """
@@ -255,12 +228,7 @@ def tensorboard_folder(context: Any) -> str | None:
 
 
 def write_tensorboard_files_to(context: Any, folder: str) -> None:
-    """Says where TensorBoard files go off-cluster, unless that has been said; on a cluster Determined has a place.
-
-    Args:
-        context: Determined's trial context.
-        folder: The folder.
-    """
+    """Says where TensorBoard files go off-cluster, unless that has been said; on a cluster Determined has a place."""
     train = context._core.train
     if isinstance(train, core.DummyTrainContext) and train._tbd_directory is None:
         train._tbd_directory = pathlib.Path(folder)
@@ -271,9 +239,6 @@ def close_tensorboard(context: Any) -> None:
 
     Determined uploads at most once a second, and not at the end of a trial, so the last values would be missing.
     The first process uploads event files too, the others profiles alone.
-
-    Args:
-        context: Determined's trial context.
     """
     if context._tbd_writer is not None:
         context._tbd_writer.close()
@@ -296,12 +261,7 @@ def checkpoint_storage(context: Any) -> pathlib.Path:
 
 
 def keep_checkpoints_in(context: Any, folder: str) -> None:
-    """Says where checkpoints go off-cluster.
-
-    Args:
-        context: Determined's trial context.
-        folder: The folder.
-    """
+    """Says where checkpoints go off-cluster."""
     context._core.checkpoint._storage_manager._base_path = folder
 
 
@@ -388,9 +348,6 @@ def checkpoint_to_start_from(given: str | os.PathLike[str] | None) -> str | os.P
 
 def experiment_length(config: Mapping[str, Any]) -> tuple[str, Any, pytorch.TrainUnit | None]:
     """Returns the length that an experiment's configuration gives for the training.
-
-    Args:
-        config: The configuration.
 
     Returns:
         The name of the entry, ``searcher.max_time`` or the deprecated ``searcher.max_length``; its value, None if there
