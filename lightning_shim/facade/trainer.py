@@ -88,7 +88,6 @@ class TrainerFacade(Attached):
     # The values in a Lightning Trainer that does nothing but fit, and has been left at its defaults.
     testing: Final = False
     predicting: Final = False
-    barebones: Final = False
     received_sigterm: Final = False
     fast_dev_run: int | bool = False
 

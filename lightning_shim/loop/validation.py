@@ -201,7 +201,8 @@ class EvaluationLoop:
         if output is not None:
             if self._keeps_outputs:
                 self._outputs[dataloader_idx].append(output)
-            self._metrics.returned.keep(output, dataloader_idx if self._has_several else None)
+            if not self._session.trainer.barebones:
+                self._metrics.returned.keep(output, dataloader_idx if self._has_several else None)
         samples = collector.number_of_samples()
         collector.end_batch()
         if self._loggers.loggers and not self._session.trainer.sanity_checking:

@@ -323,9 +323,9 @@ limit_train_batches limit_val_batches  >=0.9  "
 reload_dataloaders_every_n_epochs  >=1.4  "
 log_every_n_steps             >=0.10      it is the number of batches between two reports to Determined.
 num_sanity_val_steps          >=0.9       it is what the trial was given.
-fast_dev_run                  >=0.9       it is False, since a trial has no such mode.
+fast_dev_run                  >=0.9       it is a script's own Trainer's; otherwise it is False.
 overfit_batches               >=0.9       it is what the trial was given.
-barebones                     >=2.0       it is False, since a trial has no such mode.
+barebones                     >=2.0       it is a script's own Trainer's; otherwise it is False.
 profiler                      >=0.9       it is a script's own Trainer's; otherwise it does nothing.
 fit_loop                      >=1.4       it has the loaders, and the counts of its epoch_loop and val_loop; max_epochs
                                           can be set before training starts.

@@ -38,9 +38,11 @@ class Attached:
 
     Attributes:
         collector: Collects the values that the module logs in the current stage.
+        barebones: Whether nothing is logged.
     """
 
     collector: Any
+    barebones: bool = False
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Prints on rank 0."""

@@ -26,6 +26,7 @@ ENDLESS: Final = sys.maxsize
 """The length of a training that something else will end, such as a Timer or the number of steps."""
 
 _SETTINGS: Final = (
+    "barebones",
     "check_val_every_n_epoch",
     "fast_dev_run",
     "log_every_n_steps",
