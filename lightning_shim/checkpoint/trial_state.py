@@ -43,11 +43,7 @@ class TrialState:
     """Saves and restores the state that a trial needs to continue exactly."""
 
     def __init__(
-        self,
-        runtime: Runtime,
-        training_loop: TrainingLoop,
-        averaging: WeightAveragingState,
-        attributes: OwnAttributes,
+        self, runtime: Runtime, training_loop: TrainingLoop, averaging: WeightAveragingState, attributes: OwnAttributes
     ) -> None:
         self._session: Final = runtime.session
         self._module: Final = runtime.session.module

@@ -19,12 +19,7 @@ from lightning_shim.members.member import Kind
 from lightning_shim.members.query import members
 from lightning_shim.upstream.lightning import Lightning
 from lightning_shim.user_code.class_source import ClassSource
-from lightning_shim.user_code.logged_names import (
-    LoggedNames,
-    logged_elsewhere,
-    logged_in_validation,
-    logged_otherwise,
-)
+from lightning_shim.user_code.logged_names import LoggedNames, logged_elsewhere, logged_in_validation, logged_otherwise
 from lightning_shim.user_code.project import ClassDefinition, SourceError, SourceModule
 from lightning_shim.user_code.user_class import files_around, is_users
 

@@ -215,11 +215,7 @@ class _WorkerIterator(_MultiProcessingDataLoaderIter):
     """
 
     def __init__(
-        self,
-        loader: DataLoader[Any],
-        seen: InWorkers,
-        skip: Skip | None,
-        before_reset: Callable[[], None] | None,
+        self, loader: DataLoader[Any], seen: InWorkers, skip: Skip | None, before_reset: Callable[[], None] | None
     ) -> None:
         self.seen = seen
         self._skip = skip

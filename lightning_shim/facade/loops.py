@@ -171,10 +171,7 @@ class _BatchProgress(Refusing):
 
 # Modules read and set the step under which Lightning logs, by its private name.
 @delegates(
-    {
-        "global_step": "_session.global_step",
-        "_batches_that_stepped": "_session.progress.batches_that_stepped",
-    },
+    {"global_step": "_session.global_step", "_batches_that_stepped": "_session.progress.batches_that_stepped"},
     settable={"_batches_that_stepped"},
 )
 class _EpochLoopFacade(Refusing):

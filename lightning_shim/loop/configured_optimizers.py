@@ -20,10 +20,7 @@ _SHAPES: Final = (
     "an Optimizer; a list of optimizers; (list of optimizers, list of schedulers); "
     'a dictionary {"optimizer": ..., "lr_scheduler": ...}; a tuple of such dictionaries'
 )
-_PYTORCH_SCHEDULERS: Final = (
-    torch.optim.lr_scheduler.LRScheduler,
-    torch.optim.lr_scheduler.ReduceLROnPlateau,
-)
+_PYTORCH_SCHEDULERS: Final = (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
 
 
 class SchedulerConfig(Protocol):

@@ -75,9 +75,7 @@ _HOOKS: Final = {
 
 LOG_LEVELS: Final = {hook: levels for levels, hooks in _HOOKS.items() for hook in hooks.split()}
 
-REMOVED_ARGUMENTS: Final[dict[str, str]] = {
-    "sync_dist_op": "pass reduce_fx",
-}
+REMOVED_ARGUMENTS: Final[dict[str, str]] = {"sync_dist_op": "pass reduce_fx"}
 """Arguments that ``self.log`` had in Lightning 1.x, each with its replacement."""
 
 

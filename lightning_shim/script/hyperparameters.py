@@ -106,11 +106,9 @@ _say_once: Final = functools.cache(say)
 @functools.cache
 def searched_hyperparameters() -> dict[str, Any]:
     """Returns the hyperparameters of the trial by name, nested; off-cluster there are none."""
-    import determined as det
+    from lightning_shim.upstream.determined.context import trial_info
 
-    from lightning_shim.upstream.determined.context import is_on_cluster
-
-    info = det.get_cluster_info() if is_on_cluster() else None
+    info = trial_info()
     return {} if info is None else nested(info.trial.hparams)
 
 

@@ -9,7 +9,6 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
-import determined as det
 from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
@@ -18,19 +17,15 @@ from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.session.random_state import seed_generators
 from lightning_shim.session.schedule import verify_train_unit
 from lightning_shim.trial.configuration import Configuration
-from lightning_shim.trial.journal import (
-    BESIDE_A_PROGRESS_BAR,
-    WITHOUT_A_PROGRESS_BAR,
-    shown_on_standard_error,
-)
+from lightning_shim.trial.journal import BESIDE_A_PROGRESS_BAR, WITHOUT_A_PROGRESS_BAR, shown_on_standard_error
 from lightning_shim.trial.processes import join_processes
 from lightning_shim.trial.trial import LightningTrial
 from lightning_shim.upstream.determined.context import (
     checkpoint_to_start_from,
-    is_on_cluster,
     no_device_of_determined,
     process_group_with,
     tensorboard_folder,
+    trial_info,
     verify_backend,
 )
 from lightning_shim.upstream.determined.controller import DEFAULT_REPORTING_PERIOD
@@ -201,7 +196,7 @@ def run_trial(
     """
     # Before Determined looks for a Horovod that is not installed, or for a launcher.
     verify_backend()
-    info = det.get_cluster_info() if is_on_cluster() else None
+    info = trial_info()
     if info is not None:
         hparams = {**(hparams or {}), **info.trial.hparams}
         configuration = Configuration.of_experiment()
@@ -222,10 +217,7 @@ def run_trial(
                 if units.get("checkpoint_period") is None:
                     trial.keep_newest_checkpoint_only()
             pytorch.Trainer(trial, context).fit(
-                checkpoint_policy=checkpoint_policy,
-                latest_checkpoint=storage_id,
-                **units,
-                **fit_options,
+                checkpoint_policy=checkpoint_policy, latest_checkpoint=storage_id, **units, **fit_options
             )
     return trial
 

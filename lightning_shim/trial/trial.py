@@ -152,10 +152,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         LightningTrial.was_made = True
         self.controller: Final = Controller()
         schedule = Schedule(
-            self.controller,
-            max_length or _length_asked_for(context),
-            validation_period,
-            reporting_period,
+            self.controller, max_length or _length_asked_for(context), validation_period, reporting_period
         )
         self._validates_by_default: Final = validation_period is None
         if is_datamodule(train_dataloaders):

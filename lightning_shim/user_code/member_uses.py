@@ -162,13 +162,7 @@ class _Reader(ast.NodeVisitor):
         self._use(node.value, node.attr, node.end_lineno, is_stored=isinstance(node.ctx, ast.Store))
 
     def _use(
-        self,
-        inner: ast.expr,
-        name: str,
-        line: int | None,
-        *,
-        is_stored: bool = False,
-        is_guarded: bool = False,
+        self, inner: ast.expr, name: str, line: int | None, *, is_stored: bool = False, is_guarded: bool = False
     ) -> None:
         value = self._value(inner)
         if not is_stored:

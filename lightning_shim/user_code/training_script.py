@@ -135,12 +135,7 @@ class TrainingScript:
                         yield self._given(call, definition, name, default, default_module)
 
     def _given(
-        self,
-        call: Call,
-        definition: ClassDefinition,
-        name: str,
-        default: ast.expr | None,
-        default_module: SourceModule,
+        self, call: Call, definition: ClassDefinition, name: str, default: ast.expr | None, default_module: SourceModule
     ) -> Parameter:
         """Returns a parameter with the value that a call passes."""
         names = [each for each, _, _ in self._constructor(definition, only_positional=True)]

@@ -267,16 +267,21 @@ def checkpoint_path(context: Any, storage_id: str) -> pathlib.Path | None:
     return path if path.is_dir() else None
 
 
-def is_on_cluster() -> bool:
-    """Whether this process belongs to a trial on a cluster."""
+def trial_info() -> det.ClusterInfo | None:
+    """Returns what the cluster says of this process's trial; None off-cluster."""
     # Notebooks and commands on a cluster have a ClusterInfo as well.
     info = det.get_cluster_info()
-    return info is not None and info.task_type == "TRIAL"
+    return info if info is not None and info.task_type == "TRIAL" else None
+
+
+def is_on_cluster() -> bool:
+    """Whether this process belongs to a trial on a cluster."""
+    return trial_info() is not None
 
 
 def trial_id() -> int | None:
     """Returns the number of the trial on a cluster; None off-cluster."""
-    info = det.get_cluster_info() if is_on_cluster() else None
+    info = trial_info()
     return None if info is None else int(info.trial.trial_id)
 
 
@@ -287,7 +292,7 @@ def tensorboard_storage() -> pathlib.Path:
 
 def name_of_trial() -> str | None:
     """Returns what the web interface calls this process's trial; off-cluster None."""
-    info = det.get_cluster_info() if is_on_cluster() else None
+    info = trial_info()
     return None if info is None else f"trial {info.trial.trial_id} of experiment {info.trial.experiment_id}"
 
 
@@ -296,7 +301,7 @@ def lacks_launcher() -> bool:
 
     On a cluster, ``determined.launch`` says which synchronises the processes; Determined looks at the same.
     """
-    info = det.get_cluster_info() if is_on_cluster() else None
+    info = trial_info()
     if info is None or (len(info.container_addrs) == 1 and len(info.slot_ids) <= 1):
         return False
     backend = det._DistributedBackend()
@@ -327,7 +332,7 @@ def verify_backend() -> None:
 
 def experiment_config() -> dict[str, Any]:
     """Returns the experiment's configuration on a cluster, with the master's defaults; off-cluster it is empty."""
-    info = det.get_cluster_info() if is_on_cluster() else None
+    info = trial_info()
     return {} if info is None else dict(info.trial._config)
 
 
