@@ -105,8 +105,8 @@ class DataSource:
 
     @property
     def num_batches(self) -> list[int | float]:
-        """The number of batches taken from each loader; infinite if it has no length."""
-        limits: list[int | float] = self._combined.limits
+        """The number of batches taken from each loader, if they have been requested; infinite if it has no length."""
+        limits: list[int | float] = [] if self._combined is None else self._combined.limits
         return limits
 
     @property

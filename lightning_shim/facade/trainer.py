@@ -53,9 +53,11 @@ _ANSWERS: Final = {
     "num_training_batches": "_training_loop.epoch_length.max_batches",
     "train_dataloader": "_training_loop.source.loaders",
     "val_dataloaders": "_evaluation_loop.source.loaders",
+    "num_val_batches": "_evaluation_loop.source.num_batches",
     "enable_validation": "_evaluation_loop.is_enabled",
     "lightning_module": "_session.module",
     "model": "_session.module",
+    "callbacks": "_session.callbacks",
     "optimizers": "strategy.optimizers",
     "lr_scheduler_configs": "strategy.lr_scheduler_configs",
     "precision_plugin": "strategy.precision_plugin",
@@ -71,7 +73,7 @@ _ANSWERS: Final = {
 """The path to the value of each of these attributes of Trainer. The table of members says what they mean."""
 
 
-@delegates(_ANSWERS)
+@delegates(_ANSWERS, settable={"callbacks"})
 class TrainerFacade(Attached):
     """Lightning's ``Trainer`` for an attached module.
 
@@ -247,15 +249,6 @@ class TrainerFacade(Attached):
             self._session.stopped_by = caller_name()
         self._session.should_stop = stops
 
-    @property
-    def callbacks(self) -> list[Any]:
-        """The Lightning callbacks."""
-        return self._session.callbacks
-
-    @callbacks.setter
-    def callbacks(self, callbacks: list[Any]) -> None:
-        self._session.callbacks = callbacks
-
     # The stage.
 
     @property
@@ -355,12 +348,6 @@ class TrainerFacade(Attached):
         if not isinstance(period.value, int):
             return 1
         return int(period.value if isinstance(period, pytorch.Batch) else period.value * self.num_training_batches)
-
-    @property
-    def num_val_batches(self) -> list[int | float]:
-        """The number of batches of each validation loader."""
-        loop = self._evaluation_loop
-        return loop.source.num_batches if loop.source.is_set_up else []
 
     @property
     def num_sanity_val_steps(self) -> int | float:

@@ -22,9 +22,8 @@ from lightning_shim.user_code.bytecode import is_own_method
 
 Hook = Callable[..., Any]
 
-_NAMES_OF_MODULE: Final = frozenset(row.name for row in members("LightningModule") if row.kind is Kind.HOOK)
-_NAMES_OF_CALLBACK: Final = frozenset(row.name for row in members("Callback") if row.kind is Kind.HOOK)
-
+_OF_MODULE: Final = {row.name: row for row in members("LightningModule") if row.kind is Kind.HOOK}
+_OF_CALLBACK: Final = {row.name: row for row in members("Callback") if row.kind is Kind.HOOK}
 
 _ONLY_IF_OVERRIDDEN: Final = frozenset(
     {"training_step", "validation_step", "configure_model", "configure_sharded_model", "on_validation_model_train"}
@@ -69,28 +68,27 @@ class Hooks:
         self._callbacks = list(self._session.callbacks)
         owners = [type(owner) for owner in (self._module, self._session.datamodule, *self._callbacks)]
         self._of_module = {
-            row.name: self._measured(row.name, self._adapted(row.name, getattr(self._module, row.name)))
-            for row in members("LightningModule")
-            if row.kind is Kind.HOOK and self.calls(row.name) and not is_own_method(row, *owners)
+            name: self._measured(name, self._adapted(name, getattr(self._module, name)))
+            for name, row in _OF_MODULE.items()
+            if self.calls(name) and not is_own_method(row, *owners)
         }
         # Lightning's own implementations: the patched ones are for calls from the user's code.
         defaults = {
-            row.name: self._measured(row.name, unpatched(getattr(self._module, row.name)))
-            for row in members("LightningModule")
-            if row.kind is Kind.HOOK and row.name not in self._of_module and hasattr(self._module, row.name)
+            name: self._measured(name, unpatched(getattr(self._module, name)))
+            for name in _OF_MODULE.keys() - self._of_module.keys()
+            if hasattr(self._module, name)
         }
         self._of_module_or_default = {**defaults, **self._of_module}
         self._of_callbacks = {
-            row.name: [
+            name: [
                 self._profiling.measured(
-                    f"[Callback]{callback.state_key}.{row.name}",
-                    self._adapted(row.name, getattr(callback, row.name), leading=2),
+                    f"[Callback]{callback.state_key}.{name}",
+                    self._adapted(name, getattr(callback, name), leading=2),
                 )
                 for callback in self._callbacks
-                if self._is_called(row.name, callback, self._lightning.Callback) and not is_own_method(row, *owners)
+                if self._is_called(name, callback, self._lightning.Callback) and not is_own_method(row, *owners)
             ]
-            for row in members("Callback")
-            if row.kind is Kind.HOOK
+            for name, row in _OF_CALLBACK.items()
         }
         self.names = frozenset([*self._of_module, *(name for name, hooks in self._of_callbacks.items() if hooks)])
         self._set_on_instances = self._hooks_of_instances()
@@ -101,9 +99,9 @@ class Hooks:
             self.refresh()
 
     def _hooks_of_instances(self) -> list[dict[str, Any]]:
-        attributes = [(_NAMES_OF_MODULE, vars(self._module))]
-        attributes += [(_NAMES_OF_CALLBACK, vars(callback)) for callback in self._callbacks]
-        return [{name: entries[name] for name in names & entries.keys()} for names, entries in attributes]
+        attributes = [(_OF_MODULE, vars(self._module))]
+        attributes += [(_OF_CALLBACK, vars(callback)) for callback in self._callbacks]
+        return [{name: entries[name] for name in rows.keys() & entries.keys()} for rows, entries in attributes]
 
     def _adapted(self, name: str, hook: Hook, leading: int = 0) -> Hook:
         adapted = with_former_arguments(name, hook, self.lightning1_values, leading)

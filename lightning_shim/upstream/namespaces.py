@@ -14,6 +14,9 @@ from lightning_shim.diagnostics.locations import caller_location
 NAMESPACES: Final = ("pytorch_lightning", "lightning.pytorch")
 """Both may be installed, with separate classes. The second comes with the package ``lightning``."""
 
+DEMONSTRATIONS: Final = tuple(f"{namespace}.demos." for namespace in NAMESPACES)
+"""Examples that Lightning ships, which count as the user's code."""
+
 
 @dataclass(frozen=True, slots=True)
 class Namespace:

@@ -16,16 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES
-from lightning_shim.upstream.namespaces import NAMESPACES
+from lightning_shim.upstream.namespaces import DEMONSTRATIONS, NAMESPACES
 
 _LIGHTNING: Final = frozenset(namespace.partition(".")[0] for namespace in NAMESPACES)
 
 _OF_INTEREST: Final = frozenset(
     {"LightningModule", "LightningDataModule", "LightningCLI", "Trainer", "ModelCheckpoint", "EarlyStopping"}
 )
-
-_DEMONSTRATIONS: Final = tuple(f"{namespace}.demos" for namespace in NAMESPACES)
-"""Examples that Lightning ships, and that a user may train as they are."""
 
 
 class SourceError(Exception):
@@ -337,7 +334,7 @@ class Project:
             return None
         full = ".".join([*filter(None, [name]), *parts])
         root = full.partition(".")[0]
-        if root in sys.stdlib_module_names or (root in FRAMEWORK_PACKAGES and not full.startswith(_DEMONSTRATIONS)):
+        if root in sys.stdlib_module_names or (root in FRAMEWORK_PACKAGES and not full.startswith(DEMONSTRATIONS)):
             return Outside(full)
         module = self._find(name) if name else None
         if module is not None and (parts[0] in module.bindings or (len(parts) == 1 and module.stars)):

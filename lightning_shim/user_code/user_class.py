@@ -16,12 +16,9 @@ from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES
 from lightning_shim.diagnostics.source_files import SourceFiles, code_of
 from lightning_shim.members.member import Kind, Member, Support
 from lightning_shim.members.query import members
-from lightning_shim.upstream.namespaces import NAMESPACES
+from lightning_shim.upstream.namespaces import DEMONSTRATIONS
 from lightning_shim.user_code.class_source import ClassSource, Method, classes_called, functions_in
 from lightning_shim.user_code.member_uses import FunctionUses, Origin, Value, arguments_of, read_uses
-
-_DEMONSTRATIONS: Final = tuple(f"{namespace}.demos." for namespace in NAMESPACES)
-"""Examples that Lightning ships, which count as the user's code."""
 
 _MIXIN_PACKAGES: Final = frozenset({"abc", "collections", "enum", "typing", "typing_extensions"})
 """Packages of Python's whose classes are mixed into modules, such as ``typing.Generic``."""
@@ -273,7 +270,7 @@ def files_around(files: Iterable[str], classes: Iterable[type]) -> set[str]:
 def is_users(module_name: str) -> bool:
     """Whether the code of a module counts as the user's, as that of all but a few packages does."""
     package = module_name.partition(".")[0]
-    return not (package in FRAMEWORK_PACKAGES or package in _MIXIN_PACKAGES) or module_name.startswith(_DEMONSTRATIONS)
+    return not (package in FRAMEWORK_PACKAGES or package in _MIXIN_PACKAGES) or module_name.startswith(DEMONSTRATIONS)
 
 
 def _is_never_called(row: Member) -> bool:
