@@ -180,7 +180,7 @@ class _Inspection:
                     place = self._code.definition(row.name)
                 elif isinstance(self._subject, type):
                     # An object shows the hooks that were assigned to it. Of a class only the source tells.
-                    place = self._code.set_on_self(row.name)
+                    place = self._code.set_on_self.get(row.name)
                 if place is not None:
                     yield self._override(row, place)
 

@@ -70,6 +70,7 @@ class Batches:
 
     Attributes:
         length: The number of batches, or None if it is unknown.
+        fetched: The number of batches taken so far.
         done: Whether the batch that was taken last is known to be the last one.
     """
 
@@ -78,7 +79,7 @@ class Batches:
         self._all_go_on: Final = end.all_go_on
         own = _length(combined) if end.all_go_on is None else None
         self.length = own if own is None or end.length is None else min(own, end.length)
-        self._fetched = fetched
+        self.fetched = fetched
         self._ahead: list[tuple[Any, int, int]] = [] if ahead is None else _unpickled(ahead)
         if ahead is not None:
             # A resumed loader starts with a placeholder for the batches that were taken: see TrackedLoader.resume.
@@ -89,7 +90,7 @@ class Batches:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of the pass, to which the loaders' positions have to be added."""
-        return {"fetched": self._fetched, "ahead": _pickled(self._ahead)}
+        return {"fetched": self.fetched, "ahead": _pickled(self._ahead)}
 
     def release(self) -> None:
         """Drops the loaders' iterators, which end their workers, even if somebody still holds this object."""
@@ -104,7 +105,7 @@ class Batches:
     def _fetch_ahead(self) -> None:
         batch = self._fetch()
         if batch is None:
-            self.length = self._fetched
+            self.length = self.fetched
         else:
             self._ahead.append(batch)
 
@@ -118,11 +119,11 @@ class Batches:
             raise StopIteration
         if self.length is not None and not self._ahead:
             batch = next(self._iterator)
-            self._fetched += 1
-            self.done = self._fetched >= self.length
+            self.fetched += 1
+            self.done = self.fetched >= self.length
             return batch
         batch = self._ahead.pop()
-        self._fetched += 1
+        self.fetched += 1
         self._fetch_ahead()
         self.done = not self._ahead
         return batch
@@ -167,11 +168,6 @@ class DataFetcherWrapper(Batches):
     def __class__(self) -> Any:
         return self._lightnings_class
 
-    @property
-    def fetched(self) -> int:
-        """The number of batches taken so far."""
-        return self._fetched
-
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of the pass, to which the loaders' positions have to be added."""
         return super().state_dict() | {"latest": _pickled((self.batch, self.batch_idx, self.dataloader_idx))}
@@ -188,8 +184,8 @@ class DataFetcherWrapper(Batches):
             self.done = True
             raise StopIteration
         batch, batch_idx, dataloader_idx = taken
-        self._fetched += 1
-        self.done = self.length is not None and self._fetched >= self.length
+        self.fetched += 1
+        self.done = self.length is not None and self.fetched >= self.length
         self.batch, self.batch_idx, self.dataloader_idx = batch, self._before + batch_idx, dataloader_idx
         return self.batch, self.batch_idx, self.dataloader_idx
 

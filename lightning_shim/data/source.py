@@ -49,6 +49,7 @@ class DataSource:
 
     Attributes:
         request: Requests the loaders from the user.
+        combined: Lightning's CombinedLoader of them, or None before they have been requested.
         length: The number of batches of a pass, or None if the loaders have no length.
         is_taken_by_steps: Whether the steps take batches themselves, from a ``dataloader_iter``.
     """
@@ -65,7 +66,7 @@ class DataSource:
         self._reload_period: Final = options.reload_dataloaders_every_n_epochs
         self._requested: _Circumstances | None = None
         self.length: int | None = None
-        self._combined: Any = None
+        self.combined: Any = None
         self._tracked: list[TrackedLoader] = []
         self._combined_tracked: Any = None
         self._batches: Batches | None = None
@@ -86,35 +87,30 @@ class DataSource:
     @property
     def is_set_up(self) -> bool:
         """Whether the loaders have been requested."""
-        return self._combined is not None
-
-    @property
-    def combined(self) -> Any:
-        """Lightning's CombinedLoader of them, or None before they have been requested."""
-        return self._combined
+        return self.combined is not None
 
     @property
     def loaders(self) -> Any:
         """The user's loader or loaders, or None before they have been requested."""
-        return None if self._combined is None else self._combined.iterables
+        return None if self.combined is None else self.combined.iterables
 
     @property
     def has_several(self) -> bool:
         """Whether several loaders are visited in turn, so that a batch has the index of a loader."""
-        return len(self._combined.flattened) > 1 and visits_loaders_in_turn(self._combined)
+        return len(self.combined.flattened) > 1 and visits_loaders_in_turn(self.combined)
 
     @property
     def num_batches(self) -> list[int | float]:
         """The number of batches taken from each loader, if they have been requested; infinite if it has no length."""
-        limits: list[int | float] = [] if self._combined is None else self._combined.limits
+        limits: list[int | float] = [] if self.combined is None else self.combined.limits
         return limits
 
     @property
     def batch_size(self) -> int | None:
         """The batch size of this process; None if there are several loaders, or if it is unknown."""
-        if self._combined is None or len(self._combined.flattened) != 1:
+        if self.combined is None or len(self.combined.flattened) != 1:
             return None
-        (loader,) = self._combined.flattened
+        (loader,) = self.combined.flattened
         sizes = (getattr(holder, "batch_size", None) for holder in (loader, getattr(loader, "batch_sampler", None)))
         return next((size for size in sizes if isinstance(size, int)), None)
 
@@ -178,7 +174,7 @@ class DataSource:
         ]
         self._attributes.add_loaders(self.request.stage, self._tracked)
         # Not before the errors above: what has been refused has nothing to release.
-        self._combined = combined
+        self.combined = combined
         # A copy, because a module may ask the trainer for its loaders and has to find its own.
         self._combined_tracked = copy.copy(combined)
         self._combined_tracked.flattened = self._tracked
@@ -305,7 +301,7 @@ class DataSource:
         # It is None, too, if the loaders were refused.
         if self._combined_tracked is not None:
             self._end_pass()
-            self._combined.reset()
+            self.combined.reset()
 
     def _end_pass(self) -> None:
         if self._batches is not None:

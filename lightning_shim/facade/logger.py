@@ -31,10 +31,7 @@ class _SilentExperiment:
     """Replaces the writer on all ranks but the first, where Lightning's loggers write nothing either."""
 
     def __getattr__(self, name: str) -> Any:
-        return self._nothing
-
-    def _nothing(self, *args: Any, **kwargs: Any) -> None:
-        return None
+        return lambda *args, **kwargs: None
 
 
 def _is_number(value: Any) -> bool:

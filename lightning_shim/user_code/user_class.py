@@ -86,6 +86,7 @@ class UserCode:
     Attributes:
         cls: The class.
         functions: All methods.
+        set_on_self: The first place, by name, where a method sets an attribute that the class does not have.
         unread: The names of the classes with at least one method that could not be read.
     """
 
@@ -118,12 +119,11 @@ class UserCode:
         self._by_name: Final[dict[str, list[Function]]] = {}
         for function in self.functions:
             self._by_name.setdefault(function.name, []).append(function)
-        # Attributes that methods set on self, which the class's __dict__ does not have.
-        self._set_on_self: Final[dict[str, Place]] = {}
+        self.set_on_self: Final[dict[str, Place]] = {}
         for function in self.functions:
             for use in function.found.uses:
                 if use.is_stored and use.value == Value(owner, Origin.SELF):
-                    self._set_on_self.setdefault(use.name, function.place(use.line))
+                    self.set_on_self.setdefault(use.name, function.place(use.line))
 
     def _arguments(self, method: Method) -> dict[str, Value]:
         """Returns the known values of a method's arguments."""
@@ -165,7 +165,7 @@ class UserCode:
             # An assignment to such a name goes through Lightning's own setter, and defines nothing new.
             return False
         registered = (self._instance.get(kind, {}) for kind in ("_modules", "_parameters", "_buffers"))
-        return name in self._set_on_self or name in self._instance or any(name in names for names in registered)
+        return name in self.set_on_self or name in self._instance or any(name in names for names in registered)
 
     def sets_somewhere(self, name: str) -> bool:
         """Whether the user's code sets an attribute of a given name on any object.
@@ -186,18 +186,14 @@ class UserCode:
     def definition(self, name: str) -> Place | None:
         """Finds the ``def`` or the assignment of an overridden member."""
         if name in self._instance:
-            if name in self._set_on_self:
-                return self._set_on_self[name]
+            if name in self.set_on_self:
+                return self.set_on_self[name]
             codes = filter(None, map(code_of, functions_in(self._instance[name])))
             return next((Place(*self._files.definition(code), self.cls.__module__) for code in codes), self.place)
         definer = self._definer(name)
         if definer is None or definer not in self._sources:
             return None
         return Place(*self._sources[definer].definition(name), definer.__module__)
-
-    def set_on_self(self, name: str) -> Place | None:
-        """Returns the first place where a method sets an attribute of the object."""
-        return self._set_on_self.get(name)
 
     @property
     def place(self) -> Place:
