@@ -221,11 +221,7 @@ Names = list[list[list[str]]]
 
 
 def names_of_groups(module: Any, optimizers: Sequence[Optimizer]) -> Names:
-    """Returns the names of the parameters in the optimizers' groups.
-
-    Returns:
-        The names; empty for a parameter that is not the module's.
-    """
+    """Returns the names of the parameters in the optimizers' groups; empty for one that is not the module's."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     return [
         [[names.get(id(parameter), "") for parameter in group["params"]] for group in optimizer.param_groups]

@@ -32,11 +32,7 @@ _WARNINGS: Final = {
 
 
 def takes_batch_idx(step: Callable[..., Any]) -> bool:
-    """Whether a step takes the index of the batch, by Lightning's rule.
-
-    Returns:
-        Whether it has a parameter ``batch_idx``, or ``*args``, or at least two parameters.
-    """
+    """Whether a step takes the index of the batch, by Lightning's rule."""
     specification = inspect.getfullargspec(inspect.unwrap(step))
     arguments = specification.args[1:]
     return "batch_idx" in arguments or specification.varargs is not None or len(arguments) >= 2

@@ -15,11 +15,7 @@ _IN_COMMON: Final = (
 
 
 def as_torch_loader(loader: Any) -> Any:
-    """Builds PyTorch's loader from the arguments of a ``determined.pytorch.DataLoader``.
-
-    Returns:
-        The loader to iterate; anything but Determined's is returned unchanged.
-    """
+    """Builds PyTorch's loader for a ``determined.pytorch.DataLoader``; any other one is returned unchanged."""
     # Not by its own get_data_loader, which repeats, shards and skips batches: a trial does that for every loader alike.
     if not isinstance(loader, pytorch.DataLoader):
         return loader

@@ -40,10 +40,7 @@ class SampleSharing:
         return request_loaders(self._lightning, hook) if self._is_needed or self.overfits else hook()
 
     def in_order(self, loader: Any) -> Any:
-        """Rebuilds a loader to go through its dataset in order.
-
-        Returns:
-            The loader to iterate; the user's own if it has no dataset.
+        """Rebuilds a loader to go through its dataset in order; one that has no dataset stays as it is.
 
         Raises:
             SamplerError: If it cannot be rebuilt.

@@ -115,10 +115,7 @@ class DataSource:
         return next((size for size in sizes if isinstance(size, int)), None)
 
     def set_up(self) -> bool:
-        """Requests the loaders and prepares them, unless they are there and need not be reloaded yet.
-
-        Returns:
-            Whether they were requested.
+        """Requests the loaders, and returns True, unless they are there and need not be reloaded yet.
 
         Raises:
             ConfigurationError: If they are no loaders, are empty, or cannot be rebuilt with the samplers they need.

@@ -130,11 +130,7 @@ class WorkerReporter:
         self._attributes = ChangingAttributes(parts_in_workers(info.dataset, self._collate_fn), self._packages)
 
     def collate(self, samples: Any) -> Reported:
-        """Makes a batch.
-
-        Returns:
-            The batch and the states that changed with it.
-        """
+        """Makes a batch, and adds the states that changed with it."""
         batch = self._collate_fn(samples)
         # Only changes are sent: one state of NumPy or PyTorch is larger than many a batch, and most workers draw from
         # one generator or from none.

@@ -119,8 +119,7 @@ def with_former_arguments(name: str, hook: Callable[..., Any], values: Values, l
 def without_last_argument(hook: Callable[..., Any], count: int) -> Callable[..., Any]:
     """Makes a hook that lacks the last parameter, as in early versions, callable with all arguments.
 
-    Returns:
-        A wrapper that drops the last argument, or the hook itself if it takes all of them.
+    A hook that takes all of them is returned unchanged.
     """
     try:
         inspect.signature(hook).bind(*range(count))

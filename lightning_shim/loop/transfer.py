@@ -21,10 +21,9 @@ _CONTAINERS: Final = (tuple, list)
 
 
 def hook_owner(session: Session, name: str) -> Any:
-    """Returns the object whose transfer hook is called, as Lightning's ``_DataHookSelector`` does.
+    """Returns the data module if it overrides a transfer hook, otherwise the module.
 
-    Returns:
-        The data module if it overrides the hook, otherwise the module.
+    As Lightning's ``_DataHookSelector`` does.
     """
     datamodule = session.datamodule
     if datamodule is not None and is_overridden(name, datamodule, session.lightning.LightningDataModule):

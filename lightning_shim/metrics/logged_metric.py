@@ -268,8 +268,7 @@ class LoggedMetric:
     def from_state_dict(cls, state: dict[str, Any], metric: Metric | None, device: torch.device) -> LoggedMetric:
         """Rebuilds a logged metric from its :meth:`state_dict`.
 
-        Returns:
-            The logged metric. Its ``arguments`` are empty until the next call logs it.
+        Its ``arguments`` are empty until the next call logs it.
         """
         restored = cls(Settings.from_state_dict(state["settings"]), arguments={}, metric=metric, device=device)
         folded = state["folded"]

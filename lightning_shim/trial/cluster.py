@@ -45,10 +45,9 @@ class Search:
                 self._changed.notify()
 
     def has_stopped(self, batches: int) -> bool:
-        """Asks the master on the chief, and tells all processes; they call it together.
+        """Whether the search has stopped the trial; all processes ask after a validation has been reported.
 
-        Returns:
-            Whether the search has stopped the trial; if the master does not answer, it has not.
+        The chief asks the master; if that does not answer, the search has not.
         """
         if not self._is_on_cluster:
             return False

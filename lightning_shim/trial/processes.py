@@ -55,11 +55,7 @@ class Processes:
             self.stop_watching()
 
     def all_give_up(self) -> bool:
-        """Waits until all processes have called it.
-
-        Returns:
-            Whether all of them have within :data:`PATIENCE`.
-        """
+        """Waits until all processes have called it; returns whether they have within :data:`PATIENCE`."""
         if self._group is None:
             return True
         try:

@@ -235,9 +235,7 @@ def visits_loaders_in_turn(combined_loader: Any) -> bool:
 def batches_of(combined_loader: Any) -> Iterator[tuple[Any, int, int]]:
     """Starts to iterate a CombinedLoader.
 
-    Returns:
-        Its iterator. If there is only one loader, the batches come straight from that loader's own iterator, which
-        saves rebuilding each batch.
+    The batches of a single loader come straight from its own iterator, which saves rebuilding each of them.
     """
     iterator: Iterator[tuple[Any, int, int]] = iter(combined_loader)
     if len(combined_loader.flattened) != 1 or combined_loader.iterables is not combined_loader.flattened[0]:

@@ -72,11 +72,7 @@ class StrategySettings:
 
 
 def problem_of_strategy(strategy: Any) -> str | None:
-    """Says why a trial cannot train by a strategy.
-
-    Returns:
-        A sentence without a capital, or None if it can.
-    """
+    """Says in a sentence without a capital why a trial cannot train by a strategy; None if it can."""
     if isinstance(strategy, str):
         return None if strategy.startswith(_NAMES) else 'a trial trains as one process per slot, as "ddp" does.'
     bases = type(strategy).__mro__

@@ -91,8 +91,7 @@ def logged_in_validation(ancestry: Sequence[ClassDefinition]) -> LoggedNames:
 def logged_elsewhere(ancestry: Sequence[ClassDefinition]) -> LoggedNames:
     """Finds the names of the values that a module logs in any other hook than those of validation.
 
-    Returns:
-        The names; the calls are also those in hooks that no trial calls.
+    The calls are also those in hooks that no trial calls.
     """
     reader, never_called = _Reader(ancestry, trains=True), _Reader(ancestry, trains=False)
     for row in members("LightningModule"):

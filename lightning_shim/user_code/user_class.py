@@ -204,11 +204,7 @@ class UserCode:
     # The methods that a trial reaches.
 
     def made_by(self, name: str) -> Iterator[tuple[type, Place]]:
-        """Finds the classes that a method calls, itself or through other methods of the class.
-
-        Yields:
-            Each class that is called by a name, with the place of the call.
-        """
+        """Yields the classes that a method calls, itself or through other methods of the class, with the places."""
         new = {function for function in self._by_name.get(name, []) if not self.is_hidden(function)}
         leading: set[Function] = set()
         while new:
