@@ -21,10 +21,6 @@ class LoaderRequest:
         session: The training.
         stage: ``"train"`` or ``"val"``.
         given: The loaders passed as an argument, or None.
-
-    Attributes:
-        stage: ``"train"`` or ``"val"``.
-        origin: Where the loaders come from, in words that can follow "which was".
     """
 
     def __init__(self, session: Session, stage: str, given: Any) -> None:
@@ -39,6 +35,7 @@ class LoaderRequest:
         )
         if given is None and is_overridden(name, owner, base):
             self._hook = getattr(owner, name)
+        # In words that can follow "which was".
         self.origin: Final = (
             f"passed to `Trainer.fit({stage}_dataloaders=...)`"
             if self._hook is None
@@ -71,12 +68,7 @@ class LoaderRequest:
         return ConfigurationError(f"{definition_location(self._hook)}: {self.stage}_dataloader {problem}", also)
 
     def warn(self, message: str, category: type[LightningShimWarning]) -> None:
-        """Warns at the source of the loaders.
-
-        Args:
-            message: The message.
-            category: The warning's class.
-        """
+        """Warns at the source of the loaders."""
         if self._hook is None:
             warn_at_caller(message, category)
         else:

@@ -20,10 +20,7 @@ _SHAPES: Final = (
     "an Optimizer; a list of optimizers; (list of optimizers, list of schedulers); "
     'a dictionary {"optimizer": ..., "lr_scheduler": ...}; a tuple of such dictionaries'
 )
-_PYTORCH_SCHEDULERS: Final = (
-    torch.optim.lr_scheduler.LRScheduler,
-    torch.optim.lr_scheduler.ReduceLROnPlateau,
-)
+_PYTORCH_SCHEDULERS: Final = (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
 
 
 class SchedulerConfig(Protocol):
@@ -40,47 +37,40 @@ class SchedulerConfig(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredOptimizers:
-    """The optimizers and schedulers of a module, in the order in which they were returned.
+    """The optimizers and schedulers of a module, in the order in which they were returned."""
 
-    Attributes:
-        optimizers: The optimizers; Lightning's mock optimizer if the hook returned None.
-        lr_scheduler_configs: Lightning's ``LRSchedulerConfig`` of each scheduler, which says when to step it.
-        frequencies: The length of each optimizer's turn in batches, as Lightning 1.x had it; empty if all optimizers
-            train on every batch.
-    """
-
-    optimizers: list[torch.optim.Optimizer]
+    optimizers: list[torch.optim.Optimizer]  # the optimizers; Lightning's mock optimizer if the hook returned None
+    # Lightning's `LRSchedulerConfig` of each scheduler, which says when to step it.
     lr_scheduler_configs: list[SchedulerConfig]
+    # The length of each optimizer's turn in batches, as Lightning 1.x had it; empty if all optimizers train on every
+    # batch.
     frequencies: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
 class _OptimizersReader:
     """Parses one return value; holds the facts about the module that decide what is valid."""
 
-    def __init__(
-        self,
-        lightning: Lightning,
-        definition: Callable[..., Any],
-        automatic: bool,
-        steps_itself: bool,
-        takes_turns: bool,
-    ):
-        self._lightning = lightning
-        self._definition = definition
-        self._automatic = automatic
-        self._steps_itself = steps_itself
+    lightning: Lightning
+    definition: Callable[..., Any]
+    automatic: bool
+    steps_itself: bool
+    takes_turns: bool
+
+    @property
+    def _more_keys(self) -> set[str]:
         # Lightning 2 knows no "frequency". It is read only where several optimizers can take turns.
-        self._more_keys = {"frequency"} if takes_turns else set()
+        return {"frequency"} if self.takes_turns else set()
 
     def error(self, problem: str, also: type[Exception] | None = None) -> ConfigurationError:
-        return ConfigurationError(f"{definition_location(self._definition)}: configure_optimizers {problem}", also)
+        return ConfigurationError(f"{definition_location(self.definition)}: configure_optimizers {problem}", also)
 
     def warn(self, message: str, category: type[DifferenceWarning] = OptimizersWarning) -> None:
-        warn_at_definition(self._definition, f"configure_optimizers: {message}", category)
+        warn_at_definition(self.definition, f"configure_optimizers: {message}", category)
 
     def handle_none(self) -> None:
         """Warns that None was returned, or refuses it if a ``return`` seems to have been forgotten."""
-        if _forgets_to_return(self._definition):
+        if _forgets_to_return(self.definition):
             raise self.error(
                 "returned None, so that nothing would be trained: it calls something, but has no `return` with a "
                 "value. Return the optimizer; or write `return None` if the module is to be trained without one."
@@ -153,12 +143,12 @@ class _OptimizersReader:
 
     def scheduler_config(self, returned: Any) -> SchedulerConfig:
         settings = dict(returned) if isinstance(returned, Mapping) else {"scheduler": returned}
-        known = {entry.name for entry in fields(self._lightning.LRSchedulerConfig)}
+        known = {entry.name for entry in fields(self.lightning.LRSchedulerConfig)}
         unknown = settings.keys() - known
         if unknown:
             self.warn(f"Found unsupported keys in the lr scheduler dict: {unknown}. Take them out.")
         # With manual optimization the user steps the schedulers; Lightning never looks at these keys.
-        useless = {"reduce_on_plateau", "monitor", "strict"} & settings.keys() if not self._automatic else set()
+        useless = {"reduce_on_plateau", "monitor", "strict"} & settings.keys() if not self.automatic else set()
         if useless:
             self.warn(
                 f"The lr scheduler dict contains the key(s) {sorted(useless)}, but the keys will be ignored. You need "
@@ -177,9 +167,9 @@ class _OptimizersReader:
                 "trial could not continue with it.",
                 also=TypeError,
             )
-        if self._automatic:
+        if self.automatic:
             self._check_automatic(settings, scheduler, isinstance(returned, Mapping))
-        config: SchedulerConfig = self._lightning.LRSchedulerConfig(**settings)
+        config: SchedulerConfig = self.lightning.LRSchedulerConfig(**settings)
         return config
 
     def _check_automatic(self, settings: dict[str, Any], scheduler: Any, is_dictionary: bool) -> None:
@@ -200,7 +190,7 @@ class _OptimizersReader:
                 "A `OneCycleLR` scheduler is using 'interval': 'epoch', so it is stepped once an epoch. Are you sure "
                 "you didn't mean 'interval': 'step'?"
             )
-        if not (isinstance(scheduler, _PYTORCH_SCHEDULERS) or self._steps_itself):
+        if not (isinstance(scheduler, _PYTORCH_SCHEDULERS) or self.steps_itself):
             raise self.error(
                 f"returned the scheduler {scheduler!r}, which doesn't follow PyTorch's LRScheduler API. You should "
                 "override the `LightningModule.lr_scheduler_step` hook to say how it is stepped."
@@ -246,9 +236,6 @@ def read_optimizers(
         automatic: The module's ``automatic_optimization``.
         steps_itself: Whether the module defines ``lr_scheduler_step``.
         takes_turns: Whether ``training_step`` takes ``optimizer_idx``, as with several optimizers in Lightning 1.x.
-
-    Returns:
-        The optimizers and the schedulers.
 
     Raises:
         ConfigurationError: If a part of the return value cannot be used.

@@ -23,12 +23,9 @@ class Validation:
     """A whole validation, which Determined takes for a single batch.
 
     For each batch Determined inspects signatures and compares names, which takes as long as a small layer.
-
-    Attributes:
-        samples: The number of samples that this process has evaluated.
     """
 
-    samples: int
+    samples: int  # the number of samples that this process has evaluated
 
 
 class ValidationLoader(DataLoader[Any]):
@@ -204,7 +201,8 @@ class EvaluationLoop:
         if output is not None:
             if self._keeps_outputs:
                 self._outputs[dataloader_idx].append(output)
-            self._metrics.returned.keep(output, dataloader_idx if self._has_several else None)
+            if not self._session.trainer.barebones:
+                self._metrics.returned.keep(output, dataloader_idx if self._has_several else None)
         samples = collector.number_of_samples()
         collector.end_batch()
         if self._loggers.loggers and not self._session.trainer.sanity_checking:

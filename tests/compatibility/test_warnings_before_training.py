@@ -145,7 +145,7 @@ class TestWarnings:
             train(Module(), loader())
 
     def test_validation_loader_without_step(self, lightning: ModuleType) -> None:
-        with warns(DifferenceWarning, FIT_CALL, "validation loaders, but no validation_step"):
+        with warns(DifferenceWarning, FIT_CALL, "but have no `validation_step`. Skipping val loop"):
             train(tiny(lightning)(), loader(), loader())
 
     def test_validation_that_is_switched_off_gives_none(self, pl: ModuleType) -> None:
