@@ -5,13 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lightning_fabric.utilities.seed import pl_worker_init_function
-from lightning_fabric.utilities.warnings import PossibleUserWarning
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from lightning_shim.compatibility.before_training import takes_dataloader_iter
@@ -210,14 +207,13 @@ class DataSource:
             lightning.rank_zero_warn(
                 f"Your `{name}`'s sampler has shuffling enabled, it is strongly recommended that you turn shuffling "
                 "off for val/test dataloaders.",
-                category=PossibleUserWarning,
+                category=lightning.PossibleUserWarning,
             )
         loader = self._shared(loader)
         if is_script:
             lightning.worker_check(self._session.trainer, loader, name)
-        if int(os.environ.get("PL_SEED_WORKERS", 0)) and loader.worker_init_fn is None:
-            # The environment variable is set by seed_everything(workers=True).
-            loader.worker_init_fn = functools.partial(pl_worker_init_function, rank=self._session.global_rank)
+        # After seed_everything(workers=True).
+        lightning.auto_add_worker_init_fn(loader, self._session.global_rank)
         return loader
 
     def _invalid(self, loader: Any) -> ConfigurationError:

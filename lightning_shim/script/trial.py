@@ -8,7 +8,6 @@ import time
 from typing import Any, Final
 
 from determined import pytorch
-from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 from lightning_shim.diagnostics.errors import ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location
@@ -240,7 +239,7 @@ class ScriptTrial(LightningTrial):
                 f"The number of training batches ({batches}) is smaller than the logging interval "
                 f"Trainer(log_every_n_steps={trainer.log_every_n_steps}). Set a lower value for log_every_n_steps if "
                 "you want to see logs for the training epoch.",
-                category=PossibleUserWarning,
+                category=self._session.lightning.PossibleUserWarning,
             )
 
     def _estimated_batches(self) -> int:

@@ -31,6 +31,7 @@ from lightning_shim.trial.cluster import Search
 from lightning_shim.trial.journal import Entry, shown_on_standard_error
 from lightning_shim.upstream.determined.context import checkpoint_path, close_tensorboard
 from lightning_shim.upstream.lightning_plugins import finish_writing
+from lightning_shim.upstream.lightning_trainer import warn_of_modules_in_eval_mode
 
 CALLBACK_NAME: Final = "lightning_shim"
 """The name of the callback for Determined."""
@@ -105,6 +106,8 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._evaluation_loop.set_up()
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")
+        if self._session.script_trainer is not None:
+            warn_of_modules_in_eval_mode(self._trainer)
         self._hooks.call("on_train_start")
         self._has_started_training = True
         if not self._ends_at_once():

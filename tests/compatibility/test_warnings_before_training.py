@@ -141,7 +141,7 @@ class TestWarnings:
             def validation_step(self, batch: Any, batch_idx: int) -> None:
                 raise AssertionError
 
-        with warns(DifferenceWarning, FIT_CALL, "a validation_step, but no validation loaders"):
+        with warns(DifferenceWarning, FIT_CALL, "You defined a `validation_step` but have no `val_dataloader`"):
             train(Module(), loader())
 
     def test_validation_loader_without_step(self, lightning: ModuleType) -> None:
