@@ -16,7 +16,7 @@ from lightning_shim.members.query import members
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.patching.wrappers import unpatched
 from lightning_shim.session.session import Session
-from lightning_shim.upstream.lightning import is_overridden
+from lightning_shim.upstream.lightning import is_overridden, lightning_of
 from lightning_shim.upstream.lightning_behaviour import TELLS_DATA_MODULES_OF_ERRORS
 from lightning_shim.user_code.bytecode import is_own_method
 
@@ -90,14 +90,16 @@ class Hooks:
         }
         defaults = {name: self._measured(name, hook) for name, hook in defaults.items()}
         self._of_module_or_default = {**defaults, **self._of_module}
+        # Lightning calls those of its other namespace too.
+        bases = [(callback, lightning_of(callback).Callback) for callback in self._callbacks]
         self._of_callbacks = {
             row.name: [
                 self._profiling.measured(
                     f"[Callback]{callback.state_key}.{row.name}",
                     self._adapted(row.name, getattr(callback, row.name), leading=2),
                 )
-                for callback in self._callbacks
-                if self._is_called(row.name, callback, self._lightning.Callback) and not is_own_method(row, *owners)
+                for callback, base in bases
+                if self._is_called(row.name, callback, base) and not is_own_method(row, *owners)
             ]
             for row in members("Callback")
             if row.kind is Kind.HOOK

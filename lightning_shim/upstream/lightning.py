@@ -51,15 +51,10 @@ class Lightning:
     LightningDataModule: type
     Callback: type
     Checkpoint: type
-    ModelCheckpoint: type
     EarlyStopping: type
-    StochasticWeightAveraging: type
-    GradientAccumulationScheduler: type
     ProgressBar: type
-    BasePredictionWriter: type
     TensorBoardLogger: type
     CSVLogger: type
-    WandbLogger: type
     PassThroughProfiler: type
     log_hyperparams: Callable[[Any], None]
     clean_namespace: Callable[[MutableMapping[str, Any]], None]
@@ -105,16 +100,11 @@ def _parts(namespace: Namespace) -> Lightning:
         LightningDataModule=namespace.module("core.datamodule").LightningDataModule,
         Callback=callbacks.Callback,
         Checkpoint=callbacks.Checkpoint,
-        ModelCheckpoint=callbacks.ModelCheckpoint,
         EarlyStopping=callbacks.EarlyStopping,
-        StochasticWeightAveraging=callbacks.StochasticWeightAveraging,
-        GradientAccumulationScheduler=callbacks.GradientAccumulationScheduler,
         ProgressBar=callbacks.ProgressBar,
-        BasePredictionWriter=callbacks.BasePredictionWriter,
         migrate_checkpoint=namespace.module("utilities.migration").migrate_checkpoint,
         TensorBoardLogger=loggers.TensorBoardLogger,
         CSVLogger=loggers.CSVLogger,
-        WandbLogger=loggers.WandbLogger,
         PassThroughProfiler=namespace.module("profilers").PassThroughProfiler,
         clean_namespace=namespace.module("utilities.parsing").clean_namespace,
         log_hyperparams=namespace.module("loggers.utilities")._log_hyperparams,
@@ -152,7 +142,7 @@ def lightning_of(instance: Any) -> Lightning:
     """Returns the parts of the namespace that an object comes from.
 
     Args:
-        instance: A LightningModule, LightningDataModule or Trainer, or its class.
+        instance: A LightningModule, LightningDataModule, Trainer or Callback, or its class.
 
     Returns:
         The parts.
