@@ -79,9 +79,6 @@ def inspect_members(module_or_class: Any, files: SourceFiles | None = None) -> C
         module_or_class: As for :func:`check`.
         files: A cache of source files, to share between several objects.
 
-    Returns:
-        The report.
-
     Raises:
         ConfigurationError: If it cannot be checked.
     """
@@ -100,9 +97,6 @@ def may_change_optimization(subjects: Iterable[Any]) -> bool:
     """Whether the user's code may change ``accumulate_grad_batches`` or ``automatic_optimization`` during training.
 
     Classes without source may do so.
-
-    Args:
-        subjects: Modules, data modules, callbacks and any other objects, which are skipped.
     """
     files = SourceFiles()
     for subject in map(original, subjects):
@@ -118,11 +112,7 @@ def may_change_optimization(subjects: Iterable[Any]) -> bool:
 
 
 def lightnings_callback(callback_class: type) -> Member:
-    """Returns the row of the Lightning callback that a class is or derives from.
-
-    Args:
-        callback_class: A subclass of Lightning's Callback.
-    """
+    """Returns the row of the Lightning callback that a class is or derives from."""
     lightning = lightning_of(callback_class)
     package = lightning.Callback.__module__.rpartition(".")[0]
     is_users_bar = issubclass(callback_class, lightning.ProgressBar) and not _is_of(callback_class, package)
@@ -191,7 +181,7 @@ class _Inspection:
                     place = self._code.definition(row.name)
                 elif isinstance(self._subject, type):
                     # An object shows the hooks that were assigned to it. Of a class only the source tells.
-                    place = self._code.set_on_self(row.name)
+                    place = self._code.set_on_self.get(row.name)
                 if place is not None:
                     yield self._override(row, place)
 

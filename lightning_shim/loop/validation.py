@@ -23,12 +23,9 @@ class Validation:
     """A whole validation, which Determined takes for a single batch.
 
     For each batch Determined inspects signatures and compares names, which takes as long as a small layer.
-
-    Attributes:
-        samples: The number of samples that this process has evaluated.
     """
 
-    samples: int
+    samples: int  # the number of samples that this process has evaluated
 
 
 class ValidationLoader(DataLoader[Any]):

@@ -14,18 +14,13 @@ from lightning_shim.members.member import Support
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One row of the table.
-
-    Attributes:
-        name: The argument's name.
-        support: Its level of support: ``NATIVE`` if the script's own Trainer applies it, ``BACKED`` if the trial does,
-            ``IGNORED`` if a value other than the default has no effect.
-        sentence: What happens, as one sentence that can follow a colon.
-    """
+    """One row of the table."""
 
     name: str
+    # Its level of support: `NATIVE` if the script's own Trainer applies it, `BACKED` if the trial does, `IGNORED` if a
+    # value other than the default has no effect.
     support: Support
-    sentence: str
+    sentence: str  # what happens, as one sentence that can follow a colon
 
 
 # One row a line: name, support, sentence. A ditto mark repeats the sentence of the row above.

@@ -44,16 +44,9 @@ class Attached:
     collector: Any
     barebones: bool = False
 
-    def print(self, *args: Any, **kwargs: Any) -> None:
-        """Prints on rank 0."""
-        raise NotImplementedError
-
 
 def attached_trainer(module: Any) -> Any | None:
     """Returns the trainer of a module that is attached to a trial.
-
-    Args:
-        module: A LightningModule, or None.
 
     Returns:
         The trial's facade, or None if the module has no trainer or one of Lightning's.

@@ -79,12 +79,7 @@ _trains_scripts = False
 
 
 def patch_module(registry: PatchRegistry, owner: type[Any]) -> None:
-    """Patches LightningModule.
-
-    Args:
-        registry: The registry that will undo it.
-        owner: The class.
-    """
+    """Patches LightningModule."""
     from lightning_shim.patching.wrappers import patched_method, patched_property
 
     for name, wrapper in METHODS.items():

@@ -13,10 +13,6 @@ from lightning_shim.upstream.namespaces import namespace_of
 def logger_of(trainer: Any, given: dict[str, Any]) -> Any:
     """Returns the argument ``logger`` for a Trainer that is being built.
 
-    Args:
-        trainer: The Trainer.
-        given: The arguments that the user has passed to it.
-
     Returns:
         What the user has passed, except for Lightning's default on a cluster, which a barebones Trainer has not. That
         one has the trial's number for its version, so that ModelCheckpoint has the same folder after a pause.

@@ -151,9 +151,6 @@ def _verify() -> None:
 def verify_tuning(who: str) -> None:
     """Refuses a search where it would be repeated after each pause, or by each process alone.
 
-    Args:
-        who: The searcher, in words.
-
     Raises:
         ConfigurationError: If the script runs on a cluster, or on several processes.
     """
@@ -176,11 +173,5 @@ def _warn_about_hyperparameters() -> None:
 
 
 def arguments_of(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of a call by name.
-
-    Args:
-        function: The bound method that is called.
-        args: The positional arguments.
-        kwargs: The keyword arguments.
-    """
+    """Returns the arguments of a call by name."""
     return dict(inspect.signature(function).bind(*args, **kwargs).arguments)

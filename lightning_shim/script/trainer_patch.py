@@ -145,11 +145,6 @@ METHODS: Final[dict[str, Wrapper]] = {
 
 
 def patch_trainer(registry: PatchRegistry, owner: type[Any]) -> None:
-    """Patches Lightning's ``Trainer``.
-
-    Args:
-        registry: The registry that will undo it.
-        owner: The class.
-    """
+    """Patches Lightning's ``Trainer``."""
     for name, wrapper in METHODS.items():
         registry.wrap(owner, name, patched_method(wrapper))

@@ -31,12 +31,7 @@ from lightning_shim.upstream.namespaces import derives_from, namespace_of
 
 
 def start_profiler(trainer: Any, stand_in: Any) -> None:
-    """Tells the profiler of a script's Trainer what it will measure.
-
-    Args:
-        trainer: The user's Trainer.
-        stand_in: The trial's facade.
-    """
+    """Tells the profiler of a script's Trainer what it will measure."""
     rank = stand_in.local_rank if stand_in.world_size > 1 else None
     trainer.profiler._lightning_module = weakref.proxy(stand_in.lightning_module)
     trainer.profiler.setup(stage=stand_in.state.fn, local_rank=rank, log_dir=stand_in.log_dir)
@@ -136,12 +131,7 @@ def finders(trainer: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def searching(trainer: Any, finder: Any) -> Iterator[None]:
-    """Makes a Trainer's ``fit`` end with the search of one of its callbacks, as with a Tuner.
-
-    Args:
-        trainer: The user's Trainer.
-        finder: One of its :func:`finders`.
-    """
+    """Makes a Trainer's ``fit`` end with the search of one of its callbacks, as with a Tuner."""
     # A Tuner has the finder raise this itself. One of the other namespace has another exception.
     ends: type[Exception] = namespace_of(trainer).module("utilities.exceptions")._TunerExitException
     base: Any = lightning_of(trainer).Callback
