@@ -37,7 +37,6 @@ from lightning_shim.session.options import root_dir_of, verify_option
 Facade = TypeVar("Facade", bound=type)
 
 _ANSWERS: Final = {
-    "collector": "metrics.collector",
     "current_epoch": "_session.progress.current_epoch",
     "global_step": "_session.global_step",
     "is_last_batch": "_session.progress.is_last_batch",

@@ -37,10 +37,10 @@ class Attached:
     Determined.
 
     Attributes:
-        collector: Collects the values that the module logs in the current stage.
+        metrics: What the module logs; its ``collector`` is that of the current stage.
     """
 
-    collector: Any
+    metrics: Any
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Prints on rank 0."""
