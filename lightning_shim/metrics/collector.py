@@ -146,13 +146,6 @@ class MetricCollector:
         """The index of the batch's loader if there are several."""
         return self._dataloader_idx
 
-    def number_of_samples(self) -> int:
-        """Returns the number of samples in the batch, or 1 if it cannot be inferred."""
-        try:
-            return self._batch_size or self._current_batch_size()
-        except Exception:
-            return 1
-
     def end_dataloader(self) -> None:
         """Ends the batches of one loader, after which :meth:`collect` returns its epoch values."""
         self._in_first_batch = None
