@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -80,10 +80,26 @@ def is_given_every_warning() -> None:
     forget_given_warnings()
 
 
+@pytest.fixture(scope="session")
+def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Gives an empty folder: the one it gave before, if that still is, since most tests write nothing."""
+    folder = tmp_path_factory.mktemp("empty")
+
+    def give() -> Path:
+        nonlocal folder
+        if any(folder.iterdir()):
+            folder = tmp_path_factory.mktemp("empty")
+        return folder
+
+    return give
+
+
 @pytest.fixture(autouse=True)
-def writes_into_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def writes_into_its_own_folder(
+    request: pytest.FixtureRequest, empty_folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Keeps what a training writes, which is below the working directory, in a folder of the test."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else empty_folder())
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.delenv(name, raising=False)
 

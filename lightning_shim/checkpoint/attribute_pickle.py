@@ -233,11 +233,6 @@ class AttributePickler(pickle.Pickler):
 class CheckpointPickler(AttributePickler):
     """Pickles values for a checkpoint.
 
-    Args:
-        known: The objects that are stored by name.
-        initial: The objects that existed when training began.
-        storages: The number of tensors on each storage.
-
     Attributes:
         buffers: The large buffers, which are not part of the pickle: tensors over the original memory.
     """
@@ -268,12 +263,7 @@ def _take(buffers: list[Tensor], buffer: pickle.PickleBuffer) -> bool:
 
 
 class HashingPickler(AttributePickler):
-    """Hashes a value's pickle, by which changes are recognised within this process. The pickle itself is not kept.
-
-    Args:
-        known: The objects that are stored by name.
-        initial: The objects that existed when training began.
-    """
+    """Hashes a value's pickle, by which changes are recognised within this process. The pickle itself is not kept."""
 
     def __init__(self, known: KnownObjects, initial: InitialObjects) -> None:
         self._hash: Final = xxhash.xxh3_128()
@@ -324,14 +314,7 @@ def _hash(hash_: Any, buffer: pickle.PickleBuffer) -> bool:
 
 
 class AttributeUnpickler(pickle.Unpickler):
-    """Reads the pickles of :class:`CheckpointPickler`.
-
-    Args:
-        stream: The pickle.
-        buffers: The large buffers, which are not part of it.
-        known: The objects that are stored by name.
-        initial: The objects that existed when training began.
-    """
+    """Reads the pickles of :class:`CheckpointPickler`."""
 
     def __init__(self, stream: bytes, buffers: list[Tensor], known: KnownObjects, initial: InitialObjects) -> None:
         super().__init__(io.BytesIO(stream), buffers=[buffer.numpy() for buffer in buffers])

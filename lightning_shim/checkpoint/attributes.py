@@ -57,19 +57,12 @@ _Place = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class _Owner:
-    """A module, submodule or callback.
+    """A module, submodule or callback."""
 
-    Attributes:
-        key: Its name, the same in each process.
-        instance: The object.
-        names_left_out: The attributes that it has by itself, without the user.
-        loader: The loader that it is a part of, in words, unless it is of the module or a callback.
-    """
-
-    key: str
+    key: str  # its name, the same in each process
     instance: Any
-    names_left_out: frozenset[str] = frozenset()
-    loader: str | None = None
+    names_left_out: frozenset[str] = frozenset()  # the attributes that it has by itself, without the user
+    loader: str | None = None  # the loader that it is a part of, in words, unless it is of the module or a callback
 
     def attributes(self) -> dict[str, Any]:
         """Returns the attributes to save, by name."""
@@ -117,9 +110,6 @@ class OwnAttributes:
     A data module has a ``state_dict`` of its own, and is only referred to by name.
 
     A dataset may be of any size, unlike a module: of its attributes those within a bound are kept.
-
-    Args:
-        runtime: The components; its session has the callbacks and the trainer.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -209,11 +199,7 @@ class OwnAttributes:
         return state
 
     def capture(self, loader: TrackedLoader) -> list[Tensor] | None:
-        """Returns the attributes of a loader's parts that have ever changed, as bytes; None if none has.
-
-        Args:
-            loader: The loader.
-        """
+        """Returns the attributes of a loader's parts that have ever changed, as bytes; None if none has."""
         if self._digests is None:
             return None
         stages = ((stage, loaders) for stage, loaders in self._loaders.items() if loader in loaders)
@@ -280,11 +266,7 @@ class OwnAttributes:
         self._restore(loaded, self._loads_loaders)
 
     def restore_captured(self, captured: list[Tensor] | None) -> None:
-        """Restores attributes of loaders.
-
-        Args:
-            captured: The return value of :meth:`capture`.
-        """
+        """Restores attributes of loaders."""
         self._restore(captured, with_loaders=True)
 
     @_without_garbage_collection()

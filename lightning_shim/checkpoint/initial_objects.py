@@ -73,16 +73,11 @@ class KnownObjects:
 
 @dataclass(frozen=True, slots=True)
 class _Handler:
-    """Access to the contents of one kind of object.
+    """Access to the contents of one kind of object."""
 
-    Attributes:
-        contents: Returns an object's contents.
-        fill: Replaces the contents of an object of another process.
-        entries: Returns the objects in it that another process may have as well, each with the path to it.
-    """
-
-    contents: Callable[[Any], Any]
-    fill: Callable[[Any, Any], None]
+    contents: Callable[[Any], Any]  # returns an object's contents
+    fill: Callable[[Any, Any], None]  # replaces the contents of an object of another process
+    # Returns the objects in it that another process may have as well, each with the path to it.
     entries: Callable[[Any], Iterable[tuple[str, Any]]] | None = None
 
 
@@ -202,19 +197,12 @@ def _set_attributes(value: Any, contents: tuple[list[tuple[str, Any]], list[tupl
 
 
 class InitialObject(NamedTuple):
-    """An object that existed when training began.
-
-    Attributes:
-        path: The path to it.
-        reference: Returns the object, or None if it is gone.
-        kind: The name of its kind; None if its contents are not saved.
-        has_attributes: Whether its attributes are a part of its contents.
-    """
+    """An object that existed when training began."""
 
     path: str
-    reference: Callable[[], Any]
-    kind: str | None
-    has_attributes: bool
+    reference: Callable[[], Any]  # returns the object, or None if it is gone
+    kind: str | None  # the name of its kind; None if its contents are not saved
+    has_attributes: bool  # whether its attributes are a part of its contents
 
     def entries(self, value: Any) -> Iterable[tuple[str, Any]]:
         """Returns the objects in it that another process may have as well, each with the path to it."""

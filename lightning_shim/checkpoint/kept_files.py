@@ -38,20 +38,13 @@ class KeptFiles:
 
         Otherwise Lightning would have them forget which checkpoints are the best. Call it before their states are
         loaded.
-
-        Args:
-            checkpoint: The trial's own checkpoint.
         """
         states = checkpoint.get("callbacks", {})
         for callback in self._without_folder:
             callback.dirpath = states.get(callback.state_key, {}).get("dirpath", callback.dirpath)
 
     def verify_folders(self) -> None:
-        """Refuses a folder that cannot be written to, before anything is trained.
-
-        Raises:
-            ConfigurationError: If there is one.
-        """
+        """Refuses a folder that cannot be written to, before anything is trained."""
         for callback in self._callbacks:
             verify_writable(callback.dirpath, f"{type(callback).__name__}(dirpath=...)")
 
@@ -78,29 +71,16 @@ class KeptFiles:
         share(self._by_name().values(), replaces=True)
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Lists in a checkpoint the files that it will hold.
-
-        Args:
-            checkpoint: The checkpoint that Determined is about to save; changed in place.
-        """
+        """Lists in a checkpoint the files that it will hold."""
         checkpoint[FILES_KEY] = self._saved = self._by_name()
 
     def write(self, folder: str) -> None:
-        """Copies the files into the checkpoint that was saved last.
-
-        Args:
-            folder: The checkpoint's folder.
-        """
+        """Copies the files into the checkpoint that was saved last."""
         for name, path in self._saved.items():
             _copy(path, os.path.join(folder, FOLDER, name))
 
     def restore(self, checkpoint: dict[str, Any], folder: str | os.PathLike[str] | None) -> None:
-        """Copies the files back to their paths, unless they still exist.
-
-        Args:
-            checkpoint: The checkpoint that Determined has read.
-            folder: The checkpoint's folder.
-        """
+        """Copies the files back to their paths, unless they still exist."""
         assert folder is not None
         for name, path in checkpoint.get(FILES_KEY, {}).items():
             if not os.path.exists(path):

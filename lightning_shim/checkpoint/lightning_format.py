@@ -24,12 +24,7 @@ SCALER_KEY: Final = "MixedPrecision"
 
 
 class LightningCheckpoint:
-    """The contents of a checkpoint that Lightning knows.
-
-    Args:
-        runtime: The session's components; the strategy has optimizers, schedulers and the scaler.
-        averaging: Knows whether a callback's scheduler has replaced the module's.
-    """
+    """The contents of a checkpoint that Lightning knows."""
 
     def __init__(self, runtime: Runtime, averaging: WeightAveragingState) -> None:
         self._session: Final = runtime.session
@@ -41,11 +36,7 @@ class LightningCheckpoint:
         self._averaging: Final = averaging
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Adds Lightning's keys to Determined's checkpoint, and calls the ``on_save_checkpoint`` hooks on it.
-
-        Args:
-            checkpoint: The checkpoint that Determined is about to save; changed in place.
-        """
+        """Adds Lightning's keys to Determined's checkpoint, and calls the ``on_save_checkpoint`` hooks on it."""
         # Determined's tensors are added under a second name. torch.save writes a shared storage once, so they take up
         # no further space.
         checkpoint.update(
@@ -70,9 +61,6 @@ class LightningCheckpoint:
 
         Args:
             weights_only: Whether to leave out all that only a resumed training needs.
-
-        Returns:
-            The checkpoint.
         """
         checkpoint = self._weights()
         if not weights_only:
@@ -149,20 +137,13 @@ class LightningCheckpoint:
         self._averaging.load(checkpoint)
 
     def load_weights(self, checkpoint: dict[str, Any]) -> None:
-        """Gives the module the weights, as ``load_from_checkpoint`` does: with its own ``on_load_checkpoint`` alone.
-
-        Args:
-            checkpoint: What has been read. Changed in place.
-        """
+        """Gives the module the weights, as ``load_from_checkpoint`` does: with its own ``on_load_checkpoint`` alone."""
         self._hooks.module("on_load_checkpoint", checkpoint)
         _prefer_lightning_keys(checkpoint)
         self._module.load_state_dict(checkpoint["models_state_dict"][0], strict=self._module.strict_loading)
 
     def load_training_state(self, checkpoint: dict[str, Any]) -> None:
         """Gives the scaler, the optimizers and the schedulers their state.
-
-        Args:
-            checkpoint: What :meth:`load` has seen.
 
         Raises:
             ValueError: If the module has another number of optimizers or schedulers.
@@ -176,11 +157,7 @@ class LightningCheckpoint:
             self._restore("scheduler", schedulers, checkpoint.get("lr_schedulers_state_dict"))
 
     def load_progress(self, checkpoint: dict[str, Any]) -> None:
-        """Counts from where Lightning's loops were.
-
-        Args:
-            checkpoint: What has been read.
-        """
+        """Counts from where Lightning's loops were."""
         if "loops" in checkpoint:
             self._progress.load_state_dict(progress_of_loops(checkpoint["loops"]))
 
@@ -217,14 +194,7 @@ class LightningCheckpoint:
 
 
 def without_arrays(state: Any) -> Any:
-    """Turns NumPy arrays into lists, so that PyTorch and Lightning can load a checkpoint with their default settings.
-
-    Args:
-        state: Nested tuples, lists and dictionaries.
-
-    Returns:
-        The same with lists for arrays.
-    """
+    """Turns arrays into lists, so that PyTorch and Lightning can load a checkpoint with their default settings."""
     # The usual types are handled here, without Lightning's slower search: each random state of Python's has 625
     # numbers, and a checkpoint holds several states.
     if isinstance(state, (int, float, str, bytes)):
@@ -297,14 +267,7 @@ def loops_state(progress: Progress, hook: str | None = None) -> dict[str, Any]:
 
 
 def progress_of_loops(loops: dict[str, Any]) -> dict[str, Any]:
-    """Returns the progress that corresponds to the state of Lightning's loops.
-
-    Args:
-        loops: The state, as :func:`loops_state` returns it.
-
-    Returns:
-        The counters of :class:`Progress` by name.
-    """
+    """Returns the counters of :class:`Progress`, by name, that correspond to the state of Lightning's loops."""
     fit_loop = loops["fit_loop"]
     batches = fit_loop["epoch_loop.batch_progress"]
     epochs = fit_loop["epoch_progress"]["current"]

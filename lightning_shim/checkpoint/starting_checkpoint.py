@@ -25,14 +25,7 @@ _LARGE: Final = ("state_dict", "models_state_dict", "optimizer_states", "optimiz
 
 
 class StartingCheckpoint:
-    """The trial's own checkpoint after a pause; otherwise that of ``ckpt_path``, or the weights of another trial's.
-
-    Args:
-        runtime: The parts.
-        lightning_checkpoint: Takes over what Lightning would.
-        trial_state: Takes over what Lightning would not.
-        kept_files: The folders of ModelCheckpoint, which stay the same.
-    """
+    """The trial's own checkpoint after a pause; otherwise that of ``ckpt_path``, or the weights of another trial's."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ from lightning_shim.checkpoint.attributes import FLAGS_OF_LAYERS, OwnAttributes
 from lightning_shim.checkpoint.lightning_format import without_arrays
 from lightning_shim.checkpoint.weight_averaging import WeightAveragingState
 from lightning_shim.compatibility.inspection import may_change_optimization
-from lightning_shim.loop.other_length import can_go_on, continue_elsewhere
+from lightning_shim.loop.other_length import continue_elsewhere
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.loop.training import TrainingLoop
 from lightning_shim.metrics.collector import MetricViews
@@ -40,21 +40,10 @@ _FLAGS_OF_MODULES: Final = ("training", *FLAGS_OF_LAYERS)
 
 
 class TrialState:
-    """Saves and restores the state that a trial needs to continue exactly.
-
-    Args:
-        runtime: The components whose state is saved.
-        training_loop: Knows the loaders' positions.
-        averaging: Saves and restores the state of weight averaging.
-        attributes: Saves and restores the attributes of module and callbacks.
-    """
+    """Saves and restores the state that a trial needs to continue exactly."""
 
     def __init__(
-        self,
-        runtime: Runtime,
-        training_loop: TrainingLoop,
-        averaging: WeightAveragingState,
-        attributes: OwnAttributes,
+        self, runtime: Runtime, training_loop: TrainingLoop, averaging: WeightAveragingState, attributes: OwnAttributes
     ) -> None:
         self._session: Final = runtime.session
         self._module: Final = runtime.session.module
@@ -81,11 +70,7 @@ class TrialState:
         self._processes = self._session.context.distributed.gather(state)
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the state to a checkpoint.
-
-        Args:
-            checkpoint: The checkpoint that Determined is about to save; changed in place.
-        """
+        """Adds the state to a checkpoint."""
         # Only those that have changed: the code sets the others again.
         flags = {name: flag for name, flag in self._flags().items() if flag is not self._initial_flags.get(name)}
         state = {
@@ -99,11 +84,7 @@ class TrialState:
         checkpoint[STATE_KEY] = without_arrays(state)
 
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the state until training starts, and adds the parameter groups that the optimizers' states need.
-
-        Args:
-            checkpoint: The checkpoint that Determined has read.
-        """
+        """Keeps the state until training starts, and adds the parameter groups that the optimizers' states need."""
         # The checkpoint may turn out to be another trial's, from which only the weights are used. Then training starts
         # with batch 0, and nobody calls apply().
         self._loaded = checkpoint.get(STATE_KEY)
@@ -112,13 +93,10 @@ class TrialState:
             add_missing_groups(self._module, self._strategy.optimizers, self._loaded["parameter_groups"])
 
     def apply(self) -> bool:
-        """Restores the loaded state.
+        """Restores the loaded state, and returns whether there was one.
 
         If the number of processes or the length of the loaders has changed, the states of single processes are
         meaningless. The running epoch then loses its logged values, and continues after the same part of its batches.
-
-        Returns:
-            Whether a state was loaded.
         """
         state, self._loaded = self._loaded, None
         if state is None:
@@ -129,7 +107,7 @@ class TrialState:
         self._restore_flags(state["flags"])
         processes = state["processes"]
         # Not restored yet: hooks up to on_train_start would overwrite them.
-        goes_on = len(processes) == size and can_go_on(self._training_loop, processes[rank]["training_loop"])
+        goes_on = len(processes) == size and processes[rank]["training_loop"]["length"] == self._training_loop.length
         self._attributes.load(processes[rank if len(processes) == size else 0]["attributes"], goes_on)
         if not goes_on:
             self._metrics.views.update(self._views(processes[0]))
@@ -243,15 +221,7 @@ Names = list[list[list[str]]]
 
 
 def names_of_groups(module: Any, optimizers: Sequence[Optimizer]) -> Names:
-    """Returns the names of the parameters in the optimizers' groups.
-
-    Args:
-        module: The LightningModule.
-        optimizers: Its optimizers.
-
-    Returns:
-        The names; empty for a parameter that is not the module's.
-    """
+    """Returns the names of the parameters in the optimizers' groups; empty for one that is not the module's."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     return [
         [[names.get(id(parameter), "") for parameter in group["params"]] for group in optimizer.param_groups]
@@ -260,13 +230,7 @@ def names_of_groups(module: Any, optimizers: Sequence[Optimizer]) -> Names:
 
 
 def add_missing_groups(module: Any, optimizers: Sequence[Optimizer], names: Names) -> None:
-    """Adds the parameter groups that the optimizers lack. Their states and settings are loaded later.
-
-    Args:
-        module: The LightningModule.
-        optimizers: Its optimizers.
-        names: The return value of :func:`names_of_groups` when the checkpoint was written.
-    """
+    """Adds the parameter groups that the optimizers lack. Their states and settings are loaded later."""
     # A mismatch is no error here: whoever loads the optimizers' states reports it.
     parameters = dict(module.named_parameters())
     for optimizer, groups in zip(optimizers, names, strict=False):

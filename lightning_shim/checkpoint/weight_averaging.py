@@ -20,11 +20,7 @@ _KEY: Final = "lightning_shim.averaging"
 
 
 class WeightAveragingState:
-    """The state of StochasticWeightAveraging in a checkpoint, in addition to the callback's own.
-
-    Args:
-        runtime: The session's components; the strategy has the optimizers and schedulers.
-    """
+    """The state of StochasticWeightAveraging in a checkpoint, in addition to the callback's own."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._session: Final = runtime.session
@@ -41,9 +37,6 @@ class WeightAveragingState:
         """Whether a later step may use the current gradients although none are being accumulated.
 
         In the epoch that the callback adds for batch normalisation no batch runs ``backward``, yet it ends with a step.
-
-        Args:
-            epoch: The index of the running epoch.
         """
         return any(
             callback.pl_module_contains_batch_norm(self._module) and epoch >= callback.swa_end
@@ -51,11 +44,7 @@ class WeightAveragingState:
         )
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the state to a checkpoint.
-
-        Args:
-            checkpoint: The checkpoint that Determined is about to save; changed in place.
-        """
+        """Adds the state to a checkpoint."""
         names = {submodule: name for name, submodule in self._module.named_modules()}
         state = {
             callback.state_key: {
@@ -70,11 +59,7 @@ class WeightAveragingState:
 
     @staticmethod
     def has_swapped_schedulers(checkpoint: dict[str, Any]) -> bool:
-        """Whether the callback's scheduler had replaced the module's when a trial's checkpoint was written.
-
-        Args:
-            checkpoint: The checkpoint.
-        """
+        """Whether the callback's scheduler had replaced the module's when a trial's checkpoint was written."""
         return _KEY in checkpoint
 
     @property
@@ -83,11 +68,7 @@ class WeightAveragingState:
         return any(callback._scheduler_state is not None for callback in self._callbacks)
 
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the state until :meth:`apply`, if the trial continues from this checkpoint.
-
-        Args:
-            checkpoint: The checkpoint that was read.
-        """
+        """Keeps the state until :meth:`apply`, if the trial continues from this checkpoint."""
         self._loaded = checkpoint.get(_KEY, {})
 
     def apply(self) -> None:

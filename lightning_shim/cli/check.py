@@ -16,11 +16,7 @@ from lightning_shim.user_code.project import Project, SourceError, shown
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command.
-
-    Args:
-        commands: What ``add_subparsers`` has returned.
-    """
+    """Adds the command."""
     parser = commands.add_parser(
         "check",
         help="say what of a module or a script works on Determined",

@@ -41,46 +41,28 @@ _PLAIN: Final = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null|none)$)[a-z
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How long a trial trains.
+    """How long a trial trains."""
 
-    Attributes:
-        unit: Determined's name: ``epochs`` or ``batches``.
-        number: How many of them; None if the source does not say it.
-        place: ``"file:line"`` of what says so.
-    """
-
-    unit: str
-    number: int | None
-    place: str
+    unit: str  # Determined's name: `epochs` or `batches`
+    number: int | None  # how many of them; None if the source does not say it
+    place: str  # `"file:line"` of what says so
 
 
 @dataclass(slots=True)
 class Experiment:
-    """What the YAML file says.
-
-    Attributes:
-        name: The experiment's name.
-        script: The script's file name, as it is named in comments.
-        entrypoint: What runs the script in one process.
-        slots: The slots of a trial.
-        metric: The searcher's metric.
-        length: How long a trial trains.
-        parameters: The parameters of the constructors that get hyperparameters.
-        is_search: Whether it tries other values than the script's.
-        to_fill_in: What the user still has to fill in, in words; known when the text has been made.
-        searched: The names of the hyperparameters that are searched; likewise.
-    """
+    """What the YAML file says."""
 
     name: str
-    script: str
-    entrypoint: str
+    script: str  # the script's file name, as it is named in comments
+    entrypoint: str  # what runs the script in one process
     slots: int
     metric: SearcherMetric
     length: Length
-    parameters: list[Parameter]
-    is_search: bool
+    parameters: list[Parameter]  # the parameters of the constructors that get hyperparameters
+    is_search: bool  # whether it tries other values than the script's
+    # What the user still has to fill in, in words; known when the text has been made.
     to_fill_in: list[str] = field(default_factory=list)
-    searched: list[str] = field(default_factory=list)
+    searched: list[str] = field(default_factory=list)  # the names of the hyperparameters that are searched; likewise
 
     def text(self) -> str:
         """Returns the YAML file's text, with its comments."""

@@ -48,11 +48,7 @@ _BROUGHT_ALONG: Final = frozenset({"numpy", "ruamel", "tabulate", "tensorboard",
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command.
-
-    Args:
-        commands: What ``add_subparsers`` has returned.
-    """
+    """Adds the command."""
     parser = commands.add_parser(
         "init",
         help="write what a cluster needs beside a script",
@@ -301,11 +297,7 @@ def _why_unknown(script: TrainingScript, logged: LoggedNames) -> str:
 
 
 def template(name: str) -> str:
-    """Returns one of the files that this package ships.
-
-    Args:
-        name: Its name in ``cli/templates``.
-    """
+    """Returns one of the files that this package ships."""
     return (resources.files("lightning_shim.cli") / "templates" / name).read_text()
 
 

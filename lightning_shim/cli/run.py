@@ -13,11 +13,7 @@ from lightning_shim.cli.target import TargetError
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command.
-
-    Args:
-        commands: What ``add_subparsers`` has returned.
-    """
+    """Adds the command."""
     parser = commands.add_parser(
         "run",
         help="run a script for Lightning's Trainer on Determined",

@@ -28,15 +28,7 @@ _SMALL: Final = 0.01
 
 
 def search_space(name: str, value: Any) -> dict[str, Any] | None:
-    """Returns the values to try, as Determined's ``hyperparameters`` has them.
-
-    Args:
-        name: The hyperparameter's name.
-        value: Its value in the script.
-
-    Returns:
-        The range; None if it is to stay as it is.
-    """
+    """Returns the values to try, as Determined's ``hyperparameters`` has them; None to keep the script's."""
     ranges: dict[type, Callable[[str, Any], dict[str, Any] | None]] = {bool: _choice, int: _integers, float: _numbers}
     if type(value) not in ranges or _NOT_SEARCHED.search(name.lower()):
         return None

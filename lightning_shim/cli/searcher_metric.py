@@ -28,17 +28,11 @@ _MORE_IS_BETTER: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class SearcherMetric:
-    """A metric.
+    """A metric."""
 
-    Attributes:
-        name: Its name; :data:`FILL_IN` if it is not known.
-        place: ``"file:line"`` of what says so; empty if nothing does.
-        smaller_is_better: Whether less of it is better; None if that is not known.
-    """
-
-    name: str
-    place: str
-    smaller_is_better: bool | None
+    name: str  # its name; `FILL_IN` if it is not known
+    place: str  # `"file:line"` of what says so; empty if nothing does
+    smaller_is_better: bool | None  # whether less of it is better; None if that is not known
 
 
 def choose_metric(logged: LoggedNames, monitors: Iterable[Monitor]) -> SearcherMetric:
@@ -47,9 +41,6 @@ def choose_metric(logged: LoggedNames, monitors: Iterable[Monitor]) -> SearcherM
     Args:
         logged: What the module logs in validation.
         monitors: What callbacks look at: what the user has called best comes before all others.
-
-    Returns:
-        The metric.
     """
     for monitor in monitors:
         # A name that was not found may still be among those that the source does not say.
@@ -76,11 +67,7 @@ def _rank(name: str) -> int:
 
 
 def smaller_is_better(name: str) -> bool | None:
-    """Tells by a metric's name whether less of it is better; None if the name does not say it.
-
-    Args:
-        name: The name.
-    """
+    """Tells by a metric's name whether less of it is better; None if the name does not say it."""
     # The last word is what it is: `error_recall` is a recall.
     for word in reversed(_words(name)):
         if _LESS_IS_BETTER.fullmatch(word):

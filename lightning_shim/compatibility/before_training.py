@@ -32,28 +32,14 @@ _WARNINGS: Final = {
 
 
 def takes_batch_idx(step: Callable[..., Any]) -> bool:
-    """Whether a step takes the index of the batch, by Lightning's rule.
-
-    Args:
-        step: ``training_step`` or ``validation_step``, bound.
-
-    Returns:
-        Whether it has a parameter ``batch_idx``, or ``*args``, or at least two parameters.
-    """
+    """Whether a step takes the index of the batch, by Lightning's rule."""
     specification = inspect.getfullargspec(inspect.unwrap(step))
     arguments = specification.args[1:]
     return "batch_idx" in arguments or specification.varargs is not None or len(arguments) >= 2
 
 
 def takes_dataloader_iter(step: Callable[..., Any] | None) -> bool:
-    """Whether a step takes the loaders' iterator in place of a batch, by Lightning's rule.
-
-    Args:
-        step: ``training_step`` or ``validation_step``, bound; None stands for no step.
-
-    Returns:
-        Whether it has a parameter ``dataloader_iter``.
-    """
+    """Whether a step takes the loaders' iterator in place of a batch, by Lightning's rule."""
     return step is not None and "dataloader_iter" in inspect.getfullargspec(inspect.unwrap(step)).args
 
 
@@ -65,10 +51,6 @@ def is_datamodule(instance: Any) -> bool:
 
 def verify_module(lightning: Lightning, module: Any) -> None:
     """Refuses a module that cannot be trained.
-
-    Args:
-        lightning: The module's Lightning.
-        module: The user's module.
 
     Raises:
         ConfigurationError: If it is no LightningModule, lacks a required hook, or mixes manual optimization with
@@ -94,10 +76,6 @@ def verify_module(lightning: Lightning, module: Any) -> None:
 def verify_manual_optimization(module: Any, options: TrainerOptions) -> None:
     """Refuses options that have no effect on manual optimization, as Lightning does.
 
-    Args:
-        module: The user's module.
-        options: The trial's options.
-
     Raises:
         ConfigurationError: If the options clip or accumulate gradients.
     """
@@ -111,15 +89,7 @@ def verify_manual_optimization(module: Any, options: TrainerOptions) -> None:
 
 
 def no_accumulation(module: Any, batches: int) -> ConfigurationError:
-    """Makes the error for ``accumulate_grad_batches`` with manual optimization.
-
-    Args:
-        module: The user's module.
-        batches: The value of ``accumulate_grad_batches``.
-
-    Returns:
-        The error, to be raised.
-    """
+    """Makes the error for ``accumulate_grad_batches`` with manual optimization."""
     return _no_effect(module, "accumulate_grad_batches", batches, "step in every few calls of training_step")
 
 
@@ -132,12 +102,6 @@ def _no_effect(module: Any, name: str, value: Any, instead: str) -> Configuratio
 
 def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: Any, val_dataloaders: Any) -> None:
     """Refuses a data module that cannot be used.
-
-    Args:
-        lightning: The module's Lightning.
-        datamodule: The user's data module, or None.
-        train_dataloaders: The training loaders that were passed, or None.
-        val_dataloaders: The validation loaders that were passed, or None.
 
     Raises:
         ConfigurationError: If it is no LightningDataModule of the module's namespace, or loaders are passed as well.
@@ -204,13 +168,6 @@ def _is_of_another_loop(member: str) -> bool:
 def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
     """Removes callbacks that have no effect in a trial, with a warning.
 
-    Args:
-        lightning: The module's Lightning.
-        callbacks: Lightning's callbacks and the user's own.
-
-    Returns:
-        The callbacks to call.
-
     Raises:
         ConfigurationError: If one is no callback of the module's namespace.
         RefusedMemberError: If one is refused.
@@ -232,12 +189,7 @@ def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
 
 
 def warn_about_validation(has_loaders: bool, has_step: bool) -> None:
-    """Warns if there are validation loaders without a ``validation_step``, or the other way round.
-
-    Args:
-        has_loaders: Whether there are validation loaders.
-        has_step: Whether the module defines ``validation_step``.
-    """
+    """Warns if there are validation loaders without a ``validation_step``, or the other way round."""
     if has_loaders is not has_step:
         present, missing = (
             ("validation loaders", "validation_step") if has_loaders else ("a validation_step", "validation loaders")

@@ -79,9 +79,6 @@ def inspect_members(module_or_class: Any, files: SourceFiles | None = None) -> C
         module_or_class: As for :func:`check`.
         files: A cache of source files, to share between several objects.
 
-    Returns:
-        The report.
-
     Raises:
         ConfigurationError: If it cannot be checked.
     """
@@ -100,9 +97,6 @@ def may_change_optimization(subjects: Iterable[Any]) -> bool:
     """Whether the user's code may change ``accumulate_grad_batches`` or ``automatic_optimization`` during training.
 
     Classes without source may do so.
-
-    Args:
-        subjects: Modules, data modules, callbacks and any other objects, which are skipped.
     """
     files = SourceFiles()
     for subject in map(original, subjects):
@@ -118,12 +112,7 @@ def may_change_optimization(subjects: Iterable[Any]) -> bool:
 
 
 def lightnings_callback(lightning: Lightning, callback_class: type) -> Member:
-    """Returns the row of the Lightning callback that a class is or derives from.
-
-    Args:
-        lightning: The class's Lightning.
-        callback_class: A subclass of Lightning's Callback.
-    """
+    """Returns the row of the Lightning callback that a class is or derives from."""
     package = lightning.Callback.__module__.rpartition(".")[0]
     is_users_bar = issubclass(callback_class, lightning.ProgressBar) and not _is_of(callback_class, package)
     # In place of Lightning's own a trial may show Determined's, and never in place of one that derives from it.
@@ -191,7 +180,7 @@ class _Inspection:
                     place = self._code.definition(row.name)
                 elif isinstance(self._subject, type):
                     # An object shows the hooks that were assigned to it. Of a class only the source tells.
-                    place = self._code.set_on_self(row.name)
+                    place = self._code.set_on_self.get(row.name)
                 if place is not None:
                     yield self._override(row, place)
 

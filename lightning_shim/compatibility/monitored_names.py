@@ -19,12 +19,7 @@ from lightning_shim.members.member import Kind
 from lightning_shim.members.query import members
 from lightning_shim.upstream.lightning import Lightning
 from lightning_shim.user_code.class_source import ClassSource
-from lightning_shim.user_code.logged_names import (
-    LoggedNames,
-    logged_elsewhere,
-    logged_in_validation,
-    logged_otherwise,
-)
+from lightning_shim.user_code.logged_names import LoggedNames, logged_elsewhere, logged_in_validation, logged_otherwise
 from lightning_shim.user_code.project import ClassDefinition, SourceError, SourceModule
 from lightning_shim.user_code.user_class import files_around, is_users
 
@@ -75,13 +70,7 @@ def warn_of_names_never_logged(
 
 
 class _Logged:
-    """What a module logs, as far as its source tells.
-
-    Args:
-        lightning: The module's Lightning.
-        module: The user's module.
-        others: Whatever else may log through it.
-    """
+    """What a module logs, as far as its source tells."""
 
     def __init__(self, lightning: Lightning, module: Any, others: Sequence[Any]) -> None:
         self._files: Final = SourceFiles()

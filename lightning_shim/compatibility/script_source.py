@@ -27,14 +27,7 @@ from lightning_shim.user_code.training_script import LIGHTNING_CLI, TRAINER, Cal
 
 
 def inspect_script(project: Project) -> list[CompatibilityReport]:
-    """Makes the report on a script.
-
-    Args:
-        project: The script and the files that it imports.
-
-    Returns:
-        The report; none if neither the script nor those files make a Trainer.
-    """
+    """Makes the report on a script; none if neither it nor the files that it imports make a Trainer."""
     calls = calls_of(project)
     kinds = {call: project.lightning_class(resolved) for call, resolved in calls}
     trainers = [call for call, kind in kinds.items() if kind in (TRAINER, LIGHTNING_CLI)]

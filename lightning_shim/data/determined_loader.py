@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from determined import pytorch
 from torch.utils.data import DataLoader
 
+_IN_COMMON: Final = (
+    *("dataset", "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"),
+    *("generator", "prefetch_factor", "persistent_workers"),
+)
+"""The arguments that both loaders have as attributes."""
+
 
 def as_torch_loader(loader: Any) -> Any:
-    """Builds PyTorch's loader from the arguments of a ``determined.pytorch.DataLoader``.
-
-    Args:
-        loader: The user's loader.
-
-    Returns:
-        The loader to iterate; anything but Determined's is returned unchanged.
-    """
+    """Builds PyTorch's loader for a ``determined.pytorch.DataLoader``; any other one is returned unchanged."""
     # Not by its own get_data_loader, which repeats, shards and skips batches: a trial does that for every loader alike.
     if not isinstance(loader, pytorch.DataLoader):
         return loader
@@ -25,16 +24,4 @@ def as_torch_loader(loader: Any) -> Any:
         if loader.batch_size is None
         else {"batch_size": loader.batch_size, "sampler": loader.sampler, "drop_last": loader.drop_last}
     )
-    return DataLoader(
-        loader.dataset,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor,
-        persistent_workers=loader.persistent_workers,
-        **batches,
-    )
+    return DataLoader(**{name: getattr(loader, name) for name in _IN_COMMON}, **batches)

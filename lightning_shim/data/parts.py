@@ -29,11 +29,7 @@ def samplers_of(loader: Any) -> list[Any]:
 def parts_of(loader: Any) -> dict[str, Any]:
     """Returns a loader's parts, and the datasets, samplers and loaders that these are made of.
 
-    Args:
-        loader: The loader.
-
-    Returns:
-        The parts by a name that is the same in each process, whether or not Lightning has wrapped the sampler.
+    Their names are the same in each process, whether or not Lightning has wrapped the sampler.
     """
     names = ("batch_sampler", "sampler", "dataset", "collate_fn")
     return _found([loader, *(getattr(loader, name, None) for name in names)])

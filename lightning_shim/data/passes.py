@@ -29,14 +29,7 @@ class _LengthOnly:
 
 
 def length_of(combined: Any) -> int | None:
-    """Returns the number of batches of a pass over a CombinedLoader.
-
-    Args:
-        combined: Lightning's CombinedLoader.
-
-    Returns:
-        The number, or None if it is unknown.
-    """
+    """Returns the number of batches of a pass over a CombinedLoader."""
     # A CombinedLoader knows its length only while it is iterated. To iterate the loaders themselves would start their
     # workers and draw random numbers.
     probe = copy.copy(combined)
@@ -53,14 +46,10 @@ def _length(combined: Any) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class CommonEnd:
-    """The end of a pass on all processes.
+    """The end of a pass on all processes."""
 
-    Attributes:
-        length: The number of batches that all processes have; None if it is unknown.
-        all_go_on: Asks all processes together whether each has another batch; None if the length tells.
-    """
-
-    length: int | None = None
+    length: int | None = None  # the number of batches that all processes have; None if it is unknown
+    # Asks all processes together whether each has another batch; None if the length tells.
     all_go_on: Callable[[bool], bool] | None = None
 
 
@@ -81,6 +70,7 @@ class Batches:
 
     Attributes:
         length: The number of batches, or None if it is unknown.
+        fetched: The number of batches taken so far.
         done: Whether the batch that was taken last is known to be the last one.
     """
 
@@ -89,7 +79,7 @@ class Batches:
         self._all_go_on: Final = end.all_go_on
         own = _length(combined) if end.all_go_on is None else None
         self.length = own if own is None or end.length is None else min(own, end.length)
-        self._fetched = fetched
+        self.fetched = fetched
         self._ahead: list[tuple[Any, int, int]] = [] if ahead is None else _unpickled(ahead)
         if ahead is not None:
             # A resumed loader starts with a placeholder for the batches that were taken: see TrackedLoader.resume.
@@ -100,7 +90,7 @@ class Batches:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of the pass, to which the loaders' positions have to be added."""
-        return {"fetched": self._fetched, "ahead": _pickled(self._ahead)}
+        return {"fetched": self.fetched, "ahead": _pickled(self._ahead)}
 
     def release(self) -> None:
         """Drops the loaders' iterators, which end their workers, even if somebody still holds this object."""
@@ -115,7 +105,7 @@ class Batches:
     def _fetch_ahead(self) -> None:
         batch = self._fetch()
         if batch is None:
-            self.length = self._fetched
+            self.length = self.fetched
         else:
             self._ahead.append(batch)
 
@@ -129,11 +119,11 @@ class Batches:
             raise StopIteration
         if self.length is not None and not self._ahead:
             batch = next(self._iterator)
-            self._fetched += 1
-            self.done = self._fetched >= self.length
+            self.fetched += 1
+            self.done = self.fetched >= self.length
             return batch
         batch = self._ahead.pop()
-        self._fetched += 1
+        self.fetched += 1
         self._fetch_ahead()
         self.done = not self._ahead
         return batch
@@ -147,11 +137,8 @@ class DataFetcherWrapper(Batches):
 
     Args:
         lightnings_class: Lightning's class, of which it says that it is: modules ask by isinstance.
-        combined: Lightning's CombinedLoader.
-        end: The end of the pass on all processes; by default that of the loaders.
-        fetched: The number of batches already taken, if the pass is resumed.
-        ahead: That there is no batch fetched ahead, as in :meth:`state_dict`.
-        latest: What was taken last, as in :meth:`state_dict`.
+        latest: What was taken last, as in :meth:`state_dict`. The other arguments are those of :class:`Batches`, which
+            never has a batch fetched ahead here.
 
     Attributes:
         batch: The batch that was taken last, or None before the first. Hooks get it, and ``self.log`` its size.
@@ -181,11 +168,6 @@ class DataFetcherWrapper(Batches):
     def __class__(self) -> Any:
         return self._lightnings_class
 
-    @property
-    def fetched(self) -> int:
-        """The number of batches taken so far."""
-        return self._fetched
-
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of the pass, to which the loaders' positions have to be added."""
         return super().state_dict() | {"latest": _pickled((self.batch, self.batch_idx, self.dataloader_idx))}
@@ -202,8 +184,8 @@ class DataFetcherWrapper(Batches):
             self.done = True
             raise StopIteration
         batch, batch_idx, dataloader_idx = taken
-        self._fetched += 1
-        self.done = self.length is not None and self._fetched >= self.length
+        self.fetched += 1
+        self.done = self.length is not None and self.fetched >= self.length
         self.batch, self.batch_idx, self.dataloader_idx = batch, self._before + batch_idx, dataloader_idx
         return self.batch, self.batch_idx, self.dataloader_idx
 

@@ -21,9 +21,6 @@ class LoaderRequest:
         session: The training.
         stage: ``"train"`` or ``"val"``.
         given: The loaders passed as an argument, or None.
-
-    Attributes:
-        stage: ``"train"`` or ``"val"``.
     """
 
     def __init__(self, session: Session, stage: str, given: Any) -> None:
@@ -64,12 +61,7 @@ class LoaderRequest:
         return ConfigurationError(f"{definition_location(self._hook)}: {self.stage}_dataloader {problem}")
 
     def warn(self, message: str, category: type[LightningShimWarning]) -> None:
-        """Warns at the source of the loaders.
-
-        Args:
-            message: The message.
-            category: The warning's class.
-        """
+        """Warns at the source of the loaders."""
         if self._hook is None:
             warn_at_caller(message, category)
         else:

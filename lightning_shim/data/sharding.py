@@ -36,24 +36,11 @@ class SampleSharing:
         self.overfits: Final = session.options.overfit_batches > 0
 
     def request(self, hook: Callable[[], Any]) -> Any:
-        """Requests loaders from the user; each records the arguments with which it was built, so it can be rebuilt.
-
-        Args:
-            hook: Returns the loaders.
-
-        Returns:
-            The loaders.
-        """
+        """Requests loaders from the user; each records the arguments with which it was built, so it can be rebuilt."""
         return request_loaders(self._lightning, hook) if self._is_needed or self.overfits else hook()
 
     def in_order(self, loader: Any) -> Any:
-        """Rebuilds a loader to go through its dataset in order.
-
-        Args:
-            loader: The user's loader.
-
-        Returns:
-            The loader to iterate; the user's own if it has no dataset.
+        """Rebuilds a loader to go through its dataset in order; one that has no dataset stays as it is.
 
         Raises:
             SamplerError: If it cannot be rebuilt.

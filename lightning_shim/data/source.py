@@ -47,13 +47,9 @@ class _Circumstances:
 class DataSource:
     """The loaders of one stage, requested when they are first needed, as in Lightning.
 
-    Args:
-        session: The training.
-        request: Requests the loaders from the user.
-        attributes: Keeps the attributes of the user's datasets, samplers and loaders.
-
     Attributes:
         request: Requests the loaders from the user.
+        combined: Lightning's CombinedLoader of them, or None before they have been requested.
         length: The number of batches of a pass, or None if the loaders have no length.
         is_taken_by_steps: Whether the steps take batches themselves, from a ``dataloader_iter``.
     """
@@ -70,7 +66,7 @@ class DataSource:
         self._reload_period: Final = options.reload_dataloaders_every_n_epochs
         self._requested: _Circumstances | None = None
         self.length: int | None = None
-        self._combined: Any = None
+        self.combined: Any = None
         self._tracked: list[TrackedLoader] = []
         self._combined_tracked: Any = None
         self._batches: Batches | None = None
@@ -91,43 +87,35 @@ class DataSource:
     @property
     def is_set_up(self) -> bool:
         """Whether the loaders have been requested."""
-        return self._combined is not None
-
-    @property
-    def combined(self) -> Any:
-        """Lightning's CombinedLoader of them, or None before they have been requested."""
-        return self._combined
+        return self.combined is not None
 
     @property
     def loaders(self) -> Any:
         """The user's loader or loaders, or None before they have been requested."""
-        return None if self._combined is None else self._combined.iterables
+        return None if self.combined is None else self.combined.iterables
 
     @property
     def has_several(self) -> bool:
         """Whether several loaders are visited in turn, so that a batch has the index of a loader."""
-        return len(self._combined.flattened) > 1 and visits_loaders_in_turn(self._combined)
+        return len(self.combined.flattened) > 1 and visits_loaders_in_turn(self.combined)
 
     @property
     def num_batches(self) -> list[int | float]:
-        """The number of batches taken from each loader; infinite if it has no length."""
-        limits: list[int | float] = self._combined.limits
+        """The number of batches taken from each loader, if they have been requested; infinite if it has no length."""
+        limits: list[int | float] = [] if self.combined is None else self.combined.limits
         return limits
 
     @property
     def batch_size(self) -> int | None:
         """The batch size of this process; None if there are several loaders, or if it is unknown."""
-        if self._combined is None or len(self._combined.flattened) != 1:
+        if self.combined is None or len(self.combined.flattened) != 1:
             return None
-        (loader,) = self._combined.flattened
+        (loader,) = self.combined.flattened
         sizes = (getattr(holder, "batch_size", None) for holder in (loader, getattr(loader, "batch_sampler", None)))
         return next((size for size in sizes if isinstance(size, int)), None)
 
     def set_up(self) -> bool:
-        """Requests the loaders and prepares them, unless they are there and need not be reloaded yet.
-
-        Returns:
-            Whether they were requested.
+        """Requests the loaders, and returns True, unless they are there and need not be reloaded yet.
 
         Raises:
             ConfigurationError: If they are no loaders, are empty, or cannot be rebuilt with the samplers they need.
@@ -183,7 +171,7 @@ class DataSource:
         ]
         self._attributes.add_loaders(self.request.stage, self._tracked)
         # Not before the errors above: what has been refused has nothing to release.
-        self._combined = combined
+        self.combined = combined
         # A copy, because a module may ask the trainer for its loaders and has to find its own.
         self._combined_tracked = copy.copy(combined)
         self._combined_tracked.flattened = self._tracked
@@ -292,11 +280,7 @@ class DataSource:
         return batches
 
     def without_batches(self, epoch: int) -> ConfigurationError:
-        """Returns the error of loaders that give no batches.
-
-        Args:
-            epoch: The index of the epoch.
-        """
+        """Returns the error of loaders that give no batches."""
         if epoch == 0:
             return self.request.error("gave an empty loader: it has no batches.")
         return self.request.error(
@@ -305,11 +289,7 @@ class DataSource:
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch of the loaders' samplers that have ``set_epoch``.
-
-        Args:
-            epoch: The index of the epoch.
-        """
+        """Sets the epoch of the loaders' samplers that have ``set_epoch``."""
         for loader in self._tracked:
             loader.set_epoch(epoch)
 
@@ -318,7 +298,7 @@ class DataSource:
         # It is None, too, if the loaders were refused.
         if self._combined_tracked is not None:
             self._end_pass()
-            self._combined.reset()
+            self.combined.reset()
 
     def _end_pass(self) -> None:
         if self._batches is not None:
@@ -398,13 +378,7 @@ class DataSource:
 
 
 def warn_about_global_batch_size(hparams: Mapping[str, Any], source: DataSource, slots: int) -> None:
-    """Warns if the hyperparameter ``global_batch_size`` is not the batch size over all slots.
-
-    Args:
-        hparams: The hyperparameters by name.
-        source: The training loaders, which have been requested.
-        slots: The number of slots, each of which trains on a batch of its own.
-    """
+    """Warns if the hyperparameter ``global_batch_size`` is not the batch size over all slots."""
     wanted, batch_size = hparams.get(GLOBAL_BATCH_SIZE), source.batch_size
     if not isinstance(wanted, int) or batch_size is None or wanted == batch_size * slots:
         return

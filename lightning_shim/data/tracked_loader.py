@@ -67,33 +67,20 @@ class Moment:
 
 @dataclass(slots=True)
 class Position:
-    """The position of a loader.
+    """The position of a loader."""
 
-    Attributes:
-        created: The moment at which its iterator was created.
-        epoch: The epoch that had been set on its samplers by then.
-        has_workers: Whether workers make its batches. Its sampler then gives their first indices at creation.
-        workers: The moment at which its workers were started, if that was in an earlier pass.
-        workers_at_start: The workers' random states when the pass began.
-        started: The moment at which the first batch was requested, if it was.
-        taken: The number of batches taken.
-        passes: The number of times it has been iterated in the running epoch.
-        workers_now: The workers' random states after the batches that were taken.
-        state: The ``state_dict`` of a loader or dataset that saves its own position.
-        ended: Whether there are no more batches.
-    """
-
-    created: Moment
-    epoch: int | None
-    has_workers: bool
-    workers: Moment | None
-    workers_at_start: dict[int, WorkerState]
-    started: Moment | None = None
-    taken: int = 0
-    passes: int = 1
+    created: Moment  # the moment at which its iterator was created
+    epoch: int | None  # the epoch that had been set on its samplers by then
+    has_workers: bool  # whether workers make its batches. Its sampler then gives their first indices at creation.
+    workers: Moment | None  # the moment at which its workers were started, if that was in an earlier pass
+    workers_at_start: dict[int, WorkerState]  # the workers' random states when the pass began
+    started: Moment | None = None  # the moment at which the first batch was requested, if it was
+    taken: int = 0  # the number of batches taken
+    passes: int = 1  # the number of times it has been iterated in the running epoch
+    # The workers' random states after the batches that were taken.
     workers_now: dict[int, WorkerState] = field(default_factory=dict)
-    state: Any = None
-    ended: bool = False
+    state: Any = None  # the `state_dict` of a loader or dataset that saves its own position
+    ended: bool = False  # whether there are no more batches
 
 
 class TooFewBatchesError(Exception):
@@ -102,10 +89,6 @@ class TooFewBatchesError(Exception):
 
 class TrackedLoader:
     """Replaces a loader in a CombinedLoader and keeps track of its position.
-
-    Args:
-        loader: The user's loader.
-        attributes: Keeps the attributes of the user's classes.
 
     Attributes:
         loader: The user's loader.
@@ -227,11 +210,7 @@ class TrackedLoader:
         return {"generators": self._own_generators().capture(), "counters": changed, "seeds": seeds}
 
     def restore_own_state(self, own: dict[str, Any]) -> None:
-        """Restores the loader's generators, counters and seeds.
-
-        Args:
-            own: The return value of :meth:`own_state`.
-        """
+        """Restores the loader's generators, counters and seeds."""
         self._own_generators().restore(own["generators"])
         parts = self._parts_with_counters()
         for (part, name), value in own["counters"].items():

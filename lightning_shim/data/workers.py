@@ -44,16 +44,12 @@ class Reported(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class InWorkers:
-    """The state that lives in a loader's workers, as far as it is known here.
+    """The state that lives in a loader's workers, as far as it is known here."""
 
-    Attributes:
-        states: The random states to start from, by the worker's index; updated with each batch that is taken.
-        packages: The packages whose classes are the user's; the attributes of their parts are looked at.
-        changed: The attributes that have changed in workers, each by the name of a part and its own; added to.
-    """
-
+    # The random states to start from, by the worker's index; updated with each batch that is taken.
     states: dict[int, WorkerState]
-    packages: frozenset[str]
+    packages: frozenset[str]  # the packages whose classes are the user's; the attributes of their parts are looked at
+    # The attributes that have changed in workers, each by the name of a part and its own; added to.
     changed: set[tuple[str, str]]
 
 
@@ -70,10 +66,6 @@ class ChangingAttributes:
     """The attributes of a worker's copies that change, each told once.
 
     They are looked at after 1, 2, 4, 8, ... batches, so that it costs little however many there are.
-
-    Args:
-        parts: The parts of the loader by name.
-        packages: The packages whose classes are the user's.
     """
 
     def __init__(self, parts: Mapping[str, Any], packages: frozenset[str]) -> None:
@@ -124,11 +116,7 @@ class WorkerReporter:
         self._attributes = ChangingAttributes({}, frozenset())
 
     def start(self, worker: int) -> None:
-        """Restores a worker's random state. It is called once in each worker, after PyTorch has seeded it.
-
-        Args:
-            worker: The worker's index.
-        """
+        """Restores a worker's random state. It is called once in each worker, after PyTorch has seeded it."""
         if self._worker_init_fn is not None:
             self._worker_init_fn(worker)
         self._worker = worker
@@ -142,14 +130,7 @@ class WorkerReporter:
         self._attributes = ChangingAttributes(parts_in_workers(info.dataset, self._collate_fn), self._packages)
 
     def collate(self, samples: Any) -> Reported:
-        """Makes a batch.
-
-        Args:
-            samples: The samples from the dataset.
-
-        Returns:
-            The batch and the states that changed with it.
-        """
+        """Makes a batch, and adds the states that changed with it."""
         batch = self._collate_fn(samples)
         # Only changes are sent: one state of NumPy or PyTorch is larger than many a batch, and most workers draw from
         # one generator or from none.
@@ -189,9 +170,6 @@ def iterate_with_workers(
         seen: The state that lives in the workers.
         skip: Advances the sampler's iterator before anything is loaded.
         before_reset: Called after the workers have been started and before the sampler is iterated.
-
-    Returns:
-        The iterator.
     """
     if has_workers_running(loader) and not isinstance(loader._iterator, _WorkerIterator):
         # The user has iterated the loader before, and its persistent workers report nothing.
@@ -233,11 +211,7 @@ class _WorkerIterator(_MultiProcessingDataLoaderIter):
     """
 
     def __init__(
-        self,
-        loader: DataLoader[Any],
-        seen: InWorkers,
-        skip: Skip | None,
-        before_reset: Callable[[], None] | None,
+        self, loader: DataLoader[Any], seen: InWorkers, skip: Skip | None, before_reset: Callable[[], None] | None
     ) -> None:
         self.seen = seen
         self._skip = skip

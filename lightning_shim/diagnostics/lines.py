@@ -6,10 +6,6 @@ from lightning_shim.diagnostics.warn import is_rank_zero
 
 
 def say(line: str) -> None:
-    """Prints a line about the trial, on rank 0 only.
-
-    Args:
-        line: One sentence or more.
-    """
+    """Prints a line about the trial, on rank 0 only."""
     if is_rank_zero():
         print(f"lightning_shim: {line}", flush=True)

@@ -63,14 +63,7 @@ def definition_of(function: Callable[..., Any]) -> tuple[str, int] | None:
 
 
 def definition_location(definition: Any) -> str:
-    """Returns the place where the user defined something.
-
-    Args:
-        definition: A function, method or class of the user's.
-
-    Returns:
-        ``"file:line"``, or its name if it has no source.
-    """
+    """Returns ``"file:line"`` of what the user defined, or its name if it has no source."""
     if isinstance(definition, functools.partial):
         return definition_location(definition.func)
     found = definition_of(definition) if not inspect.isclass(definition) else None

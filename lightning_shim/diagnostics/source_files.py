@@ -20,9 +20,6 @@ class SourceFile:
     Args:
         name: The file's name, as in ``co_filename``; a cell of a notebook has one as well.
         tree: Its syntax tree.
-
-    Attributes:
-        name: The file's name.
     """
 
     def __init__(self, name: str, tree: ast.Module) -> None:
@@ -87,14 +84,7 @@ class SourceFiles:
         self._files: Final[dict[str, SourceFile | None]] = {}
 
     def file(self, name: str) -> SourceFile | None:
-        """Reads a file.
-
-        Args:
-            name: The file's name, as in ``co_filename``.
-
-        Returns:
-            The parsed file, or None if it cannot be found or parsed.
-        """
+        """Reads a file by its name, as in ``co_filename``; None if it cannot be found or parsed."""
         if name not in self._files:
             # linecache also knows the cells of notebooks and the modules in zip files.
             source = "".join(linecache.getlines(name))
@@ -102,11 +92,7 @@ class SourceFiles:
         return self._files[name]
 
     def definition(self, code: CodeType) -> tuple[str, int]:
-        """Returns the file and line of a function's ``def``; ``co_firstlineno`` is the line of its first decorator.
-
-        Args:
-            code: The function's code.
-        """
+        """Returns the file and line of a function's ``def``; ``co_firstlineno`` is the line of its first decorator."""
         source = self.file(code.co_filename)
         node = None if source is None else source.function(code)
         return code.co_filename, code.co_firstlineno if node is None else node.lineno

@@ -17,11 +17,7 @@ _strict = False
 
 
 def set_strict(strict: bool) -> None:
-    """Chooses between warning and raising :class:`StrictModeError`.
-
-    Args:
-        strict: Whether to raise.
-    """
+    """Chooses between warning and raising :class:`StrictModeError`."""
     global _strict
     _strict = strict
 
@@ -84,16 +80,7 @@ def warn_at_place(filename: str, line: int, module: str, message: str, category:
 
 
 def warn_at_definition(definition: Callable[..., Any], message: str, category: type[LightningShimWarning]) -> None:
-    """Warns at the line of the user's ``def``, on rank 0 only.
-
-    Args:
-        definition: The user's function or method.
-        message: What happens instead, and what to do.
-        category: The warning's class.
-
-    Raises:
-        StrictModeError: After ``patch(strict=True)``.
-    """
+    """Warns at the line of the user's ``def``, on rank 0 only."""
     found = definition_of(definition)
     if found is None:
         warn_at_caller(message, category)

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_shim.diagnostics.errors import DifferenceWarning, MetricError, RefusedMemberError
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.warn import warn_at_caller
+from lightning_shim.facade.delegation import delegates
 from lightning_shim.members.query import find
 from lightning_shim.session.session import Session
 from lightning_shim.upstream.determined.context import (
@@ -30,26 +31,20 @@ class _SilentExperiment:
     """Replaces the writer on all ranks but the first, where Lightning's loggers write nothing either."""
 
     def __getattr__(self, name: str) -> Any:
-        return self._nothing
-
-    def _nothing(self, *args: Any, **kwargs: Any) -> None:
-        return None
+        return lambda *args, **kwargs: None
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
+@delegates({name: f"_places.{name}" for name in ("name", "version", "save_dir", "root_dir")})
 class LoggerFacade:
     """Lightning's ``TensorBoardLogger``, backed by Determined, which writes for TensorBoard as well.
 
     It passes ``isinstance``, since modules check that before they call ``experiment.add_image`` and the like. Its files
     lie where those of Lightning's default logger would: in ``lightning_logs/version_N``. On a cluster ``N`` is the
     number of the trial, so that it is the same after a pause, and Determined keeps the files of TensorBoard elsewhere.
-
-    Args:
-        session: The training; rank 0 writes.
-        default_root_dir: The folder to write to.
     """
 
     group_separator: Final = "/"
@@ -97,26 +92,6 @@ class LoggerFacade:
             DifferenceWarning,
         )
         self.log_metrics(values, step)
-
-    @property
-    def name(self) -> str:
-        """The name of the folder of all versions, as in Lightning."""
-        return str(self._places.name)
-
-    @property
-    def version(self) -> int:
-        """The number of the folder of this training's files."""
-        return int(self._places.version)
-
-    @property
-    def save_dir(self) -> str:
-        """The folder of the folder of all versions: ``default_root_dir``."""
-        return str(self._places.save_dir)
-
-    @property
-    def root_dir(self) -> str:
-        """The folder of all versions."""
-        return str(self._places.root_dir)
 
     @property
     def log_dir(self) -> str | None:
@@ -185,15 +160,7 @@ class LoggerFacade:
         """Does nothing: Determined saves the metrics."""
 
     def finalize(self, status: str) -> None:
-        """Does nothing: Determined closes its writer.
-
-        Args:
-            status: The outcome of the run.
-        """
+        """Does nothing: Determined closes its writer."""
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Does nothing: Determined writes the checkpoints.
-
-        Args:
-            checkpoint_callback: Lightning's callback.
-        """
+        """Does nothing: Determined writes the checkpoints."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 from lightning_shim.data.source import DataSource
 from lightning_shim.diagnostics.errors import RefusedMemberError
 from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.facade.delegation import delegates
 from lightning_shim.loop.training import TrainingLoop
 from lightning_shim.loop.validation import EvaluationLoop
 from lightning_shim.members.trainer_parts import SETTABLE, instead_of
@@ -21,32 +22,15 @@ _COUNTS: Final = ("ready", "started", "processed", "completed")
 _TRANSFER_HOOKS: Final = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 _NOT_YET_COUNTED: Final = {
-    "on_train_epoch_start": 3,
-    "on_train_epoch_end": 1,
-    "on_batch_start": 3,
-    "on_train_batch_start": 3,
-    **dict.fromkeys(
-        (
-            "training_step",
-            "training_step_end",
-            "on_before_backward",
-            "backward",
-            "on_after_backward",
-            "on_before_zero_grad",
-            "optimizer_zero_grad",
-            "on_before_optimizer_step",
-            "configure_gradient_clipping",
-            "optimizer_step",
-        ),
-        2,
-    ),
-    "lr_scheduler_step": 1,
-    "on_train_batch_end": 1,
-    "on_batch_end": 1,
-    "on_validation_batch_start": 3,
-    "validation_step": 2,
-    "validation_step_end": 2,
-    "on_validation_batch_end": 1,
+    hook: missing
+    for missing, hooks in (
+        (3, "on_train_epoch_start on_batch_start on_train_batch_start on_validation_batch_start"),
+        (2, "training_step training_step_end on_before_backward backward on_after_backward on_before_zero_grad"),
+        (2, "optimizer_zero_grad on_before_optimizer_step configure_gradient_clipping optimizer_step"),
+        (2, "validation_step validation_step_end"),
+        (1, "on_train_epoch_end lr_scheduler_step on_train_batch_end on_batch_end on_validation_batch_end"),
+    )
+    for hook in hooks.split()
 }
 """How many of Lightning's four counts do not include the batch or epoch in one of whose hooks they are read."""
 
@@ -148,17 +132,13 @@ class ResultsFacade(Refusing):
         return {"callback": views.callback, "log": views.logged, "pbar": shown}
 
 
+@delegates({"is_last_batch": "_loop.is_last_batch"})
 class _ValidationBatchProgress(Refusing):
     """Lightning's ``_BatchProgress`` of a validation."""
 
-    _loop: EvaluationLoop
 
-    @property
-    def is_last_batch(self) -> bool:
-        """Whether the current batch is the last one of its loader."""
-        return self._loop.is_last_batch
-
-
+# Callbacks read Lightning's private name.
+@delegates({"_has_run": "_session.progress.has_validated"})
 class _EvaluationLoopFacade(Refusing):
     """Lightning's ``_EvaluationLoop``."""
 
@@ -183,23 +163,17 @@ class _EvaluationLoopFacade(Refusing):
         missing = 4 if in_transfer else _NOT_YET_COUNTED.get(hook, 0) if is_of_validation else 0
         return _counts(self._loop.batches_started, missing)
 
-    @property
-    def _has_run(self) -> bool:
-        """Whether there has been a validation; Lightning's private name, which callbacks read."""
-        return self._session.progress.has_validated
 
-
+@delegates({"is_last_batch": "_session.progress.is_last_batch"})
 class _BatchProgress(Refusing):
     """Lightning's ``_BatchProgress`` of training."""
 
-    _session: Session
 
-    @property
-    def is_last_batch(self) -> bool:
-        """Whether the current batch is the last one of its epoch."""
-        return self._session.progress.is_last_batch
-
-
+# Modules read and set the step under which Lightning logs, by its private name.
+@delegates(
+    {"global_step": "_session.global_step", "_batches_that_stepped": "_session.progress.batches_that_stepped"},
+    settable={"_batches_that_stepped"},
+)
 class _EpochLoopFacade(Refusing):
     """Lightning's ``_TrainingEpochLoop``."""
 
@@ -265,30 +239,19 @@ class _EpochLoopFacade(Refusing):
         """The index of the current batch over all epochs."""
         return self._batches(self._session.progress.total_batch_idx)["ready"] - 1
 
-    @property
-    def _batches_that_stepped(self) -> int:
-        """The step under which Lightning logs; its private name, which modules read and set."""
-        return self._session.progress.batches_that_stepped
 
-    @_batches_that_stepped.setter
-    def _batches_that_stepped(self, batches: int) -> None:
-        self._session.progress.batches_that_stepped = batches
-
-    @property
-    def global_step(self) -> int:
-        """``trainer.global_step``."""
-        return self._session.global_step
-
-
+# The last two are private names of Lightning's, by which modules reach datasets, and callbacks stop ``backward``.
+@delegates(
+    {
+        "max_steps": "_session.trainer.max_steps",
+        "max_batches": "_training_loop.epoch_length.max_batches",
+        "_combined_loader": "_training_loop.source.combined",
+        "_skip_backward": "_training_loop.optimization.skips_backward",
+    },
+    settable={"max_batches", "_skip_backward"},
+)
 class FitLoopFacade(Refusing):
-    """Lightning's ``_FitLoop``.
-
-    Args:
-        session: The training.
-        training_loop: The loop that runs instead.
-        evaluation_loop: The loop of a validation.
-        metrics: The values that the module logs.
-    """
+    """Lightning's ``_FitLoop``."""
 
     _session: Session
     _training_loop: TrainingLoop
@@ -334,46 +297,13 @@ class FitLoopFacade(Refusing):
         else:
             script_trainer.fit_loop.max_epochs = epochs
 
-    @property
-    def max_steps(self) -> int:
-        """``trainer.max_steps``."""
-        return int(self._session.trainer.max_steps)
-
-    @property
-    def max_batches(self) -> int | float:
-        """``trainer.num_training_batches``."""
-        return self._training_loop.max_batches
-
-    @max_batches.setter
-    def max_batches(self, batches: int | float) -> None:
-        self._training_loop.max_batches = batches
-
-    @property
-    def _combined_loader(self) -> Any:
-        """Lightning's CombinedLoader of the training loaders; its private name, by which modules reach datasets."""
-        return self._training_loop.source.combined
-
-    @property
-    def _skip_backward(self) -> bool:
-        """Whether automatic optimization leaves the gradients alone; Lightning's private name, which callbacks set."""
-        return self._training_loop.optimization.skips_backward
-
-    @_skip_backward.setter
-    def _skip_backward(self, value: bool) -> None:
-        self._training_loop.optimization.skips_backward = value
-
     def setup_data(self) -> None:
         """Requests the training loaders, if that has not been done."""
         self._training_loop.set_up()
 
 
 class LoggerConnectorFacade(Refusing):
-    """Lightning's ``_LoggerConnector``.
-
-    Args:
-        session: The training.
-        evaluation_loop: Counts the batches of a validation.
-    """
+    """Lightning's ``_LoggerConnector``."""
 
     _session: Session
     _evaluation_loop: EvaluationLoop

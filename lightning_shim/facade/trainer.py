@@ -7,10 +7,8 @@ one that Lightning does not have raises ``AttributeError``, so that ``hasattr`` 
 from __future__ import annotations
 
 import math
-import operator
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import torch
 from determined import pytorch
@@ -20,6 +18,7 @@ from lightning_shim.compatibility.before_training import no_accumulation, usable
 from lightning_shim.diagnostics.errors import IgnoredMemberWarning, RefusedMemberError
 from lightning_shim.diagnostics.locations import caller_location, caller_name
 from lightning_shim.diagnostics.warn import warn_at_caller
+from lightning_shim.facade.delegation import delegates
 from lightning_shim.facade.logger import LoggerFacade
 from lightning_shim.facade.loops import FitLoopFacade, LoggerConnectorFacade
 from lightning_shim.lightning1.attributes import OF_TRAINER, FormerAttributes
@@ -33,8 +32,6 @@ from lightning_shim.metrics.lightning_loggers import Loggers
 from lightning_shim.metrics.store import MetricStore
 from lightning_shim.patching.attachment import FIXED, FIXED_SENTENCE, Attached
 from lightning_shim.session.options import root_dir_of, verify_option
-
-Facade = TypeVar("Facade", bound=type)
 
 _ANSWERS: Final = {
     "current_epoch": "_session.progress.current_epoch",
@@ -52,12 +49,14 @@ _ANSWERS: Final = {
     "fit_loop": "_fit_loop",
     "_logger_connector": "_logging",
     "_results": "_fit_loop._results",
-    "num_training_batches": "_training_loop.max_batches",
+    "num_training_batches": "_training_loop.epoch_length.max_batches",
     "train_dataloader": "_training_loop.source.loaders",
     "val_dataloaders": "_evaluation_loop.source.loaders",
+    "num_val_batches": "_evaluation_loop.source.num_batches",
     "enable_validation": "_evaluation_loop.is_enabled",
     "lightning_module": "_session.module",
     "model": "_session.module",
+    "callbacks": "_session.callbacks",
     "optimizers": "strategy.optimizers",
     "lr_scheduler_configs": "strategy.lr_scheduler_configs",
     "precision_plugin": "strategy.precision_plugin",
@@ -73,34 +72,9 @@ _ANSWERS: Final = {
 """The path to the value of each of these attributes of Trainer. The table of members says what they mean."""
 
 
-def delegates(paths: Mapping[str, str]) -> Callable[[Facade], Facade]:
-    """Adds read-only attributes to a class, whose values are elsewhere.
-
-    Args:
-        paths: The path from an instance to the value, as for :func:`operator.attrgetter`, by the attribute's name.
-
-    Returns:
-        A class decorator.
-    """
-
-    def decorate(cls: Facade) -> Facade:
-        for name, path in paths.items():
-            setattr(cls, name, property(operator.attrgetter(path)))
-        return cls
-
-    return decorate
-
-
-@delegates(_ANSWERS)
+@delegates(_ANSWERS, settable={"callbacks"})
 class TrainerFacade(Attached):
     """Lightning's ``Trainer`` for an attached module.
-
-    Args:
-        runtime: The components that run the batches.
-        training_loop: The loop over epochs.
-        evaluation_loop: The loop of a validation.
-        lightning_checkpoint: Creates Lightning checkpoints.
-        loggers: Lightning's own loggers, which run beside Determined's.
 
     Attributes:
         metrics: The values that the module logs.
@@ -115,7 +89,6 @@ class TrainerFacade(Attached):
     # The values in a Lightning Trainer that does nothing but fit, and has been left at its defaults.
     testing: Final = False
     predicting: Final = False
-    barebones: Final = False
     received_sigterm: Final = False
     fast_dev_run: int | bool = False
 
@@ -139,7 +112,7 @@ class TrainerFacade(Attached):
         self._fit_loop: Final = FitLoopFacade(session, training_loop, evaluation_loop, self.metrics)
         self._logging: Final = LoggerConnectorFacade(session, evaluation_loop)
         self.lightning_loggers: Final = loggers
-        self._loggers: Final = [*loggers.loggers, *self._loggers_of_determined(loggers.loggers)]
+        self._loggers: Final = [*loggers.loggers, *self._loggers_of_determined()]
         self.logger: Any = next(iter(self._loggers), None)
         is_measured = session.profiling.is_on
         self.profiler: Any = session.script_trainer.profiler if is_measured else session.lightning.PassThroughProfiler()
@@ -175,7 +148,7 @@ class TrainerFacade(Attached):
             raise RefusedMemberError(f"{caller_location()}: trainer.{name} is refused: {FIXED_SENTENCE}")
         object.__setattr__(self, name, value)
 
-    def _loggers_of_determined(self, own: list[Any]) -> list[LoggerFacade]:
+    def _loggers_of_determined(self) -> list[LoggerFacade]:
         """Returns Determined's loggers, which come after the user's own."""
         return [LoggerFacade(self._session, self.default_root_dir)]
 
@@ -208,11 +181,7 @@ class TrainerFacade(Attached):
             callback.log, callback.log_dict = module.log, module.log_dict
 
     def enter_stage(self, training: bool) -> None:
-        """Makes a stage the current one.
-
-        Args:
-            training: Whether it is training; otherwise it is validation.
-        """
+        """Makes a stage the current one."""
         stages = self._lightning.RunningStage
         self.state.stage = stages.TRAINING if training else stages.VALIDATING
         self.metrics.enter_stage(training)
@@ -243,20 +212,11 @@ class TrainerFacade(Attached):
     # Called by the module and its callbacks.
 
     def get_instance(self, hook_name: str) -> Any:
-        """Returns the object whose transfer hook is called: the data module or the module.
-
-        Args:
-            hook_name: The hook's name.
-        """
+        """Returns the object whose transfer hook is called: the data module or the module."""
         return hook_owner(self._session, hook_name)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Prints on rank 0, above the progress bar if there is one.
-
-        Args:
-            *args: As for :func:`print`.
-            **kwargs: As for :func:`print`.
-        """
+        """Prints on rank 0, above the progress bar if there is one."""
         if not self.is_global_zero:
             return
         bar = self._session.progress_bar
@@ -287,15 +247,6 @@ class TrainerFacade(Attached):
         if stops and not self._session.should_stop:
             self._session.stopped_by = caller_name()
         self._session.should_stop = stops
-
-    @property
-    def callbacks(self) -> list[Any]:
-        """The Lightning callbacks."""
-        return self._session.callbacks
-
-    @callbacks.setter
-    def callbacks(self, callbacks: list[Any]) -> None:
-        self._session.callbacks = callbacks
 
     # The stage.
 
@@ -396,12 +347,6 @@ class TrainerFacade(Attached):
         if not isinstance(period.value, int):
             return 1
         return int(period.value if isinstance(period, pytorch.Batch) else period.value * self.num_training_batches)
-
-    @property
-    def num_val_batches(self) -> list[int | float]:
-        """The number of batches of each validation loader."""
-        loop = self._evaluation_loop
-        return loop.source.num_batches if loop.source.is_set_up else []
 
     @property
     def num_sanity_val_steps(self) -> int | float:

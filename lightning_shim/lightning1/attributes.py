@@ -86,12 +86,7 @@ class FormerAttributes:
         self._given: list[tuple[nn.Module, str, Any]] = []
 
     def give(self, module: Any, trainer: Any) -> None:
-        """Sets the attributes on a module.
-
-        Args:
-            module: A LightningModule.
-            trainer: The trial's facade.
-        """
+        """Sets the attributes on a module."""
         if type(module).__getattr__ is not nn.Module.__getattr__:
             # The user's own __getattr__ answers for missing attributes.
             return

@@ -19,22 +19,14 @@ Values = Mapping[str, FormerValue]
 
 @dataclass(frozen=True, slots=True)
 class FormerArguments:
-    """The arguments that Lightning 1.x passed to a hook in addition to those of Lightning 2.
+    """The arguments that Lightning 1.x passed to a hook in addition to those of Lightning 2."""
 
-    Attributes:
-        count: The number of positional arguments that Lightning 2 passes.
-        position: The index among these at which the former ones are inserted.
-        names: The names of the former positional arguments.
-        keywords: Former arguments that were passed by name, if the hook takes them.
-        by_name: The arguments that Lightning 2 passes by name.
-        kept_for_several_loaders: Whether Lightning 2 still passes the former arguments if there are several loaders.
-    """
-
-    count: int
-    position: int
-    names: tuple[str, ...]
-    keywords: tuple[str, ...] = ()
-    by_name: tuple[str, ...] = ()
+    count: int  # the number of positional arguments that Lightning 2 passes
+    position: int  # the index among these at which the former ones are inserted
+    names: tuple[str, ...]  # the names of the former positional arguments
+    keywords: tuple[str, ...] = ()  # former arguments that were passed by name, if the hook takes them
+    by_name: tuple[str, ...] = ()  # the arguments that Lightning 2 passes by name
+    # Whether Lightning 2 still passes the former arguments if there are several loaders.
     kept_for_several_loaders: bool = False
 
 
@@ -77,21 +69,12 @@ _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSIT
 
 
 def takes_argument(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function has a parameter of a given name.
-
-    Args:
-        function: A user's hook, bound.
-        name: The parameter's name.
-    """
+    """Whether a function has a parameter of a given name."""
     return name in inspect.signature(function).parameters
 
 
 def positional_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Returns the positional parameters of a function, without ``*args``.
-
-    Args:
-        function: A user's hook, bound.
-    """
+    """Returns the positional parameters of a function, without ``*args``."""
     return [parameter for parameter in inspect.signature(function).parameters.values() if parameter.kind in _POSITIONAL]
 
 
@@ -136,12 +119,7 @@ def with_former_arguments(name: str, hook: Callable[..., Any], values: Values, l
 def without_last_argument(hook: Callable[..., Any], count: int) -> Callable[..., Any]:
     """Makes a hook that lacks the last parameter, as in early versions, callable with all arguments.
 
-    Args:
-        hook: The user's hook, bound.
-        count: The number of arguments that Lightning 2 passes.
-
-    Returns:
-        A wrapper that drops the last argument, or the hook itself if it takes all of them.
+    A hook that takes all of them is returned unchanged.
     """
     try:
         inspect.signature(hook).bind(*range(count))
@@ -159,9 +137,6 @@ def without_former_arguments(
         method: Lightning's method, one of :data:`PASSED_ON`, bound.
         args: The positional arguments of the call.
         kwargs: The keyword arguments of the call.
-
-    Returns:
-        The arguments for Lightning 2's method.
     """
     # manual_backward, the only one that is no hook, had the same former arguments as backward.
     former = FORMER_ARGUMENTS.get(method.__name__, FORMER_ARGUMENTS["backward"])

@@ -20,10 +20,7 @@ _SHAPES: Final = (
     "an Optimizer; a list of optimizers; (list of optimizers, list of schedulers); "
     'a dictionary {"optimizer": ..., "lr_scheduler": ...}; a tuple of such dictionaries'
 )
-_PYTORCH_SCHEDULERS: Final = (
-    torch.optim.lr_scheduler.LRScheduler,
-    torch.optim.lr_scheduler.ReduceLROnPlateau,
-)
+_PYTORCH_SCHEDULERS: Final = (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
 
 
 class SchedulerConfig(Protocol):
@@ -40,47 +37,40 @@ class SchedulerConfig(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredOptimizers:
-    """The optimizers and schedulers of a module, in the order in which they were returned.
+    """The optimizers and schedulers of a module, in the order in which they were returned."""
 
-    Attributes:
-        optimizers: The optimizers; Lightning's mock optimizer if the hook returned None.
-        lr_scheduler_configs: Lightning's ``LRSchedulerConfig`` of each scheduler, which says when to step it.
-        frequencies: The length of each optimizer's turn in batches, as Lightning 1.x had it; empty if all optimizers
-            train on every batch.
-    """
-
-    optimizers: list[torch.optim.Optimizer]
+    optimizers: list[torch.optim.Optimizer]  # the optimizers; Lightning's mock optimizer if the hook returned None
+    # Lightning's `LRSchedulerConfig` of each scheduler, which says when to step it.
     lr_scheduler_configs: list[SchedulerConfig]
+    # The length of each optimizer's turn in batches, as Lightning 1.x had it; empty if all optimizers train on every
+    # batch.
     frequencies: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
 class _OptimizersReader:
     """Parses one return value; holds the facts about the module that decide what is valid."""
 
-    def __init__(
-        self,
-        lightning: Lightning,
-        definition: Callable[..., Any],
-        automatic: bool,
-        steps_itself: bool,
-        takes_turns: bool,
-    ):
-        self._lightning = lightning
-        self._definition = definition
-        self._automatic = automatic
-        self._steps_itself = steps_itself
+    lightning: Lightning
+    definition: Callable[..., Any]
+    automatic: bool
+    steps_itself: bool
+    takes_turns: bool
+
+    @property
+    def _more_keys(self) -> set[str]:
         # Lightning 2 knows no "frequency". It is read only where several optimizers can take turns.
-        self._more_keys = {"frequency"} if takes_turns else set()
+        return {"frequency"} if self.takes_turns else set()
 
     def error(self, problem: str) -> ConfigurationError:
-        return ConfigurationError(f"{definition_location(self._definition)}: configure_optimizers {problem}")
+        return ConfigurationError(f"{definition_location(self.definition)}: configure_optimizers {problem}")
 
     def warn(self, message: str) -> None:
-        warn_at_definition(self._definition, f"configure_optimizers: {message}", DifferenceWarning)
+        warn_at_definition(self.definition, f"configure_optimizers: {message}", DifferenceWarning)
 
     def handle_none(self) -> None:
         """Warns that None was returned, or refuses it if a ``return`` seems to have been forgotten."""
-        if _forgets_to_return(self._definition):
+        if _forgets_to_return(self.definition):
             raise self.error(
                 "returned None, so that nothing would be trained: it calls something, but has no `return` with a "
                 "value. Return the optimizer; or write `return None` if the module is to be trained without one."
@@ -149,9 +139,9 @@ class _OptimizersReader:
 
     def scheduler_config(self, returned: Any) -> SchedulerConfig:
         settings = dict(returned) if isinstance(returned, Mapping) else {"scheduler": returned}
-        known = {entry.name for entry in fields(self._lightning.LRSchedulerConfig)}
+        known = {entry.name for entry in fields(self.lightning.LRSchedulerConfig)}
         useless = settings.keys() - known
-        if not self._automatic:
+        if not self.automatic:
             # With manual optimization the user steps the schedulers; Lightning never looks at these keys.
             useless |= settings.keys() & {"reduce_on_plateau", "monitor", "strict"}
         if useless:
@@ -165,9 +155,9 @@ class _OptimizersReader:
                 f"returned the scheduler {scheduler!r}, which has no state_dict and load_state_dict, so that a paused "
                 "trial could not continue with it."
             )
-        if self._automatic:
+        if self.automatic:
             self._check_automatic(settings, scheduler)
-        config: SchedulerConfig = self._lightning.LRSchedulerConfig(**settings)
+        config: SchedulerConfig = self.lightning.LRSchedulerConfig(**settings)
         return config
 
     def _check_automatic(self, settings: dict[str, Any], scheduler: Any) -> None:
@@ -181,7 +171,7 @@ class _OptimizersReader:
             )
         if isinstance(scheduler, torch.optim.lr_scheduler.OneCycleLR) and settings.get("interval", "epoch") == "epoch":
             self.warn('OneCycleLR is stepped once an epoch; set "interval": "step" if you meant each step.')
-        if not (isinstance(scheduler, _PYTORCH_SCHEDULERS) or self._steps_itself):
+        if not (isinstance(scheduler, _PYTORCH_SCHEDULERS) or self.steps_itself):
             raise self.error(
                 f"returned the scheduler {scheduler!r}, which is not one of PyTorch's; define lr_scheduler_step to say "
                 "how it is stepped."
@@ -227,9 +217,6 @@ def read_optimizers(
         automatic: The module's ``automatic_optimization``.
         steps_itself: Whether the module defines ``lr_scheduler_step``.
         takes_turns: Whether ``training_step`` takes ``optimizer_idx``, as with several optimizers in Lightning 1.x.
-
-    Returns:
-        The optimizers and the schedulers.
 
     Raises:
         ConfigurationError: If a part of the return value cannot be used.

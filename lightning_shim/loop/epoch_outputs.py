@@ -25,11 +25,7 @@ class TrainingOutputs:
         self._batches: list[StepOutputs] = []
 
     def append(self, outputs: StepOutputs) -> None:
-        """Keeps the outputs of a batch. Call it only if they are needed.
-
-        Args:
-            outputs: The batch's outputs.
-        """
+        """Keeps the outputs of a batch. Call it only if they are needed."""
         self._batches.append(apply_to_collection(outputs, Tensor, Tensor.detach))
 
     def clear(self) -> None:
@@ -56,12 +52,7 @@ class TrainingOutputs:
         return {"batches": self._batches, "on_host": on_host}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Restores the outputs of an interrupted epoch.
-
-        Args:
-            state: The return value of :meth:`state_dict`.
-            device: Where the training runs.
-        """
+        """Restores the outputs of an interrupted epoch."""
         on_host = iter(state["on_host"])
         self._batches = apply_to_collection(
             state["batches"], Tensor, lambda tensor: tensor if next(on_host) else tensor.to(device)

@@ -16,9 +16,6 @@ class ForwardRedirection(nn.Module):
     DistributedDataParallel synchronises gradients only if its ``forward`` has run, so ``training_step`` has to run
     inside one. ``train()`` and ``eval()`` do nothing: Determined calls them at each report, whereas Lightning leaves
     the modes of submodules as the user set them. The state is the module's own, without a prefix.
-
-    Args:
-        module: The LightningModule.
     """
 
     def __init__(self, module: nn.Module) -> None:

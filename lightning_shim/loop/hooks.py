@@ -22,9 +22,8 @@ from lightning_shim.user_code.bytecode import is_own_method
 
 Hook = Callable[..., Any]
 
-_NAMES_OF_MODULE: Final = frozenset(row.name for row in members("LightningModule") if row.kind is Kind.HOOK)
-_NAMES_OF_CALLBACK: Final = frozenset(row.name for row in members("Callback") if row.kind is Kind.HOOK)
-
+_OF_MODULE: Final = {row.name: row for row in members("LightningModule") if row.kind is Kind.HOOK}
+_OF_CALLBACK: Final = {row.name: row for row in members("Callback") if row.kind is Kind.HOOK}
 
 _ONLY_IF_OVERRIDDEN: Final = frozenset(
     {"training_step", "validation_step", "configure_model", "configure_sharded_model", "on_validation_model_train"}
@@ -36,18 +35,10 @@ _NOT_MEASURED: Final = frozenset({*_ONLY_IF_OVERRIDDEN, "backward", "clip_gradie
 """Of the hooks of a module, those that Lightning's profiler measures as a part of something else."""
 
 
-def _is_called(name: str, owner: Any, base: type) -> bool:
-    is_wrapped = name not in _ONLY_IF_OVERRIDDEN and callable(vars(owner).get(name))
-    return is_wrapped or is_overridden(name, owner, base)
-
-
 class Hooks:
     """The hooks of a module and its callbacks.
 
     There are none until the first :meth:`refresh`, which comes as soon as the callbacks are known.
-
-    Args:
-        session: The training.
 
     Attributes:
         names: The names of the hooks that the module or a callback overrides.
@@ -77,30 +68,27 @@ class Hooks:
         self._callbacks = list(self._session.callbacks)
         owners = [type(owner) for owner in (self._module, self._session.datamodule, *self._callbacks)]
         self._of_module = {
-            row.name: self._adapted(row.name, getattr(self._module, row.name))
-            for row in members("LightningModule")
-            if row.kind is Kind.HOOK and self.calls(row.name) and not is_own_method(row, *owners)
+            name: self._measured(name, self._adapted(name, getattr(self._module, name)))
+            for name, row in _OF_MODULE.items()
+            if self.calls(name) and not is_own_method(row, *owners)
         }
-        self._of_module = {name: self._measured(name, hook) for name, hook in self._of_module.items()}
         # Lightning's own implementations: the patched ones are for calls from the user's code.
         defaults = {
-            row.name: unpatched(getattr(self._module, row.name))
-            for row in members("LightningModule")
-            if row.kind is Kind.HOOK and row.name not in self._of_module and hasattr(self._module, row.name)
+            name: self._measured(name, unpatched(getattr(self._module, name)))
+            for name in _OF_MODULE.keys() - self._of_module.keys()
+            if hasattr(self._module, name)
         }
-        defaults = {name: self._measured(name, hook) for name, hook in defaults.items()}
         self._of_module_or_default = {**defaults, **self._of_module}
         self._of_callbacks = {
-            row.name: [
+            name: [
                 self._profiling.measured(
-                    f"[Callback]{callback.state_key}.{row.name}",
-                    self._adapted(row.name, getattr(callback, row.name), leading=2),
+                    f"[Callback]{callback.state_key}.{name}",
+                    self._adapted(name, getattr(callback, name), leading=2),
                 )
                 for callback in self._callbacks
-                if self._is_called(row.name, callback, self._lightning.Callback) and not is_own_method(row, *owners)
+                if self._is_called(name, callback, self._lightning.Callback) and not is_own_method(row, *owners)
             ]
-            for row in members("Callback")
-            if row.kind is Kind.HOOK
+            for name, row in _OF_CALLBACK.items()
         }
         self.names = frozenset([*self._of_module, *(name for name, hooks in self._of_callbacks.items() if hooks)])
         self._set_on_instances = self._hooks_of_instances()
@@ -111,9 +99,9 @@ class Hooks:
             self.refresh()
 
     def _hooks_of_instances(self) -> list[dict[str, Any]]:
-        attributes = [(_NAMES_OF_MODULE, vars(self._module))]
-        attributes += [(_NAMES_OF_CALLBACK, vars(callback)) for callback in self._callbacks]
-        return [{name: entries[name] for name in names & entries.keys()} for names, entries in attributes]
+        attributes = [(_OF_MODULE, vars(self._module))]
+        attributes += [(_OF_CALLBACK, vars(callback)) for callback in self._callbacks]
+        return [{name: entries[name] for name in rows.keys() & entries.keys()} for rows, entries in attributes]
 
     def _adapted(self, name: str, hook: Hook, leading: int = 0) -> Hook:
         adapted = with_former_arguments(name, hook, self.lightning1_values, leading)
@@ -122,25 +110,18 @@ class Hooks:
         return adapted
 
     def overridden(self, name: str) -> bool:
-        """Whether the module overrides a hook.
-
-        Args:
-            name: The hook's name.
-        """
+        """Whether the module overrides a hook."""
         return is_overridden(name, self._module, self._lightning.LightningModule)
 
     def calls(self, name: str) -> bool:
-        """Tells whether the module has a hook to call: one of its own, or one that wraps Lightning's default.
-
-        Args:
-            name: The hook's name.
-        """
+        """Tells whether the module has a hook to call: one of its own, or one that wraps Lightning's default."""
         return self._is_called(name, self._module, self._lightning.LightningModule)
 
     def _is_called(self, name: str, owner: Any, base: type) -> bool:
         # A profiler measures those of Lightning's own as well.
         is_measured = self._profiling.is_on and name not in _NOT_MEASURED and hasattr(base, name)
-        return is_measured or _is_called(name, owner, base)
+        is_wrapped = name not in _ONLY_IF_OVERRIDDEN and callable(vars(owner).get(name))
+        return is_measured or is_wrapped or is_overridden(name, owner, base)
 
     def _measured(self, name: str, hook: Hook) -> Hook:
         if name in _NOT_MEASURED:
@@ -148,30 +129,12 @@ class Hooks:
         return self._profiling.measured(f"[LightningModule]{type(self._module).__name__}.{name}", hook)
 
     def module(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Calls the module's hook if it is overridden.
-
-        Args:
-            name: The hook's name.
-            *args: Its arguments.
-            **kwargs: Its keyword arguments.
-
-        Returns:
-            The hook's return value, or None.
-        """
+        """Calls the module's hook if it is overridden, and returns its value."""
         hook = self._of_module.get(name)
         return None if hook is None else self.run(name, hook, *args, **kwargs)
 
     def module_or_default(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Calls the module's hook or, if it is not overridden, Lightning's default implementation.
-
-        Args:
-            name: The hook's name.
-            *args: Its arguments.
-            **kwargs: Its keyword arguments.
-
-        Returns:
-            The hook's return value.
-        """
+        """Calls the module's hook or, if it is not overridden, Lightning's default implementation."""
         return self.run(name, self._of_module_or_default[name], *args, **kwargs)
 
     def end_of_step(self, name: str, output: Any) -> Any:
@@ -190,35 +153,17 @@ class Hooks:
         return output if result is None else result
 
     def takes_lightning1_arguments(self, name: str) -> bool:
-        """Whether the module or a callback defines a hook with its signature of Lightning 1.x.
-
-        Args:
-            name: The hook's name.
-        """
+        """Whether the module or a callback defines a hook with its signature of Lightning 1.x."""
         return name in self._with_lightning1_arguments
 
     def callbacks(self, name: str, *args: Any, **kwargs: Any) -> None:
-        """Calls a hook on the callbacks that override it.
-
-        Args:
-            name: The hook's name.
-            *args: Its arguments after the trainer and the module.
-            **kwargs: Its keyword arguments.
-        """
+        """Calls a hook on the callbacks that override it, with the trainer and the module before the arguments."""
         if name in self.names:
             for hook in self._of_callbacks.get(name, ()):
                 self.run(name, hook, self._session.trainer, self._module, *args, **kwargs)
 
     def call(self, name: str, *args: Any) -> Any:
-        """Calls a hook on the callbacks, then on the module.
-
-        Args:
-            name: The hook's name.
-            *args: Its arguments as the module takes them.
-
-        Returns:
-            The return value of the module's hook, or None.
-        """
+        """Calls a hook on the callbacks, then on the module, whose value it returns."""
         if name not in self.names:
             return None
         self.callbacks(name, *args)
@@ -234,38 +179,27 @@ class Hooks:
             name: The hook's name.
             synchronise: Called before those callbacks, which follow the values of all processes.
         """
-        self._callbacks_where(name, self._monitors_metric, False)
+        self._callbacks_that(name, monitor=False)
         self.module(name)
         synchronise()
-        self._callbacks_where(name, self._monitors_metric, True)
+        self._callbacks_that(name, monitor=True)
 
-    def _monitors_metric(self, callback: Any) -> bool:
-        return isinstance(callback, (self._lightning.EarlyStopping, self._lightning.Checkpoint))
-
-    def _callbacks_where(self, name: str, condition: Callable[[Any], bool], wanted: bool) -> None:
-        """Calls a hook on the callbacks for which a condition is, or is not, met."""
+    def _callbacks_that(self, name: str, monitor: bool) -> None:
+        """Calls a hook on the callbacks that monitor a metric, or on the others."""
+        monitoring: Any = (self._lightning.EarlyStopping, self._lightning.Checkpoint)
         for hook in self._of_callbacks.get(name, ()):
             # A hook with a signature of Lightning 1.x is a function around the callback's method.
-            if condition(getattr(inspect.unwrap(hook), "__self__", None)) is wanted:
+            if isinstance(getattr(inspect.unwrap(hook), "__self__", None), monitoring) is monitor:
                 self.run(name, hook, self._session.trainer, self._module)
 
     def call_for_stage(self, name: str, stage: Any) -> None:
-        """Calls ``setup`` or ``teardown`` on the data module, then on the callbacks, then on the module.
-
-        Args:
-            name: The hook's name.
-            stage: Lightning's ``TrainerFn``.
-        """
+        """Calls ``setup`` or ``teardown`` on the data module, then on the callbacks, then on the module."""
         self.datamodule(name, stage=stage)
         self.callbacks(name, stage=stage)
         self.module(name, stage=stage)
 
     def on_exception(self, error: BaseException) -> None:
-        """Reports an error that ends the trial to the callbacks, the data module and Lightning's own loggers.
-
-        Args:
-            error: The error.
-        """
+        """Reports an error that ends the trial to the callbacks, the data module and Lightning's own loggers."""
         self._session.trainer.state.status = self._lightning.TrainerStatus.INTERRUPTED
         self.callbacks("on_exception", error)
         if TELLS_DATA_MODULES_OF_ERRORS.is_of(self._lightning.version):
@@ -282,16 +216,7 @@ class Hooks:
             raise
 
     def datamodule(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Calls a hook of the data module, if there is one.
-
-        Args:
-            name: The hook's name.
-            *args: Its arguments.
-            **kwargs: Its keyword arguments.
-
-        Returns:
-            The hook's return value, or None.
-        """
+        """Calls a hook of the data module, if there is one, and returns its value."""
         hook = getattr(self._session.datamodule, name, None)
         if not callable(hook):
             return None
@@ -299,17 +224,7 @@ class Hooks:
             return hook(*args, **kwargs)
 
     def run(self, name: str, function: Hook, *args: Any, **kwargs: Any) -> Any:
-        """Runs a function as a hook, so that ``self.log`` knows where it is called.
-
-        Args:
-            name: The hook's name.
-            function: The function.
-            *args: Its arguments.
-            **kwargs: Its keyword arguments.
-
-        Returns:
-            The function's return value.
-        """
+        """Runs a function as a hook, so that ``self.log`` knows where it is called."""
         previous = self.state[CURRENT_FX_ATTRIBUTE]
         self.state[CURRENT_FX_ATTRIBUTE] = name
         try:

@@ -38,9 +38,6 @@ def _count_nothing() -> None:
 class Optimization:
     """Trains on batches as Lightning's ``_AutomaticOptimization`` and ``_ManualOptimization`` do.
 
-    Args:
-        runtime: The components that run the step, backward and the optimizers.
-
     Attributes:
         strategy: Holds the optimizers.
         accumulate_grad_batches: The option's current value; callbacks may change it.
@@ -79,20 +76,13 @@ class Optimization:
     def run(self, args: tuple[Any, ...]) -> StepOutputs:
         """Trains on a batch.
 
-        Args:
-            args: The arguments of ``training_step``.
-
         Returns:
             The outputs: the batch is a single split, trained with a single optimizer.
         """
         return [[self._automatic(args) if self._module.automatic_optimization else self._manual(args)]]
 
     def batch_end_outputs(self, outputs: StepOutputs) -> Any:
-        """Returns the ``outputs`` argument of ``on_train_batch_end``.
-
-        Args:
-            outputs: The return value of :meth:`run`.
-        """
+        """Returns the ``outputs`` argument of ``on_train_batch_end``."""
         return outputs[0][0]
 
     def _automatic(self, args: tuple[Any, ...]) -> dict[str, Any]:

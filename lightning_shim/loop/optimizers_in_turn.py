@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,11 +21,7 @@ from lightning_shim.loop.optimization import Optimization
 
 
 def needs_lightning1_optimization(module: Any) -> bool:
-    """Whether a module trains in a way that only Lightning 1.x supported.
-
-    Args:
-        module: The LightningModule.
-    """
+    """Whether a module trains in a way that only Lightning 1.x supported."""
     takes_hiddens = bool(getattr(module, "truncated_bptt_steps", 0)) and _takes_hiddens(module.training_step)
     return takes_argument(module.training_step, "optimizer_idx") or takes_hiddens
 
@@ -68,11 +66,7 @@ class Lightning1Optimization(Optimization):
         return outputs
 
     def batch_end_outputs(self, outputs: StepOutputs) -> Any:
-        """Returns the ``outputs`` argument of ``on_train_batch_end``.
-
-        Args:
-            outputs: The return value of :meth:`run`.
-        """
+        """Returns the ``outputs`` argument of ``on_train_batch_end``."""
         return squeezed(outputs, depth=2) if outputs else []
 
     @property
@@ -150,12 +144,8 @@ class Lightning1Optimization(Optimization):
         frequencies = self.strategy.optimizer_frequencies
         if not frequencies:
             return range(len(self.strategy.optimizers))
-        position = batch_idx % sum(frequencies)
-        for index, frequency in enumerate(frequencies):
-            if position < frequency:
-                return [index]
-            position -= frequency
-        raise AssertionError("the position is below the sum of the frequencies")
+        ends = list(itertools.accumulate(frequencies))
+        return [bisect.bisect(ends, batch_idx % ends[-1])]
 
     def _is_scheduled(self, scheduler: Any) -> bool:
         # Lightning 1.9 counts the turns of optimizers in the epoch, but those of schedulers over all epochs.

@@ -10,16 +10,6 @@ from lightning_shim.loop.training import TrainingLoop
 from lightning_shim.session.session import Session
 
 
-def can_go_on(loop: TrainingLoop, state: dict[str, Any]) -> bool:
-    """Whether an epoch can go on exactly where a checkpoint left it: the loaders have as many batches as before.
-
-    Args:
-        loop: The loop that is to go on.
-        state: The loop's ``state_dict`` then.
-    """
-    return bool(state["length"] == loop.length)
-
-
 def continue_elsewhere(
     session: Session, loop: TrainingLoop, state: dict[str, Any], size_before: int, size: int
 ) -> None:
@@ -27,13 +17,6 @@ def continue_elsewhere(
 
     Samples are re-sharded in another order, so old loader positions are meaningless. Determined counts the batches of
     one process; the count is set to the number that these loaders would have reached by now.
-
-    Args:
-        session: The training.
-        loop: Its loop.
-        state: The loop's ``state_dict`` on one of the processes.
-        size_before: The number of processes then.
-        size: The number of processes now.
     """
     progress, length, length_before = session.progress, loop.length, state["length"]
     loop.restore_settings(state)
@@ -45,7 +28,7 @@ def continue_elsewhere(
             part = trained if length_before is None else trained * length // length_before
             # At least the last batch is left, or the epoch's end, which is still due, would never come.
             progress.batch_idx = min(part, length - 1) - 1
-        batches = loop.batches_of_epochs(length)
+        batches = loop.epoch_length.batches_of_epochs(length)
         progress.total_batch_idx = batches - 1
         session.controller.continue_at(batches, progress.current_epoch)
     trained = progress.batch_idx + 1 if progress.epoch_is_running else 0

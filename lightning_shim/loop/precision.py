@@ -56,6 +56,7 @@ class Precision:
     Attributes:
         name: The long name.
         scaler: The ``torch.amp.GradScaler`` of ``"16-mixed"``, otherwise None.
+        converts_input: Whether batches are converted to the dtype of the module, which is the default one of its steps.
 
     Raises:
         ConfigurationError: If the name is none of these.
@@ -87,7 +88,7 @@ class Precision:
         self.scaler: torch.amp.GradScaler | None = None
         if self._format.scaled:
             self.scaler = grad_scaler(device.type) if scaler is None else scaler
-        self._changes_default: Final = not self._format.mixed and self._format.dtype != torch.float32
+        self.converts_input: Final = not self._format.mixed and self._format.dtype != torch.float32
 
     @property
     def lightning1_name(self) -> int | str:
@@ -97,12 +98,7 @@ class Precision:
     @property
     def needs_context(self) -> bool:
         """Whether steps run inside a context: autocast, or another default dtype."""
-        return self._format.mixed or self._changes_default
-
-    @property
-    def converts_input(self) -> bool:
-        """Whether batches are converted to the dtype of the module."""
-        return self._changes_default
+        return self._format.mixed or self.converts_input
 
     @property
     def is_mixed(self) -> bool:
@@ -114,11 +110,11 @@ class Precision:
         if self._format.dtype == torch.float64:
             # As in Lightning's DoublePrecision: `to` would cast complex numbers to real ones, and the metrics' states.
             return module.double()
-        return module.to(dtype=self._format.dtype) if self._changes_default else module
+        return module.to(dtype=self._format.dtype) if self.converts_input else module
 
     def convert_input(self, batch: Any) -> Any:
         """Converts the floating point tensors of a batch for the ``-true`` formats."""
-        if not self._changes_default:
+        if not self.converts_input:
             return batch
         return apply_to_collection(batch, dtype=Tensor, function=self._convert)
 
@@ -129,11 +125,11 @@ class Precision:
         """Returns the context in which ``training_step`` and ``validation_step`` run."""
         if self._format.mixed:
             return torch.autocast(self._device.type, dtype=self._format.dtype, cache_enabled=self._keeps_casts)
-        return self._default_dtype() if self._changes_default else nullcontext()
+        return self._default_dtype() if self.converts_input else nullcontext()
 
     def module_init_context(self) -> AbstractContextManager[Any]:
         """Returns the context in which ``configure_model`` runs."""
-        return self._default_dtype() if self._changes_default else nullcontext()
+        return self._default_dtype() if self.converts_input else nullcontext()
 
     @contextlib.contextmanager
     def _default_dtype(self) -> Iterator[None]:

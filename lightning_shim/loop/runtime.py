@@ -15,29 +15,17 @@ from lightning_shim.session.session import Session
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A session and the components that run its batches.
-
-    Attributes:
-        session: The training.
-        hooks: The hooks of the module and the callbacks.
-        strategy: Runs steps, backward and the optimizers.
-        metrics: Keeps logged values.
-        transfer: Moves batches to the device.
-    """
+    """A session and the components that run its batches."""
 
     session: Session
-    hooks: Hooks
-    strategy: StrategyFacade
+    hooks: Hooks  # the hooks of the module and the callbacks
+    strategy: StrategyFacade  # runs steps, backward and the optimizers
     metrics: MetricStore
-    transfer: Callable[[Any, int], Any]
+    transfer: Callable[[Any, int], Any]  # moves batches to the device
 
     @classmethod
     def of(cls, session: Session) -> Runtime:
-        """Builds the components of a session.
-
-        Args:
-            session: The training.
-        """
+        """Builds the components of a session."""
         hooks = Hooks(session)
         strategy = StrategyFacade(session, hooks)
         reduce, gather = (

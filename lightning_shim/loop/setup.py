@@ -21,11 +21,7 @@ from lightning_shim.upstream.lightning_trainer import start_profiler
 
 
 def configure_module(runtime: Runtime) -> None:
-    """Calls the hooks that a module is complete after; a checkpoint may then be loaded into it.
-
-    Args:
-        runtime: The parts.
-    """
+    """Calls the hooks that a module is complete after; a checkpoint may then be loaded into it."""
     session, hooks, strategy = runtime.session, runtime.hooks, runtime.strategy
     module, precision = session.module, strategy.precision_plugin
     if strategy.world_size > 1:
@@ -45,9 +41,6 @@ def configure_module(runtime: Runtime) -> None:
 
 def prepare_training(runtime: Runtime) -> None:
     """Gives module and optimizers to Determined, up to the hook that says so.
-
-    Args:
-        runtime: The parts, of which the strategy takes the model and the optimizers.
 
     Raises:
         ConfigurationError: If the optimizers cannot be used, or batches cannot be normalised together.

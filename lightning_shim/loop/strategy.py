@@ -47,10 +47,6 @@ _REDUCE_OPERATIONS: Final = {
 class StrategyFacade:
     """Lightning's ``Strategy``, backed by Determined and torch.distributed.
 
-    Args:
-        session: The training.
-        hooks: The module's hooks.
-
     Attributes:
         root_device: The device of this process.
         precision_plugin: The precision of steps and optimizers.
@@ -140,11 +136,7 @@ class StrategyFacade:
             self.take_turn(0)
 
     def take_turn(self, optimizer_idx: int) -> None:
-        """Makes an optimizer the current one of automatic optimization.
-
-        Args:
-            optimizer_idx: Its index.
-        """
+        """Makes an optimizer the current one of automatic optimization."""
         self.optimizer_idx = optimizer_idx
         self.optimizer = self._optimizers[optimizer_idx]
         self.lightning_optimizer = self._lightning_optimizers[optimizer_idx]
@@ -241,11 +233,6 @@ class StrategyFacade:
     def run_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Does the same as :meth:`backward`, without the ``detach`` that automatic optimization has no use for.
 
-        Args:
-            loss: The loss.
-            *args: Further arguments of ``LightningModule.backward``.
-            **kwargs: Further keyword arguments of it.
-
         Returns:
             The loss with its graph; scaled if there is a scaler.
         """
@@ -276,17 +263,7 @@ class StrategyFacade:
     def optimizer_step(
         self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any
     ) -> Any:
-        """Steps an optimizer, with hooks and clipping between its closure and its step.
-
-        Args:
-            optimizer: The optimizer.
-            closure: Computes the gradients.
-            model: Unused.
-            **kwargs: Further arguments of ``optimizer.step``.
-
-        Returns:
-            The return value of ``optimizer.step``.
-        """
+        """Steps an optimizer, with hooks and clipping between its closure and its step."""
         hooks = self._hooks
         if self.precision_plugin.scaler is None and not self._clips and "on_before_optimizer_step" not in hooks.names:
             if not closure_comes_first(optimizer):
@@ -357,11 +334,7 @@ class StrategyFacade:
         return self.global_rank == 0
 
     def barrier(self, name: str | None = None) -> None:
-        """Waits for all processes.
-
-        Args:
-            name: Unused, as in Lightning.
-        """
+        """Waits for all processes."""
         if self.world_size > 1:
             self._distributed.allgather(None)
 
@@ -371,9 +344,6 @@ class StrategyFacade:
         Args:
             obj: A picklable object.
             src: The rank that sends its object.
-
-        Returns:
-            The object of that rank.
         """
         # The others' objects are not sent: a tensor in them would be rebuilt on their GPU by every process.
         gathered: list[Value] = self._distributed.allgather(obj if self.global_rank == src else None)
@@ -391,11 +361,7 @@ class StrategyFacade:
             self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
 
     def remove_checkpoint(self, filepath: Any) -> None:
-        """Removes a checkpoint on rank 0, if it exists.
-
-        Args:
-            filepath: Its path or URL.
-        """
+        """Removes a checkpoint on rank 0, if it exists."""
         if self.is_global_zero:
             self.checkpoint_io.remove_checkpoint(filepath)
 

@@ -15,9 +15,9 @@ import torch
 from lightning_shim.compatibility.before_training import takes_batch_idx
 from lightning_shim.data.passes import Batches, DataFetcherWrapper
 from lightning_shim.data.source import DataSource
-from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning
-from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
+from lightning_shim.loop.epoch_length import EpochLength
 from lightning_shim.loop.epoch_outputs import StepOutputs, TrainingOutputs
 from lightning_shim.loop.optimization import Optimization
 from lightning_shim.loop.runtime import Runtime
@@ -33,15 +33,13 @@ class TrainingLoop:
     """Lightning's ``_FitLoop`` and ``_TrainingEpochLoop``.
 
     Args:
-        runtime: The components that run the step.
-        source: The training loaders.
         evaluation_loop: The validation loop, whose loaders are saved and restored here as well.
-        optimization: Trains on a batch.
         report_epoch: Reduces an epoch's metrics over processes, shows them and reports them.
 
     Attributes:
         source: The training loaders.
         optimization: Trains on a batch.
+        epoch_length: The number of batches of an epoch.
         restarted_at: The index over all epochs of the last batch before a checkpoint of Lightning's, while the epoch
             goes on that it was written in; otherwise None.
     """
@@ -71,11 +69,8 @@ class TrainingLoop:
         self._outputs: Final = TrainingOutputs()
         hooks.lightning1_values["outputs"] = lambda args: self._outputs.of_epoch()
         self._steps_schedulers_early: Final = STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY.is_of(session.lightning.version)
-        self._length: int | None = None
-        # Lightning's epochs end where the loaders do. All of Determined's have the same length.
-        self._fills_up: Final = session.script_trainer is None
+        self.epoch_length: Final = EpochLength(session, source)
         self._continues_ended_epoch = False
-        self._more_batches = 0
         self._batches: Batches | None = None
         self.restarted_at: int | None = None
         self._loaded: dict[str, Any] | None = None
@@ -84,24 +79,12 @@ class TrainingLoop:
     def length(self) -> int | None:
         """The number of batches of the first epoch's loaders, or None if they have no length."""
         self.set_up()
-        return self._length
+        return self.epoch_length.of_first
 
     @property
     def length_of_all_epochs(self) -> int | None:
         """The number of batches of each of Determined's epochs, or None if an epoch ends where the loaders do."""
-        return self.length if self._fills_up else None
-
-    def verify_periods(self) -> None:
-        """Refuses periods in epochs if Determined could not tell where an epoch ends.
-
-        Raises:
-            ConfigurationError: If there are such periods and the loaders have no length.
-        """
-        if self.length_of_all_epochs is None and self._session.controller.counts_epochs:
-            raise self.source.request.error(
-                "gave a loader without a length, so that Determined cannot count epochs. Give max_length and the "
-                "periods as determined.pytorch.Batch(n), or give the loader a __len__."
-            )
+        return self.length if self.epoch_length.is_fixed else None
 
     def set_up(self) -> None:
         """Requests the loaders, the first time only."""
@@ -111,40 +94,11 @@ class TrainingLoop:
         elif not self.source.is_set_up:
             self.source.set_up()
             self._session.lacks_batches = self.source.length == 0
-            self._length = self.source.length
+            self.epoch_length.of_first = self.source.length
             latest = self._session.controller.latest
             if latest is None or not latest.is_own:
                 # As in Lightning, their iterators are made at once, which draws random numbers.
                 self._batches = self.source.batches()
-
-    @property
-    def max_batches(self) -> int | float:
-        """The number of batches of the current loaders, or as callbacks have set it; infinite if it is unknown."""
-        length = self.source.length if self.source.is_set_up else None
-        return float("inf") if length is None else length + self._more_batches
-
-    @max_batches.setter
-    def max_batches(self, batches: int | float) -> None:
-        # StochasticWeightAveraging adds one for the epoch in which it computes statistics of batch normalisation, and
-        # sets accumulate_grad_batches to the sum, so that no batch of that epoch is the end of an accumulation.
-        more = 0 if batches == self.max_batches == float("inf") else batches - (self.max_batches - self._more_batches)
-        if not 0 <= more < float("inf"):
-            raise ConfigurationError(
-                f"{caller_location()}: trainer.fit_loop.max_batches = {batches!r}, and an epoch has {self.max_batches} "
-                "batches. To train on fewer, pass limit_train_batches, or return -1 in on_train_batch_start."
-            )
-        self._more_batches = int(more)
-
-    def _verify_length(self) -> None:
-        # Determined asks for the length once. A shorter epoch is filled up with SKIPPED; a longer one cannot be cut.
-        length, other = self._length, self.source.length
-        is_longer = length is not None and other is not None and other > length
-        if self._fills_up and (is_longer or (length is None) is not (other is None)):
-            raise self.source.request.error(
-                f"gave {'no length' if other is None else f'{other} batches'} in epoch {self._progress.current_epoch}, "
-                f"and {'no length' if length is None else f'{length} batches'} in the first, which all of Determined's "
-                "epochs have. Give the longest loader first, or limit the others by limit_train_batches."
-            )
 
     @property
     def goes_on(self) -> bool:
@@ -166,7 +120,7 @@ class TrainingLoop:
             if fits_again and self._progress.current_epoch > 0:
                 # Lightning creates them again, as for any epoch but its first, which draws random numbers.
                 self._batches = self.source.batches()
-            if self._batches.length == 0 and self._fills_up:
+            if self._batches.length == 0 and self.epoch_length.is_fixed:
                 raise self.source.without_batches(0)
             self._continues_ended_epoch = self._goes_on_after_max_steps()
             if self._progress.epoch_is_running or self._continues_ended_epoch:
@@ -187,21 +141,6 @@ class TrainingLoop:
         was_cut = progress.batch_idx >= 0 and not progress.is_last_batch and not progress.epoch_is_running
         return was_cut and trainer is not None and trainer.max_steps != -1
 
-    def batches_and_epochs(self) -> tuple[int, int]:
-        """Returns the numbers of batches and epochs trained so far, as Determined counts them."""
-        epochs = self._progress.current_epoch
-        length = self.length_of_all_epochs
-        return self._progress.total_batch_idx + 1 if length is None else self.batches_of_epochs(length), epochs
-
-    def batches_of_epochs(self, length: int) -> int:
-        """Returns the number of batches trained, had all epochs had the same length.
-
-        Args:
-            length: The number of batches in an epoch.
-        """
-        progress = self._progress
-        return progress.current_epoch * length + (progress.batch_idx + 1 if progress.epoch_is_running else 0)
-
     def resume(self) -> None:
         """Restores the loaders and random numbers of the checkpoint, if one was loaded."""
         loaded, self._loaded = self._loaded, None
@@ -221,7 +160,7 @@ class TrainingLoop:
 
     def restore_settings(self, state: dict[str, Any]) -> None:
         """Restores the values that callbacks had set for the running epoch."""
-        self._more_batches = state["more_batches"]
+        self.epoch_length.more = state["more_batches"]
         if state["accumulate_grad_batches"] is not None:
             self.optimization.accumulate_grad_batches = state["accumulate_grad_batches"]
         self.optimization.skips_backward = state["skips_backward"]
@@ -251,22 +190,14 @@ class TrainingLoop:
 
     def _rest_of_determined_epoch(self) -> Iterator[Any]:
         """Fills up an epoch that is shorter than Determined's, all of which have the same length."""
-        while self._fills_up and not self.is_at_the_end_of_an_epoch:
+        while self.epoch_length.is_fixed and not self.epoch_length.is_complete:
             yield SKIPPED
-
-    @property
-    def is_at_the_end_of_an_epoch(self) -> bool:
-        """Whether Determined is between two epochs; for loaders without a length, whether the last batch is done."""
-        if self._length is None or not self._fills_up:
-            return self._progress.is_last_batch or not self._progress.epoch_is_running
-        return self._session.controller.batches_trained % self._length == 0
 
     def _start_epoch(self) -> None:
         progress = self._progress
         are_new = self.source.set_up()
         if are_new:
-            self._verify_length()
-            self._more_batches = 0
+            self.epoch_length.renew()
             # Lightning creates the iterators of reloaded loaders twice, and each creation draws random numbers.
             self.source.batches()
         self.source.set_epoch(progress.current_epoch)
@@ -291,7 +222,7 @@ class TrainingLoop:
             progress, epochs = self._progress, self._session.trainer.max_epochs
             # As Lightning counts them.
             description = f"Epoch {progress.current_epoch}" + (f"/{epochs - 1}" if epochs > 0 else "")
-            total = self.max_batches
+            total = self.epoch_length.max_batches
             bar.start_epoch(description, progress.batch_idx + 1, None if total == float("inf") else int(total))
 
     def _rest_of_epoch(self) -> Iterator[Any]:
@@ -318,7 +249,7 @@ class TrainingLoop:
     @property
     def _has_to_train(self) -> bool:
         """Whether the training would not end without batches; in a script nothing is trained then, as in Lightning."""
-        return self._fills_up or self._session.trainer.max_epochs == -1
+        return self.epoch_length.is_fixed or self._session.trainer.max_epochs == -1
 
     def _next(self, batches: Batches | None) -> tuple[Any, bool]:
         """Returns what is trained on next, and whether it is the last of the epoch."""
@@ -326,7 +257,7 @@ class TrainingLoop:
             raise StopIteration
         if isinstance(batches, DataFetcherWrapper):
             # The step takes batches itself. An epoch has no more steps than batches, even if some steps take none.
-            return batches, self._progress.batch_idx + 2 >= self.max_batches
+            return batches, self._progress.batch_idx + 2 >= self.epoch_length.max_batches
         batch, _, _ = next(batches)
         return batch, batches.done
 
@@ -473,14 +404,14 @@ class TrainingLoop:
         It leaves an epoch that ends early without a validation, and Determined counts that epoch to its end.
         """
         progress = self._progress
-        has_run_out = progress.epoch_is_running and not progress.is_last_batch and self.is_at_the_end_of_an_epoch
+        has_run_out = progress.epoch_is_running and not progress.is_last_batch and self.epoch_length.is_complete
         return not (progress.ends_early or progress.ends_within_step or has_run_out)
 
     def after_validation(self) -> None:
         """Does the work that was waiting for a validation."""
         with torch.enable_grad():
             self.finish_batch()
-        if self._progress.is_last_batch and self.is_at_the_end_of_an_epoch:
+        if self._progress.is_last_batch and self.epoch_length.is_complete:
             self.finish_epoch()
 
     @property
@@ -497,8 +428,8 @@ class TrainingLoop:
             "outputs": self._outputs.state_dict(),
             "accumulate_grad_batches": self.optimization.changed_accumulation,
             "skips_backward": self.optimization.skips_backward,
-            "more_batches": self._more_batches,
-            "length": self._length,
+            "more_batches": self.epoch_length.more,
+            "length": self.epoch_length.of_first,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

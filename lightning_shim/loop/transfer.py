@@ -21,14 +21,9 @@ _CONTAINERS: Final = (tuple, list)
 
 
 def hook_owner(session: Session, name: str) -> Any:
-    """Returns the object whose transfer hook is called, as Lightning's ``_DataHookSelector`` does.
+    """Returns the data module if it overrides a transfer hook, otherwise the module.
 
-    Args:
-        session: The training.
-        name: The hook's name.
-
-    Returns:
-        The data module if it overrides the hook, otherwise the module.
+    As Lightning's ``_DataHookSelector`` does.
     """
     datamodule = session.datamodule
     if datamodule is not None and is_overridden(name, datamodule, session.lightning.LightningDataModule):
@@ -62,15 +57,7 @@ class BatchTransfer:
         self._only_moves: Final = not (self._overridden or precision.converts_input)
 
     def __call__(self, batch: Any, dataloader_idx: int) -> Any:
-        """Moves a batch.
-
-        Args:
-            batch: The batch as its loader returned it.
-            dataloader_idx: The index of the loader.
-
-        Returns:
-            The batch on the device.
-        """
+        """Moves a batch."""
         if self._only_moves:
             if not self._stays_on_cpu:
                 return self._send(batch)

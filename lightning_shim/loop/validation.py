@@ -25,12 +25,9 @@ class Validation:
     """A whole validation, which Determined takes for a single batch.
 
     For each batch Determined inspects signatures and compares names, which takes as long as a small layer.
-
-    Attributes:
-        batches: The number of batches that this process has evaluated.
     """
 
-    batches: int
+    batches: int  # the number of batches that this process has evaluated
 
 
 class ValidationLoader(DataLoader[Any]):
@@ -195,7 +192,8 @@ class EvaluationLoop:
                 if output is not None:
                     if self._keeps_outputs:
                         self._outputs[dataloader_idx].append(output)
-                    self._metrics.returned.keep(output, dataloader_idx if has_several else None)
+                    if not self._session.trainer.barebones:
+                        self._metrics.returned.keep(output, dataloader_idx if has_several else None)
                 collector.end_batch()
                 if self._loggers.loggers and counts:
                     self._loggers.log_validation_step(collector.collect(on_step=True).logged, dataloader_idx)

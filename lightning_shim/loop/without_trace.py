@@ -9,12 +9,7 @@ from lightning_shim.session.random_state import RandomState
 
 
 class StatesBefore:
-    """The random states that live in this process, from before a validation.
-
-    Args:
-        training: The training loaders.
-        validation: The validation loaders.
-    """
+    """The random states that live in this process, from before a validation."""
 
     def __init__(self, training: DataSource, validation: DataSource) -> None:
         self._training: Final = training

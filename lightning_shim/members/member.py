@@ -31,23 +31,14 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        owner: The class that has the member, one of ``OWNERS`` in the table.
-        name: The member's name.
-        kind: The way in which it is used.
-        support: Its level of support.
-        sentence: What happens on Determined, as one sentence that can follow a colon.
-        versions: The versions of Lightning that have the member, as a version specifier.
-    """
-
-    owner: str
+    owner: str  # the class that has the member, one of `OWNERS` in the table
     name: str
-    kind: Kind
+    kind: Kind  # the way in which it is used
     support: Support
-    sentence: str
-    versions: str
+    sentence: str  # what happens on Determined, as one sentence that can follow a colon
+    versions: str  # the versions of Lightning that have the member, as a version specifier
 
     @property
     def is_removed(self) -> bool:

@@ -12,27 +12,12 @@ _BY_NAME: Final = {(row.owner, row.name): row for row in MEMBERS}
 
 
 def find(owner: str, name: str) -> Member | None:
-    """Looks up a name that need not be a member.
-
-    Args:
-        owner: The class that may have the member.
-        name: The name.
-
-    Returns:
-        The row, or None if the table has none.
-    """
+    """Looks up a name that need not be a member."""
     return _BY_NAME.get((owner, name))
 
 
 def member(owner: str, name: str) -> Member:
     """Looks up a member.
-
-    Args:
-        owner: The class that has the member, one of ``OWNERS``.
-        name: The member's name.
-
-    Returns:
-        The row.
 
     Raises:
         KeyError: If the table has no such owner or member.
@@ -51,9 +36,6 @@ def members(owner: str, *supports: Support) -> tuple[Member, ...]:
     Args:
         owner: The class, one of ``OWNERS``.
         *supports: The levels of support to select; without any, all members are returned.
-
-    Returns:
-        The rows, in the order of the table.
 
     Raises:
         KeyError: If the table has no such owner.

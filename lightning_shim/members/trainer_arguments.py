@@ -14,18 +14,13 @@ from lightning_shim.members.member import Support
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One row of the table.
-
-    Attributes:
-        name: The argument's name.
-        support: Its level of support: ``NATIVE`` if the script's own Trainer applies it, ``BACKED`` if the trial does,
-            ``IGNORED`` if a value other than the default has no effect, ``REFUSED`` if such a value is an error.
-        sentence: What happens, as one sentence that can follow a colon.
-    """
+    """One row of the table."""
 
     name: str
+    # Its level of support: `NATIVE` if the script's own Trainer applies it, `BACKED` if the trial does, `IGNORED` if a
+    # value other than the default has no effect.
     support: Support
-    sentence: str
+    sentence: str  # what happens, as one sentence that can follow a colon
 
 
 # One row a line: name, support, sentence. A ditto mark repeats the sentence of the row above.
@@ -64,7 +59,7 @@ inference_mode          native  it applies to validate and test after fit; the t
 use_distributed_sampler backed  the trial shards the samples as Lightning does.
 profiler                backed  it measures the trial's actions as Lightning's; its report is in the log.
 detect_anomaly          backed  the trial trains with it.
-barebones               refused it switches off what the trial reports.
+barebones               backed  the trial does without all that Lightning switches off, and reports nothing.
 plugins                 backed   those of checkpoints and of the trial's precisions are used; most others are refused.
 sync_batchnorm          backed  the trial synchronizes batch normalization as Lightning does.
 reload_dataloaders_every_n_epochs  backed  the trial asks for the loaders as Lightning does.

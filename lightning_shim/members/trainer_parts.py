@@ -86,8 +86,5 @@ def instead_of(path: str) -> str:
 
     Args:
         path: The path to the part, as in :data:`TRAINER_PARTS`.
-
-    Returns:
-        A sentence.
     """
     return next(_INSTEAD[name] for name in reversed(path.split(".")) if name in _INSTEAD)

@@ -12,13 +12,7 @@ from lightning_shim.upstream.lightning import Lightning
 
 
 class Loggers:
-    """The loggers of a Trainer, called as Lightning's ``_LoggerConnector`` and its hooks do.
-
-    Args:
-        lightning: The module's Lightning.
-        loggers: The user's loggers.
-        progress: The progress of the training.
-    """
+    """The loggers of a Trainer, called as Lightning's ``_LoggerConnector`` and its hooks do."""
 
     def __init__(self, lightning: Lightning, loggers: list[Any], progress: Progress) -> None:
         self._lightning: Final = lightning
@@ -41,12 +35,7 @@ class Loggers:
                 _ = logger.experiment
 
     def log_hyperparams(self, module: Any, datamodule: Any) -> None:
-        """Passes the hyperparameters of module and data module to the loggers, and the module's graph.
-
-        Args:
-            module: The LightningModule.
-            datamodule: The LightningDataModule, if there is one.
-        """
+        """Passes the hyperparameters of module and data module to the loggers, and the module's graph."""
         self._lightning.log_hyperparams(
             SimpleNamespace(loggers=self.loggers, lightning_module=module, datamodule=datamodule)
         )
@@ -68,12 +57,7 @@ class Loggers:
         self._log(values, int(step))
 
     def log_validation_step(self, metrics: Mapping[str, Any], dataloader_idx: int) -> None:
-        """Passes what a validation batch has logged to the loggers, under the count of its loader's batches.
-
-        Args:
-            metrics: Tensors by name.
-            dataloader_idx: The index of the loader.
-        """
+        """Passes what a validation batch has logged to the loggers, under the count of its loader's batches."""
         counts = self._progress.validation_batches
         step = counts.get(dataloader_idx, 0)
         counts[dataloader_idx] = step + 1

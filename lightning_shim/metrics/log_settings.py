@@ -18,19 +18,12 @@ from lightning_shim.diagnostics.warn import warn_at_caller
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """A reduction of an epoch's values to one.
+    """A reduction of an epoch's values to one."""
 
-    Attributes:
-        name: The name of the function of :mod:`torch` or :mod:`builtins` that ``reduce_fx`` is.
-        operation: The reduction over processes, by its name in ``strategy.reduce``.
-        initial: The value before the first one, as in Lightning's ``_ResultMetric``.
-        ufunc: The operation on two values.
-    """
-
-    name: str
-    operation: str
-    initial: float
-    ufunc: np.ufunc
+    name: str  # the name of the function of `torch` or `builtins` that `reduce_fx` is
+    operation: str  # the reduction over processes, by its name in `strategy.reduce`
+    initial: float  # the value before the first one, as in Lightning's `_ResultMetric`
+    ufunc: np.ufunc  # the operation on two values
 
     def fold(self, values: np.ndarray[Any, Any]) -> Any:
         """Folds an array of shape ``(n,)``, n at least 1, to a NumPy scalar of its dtype."""
@@ -71,51 +64,18 @@ _STEP: Final = LogLevels(on_step=True, on_epoch=False)
 _EPOCH: Final = LogLevels(on_step=False, on_epoch=True)
 _EPOCH_ONLY: Final = LogLevels(on_step=False, on_epoch=True, epoch_only=True)
 
-LOG_LEVELS: Final[dict[str, LogLevels]] = {
-    **dict.fromkeys(
-        (
-            "training_step",
-            "training_step_end",
-            "on_batch_start",
-            "on_batch_end",
-            "on_train_batch_start",
-            "on_train_batch_end",
-            "on_before_backward",
-            "backward",
-            "on_after_backward",
-            "on_before_optimizer_step",
-            "optimizer_step",
-            "configure_gradient_clipping",
-            "clip_gradients",
-            "on_before_zero_grad",
-            "optimizer_zero_grad",
-        ),
-        _STEP,
-    ),
-    **dict.fromkeys(
-        ("validation_step", "validation_step_end", "on_validation_batch_start", "on_validation_batch_end"), _EPOCH
-    ),
-    **dict.fromkeys(
-        (
-            "on_train_start",
-            "on_train_epoch_start",
-            "on_train_epoch_end",
-            "training_epoch_end",
-            "on_epoch_start",
-            "on_epoch_end",
-            "on_validation_start",
-            "on_validation_epoch_start",
-            "on_validation_epoch_end",
-            "validation_epoch_end",
-        ),
-        _EPOCH_ONLY,
-    ),
+_HOOKS: Final = {
+    _STEP: "training_step training_step_end on_batch_start on_batch_end on_train_batch_start on_train_batch_end "
+    "on_before_backward backward on_after_backward on_before_optimizer_step optimizer_step configure_gradient_clipping "
+    "clip_gradients on_before_zero_grad optimizer_zero_grad",
+    _EPOCH: "validation_step validation_step_end on_validation_batch_start on_validation_batch_end",
+    _EPOCH_ONLY: "on_train_start on_train_epoch_start on_train_epoch_end training_epoch_end on_epoch_start "
+    "on_epoch_end on_validation_start on_validation_epoch_start on_validation_epoch_end validation_epoch_end",
 }
 
+LOG_LEVELS: Final = {hook: levels for levels, hooks in _HOOKS.items() for hook in hooks.split()}
 
-REMOVED_ARGUMENTS: Final[dict[str, str]] = {
-    "sync_dist_op": "pass reduce_fx",
-}
+REMOVED_ARGUMENTS: Final[dict[str, str]] = {"sync_dist_op": "pass reduce_fx"}
 """Arguments that ``self.log`` had in Lightning 1.x, each with its replacement."""
 
 
@@ -123,18 +83,16 @@ REMOVED_ARGUMENTS: Final[dict[str, str]] = {
 
 
 def argument_problem(name: str) -> str:
-    """Describes the problem with an argument that ``LightningModule.log`` does not have.
-
-    Args:
-        name: The keyword.
-    """
+    """Describes the problem with an argument that ``LightningModule.log`` does not have."""
     if name in REMOVED_ARGUMENTS:
         return f"Lightning 2 has removed the argument {name}; {REMOVED_ARGUMENTS[name]}."
     return f"Lightning has no argument {name}."
 
 
-def _level_problem(fx: str, on_step: bool | None, on_epoch: bool | None) -> str | None:
-    """Describes the problem with logging in a hook, if there is one. None stands for the hook's default."""
+def _problem(
+    fx: str, name: str, on_step: bool | None, on_epoch: bool | None, add_dataloader_idx: bool, reduce_fx: Any
+) -> str | None:
+    """Describes the problem with the arguments of a call in a hook, if there is one. None is the hook's default."""
     levels = LOG_LEVELS.get(fx)
     if levels is None:
         return f"Lightning allows no logging in {fx}; write to self.logger.experiment there."
@@ -144,18 +102,8 @@ def _level_problem(fx: str, on_step: bool | None, on_epoch: bool | None) -> str 
         return f"in {fx} only on_step=False, on_epoch=True is possible."
     if not (on_step or on_epoch):
         return "on_step=False with on_epoch=False logs nothing; leave one of them out."
-    return None
-
-
-def _name_problem(name: str, add_dataloader_idx: bool) -> str | None:
-    """Describes the problem with a name, if there is one."""
     if add_dataloader_idx and "/dataloader_idx_" in name:
         return "the name must not contain /dataloader_idx_, which is added to it; or pass add_dataloader_idx=False."
-    return None
-
-
-def _reduction_problem(reduce_fx: str | Callable[[Any], Any]) -> str | None:
-    """Describes the problem with a reduction, if there is one."""
     if _reduction_key(reduce_fx) not in REDUCTIONS:
         return f"reduce_fx={reduce_fx!r} is none of mean, sum, min, max; for another one log a torchmetrics object."
     return None
@@ -237,25 +185,18 @@ def resolve_settings(
     dataloader_idx: int | None,
     metric_attributes: Callable[[], dict[int, str]],
     *,
-    prog_bar: bool,
     logger: bool | None,
     on_step: bool | None,
     on_epoch: bool | None,
     reduce_fx: str | Callable[[Any], Any],
-    enable_graph: bool,
-    sync_dist: bool,
-    sync_dist_group: Any,
     add_dataloader_idx: bool,
     metric_attribute: str | None,
-    rank_zero_only: bool,
+    **others: Any,
 ) -> Settings:
     """Checks the arguments of a ``self.log`` call and fills in the hook's defaults.
 
     The keyword arguments are those of ``LightningModule.log``. Of the value only the type matters.
     ``metric_attributes`` returns the names of the module's torchmetrics objects by their identity.
-
-    Returns:
-        The settings.
 
     Raises:
         MetricError: If the hook may not log, or an argument makes no sense.
@@ -263,14 +204,9 @@ def resolve_settings(
     where = f"{caller_location()}: self.log({name!r})"
     if not isinstance(name, str):
         raise MetricError(f"{where}: the name must be a string, not {type(name).__name__}.")
-    problem = (
-        _level_problem(fx, on_step, on_epoch)
-        or _name_problem(name, add_dataloader_idx)
-        or _reduction_problem(reduce_fx)
-    )
+    problem = _problem(fx, name, on_step, on_epoch, add_dataloader_idx, reduce_fx)
     if problem is not None:
         raise MetricError(f"{where}: {problem}")
-    reduction = REDUCTIONS[_reduction_key(reduce_fx)]
     if isinstance(value, Metric):
         metric_attribute = metric_attribute or metric_attributes().get(id(value))
         if metric_attribute is None:
@@ -287,18 +223,14 @@ def resolve_settings(
     return Settings(
         name=name,
         fx=fx,
-        prog_bar=prog_bar,
         logger=logger is None or logger,
         on_step=LOG_LEVELS[fx].on_step if on_step is None else on_step,
         on_epoch=LOG_LEVELS[fx].on_epoch if on_epoch is None else on_epoch,
-        reduction=reduction,
-        enable_graph=enable_graph,
+        reduction=REDUCTIONS[_reduction_key(reduce_fx)],
         add_dataloader_idx=add_dataloader_idx,
         dataloader_idx=dataloader_idx,
         metric_attribute=metric_attribute,
-        sync_dist=sync_dist,
-        sync_dist_group=sync_dist_group,
-        rank_zero_only=rank_zero_only,
+        **others,
     )
 
 

@@ -35,24 +35,18 @@ _NUMPY: Final[dict[torch.dtype, type[np.floating[Any]]]] = {torch.float32: np.fl
 
 @dataclass(slots=True)
 class LoggedMetric:
-    """The values of one logged name in one epoch.
-
-    Attributes:
-        settings: The resolved arguments.
-        arguments: The keyword arguments as they were passed, by which a repeated call is recognised quickly.
-        metric: The torchmetrics object, if one was logged. It does its own reduction.
-        device: The module's, on which numbers that never were tensors are shown and reduced, as in Lightning.
-        synchronise: Reduces a step's value over all processes, which wait for each other; None if that is not wanted.
-        is_fresh: Whether a value has been logged since the last reset.
-        is_weighted: Whether the epoch's value is a mean, which weighs each value by its number of samples.
-    """
+    """The values of one logged name in one epoch."""
 
     settings: Settings
+    # The keyword arguments as they were passed, by which a repeated call is recognised quickly.
     arguments: dict[str, Any]
-    metric: Metric | None
+    metric: Metric | None  # the torchmetrics object, if one was logged. It does its own reduction.
+    # The module's, on which numbers that never were tensors are shown and reduced, as in Lightning.
     device: torch.device
+    # Reduces a step's value over all processes, which wait for each other; None if that is not wanted.
     synchronise: Callable[[Tensor], Tensor] | None = None
-    is_fresh: bool = True
+    is_fresh: bool = True  # whether a value has been logged since the last reset
+    # Whether the epoch's value is a mean, which weighs each value by its number of samples.
     is_weighted: bool = field(init=False)
     _step: Tensor | float | None = None
     _tensors: TensorLog | None = None
@@ -79,10 +73,6 @@ class LoggedMetric:
     def update_tensor(self, value: Tensor, batch_size: int) -> None:
         """Stores a tensor of the current batch.
 
-        Args:
-            value: A tensor of one element.
-            batch_size: The weight in a mean.
-
         Raises:
             MetricError: If it has another number of elements.
         """
@@ -97,12 +87,7 @@ class LoggedMetric:
         self._keep(value.item(), batch_size)
 
     def update_number(self, value: np.floating[Any], batch_size: int) -> None:
-        """Stores a number of the current batch.
-
-        Args:
-            value: A number that never was a tensor.
-            batch_size: The weight in a mean.
-        """
+        """Stores a number of the current batch that never was a tensor."""
         self._expect(torch.float64 if value.dtype == np.float64 else torch.float32)
         self._place = self.device
         self._keep(float(value), batch_size)
@@ -170,9 +155,6 @@ class LoggedMetric:
 
     def update_metric(self, metric: Any) -> None:
         """Notes that a torchmetrics object was logged, after the user has called its ``forward``.
-
-        Args:
-            metric: The object.
 
         Raises:
             MetricError: If another object, or a number, was logged under this name before.
@@ -286,13 +268,7 @@ class LoggedMetric:
     def from_state_dict(cls, state: dict[str, Any], metric: Metric | None, device: torch.device) -> LoggedMetric:
         """Rebuilds a logged metric from its :meth:`state_dict`.
 
-        Args:
-            state: The return value of :meth:`state_dict`.
-            metric: The module's torchmetrics object of ``settings.metric_attribute``, if that is set.
-            device: The module's.
-
-        Returns:
-            The logged metric. Its ``arguments`` are empty until the next call logs it.
+        Its ``arguments`` are empty until the next call logs it.
         """
         restored = cls(Settings.from_state_dict(state["settings"]), arguments={}, metric=metric, device=device)
         folded = state["folded"]

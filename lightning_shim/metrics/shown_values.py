@@ -12,11 +12,7 @@ _PLACES = 16
 
 
 class ShownValues:
-    """Copies values to the host behind the work that the device has been given by now.
-
-    Args:
-        device: Where the training runs.
-    """
+    """Copies values to the host behind the work that the device has been given by now."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

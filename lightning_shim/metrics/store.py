@@ -50,11 +50,7 @@ class MetricStore:
         self.views: Final = MetricViews()
 
     def enter_stage(self, training: bool) -> None:
-        """Makes a stage the current one.
-
-        Args:
-            training: Whether it is training; otherwise it is validation.
-        """
+        """Makes a stage the current one."""
         self.collector = self.training if training else self.validation
 
     def current_views(self) -> MetricViews:
@@ -82,10 +78,6 @@ class ReturnedMetrics:
     """The mean over batches of the numbers that ``validation_step`` returns by name, as in Determined's own trials.
 
     Lightning reports none of them. Here they count only if the module logs nothing in the whole validation.
-
-    Args:
-        logged: The values that the module logs in validation.
-        returned: The collector in which to keep the numbers.
     """
 
     def __init__(self, logged: MetricCollector, returned: MetricCollector) -> None:
@@ -93,12 +85,7 @@ class ReturnedMetrics:
         self._returned: Final = returned
 
     def keep(self, output: Any, dataloader_idx: int | None) -> None:
-        """Keeps the numbers of a batch.
-
-        Args:
-            output: The output of ``validation_step``.
-            dataloader_idx: The index of the loader if there are several.
-        """
+        """Keeps the numbers of a batch."""
         if not isinstance(output, Mapping) or self._logged.has_values:
             return
         self._returned.start_batch(None, dataloader_idx)

@@ -38,20 +38,15 @@ class Attached:
 
     Attributes:
         metrics: What the module logs; its ``collector`` is that of the current stage.
+        barebones: Whether nothing is logged.
     """
 
     metrics: Any
-
-    def print(self, *args: Any, **kwargs: Any) -> None:
-        """Prints on rank 0."""
-        raise NotImplementedError
+    barebones: bool = False
 
 
 def attached_trainer(module: Any) -> Any | None:
     """Returns the trainer of a module that is attached to a trial.
-
-    Args:
-        module: A LightningModule, or None.
 
     Returns:
         The trial's facade, or None if the module has no trainer or one of Lightning's.

@@ -18,7 +18,7 @@ import dataclasses
 import pathlib
 import shutil
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import determined as det
 import torch
@@ -31,42 +31,13 @@ from lightning_shim.upstream.determined.context import replaced
 from lightning_shim.upstream.determined.controller import Controller, go_on_counting
 
 
-class ControlledTrial(Protocol):
-    """The methods and properties that the repairs need of a trial."""
-
-    @property
-    def controller(self) -> Controller:
-        """The trial's view of the loop, which is connected when the loop starts."""
-
-    @property
-    def checkpoint_path(self) -> pathlib.Path | str | None:
-        """The newest checkpoint."""
-
-    @property
-    def writes_checkpoints(self) -> bool:
-        """Whether the loop may write checkpoints."""
-
-    @property
-    def is_over(self) -> bool | None:
-        """Whether the training has ended; None where the length that Determined was given says so."""
-
-    @property
-    def validation_is_due(self) -> bool | None:
-        """Whether to validate after the batch trained last; None where Determined's period of validations says so."""
-
-    def gather_checkpoint(self) -> None:
-        """Collects the state of all processes; called on each of them before the chief writes a checkpoint."""
-
-    def after_validation(self) -> None:
-        """Called on all processes after a validation has been reported."""
-
-
-def repair_controller(registry: PatchRegistry, trial_class: type[ControlledTrial]) -> None:
+def repair_controller(registry: PatchRegistry, trial_class: type) -> None:
     """Patches Determined's training loop with ``_REPAIRS``.
 
     Args:
         registry: The registry that will undo it.
-        trial_class: The class of the trials to repair the loop for; for all others it runs as Determined wrote it.
+        trial_class: The class of the trials to repair the loop for, which answer what the repairs ask of
+            ``controller.trial``; for all others it runs as Determined wrote it.
     """
 
     def for_our_trials(repair: Wrapper) -> Callable[[Any], object]:

@@ -27,14 +27,15 @@ def _log(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwar
     # As `attached_trainer`, whose call each logged value would pay for.
     state = {} if instance is None else instance.__dict__
     trainer = state.get("_trainer")
-    if not isinstance(trainer, Attached):
+    # A barebones Trainer logs nothing, and Lightning's own method says so.
+    if not isinstance(trainer, Attached) or trainer.barebones:
         return wrapped(*args, **kwargs)
     return trainer.metrics.collector.log(state[CURRENT_FX_ATTRIBUTE], args, kwargs)
 
 
 def _log_dict(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     trainer = attached_trainer(instance)
-    if trainer is None:
+    if trainer is None or trainer.barebones:
         return wrapped(*args, **kwargs)
     return trainer.metrics.collector.log_dict(instance.__dict__[CURRENT_FX_ATTRIBUTE], *args, **kwargs)
 
@@ -78,12 +79,7 @@ _trains_scripts = False
 
 
 def patch_module(registry: PatchRegistry, owner: type[Any]) -> None:
-    """Patches LightningModule.
-
-    Args:
-        registry: The registry that will undo it.
-        owner: The class.
-    """
+    """Patches LightningModule."""
     from lightning_shim.patching.wrappers import patched_method, patched_property
 
     for name, wrapper in METHODS.items():

@@ -40,21 +40,12 @@ class _Method(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # not at run ti
 
 
 def patched_method(wrapper: Wrapper) -> Callable[[Any], object]:
-    """Returns the ``make_replacement`` of :meth:`PatchRegistry.wrap` for a method.
-
-    Args:
-        wrapper: The function that is called in place of the method.
-    """
+    """Returns the ``make_replacement`` of :meth:`PatchRegistry.wrap` for a method."""
     return lambda present: _Method(present, wrapper)
 
 
 def patched_property(name: str, answer: Callable[[Any], Any]) -> Callable[[Any], object]:
-    """Returns the ``make_replacement`` of :meth:`PatchRegistry.wrap` for a property.
-
-    Args:
-        name: The property's name.
-        answer: Computes the value for an attached module from the trial's facade.
-    """
+    """Returns the ``make_replacement`` of :meth:`PatchRegistry.wrap` for a property."""
 
     def getter(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # A property calls its getter as a plain function, so wrapt passes the module as the first argument.
@@ -75,12 +66,5 @@ def patched_property(name: str, answer: Callable[[Any], Any]) -> Callable[[Any],
 
 
 def unpatched(method: Any) -> Any:
-    """Returns Lightning's own method under a patched one.
-
-    Args:
-        method: A bound method.
-
-    Returns:
-        The bound method without the patch, or the same method if it is not patched.
-    """
+    """Returns Lightning's own method under a patched one."""
     return method.__wrapped__ if isinstance(method, _BoundMethod) else method

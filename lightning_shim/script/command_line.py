@@ -79,12 +79,7 @@ def _options(
 
 
 def patch_cli(registry: PatchRegistry, owner: type[Any]) -> None:
-    """Patches ``LightningCLI``.
-
-    Args:
-        registry: The registry that will undo it.
-        owner: The class.
-    """
+    """Patches ``LightningCLI``."""
     registry.wrap(owner, "parse_arguments", patched_method(_parse_arguments))
 
 
@@ -128,10 +123,5 @@ def _overridden(overrides: list[str], name: str, text: str) -> list[str]:
 
 
 def patch_hydra(registry: PatchRegistry, owner: type[Any]) -> None:
-    """Patches hydra's loader of configurations.
-
-    Args:
-        registry: The registry that will undo it.
-        owner: The class.
-    """
+    """Patches hydra's loader of configurations."""
     registry.wrap(owner, "load_configuration", patched_method(_load_configuration))

@@ -38,9 +38,12 @@ def _reporting_period(unit: pytorch.TrainUnit, given: Mapping[str, Any]) -> dict
 _ARGUMENTS: Final[dict[str, tuple[tuple[str, ...], Callable[..., dict[str, Any]]]]] = {
     "max_length": (("max_epochs", "max_steps"), _length),
     "validation_period": (("val_check_interval", "check_val_every_n_epoch"), _validation_period),
-    "reporting_period": (("log_every_n_steps",), _reporting_period),
+    "reporting_period": (("log_every_n_steps", "barebones"), _reporting_period),
 }
-"""By the argument of ``fit``, the Trainer's arguments for the same, and what they are for what ``fit`` is given."""
+"""By the argument of ``fit``, the Trainer's arguments for the same, and what they are for what ``fit`` is given.
+
+A barebones Trainer never reports.
+"""
 
 
 def asked_arguments(signature: inspect.Signature, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,16 +13,12 @@ from lightning_shim.upstream.namespaces import namespace_of
 def logger_of(trainer: Any, given: dict[str, Any]) -> Any:
     """Returns the argument ``logger`` for a Trainer that is being built.
 
-    Args:
-        trainer: The Trainer.
-        given: The arguments that the user has passed to it.
-
     Returns:
-        What the user has passed, except for Lightning's default on a cluster. That one has the trial's number for its
-        version, so that ModelCheckpoint has the same folder after a pause.
+        What the user has passed, except for Lightning's default on a cluster, which a barebones Trainer has not. That
+        one has the trial's number for its version, so that ModelCheckpoint has the same folder after a pause.
     """
     logger = given.get("logger")
-    if logger not in (None, True) or not is_on_cluster():
+    if logger not in (None, True) or given.get("barebones") or not is_on_cluster():
         return logger
     root = root_dir_of(given.get("default_root_dir"))
     return _cluster_logger(namespace_of(trainer).module("loggers").TensorBoardLogger)(root, version=trial_id())

@@ -20,9 +20,6 @@ def remember_training(batches_trained: int) -> None:
     """Starts to record evaluations, as results of a training that has ended.
 
     Evaluations before ``fit`` are not recorded, since a trial that continues after a pause repeats them.
-
-    Args:
-        batches_trained: The number of batches trained.
     """
     global _batches_trained
     _batches_trained = batches_trained
@@ -32,10 +29,6 @@ def share_checkpoint(trainer: Any, ckpt_path: Any) -> None:
     """Has a checkpoint that only rank 0's machine has on every machine, if all processes evaluate.
 
     Before ``fit`` nothing connects them. The names "best" and "last" stand for files that all machines have since.
-
-    Args:
-        trainer: The Trainer that is about to evaluate.
-        ckpt_path: The argument of that name.
     """
     if ckpt_path is not None and trainer.strategy.world_size > 1:
         share([ckpt_path], replaces=False)

@@ -25,6 +25,7 @@ from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.configuration import Configuration
 from lightning_shim.trial.fit import run_trial
 from lightning_shim.upstream.determined.context import is_on_cluster, make_current, own_device
+from lightning_shim.upstream.lightning import lightning_of
 from lightning_shim.upstream.lightning_trainer import (
     batch_failed,
     fitted,
@@ -57,6 +58,11 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     _warn_about_hyperparameters()
     # Before the settings are read, since max_epochs is None until Lightning's fit sets the default.
     set_loop_limits(trainer)
+    if trainer.barebones:
+        lightning_of(trainer).rank_zero_info(
+            "`Trainer(barebones=True)` started running. The progress bar is disabled so you might want to manually "
+            "print the progress in your model."
+        )
     options: dict[str, Any] = {
         # The attribute comes first, since a script may set it after the constructor. Not every argument has one.
         name: getattr(trainer, name) if hasattr(trainer, name) else given[name]
@@ -126,7 +132,8 @@ def _leave_as_lightning_does(trainer: Any, trials: list[ScriptTrial]) -> None:
 def _checkpoint_policy(trainer: Any, configuration: Configuration) -> str:
     # Off-cluster the script's own callback writes what it wants to keep.
     own = "best" if trainer.checkpoint_callback and is_on_cluster() else "none"
-    policy: str = configuration.settle("checkpoint_policy", own, "best", "Trainer(enable_checkpointing=False)")
+    argument = "barebones=True" if trainer.barebones else "enable_checkpointing=False"
+    policy: str = configuration.settle("checkpoint_policy", own, "best", f"Trainer({argument})")
     return policy
 
 
@@ -141,9 +148,6 @@ def _verify() -> None:
 
 def verify_tuning(who: str) -> None:
     """Refuses a search where it would be repeated after each pause, or by each process alone.
-
-    Args:
-        who: The searcher, in words.
 
     Raises:
         ConfigurationError: If the script runs on a cluster, or on several processes.
@@ -167,11 +171,5 @@ def _warn_about_hyperparameters() -> None:
 
 
 def arguments_of(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of a call by name.
-
-    Args:
-        function: The bound method that is called.
-        args: The positional arguments.
-        kwargs: The keyword arguments.
-    """
+    """Returns the arguments of a call by name."""
     return dict(inspect.signature(function).bind(*args, **kwargs).arguments)

@@ -92,12 +92,7 @@ def _takes(bound: inspect.BoundArguments, name: str) -> bool:
 
 
 def take(owner: str, replacements: Sequence[Replacement]) -> None:
-    """Remembers that hyperparameters have an effect, and prints those that make a difference.
-
-    Args:
-        owner: What has taken them, in words.
-        replacements: What they have replaced.
-    """
+    """Remembers that hyperparameters have an effect, and prints those that make a difference."""
     _taken.update(each.name for each in replacements)
     for each in replacements:
         if repr(each.instead) != repr(each.value):
@@ -111,11 +106,9 @@ _say_once: Final = functools.cache(say)
 @functools.cache
 def searched_hyperparameters() -> dict[str, Any]:
     """Returns the hyperparameters of the trial by name, nested; off-cluster there are none."""
-    import determined as det
+    from lightning_shim.upstream.determined.context import trial_info
 
-    from lightning_shim.upstream.determined.context import is_on_cluster
-
-    info = det.get_cluster_info() if is_on_cluster() else None
+    info = trial_info()
     return {} if info is None else nested(info.trial.hparams)
 
 
@@ -125,23 +118,14 @@ def untaken_hyperparameters() -> list[str]:
 
 
 def is_users_constructor(owner: type) -> bool:
-    """Whether a class is the user's, and defines a constructor itself.
-
-    Args:
-        owner: A subclass of LightningModule or LightningDataModule.
-    """
+    """Whether a class is the user's, and defines a constructor itself."""
     return inspect.isfunction(vars(owner).get("__init__")) and (
         owner.__module__.partition(".")[0] not in FRAMEWORK_PACKAGES
     )
 
 
 def patch_constructors(registry: PatchRegistry, owner: type[Any]) -> None:
-    """Patches the constructors of all subclasses of a Lightning class that the user has defined or will define.
-
-    Args:
-        registry: The registry that will undo it.
-        owner: Lightning's class.
-    """
+    """Patches the constructors of all subclasses of a Lightning class that the user has defined or will define."""
 
     def init_subclass(cls: type[Any], /, **kwargs: Any) -> None:
         super(owner, cls).__init_subclass__(**kwargs)

@@ -17,12 +17,10 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import NoReturn
 
-import determined as det
-
 from lightning_shim.diagnostics.lines import say
 from lightning_shim.patching.lightning_module import patch
 from lightning_shim.session.random_state import seed_generators
-from lightning_shim.upstream.determined.context import is_on_cluster, lacks_launcher
+from lightning_shim.upstream.determined.context import lacks_launcher, trial_info
 
 
 def run_script(script: str, arguments: Sequence[str], is_module: bool = False) -> None:
@@ -42,7 +40,7 @@ def run_script(script: str, arguments: Sequence[str], is_module: bool = False) -
     if lacks_launcher():
         _launch(script, arguments, is_module)
     patch(trainer=True)
-    info = det.get_cluster_info() if is_on_cluster() else None
+    info = trial_info()
     if info is not None:
         # Determined seeds a trial before its module is built, which a script does before fit. A script's own seed still
         # comes later, and counts.
@@ -97,7 +95,7 @@ def _say_if_nothing_was_trained() -> None:
 
 
 def _launch(script: str, arguments: Sequence[str], is_module: bool) -> NoReturn:
-    info = det.get_cluster_info()
+    info = trial_info()
     if info is not None and info.container_rank == 0:
         say("the trial has several slots. determined.launch.torch_distributed starts a process for each of them.")
     # Its own options end with the first "--"; the script may have some.

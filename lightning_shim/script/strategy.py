@@ -27,12 +27,7 @@ _RANKS: Final = {
 
 
 def strategy_of(trainer: Any, given: dict[str, Any]) -> Any:
-    """Returns the argument ``strategy`` for a Trainer that is being built.
-
-    Args:
-        trainer: The Trainer.
-        given: The arguments that the user has passed to it.
-    """
+    """Returns the argument ``strategy`` for a Trainer that is being built."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return "auto"
     strategy = _one_of_several(namespace_of(trainer).module("strategies").SingleDeviceStrategy)(own_device())
@@ -42,11 +37,7 @@ def strategy_of(trainer: Any, given: dict[str, Any]) -> Any:
 
 
 def join_processes(trainer: Any) -> None:
-    """Gives a Trainer the ranks of the trial's processes after ``fit``, even if it was built for one device.
-
-    Args:
-        trainer: The user's Trainer.
-    """
+    """Gives a Trainer the ranks of the trial's processes after ``fit``, even if it was built for one device."""
     if hasattr(trainer.strategy, "join"):
         trainer.strategy.join()
 

@@ -70,8 +70,6 @@ def _verify(given: dict[str, Any], plugins: Plugins) -> None:
         # An unknown argument is left to Lightning's own error.
         if row is None or is_switched_off(value):
             continue
-        if row.support is Support.REFUSED:
-            raise _refusal(name, value, row.sentence)
         if name == "strategy":
             _verify_strategy(value)
         if row.support is Support.IGNORED and not (name in _AS_DETERMINED and value == _AS_DETERMINED[name]()):
@@ -147,11 +145,6 @@ METHODS: Final[dict[str, Wrapper]] = {
 
 
 def patch_trainer(registry: PatchRegistry, owner: type[Any]) -> None:
-    """Patches Lightning's ``Trainer``.
-
-    Args:
-        registry: The registry that will undo it.
-        owner: The class.
-    """
+    """Patches Lightning's ``Trainer``."""
     for name, wrapper in METHODS.items():
         registry.wrap(owner, name, patched_method(wrapper))

@@ -16,13 +16,7 @@ _FACADE: Final = "_lightning_shim_facade"
 
 
 def show_facade(trainer: Any, facade: Any, own: frozenset[str]) -> None:
-    """Has a Trainer show the facade's attributes.
-
-    Args:
-        trainer: The user's Trainer.
-        facade: The module's trainer.
-        own: The attributes that stay the Trainer's.
-    """
+    """Has a Trainer show the facade's attributes."""
     names = {*dir(type(facade)), *vars(facade)} - own
     shown = frozenset(name for name in names if not name.startswith("_") and find("Trainer", name) is not None)
     vars(trainer)[_FACADE] = facade
@@ -31,11 +25,7 @@ def show_facade(trainer: Any, facade: Any, own: frozenset[str]) -> None:
 
 
 def show_itself(trainer: Any) -> None:
-    """Ends :func:`show_facade`, if it was called.
-
-    Args:
-        trainer: The user's Trainer.
-    """
+    """Ends :func:`show_facade`, if it was called."""
     if vars(trainer).pop(_FACADE, None) is not None:
         trainer.__class__ = type(trainer).__base__
 

@@ -12,8 +12,9 @@ from lightning_fabric.utilities.warnings import PossibleUserWarning
 
 from lightning_shim.diagnostics.errors import IntervalError
 from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.facade.delegation import delegates
 from lightning_shim.facade.logger import LoggerFacade
-from lightning_shim.facade.trainer import TrainerFacade, delegates
+from lightning_shim.facade.trainer import TrainerFacade
 from lightning_shim.script.trainer_patch import GIVEN
 from lightning_shim.script.trainer_while_fitting import show_facade
 from lightning_shim.session.random_state import RandomState
@@ -25,6 +26,7 @@ ENDLESS: Final = sys.maxsize
 """The length of a training that something else will end, such as a Timer or the number of steps."""
 
 _SETTINGS: Final = (
+    "barebones",
     "check_val_every_n_epoch",
     "fast_dev_run",
     "log_every_n_steps",
@@ -38,24 +40,16 @@ _SETTINGS: Final = (
 # ModelCheckpoint reads the private name.
 @delegates({name: f"users.{name}" for name in (*_SETTINGS, "_val_check_time_interval")})
 class ScriptTrainer(TrainerFacade):
-    """The trainer of a module while a script's own Trainer fits it.
-
-    Attributes:
-        users: The user's Trainer.
-    """
+    """The trainer of a module while a script's own Trainer fits it."""
 
     users: Any
 
-    def _loggers_of_determined(self, own: list[Any]) -> list[LoggerFacade]:
+    def _loggers_of_determined(self) -> list[LoggerFacade]:
         """Returns Determined's logger where its master gets what callbacks log; otherwise all is as in Lightning."""
-        return super()._loggers_of_determined(own) if own and is_on_cluster() else []
+        return super()._loggers_of_determined() if self.lightning_loggers.loggers and is_on_cluster() else []
 
     def adopt(self, users: Any) -> None:
-        """Takes the user's Trainer: from now on each of the two shows what the other has.
-
-        Args:
-            users: The Trainer.
-        """
+        """Takes the user's Trainer: from now on each of the two shows what the other has."""
         self.users = users
         # A user's reference to the loop sets its limits, which are read from there.
         show_facade(users, self, frozenset({*_SETTINGS, "fit_loop"}))

@@ -21,12 +21,7 @@ from lightning_shim.user_code.user_class import is_users_class
 
 
 class Bound(NamedTuple):
-    """The size from which a value is large.
-
-    Attributes:
-        objects: The number of objects in it.
-        size: The number of bytes.
-    """
+    """The size from which a value is large."""
 
     objects: int
     size: int
@@ -55,13 +50,7 @@ _CONTAINERS: Final = (list, tuple, deque, dict, set, frozenset)
 
 
 def is_large(value: Any, packages: frozenset[str], bound: Bound) -> bool:
-    """Whether a value is larger than a bound.
-
-    Args:
-        value: The value.
-        packages: The packages whose classes are the user's, wherever they are installed.
-        bound: The size from which it is large.
-    """
+    """Whether a value is larger than a bound."""
     objects = size = 0
     seen: set[int] = set()
     waiting = [value]
@@ -95,11 +84,6 @@ def mark_of(value: Any, packages: frozenset[str], depth: int = _DEPTH) -> Any:
     """Returns something that changes with a large value, if it is replaced, grows, shrinks or is shuffled.
 
     A write to a single entry, or to a part of an array, may leave it the same.
-
-    Args:
-        value: The value.
-        packages: The packages whose classes are the user's, wherever they are installed.
-        depth: The number of containers and objects within each other that are looked at.
     """
     if type(value) in _PLAIN:
         return value

@@ -30,17 +30,11 @@ DETERMINED_HYPERPARAMETERS: Final = frozenset({GLOBAL_BATCH_SIZE})
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Replacement:
-    """A value that a hyperparameter replaces.
+    """A value that a hyperparameter replaces."""
 
-    Attributes:
-        name: The hyperparameter's name, such as ``optim.lr``.
-        value: Its value.
-        instead: The value that was there, or :data:`NOTHING`.
-    """
-
-    name: str
+    name: str  # the hyperparameter's name, such as `optim.lr`
     value: Any
-    instead: Any
+    instead: Any  # the value that was there, or `NOTHING`
 
     def __str__(self) -> str:
         instead = "" if self.instead is NOTHING else f" instead of {self.instead!r}"
@@ -48,11 +42,7 @@ class Replacement:
 
 
 def nested(hparams: Mapping[str, Any]) -> dict[str, Any]:
-    """Nests hyperparameters with dotted names, such as ``optim.lr``, as Determined nests what an experiment nests.
-
-    Args:
-        hparams: The hyperparameters by name.
-    """
+    """Nests hyperparameters with dotted names, such as ``optim.lr``, as Determined nests what an experiment nests."""
     tree = {name: value for name, value in hparams.items() if "." not in name}
     for name in [each for each in hparams if "." in each]:
         *parents, last = name.split(".")
@@ -67,12 +57,7 @@ def nested(hparams: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def leaves(hparams: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the names and values of hyperparameters, those of nested ones joined by dots.
-
-    Args:
-        hparams: Nested hyperparameters, or the value of a single one.
-        name: Its name.
-    """
+    """Yields the names and values of hyperparameters, those of nested ones joined by dots."""
     if isinstance(hparams, Mapping) and (hparams or not name):
         for key, value in hparams.items():
             yield from leaves(value, f"{name}.{key}" if name else key)
@@ -146,11 +131,7 @@ def _with_parts(value: Any, parts: dict[str, Any]) -> Any:
 
 
 class HyperparameterBuilder:
-    """Calls classes and functions with the hyperparameters that they have parameters for.
-
-    Args:
-        hparams: The hyperparameters by name.
-    """
+    """Calls classes and functions with the hyperparameters that they have parameters for."""
 
     def __init__(self, hparams: Mapping[str, Any]) -> None:
         self._hparams: Final = nested(hparams)
@@ -162,9 +143,6 @@ class HyperparameterBuilder:
 
         Args:
             target: The class or function. If it takes ``**kwargs``, it gets all hyperparameters.
-
-        Returns:
-            Its object or return value.
 
         Raises:
             ConfigurationError: If there is no hyperparameter for a parameter without a default.

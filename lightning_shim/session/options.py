@@ -116,10 +116,6 @@ class TrainerOptions:
     def checked(cls, lightning: Lightning, **options: Any) -> TrainerOptions:
         """Checks options and fills in the defaults.
 
-        Args:
-            lightning: The module's Lightning.
-            **options: The options by name; the others have their defaults.
-
         Returns:
             The options, with ``gradient_clip_algorithm`` as a member of Lightning's enumeration.
 
@@ -169,10 +165,6 @@ def root_dir_of(given: str | os.PathLike[str] | None) -> str:
 
 def verify_option(name: str, value: Any) -> None:
     """Refuses a value that makes no sense.
-
-    Args:
-        name: The option's name.
-        value: Its value.
 
     Raises:
         ConfigurationError: If there is no such option, or the value makes no sense.

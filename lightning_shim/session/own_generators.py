@@ -87,11 +87,7 @@ def set_state_of_generator(generator: Any, state: Any) -> None:
 
 
 class OwnGenerators:
-    """The generators of some objects, and of the objects that these hold.
-
-    Args:
-        roots: The objects by name.
-    """
+    """The generators of some objects, and of the objects that these hold."""
 
     def __init__(self, roots: Mapping[str, Any]) -> None:
         self._attributes: Final[dict[str, dict[str, Any]]] = {}
@@ -136,11 +132,7 @@ class OwnGenerators:
         }
 
     def restore(self, states: States) -> None:
-        """Restores states, and creates the generators that do not exist yet.
-
-        Args:
-            states: The states that :meth:`capture` returned.
-        """
+        """Restores states, and creates the generators that do not exist yet."""
         present = dict(self._generators())
         classes = {_name(generator_class): generator_class for generator_class in _ACCESS}
         for path, (name, state) in states.items():

@@ -13,9 +13,6 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class Profiling:
     """A profiler, or none: then nothing is paid for it.
 
-    Args:
-        profiler: Lightning's profiler, or None.
-
     Attributes:
         is_on: Whether there is a profiler.
     """
@@ -25,21 +22,12 @@ class Profiling:
         self.is_on: Final = profiler is not None
 
     def action(self, name: str) -> AbstractContextManager[Any]:
-        """Returns a context that is measured.
-
-        Args:
-            name: The action's name, which is Lightning's.
-        """
+        """Returns a context that is measured."""
         context: AbstractContextManager[Any] = self._profiler.profile(name) if self.is_on else nullcontext()
         return context
 
     def measured(self, name: str, function: Function) -> Function:
-        """Returns a function whose calls are measured, or the same one if there is no profiler.
-
-        Args:
-            name: The action's name, which is Lightning's.
-            function: The function.
-        """
+        """Returns a function whose calls are measured, or the same one if there is no profiler."""
         if not self.is_on:
             return function
 

@@ -42,21 +42,13 @@ class ProgressBar:
             self._training.set_postfix_str(self._postfix())
 
     def advance(self, batches: int) -> None:
-        """Shows how far the epoch is.
-
-        Args:
-            batches: The batches of it that have been trained.
-        """
+        """Shows how many batches of the epoch have been trained."""
         bar = self._training
         if bar is not None:
             bar.update(batches - bar.n)
 
     def show(self, values: Mapping[str, float]) -> None:
-        """Shows values behind the bar of the epoch when it is drawn next, beside those of other names.
-
-        Args:
-            values: Numbers by name.
-        """
+        """Shows values behind the bar of the epoch when it is drawn next, beside those of other names."""
         self._values.update(values)
         if self._training is not None:
             self._training.set_postfix_str(self._postfix(), refresh=False)
@@ -65,12 +57,7 @@ class ProgressBar:
         return ", ".join(f"{name}={value:.4g}" for name, value in self._values.items())
 
     def start_validation(self, description: str, total: int | None) -> None:
-        """Shows a validation below the epoch.
-
-        Args:
-            description: What stands before the bar.
-            total: The batches that it has, or None if that is not known.
-        """
+        """Shows a validation below the epoch."""
         if self._training is not None:
             # What it has counted since it was drawn would not be seen before the validation has ended.
             self._training.refresh()
@@ -89,21 +76,12 @@ class ProgressBar:
 
     @contextlib.contextmanager
     def out_of_the_way(self, file: Any = None) -> Iterator[None]:
-        """Takes the bars off the terminal while somebody else writes to it.
-
-        Args:
-            file: Where that is written to; by default standard output.
-        """
+        """Takes the bars off the terminal while somebody else writes to it."""
         with tqdm.external_write_mode(file=sys.stdout if file is None else file):
             yield
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Prints above the bar.
-
-        Args:
-            *args: As for :func:`print`.
-            **kwargs: As for :func:`print`.
-        """
+        """Prints above the bar."""
         with self.out_of_the_way(kwargs.get("file")):
             print(*args, **kwargs)
 

@@ -57,14 +57,7 @@ class RandomState:
         return cls(python, (name, numpy_key.numpy(), *rest), state["torch_cpu"], state["torch_cuda"])
 
     def same(self, other: RandomState) -> dict[str, bool]:
-        """Compares each generator with that of another snapshot.
-
-        Args:
-            other: The other snapshot.
-
-        Returns:
-            Whether they are equal, by the name of the library.
-        """
+        """Compares each generator with that of another snapshot, by the name of the library."""
         # NumPy's state is a tuple of the algorithm's name, the key, the position in it, and two values for normal().
         return {
             "random": self.python == other.python,

@@ -63,9 +63,6 @@ class Schedule:
     def set_max_epochs(self, epochs: Any) -> None:
         """Changes the length of the training, as ``trainer.fit_loop.max_epochs = ...`` does in Lightning.
 
-        Args:
-            epochs: The number of epochs.
-
         Raises:
             ConfigurationError: If it is no number of epochs, if the trial's length is in batches, or if Determined is
                 training already.

@@ -18,44 +18,27 @@ from lightning_shim.upstream.lightning import Lightning
 
 @dataclass(eq=False)
 class Session:
-    """The object that all parts of a trial share, as Lightning's loops share their Trainer.
-
-    Attributes:
-        lightning: The module's Lightning.
-        context: Determined's trial context.
-        controller: Determined's training loop.
-        schedule: The length of the training, and its periods.
-        options: The options of the trial.
-        module: The LightningModule.
-        datamodule: The LightningDataModule, or None.
-        ckpt_path: A Lightning checkpoint to start from, or None.
-        latest_checkpoint: A checkpoint of Determined's to continue from, or None.
-        script_trainer: The script's own Trainer that is fitting, whose limits and periods count, or None.
-        progress: The counters of epochs, batches and steps.
-        callbacks: The Lightning callbacks in the order of their calls; empty until the trainer is attached.
-        trainer: The facade, which is the module's ``self.trainer``; None until the facade has been created.
-        should_stop: Whether a stop has been requested: ``trainer.should_stop``.
-        stopped_by: The requester, in words; None if it was another process.
-        lacks_batches: Whether there are no batches to train on, which ends a script's training without an error.
-        progress_bar: The progress bar that is shown, or None. Everything is printed through it, above the bar.
-    """
+    """The object that all parts of a trial share, as Lightning's loops share their Trainer."""
 
     lightning: Lightning
     context: Any
     controller: Controller
-    schedule: Schedule
+    schedule: Schedule  # the length of the training, and its periods
     options: TrainerOptions
     module: Any
-    datamodule: Any
-    ckpt_path: str | os.PathLike[str] | None = None
-    latest_checkpoint: str | None = None
-    script_trainer: Any = None
-    progress: Progress = field(default_factory=Progress)
+    datamodule: Any  # the LightningDataModule, or None
+    ckpt_path: str | os.PathLike[str] | None = None  # a Lightning checkpoint to start from, or None
+    latest_checkpoint: str | None = None  # a checkpoint of Determined's to continue from, or None
+    script_trainer: Any = None  # the script's own Trainer that is fitting, whose limits and periods count, or None
+    progress: Progress = field(default_factory=Progress)  # the counters of epochs, batches and steps
+    # The Lightning callbacks in the order of their calls; empty until the trainer is attached.
     callbacks: list[Any] = field(default_factory=list)
-    trainer: Any = None
-    should_stop: bool = False
-    stopped_by: str | None = None
+    trainer: Any = None  # the facade, which is the module's `self.trainer`; None until the facade has been created
+    should_stop: bool = False  # whether a stop has been requested: `trainer.should_stop`
+    stopped_by: str | None = None  # the requester, in words; None if it was another process
+    # Whether there are no batches to train on, which ends a script's training without an error.
     lacks_batches: bool = False
+    # The progress bar that is shown, or None. Everything is printed through it, above the bar.
     progress_bar: ProgressBar | None = None
 
     @functools.cached_property

@@ -32,34 +32,18 @@ from lightning_shim.trial.reporting import Reports
 
 @dataclass(frozen=True, slots=True)
 class TrialParts:
-    """The parts of a trial.
-
-    Attributes:
-        session: The training.
-        runtime: The objects that both loops use.
-        training_loop: The loop over epochs.
-        evaluation_loop: The loop of a validation.
-        trainer: The facade, which is the module's trainer.
-        lightning_checkpoint: Saves and restores what a checkpoint of Lightning's has.
-        starting_checkpoint: Restores what the training starts from.
-        trial_state: Saves and restores what else is needed to continue exactly.
-        attributes: Saves and restores the attributes of module, data module and callbacks.
-        kept_files: Saves and restores the files that callbacks write.
-        reports: Reports metrics.
-        journal: Says what happens.
-        processes: The processes that train together.
-    """
+    """The parts of a trial."""
 
     session: Session
-    runtime: Runtime
+    runtime: Runtime  # the objects that both loops use
     training_loop: TrainingLoop
     evaluation_loop: EvaluationLoop
-    trainer: TrainerFacade
-    lightning_checkpoint: LightningCheckpoint
-    starting_checkpoint: StartingCheckpoint
-    trial_state: TrialState
-    attributes: OwnAttributes
-    kept_files: KeptFiles
+    trainer: TrainerFacade  # the facade, which is the module's trainer
+    lightning_checkpoint: LightningCheckpoint  # saves and restores what a checkpoint of Lightning's has
+    starting_checkpoint: StartingCheckpoint  # restores what the training starts from
+    trial_state: TrialState  # saves and restores what else is needed to continue exactly
+    attributes: OwnAttributes  # saves and restores the attributes of module, data module and callbacks
+    kept_files: KeptFiles  # saves and restores the files that callbacks write
     reports: Reports
     journal: Journal
     processes: Processes
@@ -67,36 +51,19 @@ class TrialParts:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The arguments of a trial that only its assembly needs.
+    """The arguments of a trial that only its assembly needs."""
 
-    Attributes:
-        train_dataloaders: The training loaders, or None.
-        val_dataloaders: The validation loaders, or None.
-        callbacks: Lightning callbacks.
-        loggers: Lightning's own loggers.
-        tests_afterwards: Whether Lightning's own Trainer tests and predicts after the training.
-    """
-
-    train_dataloaders: Any
-    val_dataloaders: Any
+    train_dataloaders: Any  # the training loaders, or None
+    val_dataloaders: Any  # the validation loaders, or None
     callbacks: list[Any]
     loggers: list[Any]
-    tests_afterwards: bool
+    tests_afterwards: bool  # whether Lightning's own Trainer tests and predicts after the training
 
 
 def assemble(
     session: Session, given: Given, processes: Processes, make_trainer: Callable[..., TrainerFacade]
 ) -> TrialParts:
     """Creates the parts of a trial, and attaches the module.
-
-    Args:
-        session: The training.
-        given: The other arguments of the trial.
-        processes: The processes that train together.
-        make_trainer: Creates the module's trainer; its arguments are those of :class:`TrainerFacade`.
-
-    Returns:
-        The parts.
 
     Raises:
         ConfigurationError: If module, data or callbacks cannot be used for training.

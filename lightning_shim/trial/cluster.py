@@ -22,9 +22,6 @@ class Search:
 
     Determined 0.38's master decides that when it gets the metrics of a validation. It changes the trial's state, and
     sends the container no signal: the chief asks once after each validation, when the metrics have been sent.
-
-    Args:
-        context: Determined's trial context.
     """
 
     def __init__(self, context: Any) -> None:
@@ -48,13 +45,9 @@ class Search:
                 self._changed.notify()
 
     def has_stopped(self, batches: int) -> bool:
-        """Asks the master on the chief, and tells all processes; they call it together.
+        """Whether the search has stopped the trial; all processes ask after a validation has been reported.
 
-        Args:
-            batches: The batches trained, after which a validation has been reported.
-
-        Returns:
-            Whether the search has stopped the trial; if the master does not answer, it has not.
+        The chief asks the master; if that does not answer, the search has not.
         """
         if not self._is_on_cluster:
             return False

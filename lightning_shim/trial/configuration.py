@@ -46,22 +46,14 @@ _WITHOUT_EFFECT: Final[dict[str, tuple[Any, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the configuration asks for.
+    """What the configuration asks for."""
 
-    Attributes:
-        entry: The entry, as it stands there.
-        value: What it means for ``fit``.
-    """
-
-    entry: str
-    value: Any
+    entry: str  # the entry, as it stands there
+    value: Any  # what it means for `fit`
 
 
 class Configuration:
     """The configuration of an experiment.
-
-    Args:
-        config: The configuration, with the master's defaults.
 
     Attributes:
         wishes: What it asks for, by the argument of ``fit``. What is as the master writes it by default is no wish.
@@ -118,9 +110,6 @@ class Configuration:
             given: Its value.
             default: Its default.
             call: How the code says it, for the warning; by default as an argument of ``fit``.
-
-        Returns:
-            The value that counts.
         """
         wish = self.wishes.get(argument)
         if wish is None or _is_same(given, wish.value):
@@ -148,12 +137,7 @@ class Configuration:
 
 
 def warn_of_conflict(call: str, wish: Wish) -> None:
-    """Warns that the code gives something else than the configuration.
-
-    Args:
-        call: How the code says it.
-        wish: What the configuration asks for.
-    """
+    """Warns that the code gives something else than the configuration."""
     _warn(f"{call} takes precedence over {wish.entry} of the experiment's configuration.")
 
 

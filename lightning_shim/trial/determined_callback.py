@@ -42,9 +42,6 @@ class LightningCallback(pytorch.PyTorchCallback):
     Determined calls it on every process, except for ``on_checkpoint_save_start`` and ``on_checkpoint_write_end``, which
     it calls on the chief alone.
 
-    Args:
-        parts: The parts of the trial.
-
     Attributes:
         checkpoint_path: The folder of the newest checkpoint if it is on this machine, otherwise its UUID.
         keeps_newest_only: Whether a checkpoint replaces the one that this training has written before.
@@ -94,7 +91,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         fits_again = self._controller.batches_trained == 0 and self._session.progress.total_batch_idx >= 0
         if fits_again:
             # The script's Trainer has fitted before, and goes on counting.
-            self._controller.continue_at(*self._training_loop.batches_and_epochs())
+            self._controller.continue_at(*self._training_loop.epoch_length.batches_and_epochs())
         self._parts.journal.starts_complete = self._controller.has_trained_its_length
         self._training_loop.start(fits_again)
         if self._ends_at_once():
@@ -121,7 +118,7 @@ class LightningCallback(pytorch.PyTorchCallback):
     def _go_on_from(self, path: str | os.PathLike[str]) -> None:
         """Has Determined count on from a checkpoint of Lightning's; there may be nothing left to train."""
         self._training_loop.restart()
-        batches, epochs = self._training_loop.batches_and_epochs()
+        batches, epochs = self._training_loop.epoch_length.batches_and_epochs()
         max_epochs = self._trainer.max_epochs
         if max_epochs != -1 and epochs > max_epochs:
             raise CheckpointError(
@@ -225,7 +222,7 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def _end_epoch(self) -> None:
         """Ends an epoch whose last batch has been trained and which has no validation to wait for."""
-        if not self._controller.will_validate and self._training_loop.is_at_the_end_of_an_epoch:
+        if not self._controller.will_validate and self._training_loop.epoch_length.is_complete:
             self._training_loop.after_validation()
 
     def _agree_to_stop(self, stops: bool = True) -> None:

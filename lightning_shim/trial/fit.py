@@ -9,7 +9,6 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
-import determined as det
 from determined import pytorch
 
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
@@ -18,19 +17,15 @@ from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.session.random_state import seed_generators
 from lightning_shim.session.schedule import verify_train_unit
 from lightning_shim.trial.configuration import Configuration
-from lightning_shim.trial.journal import (
-    BESIDE_A_PROGRESS_BAR,
-    WITHOUT_A_PROGRESS_BAR,
-    shown_on_standard_error,
-)
+from lightning_shim.trial.journal import BESIDE_A_PROGRESS_BAR, WITHOUT_A_PROGRESS_BAR, shown_on_standard_error
 from lightning_shim.trial.processes import join_processes
 from lightning_shim.trial.trial import LightningTrial
 from lightning_shim.upstream.determined.context import (
     checkpoint_to_start_from,
-    is_on_cluster,
     no_device_of_determined,
     process_group_with,
     tensorboard_folder,
+    trial_info,
     verify_backend,
 )
 from lightning_shim.upstream.determined.controller import DEFAULT_REPORTING_PERIOD
@@ -112,20 +107,23 @@ def fit(
         CheckpointError: If the checkpoint is missing or damaged, or does not fit the module.
     """
     _verify_trial_options(trial_options)
-    verify_train_unit("max_length", max_length)
-    verify_train_unit("validation_period", validation_period, may_be_schedule=True)
-    verify_train_unit("checkpoint_period", checkpoint_period, may_be_schedule=True)
-    verify_train_unit("reporting_period", reporting_period, required=True, may_be_schedule=True)
+    units: dict[str, Any] = {
+        "max_length": max_length,
+        "validation_period": validation_period,
+        "checkpoint_period": checkpoint_period,
+        "reporting_period": reporting_period,
+    }
+    for name, unit in units.items():
+        verify_train_unit(name, unit, required=name == "reporting_period", may_be_schedule=name != "max_length")
     _verify_choices(checkpoint_policy, seed, hparams)
     configuration = Configuration.of_experiment()
-    max_length = configuration.settle("max_length", max_length, None)
-    validation_period = configuration.settle("validation_period", validation_period, None)
-    checkpoint_period = configuration.settle("checkpoint_period", checkpoint_period, None)
-    reporting_period = configuration.settle("reporting_period", reporting_period, DEFAULT_REPORTING_PERIOD)
+    for name, unit in units.items():
+        by_default = DEFAULT_REPORTING_PERIOD if name == "reporting_period" else None
+        units[name] = configuration.settle(name, unit, by_default)
     checkpoint_policy = configuration.settle("checkpoint_policy", checkpoint_policy, "best")
     step_zero_validation = configuration.settle("step_zero_validation", step_zero_validation, False)
     latest_checkpoint = configuration.settle("latest_checkpoint", latest_checkpoint, None)
-    verify_train_unit("max_length", max_length, required=True)
+    verify_train_unit("max_length", units["max_length"], required=True)
 
     def make_trial(context: pytorch.PyTorchTrialContext, latest_checkpoint: str | None) -> LightningTrial:
         if seed is not None:
@@ -136,9 +134,7 @@ def fit(
             train_dataloaders=train_dataloaders,
             val_dataloaders=val_dataloaders,
             datamodule=datamodule,
-            max_length=max_length,
-            validation_period=validation_period,
-            reporting_period=reporting_period,
+            **{name: unit for name, unit in units.items() if name != "checkpoint_period"},
             latest_checkpoint=latest_checkpoint,
             # As with Lightning's fast_dev_run, there is no sanity check.
             **{**trial_options, **({"num_sanity_val_steps": 0} if test_mode else {})},
@@ -146,12 +142,7 @@ def fit(
 
     def periods(trial: LightningTrial) -> dict[str, Any]:
         by_default = None if trial.epoch_length is None else pytorch.Epoch(1)
-        return {
-            "max_length": max_length,
-            "validation_period": validation_period or by_default,
-            "checkpoint_period": checkpoint_period,
-            "reporting_period": reporting_period,
-        }
+        return {**units, "validation_period": units["validation_period"] or by_default}
 
     return run_trial(
         make_trial,
@@ -198,13 +189,10 @@ def run_trial(
         shows_progress: Whether there is a progress bar in a terminal; elsewhere, and on a cluster, there are lines.
         strategy: The option of the trial with the settings of the process group.
         **fit_options: Further arguments of Determined's ``Trainer.fit``.
-
-    Returns:
-        The trial.
     """
     # Before Determined looks for a Horovod that is not installed, or for a launcher.
     verify_backend()
-    info = det.get_cluster_info() if is_on_cluster() else None
+    info = trial_info()
     if info is not None:
         hparams = {**(hparams or {}), **info.trial.hparams}
         configuration = Configuration.of_experiment()
@@ -225,10 +213,7 @@ def run_trial(
                 if units.get("checkpoint_period") is None:
                     trial.keep_newest_checkpoint_only()
             pytorch.Trainer(trial, context).fit(
-                checkpoint_policy=checkpoint_policy,
-                latest_checkpoint=storage_id,
-                **units,
-                **fit_options,
+                checkpoint_policy=checkpoint_policy, latest_checkpoint=storage_id, **units, **fit_options
             )
     return trial
 

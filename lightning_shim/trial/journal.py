@@ -39,9 +39,6 @@ WITHOUT_A_PROGRESS_BAR: Final = frozenset({Entry.RESULT, Entry.END})
 class Journal:
     """Writes what happens in a training to the logger ``lightning_shim``.
 
-    Args:
-        session: The training.
-
     Attributes:
         entries: What it writes lines about; on rank 0, by default, all there is.
         starts_complete: Whether the length had been trained before this process.
@@ -56,11 +53,7 @@ class Journal:
         self._reported: Final[dict[str, tuple[float, float, float]]] = {}
 
     def start(self, checkpoint: Any) -> None:
-        """Says what is about to be trained.
-
-        Args:
-            checkpoint: What the training goes on from, or None.
-        """
+        """Says what is about to be trained."""
         self._started = time.monotonic()
         session, trainer = self._session, self._session.trainer
         limits = ((trainer.max_epochs, "epoch"), (trainer.max_steps, "step"))
@@ -83,12 +76,7 @@ class Journal:
         return session.trainer.default_root_dir if session.script_trainer else checkpoint_storage(session.context)
 
     def values(self, entry: Entry, values: Mapping[str, float]) -> None:
-        """Says what has been reported.
-
-        Args:
-            entry: What of.
-            values: Numbers by name.
-        """
+        """Says what has been reported."""
         for name, value in values.items():
             _, lowest, highest = self._reported.get(name, (value, value, value))
             # Of a NaN nobody can say that it is lower; so it is the last value, and neither of the others.
@@ -97,11 +85,7 @@ class Journal:
         self._write_here(entry, shown or "nothing was logged")
 
     def checkpoint(self, path: Any) -> None:
-        """Says where a checkpoint is.
-
-        Args:
-            path: Its folder, or its UUID.
-        """
+        """Says where a checkpoint is."""
         self._write_here(Entry.CHECKPOINT, str(path))
 
     def end(self) -> None:
@@ -141,11 +125,7 @@ class Journal:
         return "paused"
 
     def interrupted(self, checkpoint: Any) -> None:
-        """Says that the user has interrupted the training.
-
-        Args:
-            checkpoint: The last checkpoint, or None.
-        """
+        """Says that the user has interrupted the training."""
         last = "no checkpoint was written yet" if checkpoint is None else f"the last checkpoint is {checkpoint}"
         self._write(Entry.END, f"interrupted; {last}")
 

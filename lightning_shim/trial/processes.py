@@ -31,10 +31,6 @@ class Processes:
 
     Create it on all of them at the same time, before anything that may fail on one of them. As a context manager it
     stops watching the others if the block raises.
-
-    Args:
-        rank: The index of this process, for Lightning's ``rank_zero_only`` too.
-        size: The number of processes.
     """
 
     def __init__(self, rank: int, size: int) -> None:
@@ -59,11 +55,7 @@ class Processes:
             self.stop_watching()
 
     def all_give_up(self) -> bool:
-        """Waits until all processes have called it.
-
-        Returns:
-            Whether all of them have within :data:`PATIENCE`.
-        """
+        """Waits until all processes have called it; returns whether they have within :data:`PATIENCE`."""
         if self._group is None:
             return True
         try:

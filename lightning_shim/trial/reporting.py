@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from determined import pytorch
@@ -29,12 +29,6 @@ _SECONDS_BETWEEN_LOOKS: Final = 1.0
 class Reports:
     """Reports the metrics of a trial.
 
-    Args:
-        runtime: The parts of the training, among them the metrics.
-        loggers: Lightning's own loggers, which get the same values.
-        optimization: The optimization, which knows whether a batch has only accumulated gradients.
-        journal: Writes down what is reported.
-
     Attributes:
         metrics: The newest value of each reported metric, by name.
     """
@@ -56,8 +50,10 @@ class Reports:
         self._next_look = 0.0
         self._is_alone: Final = session.world_size == 1
         self._reported: frozenset[str] = frozenset()
-        self._context.wrap_reducer(_TrainingReducer(self), for_validation=False)
-        self._context.wrap_reducer(_ValidationReducer(self), for_training=False)
+        training = _Reducer(self.step_values, self.reduce_step_values)
+        self._context.wrap_reducer(training, for_validation=False)
+        validation = _Reducer(self.validation_values, self.reduce_validation_values)
+        self._context.wrap_reducer(validation, for_training=False)
 
     def show_progress(self) -> None:
         """Shows a progress bar until :meth:`hide_progress` is called."""
@@ -118,12 +114,7 @@ class Reports:
         return bool(self._session.trainer._logger_connector.should_update_logs)
 
     def remember(self, entry: Entry, metrics: Mapping[str, Any]) -> None:
-        """Keeps and shows what has been reported.
-
-        Args:
-            entry: What it is of.
-            metrics: The numbers by name, with Determined's own counts among them.
-        """
+        """Keeps and shows what has been reported."""
         values = {name: float(value) for name, value in metrics.items() if name not in _DETERMINED_COUNTS}
         self.metrics.update(values)
         if self._shown is not None:
@@ -172,14 +163,7 @@ class Reports:
         return self._store.training.step_values()
 
     def reduce_step_values(self, shares: list[Any]) -> dict[str, float]:
-        """Returns the step values to report, which are those of rank 0, as in Lightning.
-
-        Args:
-            shares: The results of :meth:`step_values` on each process, by rank.
-
-        Returns:
-            The values by name.
-        """
+        """Returns the step values to report, which are those of rank 0, as in Lightning."""
         # Values with sync_dist=True have been reduced over the processes when they were logged.
         values: dict[str, Any] = dict(shares[0])
         self._reported = frozenset(values)
@@ -192,14 +176,7 @@ class Reports:
         return self._store.returned.collector.partial_epoch_values(only_synchronised=False)
 
     def reduce_validation_values(self, shares: list[Any]) -> dict[str, float]:
-        """Reduces the shares of all processes, and makes the results visible to module and callbacks.
-
-        Args:
-            shares: The results of :meth:`validation_values` on each process, by rank.
-
-        Returns:
-            The values to report, by name.
-        """
+        """Reduces the shares of all processes, and makes the results visible to module and callbacks."""
         collector = self._store.returned.collector
         if len(shares) > 1:
             collector.merge_epoch_values(shares)
@@ -212,27 +189,18 @@ class Reports:
         return {name: float(value) for name, value in views.logged.items()}
 
 
-# Values that train_batch returns are copied to the host for each batch. Determined asks its reducers only when it
-# reports, so nothing is copied in between.
 class _Reducer(pytorch.MetricReducer):
-    def __init__(self, reports: Reports) -> None:
-        self._reports = reports
+    """Reports values when Determined reports: those that ``train_batch`` returns are copied to the host each time."""
+
+    def __init__(self, share: Callable[[], Any], reduce: Callable[[list[Any]], dict[str, float]]) -> None:
+        self._share = share
+        self._reduce = reduce
 
     def reset(self) -> None:
         """Does nothing, since the values are those of Lightning's epoch rather than of Determined's report."""
 
-
-class _TrainingReducer(_Reducer):
     def per_slot_reduce(self) -> Any:
-        return self._reports.step_values()
+        return self._share()
 
     def cross_slot_reduce(self, per_slot_metrics: list[Any]) -> dict[str, float]:
-        return self._reports.reduce_step_values(per_slot_metrics)
-
-
-class _ValidationReducer(_Reducer):
-    def per_slot_reduce(self) -> Any:
-        return self._reports.validation_values()
-
-    def cross_slot_reduce(self, per_slot_metrics: list[Any]) -> dict[str, float]:
-        return self._reports.reduce_validation_values(per_slot_metrics)
+        return self._reduce(per_slot_metrics)

@@ -57,15 +57,15 @@ Were it called as Determined's package, tools would take it for a package of the
 
 
 class _TrainingBatches:
-    """The training loader that Determined sees: it iterates it, and takes the length of an epoch from it.
+    """The training loader that Determined sees: it iterates it, and takes the length of an epoch from it."""
 
-    Args:
-        loop: Yields the batches.
-    """
-
-    def __init__(self, loop: TrainingLoop) -> None:
+    def __init__(self, loop: TrainingLoop, controller: Controller) -> None:
         self._loop: Final = loop
-        loop.verify_periods()
+        if loop.length_of_all_epochs is None and controller.counts_epochs:
+            raise loop.source.request.error(
+                "gave a loader without a length, so that Determined cannot count epochs. Give max_length and the "
+                "periods as determined.pytorch.Batch(n), or give the loader a __len__."
+            )
 
     def __iter__(self) -> Iterator[Any]:
         return self._loop.batches()
@@ -152,10 +152,7 @@ class LightningTrial(pytorch.PyTorchTrial):
         LightningTrial.was_made = True
         self.controller: Final = Controller()
         schedule = Schedule(
-            self.controller,
-            max_length or _length_asked_for(context),
-            validation_period,
-            reporting_period,
+            self.controller, max_length or _length_asked_for(context), validation_period, reporting_period
         )
         self._validates_by_default: Final = validation_period is None
         if is_datamodule(train_dataloaders):
@@ -283,7 +280,7 @@ class LightningTrial(pytorch.PyTorchTrial):
     def build_training_data_loader(self) -> Any:
         """Returns a loader of the batches of all epochs, whose length is that of one epoch."""
         self._callback.before_training_loaders()
-        batches = _TrainingBatches(self._parts.training_loop)
+        batches = _TrainingBatches(self._parts.training_loop, self.controller)
         warn_about_global_batch_size(self._hparams, self._parts.training_loop.source, self._session.world_size)
         return batches
 

@@ -29,7 +29,7 @@ import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader
@@ -40,122 +40,74 @@ from lightning_shim.upstream.namespaces import Namespace, namespace_of
 
 @dataclass(frozen=True, slots=True)
 class Lightning:
-    """The parts of one Lightning namespace that a trial uses, under Lightning's own names.
+    """The parts of one Lightning namespace that a trial uses, each with its module there and its name if that differs.
 
-    The ``accelerators`` are by the type of device. ``NoOptimizer`` is Lightning's private ``_MockOptimizer``.
-    ``log_hyperparams`` and the last four have a leading underscore in Lightning.
+    The ``accelerators`` are by the type of device.
     """
 
     version: str
-    LightningModule: type
-    LightningDataModule: type
-    Callback: type
-    Checkpoint: type
-    ModelCheckpoint: type
-    EarlyStopping: type
-    StochasticWeightAveraging: type
-    GradientAccumulationScheduler: type
-    ProgressBar: type
-    BasePredictionWriter: type
-    TensorBoardLogger: type
-    CSVLogger: type
-    WandbLogger: type
-    PassThroughProfiler: type
-    log_hyperparams: Callable[[Any], None]
-    clean_namespace: Callable[[MutableMapping[str, Any]], None]
-    isolate_rng: Callable[[], AbstractContextManager[None]]
-    migrate_checkpoint: Callable[[dict[str, Any]], tuple[dict[str, Any], Any]]
-    LightningOptimizer: type
-    NoOptimizer: type
-    LRSchedulerConfig: type
-    TorchCheckpointIO: type
-    CombinedLoader: type
-    DataFetcherWrapper: type
-    TrainerState: type
-    TrainerFn: Any
-    TrainerStatus: Any
-    RunningStage: Any
-    GradClipAlgorithmType: Any
     accelerators: dict[str, type]
-    extract_batch_size: Callable[[Any], int]
-    move_data_to_device: Callable[[Any, torch.device], Any]
-    prepare_for_backward: Callable[[torch.nn.parallel.DistributedDataParallel, Any], None]
-    MisconfigurationException: type[Exception]
-    replace_dunder_methods: Callable[..., AbstractContextManager[None]]
-    get_distributed_sampler: Callable[..., DistributedSampler[Any]]
-    update_dataloader: Callable[[DataLoader[Any], Any], DataLoader[Any]]
-    is_dataloader_shuffled: Callable[[DataLoader[Any]], bool]
-    rank_zero_info: Callable[[str], None]
-    rank_zero_warn: Callable[..., None]
+    LightningModule: Annotated[type, "core.module"]
+    LightningDataModule: Annotated[type, "core.datamodule"]
+    Callback: Annotated[type, "callbacks"]
+    Checkpoint: Annotated[type, "callbacks"]
+    ModelCheckpoint: Annotated[type, "callbacks"]
+    EarlyStopping: Annotated[type, "callbacks"]
+    StochasticWeightAveraging: Annotated[type, "callbacks"]
+    GradientAccumulationScheduler: Annotated[type, "callbacks"]
+    ProgressBar: Annotated[type, "callbacks"]
+    BasePredictionWriter: Annotated[type, "callbacks"]
+    TensorBoardLogger: Annotated[type, "loggers"]
+    CSVLogger: Annotated[type, "loggers"]
+    WandbLogger: Annotated[type, "loggers"]
+    PassThroughProfiler: Annotated[type, "profilers"]
+    log_hyperparams: Annotated[Callable[[Any], None], "loggers.utilities:_log_hyperparams"]
+    clean_namespace: Annotated[Callable[[MutableMapping[str, Any]], None], "utilities.parsing"]
+    isolate_rng: Annotated[Callable[[], AbstractContextManager[None]], "utilities.seed"]
+    migrate_checkpoint: Annotated[Callable[[dict[str, Any]], tuple[dict[str, Any], Any]], "utilities.migration"]
+    LightningOptimizer: Annotated[type, "core.optimizer"]
+    NoOptimizer: Annotated[type, "core.optimizer:_MockOptimizer"]
+    LRSchedulerConfig: Annotated[type, "utilities.types"]
+    TorchCheckpointIO: Annotated[type, "plugins.io"]
+    CombinedLoader: Annotated[type, "utilities.combined_loader"]
+    DataFetcherWrapper: Annotated[type, "loops.fetchers:_DataFetcherWrapper"]
+    TrainerState: Annotated[type, "trainer.states"]
+    TrainerFn: Annotated[Any, "trainer.states"]
+    TrainerStatus: Annotated[Any, "trainer.states"]
+    RunningStage: Annotated[Any, "trainer.states"]
+    GradClipAlgorithmType: Annotated[Any, "utilities"]
+    extract_batch_size: Annotated[Callable[[Any], int], "utilities.data"]
+    move_data_to_device: Annotated[Callable[[Any, torch.device], Any], "utilities"]
+    prepare_for_backward: Annotated[
+        Callable[[torch.nn.parallel.DistributedDataParallel, Any], None], "overrides.distributed"
+    ]
+    MisconfigurationException: Annotated[type[Exception], "utilities.exceptions"]
+    replace_dunder_methods: Annotated[
+        Callable[..., AbstractContextManager[None]], "trainer.connectors.data_connector:_replace_dunder_methods"
+    ]
+    get_distributed_sampler: Annotated[
+        Callable[..., DistributedSampler[Any]], "trainer.connectors.data_connector:_get_distributed_sampler"
+    ]
+    update_dataloader: Annotated[Callable[[DataLoader[Any], Any], DataLoader[Any]], "utilities.data:_update_dataloader"]
+    is_dataloader_shuffled: Annotated[Callable[[DataLoader[Any]], bool], "utilities.data:_is_dataloader_shuffled"]
+    rank_zero_info: Annotated[Callable[[str], None], "utilities.rank_zero"]
+    rank_zero_warn: Annotated[Callable[..., None], "utilities.rank_zero"]
 
 
 @functools.cache
 def _parts(namespace: Namespace) -> Lightning:
-    states = namespace.module("trainer.states")
-    callbacks = namespace.module("callbacks")
-    accelerators = namespace.module("accelerators")
-    loggers = namespace.module("loggers")
-    optimizer = namespace.module("core.optimizer")
-    data = namespace.module("utilities.data")
-    rank_zero = namespace.module("utilities.rank_zero")
-    data_connector = namespace.module("trainer.connectors.data_connector")
-    return Lightning(
-        version=namespace.version,
-        LightningModule=namespace.module("core.module").LightningModule,
-        LightningDataModule=namespace.module("core.datamodule").LightningDataModule,
-        Callback=callbacks.Callback,
-        Checkpoint=callbacks.Checkpoint,
-        ModelCheckpoint=callbacks.ModelCheckpoint,
-        EarlyStopping=callbacks.EarlyStopping,
-        StochasticWeightAveraging=callbacks.StochasticWeightAveraging,
-        GradientAccumulationScheduler=callbacks.GradientAccumulationScheduler,
-        ProgressBar=callbacks.ProgressBar,
-        BasePredictionWriter=callbacks.BasePredictionWriter,
-        migrate_checkpoint=namespace.module("utilities.migration").migrate_checkpoint,
-        TensorBoardLogger=loggers.TensorBoardLogger,
-        CSVLogger=loggers.CSVLogger,
-        WandbLogger=loggers.WandbLogger,
-        PassThroughProfiler=namespace.module("profilers").PassThroughProfiler,
-        clean_namespace=namespace.module("utilities.parsing").clean_namespace,
-        log_hyperparams=namespace.module("loggers.utilities")._log_hyperparams,
-        isolate_rng=namespace.module("utilities.seed").isolate_rng,
-        LightningOptimizer=optimizer.LightningOptimizer,
-        NoOptimizer=optimizer._MockOptimizer,
-        LRSchedulerConfig=namespace.module("utilities.types").LRSchedulerConfig,
-        TorchCheckpointIO=namespace.module("plugins.io").TorchCheckpointIO,
-        CombinedLoader=namespace.module("utilities.combined_loader").CombinedLoader,
-        DataFetcherWrapper=namespace.module("loops.fetchers")._DataFetcherWrapper,
-        TrainerState=states.TrainerState,
-        TrainerFn=states.TrainerFn,
-        TrainerStatus=states.TrainerStatus,
-        RunningStage=states.RunningStage,
-        GradClipAlgorithmType=namespace.module("utilities").GradClipAlgorithmType,
-        accelerators={
-            "cpu": accelerators.CPUAccelerator,
-            "cuda": accelerators.CUDAAccelerator,
-            "mps": accelerators.MPSAccelerator,
-        },
-        extract_batch_size=data.extract_batch_size,
-        move_data_to_device=namespace.module("utilities").move_data_to_device,
-        prepare_for_backward=namespace.module("overrides.distributed").prepare_for_backward,
-        MisconfigurationException=namespace.module("utilities.exceptions").MisconfigurationException,
-        replace_dunder_methods=data_connector._replace_dunder_methods,
-        get_distributed_sampler=data_connector._get_distributed_sampler,
-        update_dataloader=data._update_dataloader,
-        is_dataloader_shuffled=data._is_dataloader_shuffled,
-        rank_zero_info=rank_zero.rank_zero_info,
-        rank_zero_warn=rank_zero.rank_zero_warn,
-    )
+    classes = namespace.module("accelerators")
+    accelerators = {name: getattr(classes, f"{name.upper()}Accelerator") for name in ("cpu", "cuda", "mps")}
+    parts: dict[str, Any] = {}
+    for name, hint in get_type_hints(Lightning, include_extras=True).items():
+        for place in getattr(hint, "__metadata__", ()):
+            path, _, name_there = place.partition(":")
+            parts[name] = getattr(namespace.module(path), name_there or name)
+    return Lightning(namespace.version, accelerators, **parts)
 
 
 def lightning_of(instance: Any) -> Lightning:
     """Returns the parts of the namespace that an object comes from.
-
-    Args:
-        instance: A LightningModule, LightningDataModule or Trainer, or its class.
-
-    Returns:
-        The parts.
 
     Raises:
         ConfigurationError: If it comes from no Lightning namespace.
@@ -283,12 +235,7 @@ def visits_loaders_in_turn(combined_loader: Any) -> bool:
 def batches_of(combined_loader: Any) -> Iterator[tuple[Any, int, int]]:
     """Starts to iterate a CombinedLoader.
 
-    Args:
-        combined_loader: The loader.
-
-    Returns:
-        Its iterator. If there is only one loader, the batches come straight from that loader's own iterator, which
-        saves rebuilding each batch.
+    The batches of a single loader come straight from its own iterator, which saves rebuilding each of them.
     """
     iterator: Iterator[tuple[Any, int, int]] = iter(combined_loader)
     if len(combined_loader.flattened) != 1 or combined_loader.iterables is not combined_loader.flattened[0]:
@@ -301,13 +248,6 @@ def request_loaders(lightning: Lightning, hook: Callable[[], Any]) -> Any:
     """Calls a loader hook so that each loader records its constructor's arguments, as Lightning does.
 
     A loader can then be built again with another sampler, even one of a user's own class.
-
-    Args:
-        lightning: The module's Lightning.
-        hook: The hook, or a function that returns given loaders.
-
-    Returns:
-        The loaders.
     """
     failure: BaseException | None = None
     loaders = None
@@ -325,19 +265,7 @@ def request_loaders(lightning: Lightning, hook: Callable[[], Any]) -> Any:
 def with_distributed_sampler(
     lightning: Lightning, loader: DataLoader[Any], *, is_training: bool, overfits: bool, num_replicas: int, rank: int
 ) -> DataLoader[Any]:
-    """Builds the loader of one process's share, as Lightning's ``use_distributed_sampler`` does.
-
-    Args:
-        lightning: The module's Lightning.
-        loader: The user's loader.
-        is_training: Whether it is a training loader.
-        overfits: Whether each epoch has the same samples.
-        num_replicas: The number of processes.
-        rank: The index of the process.
-
-    Returns:
-        The loader.
-    """
+    """Builds the loader of one process's share, as Lightning's ``use_distributed_sampler`` does."""
     sampler = lightning.get_distributed_sampler(
         loader,
         shuffle=is_training or lightning.is_dataloader_shuffled(loader),

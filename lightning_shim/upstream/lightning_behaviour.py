@@ -14,22 +14,13 @@ from packaging.specifiers import SpecifierSet
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """One thing that depends on the version.
+    """One thing that depends on the version."""
 
-    Attributes:
-        versions: The versions of Lightning that do it, as a version specifier.
-        sentence: What they do.
-    """
-
-    versions: str
+    versions: str  # the versions of Lightning that do it, as a version specifier
     sentence: str
 
     def is_of(self, version: str) -> bool:
-        """Whether a version of Lightning does it.
-
-        Args:
-            version: The version, such as ``"2.6.6"``.
-        """
+        """Whether a version of Lightning does it."""
         return SpecifierSet(self.versions).contains(version, prereleases=True)
 
 

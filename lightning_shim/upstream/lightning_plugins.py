@@ -70,11 +70,7 @@ class Plugins:
 
 
 def finish_writing(checkpoint_io: Any) -> None:
-    """Waits until a plugin that writes checkpoints in a thread has written those it was given.
-
-    Args:
-        checkpoint_io: The plugin.
-    """
+    """Waits until a plugin that writes checkpoints in a thread has written those it was given."""
     executor = getattr(checkpoint_io, "_executor", None)
     if executor is not None:
         # It has one thread, so this comes last.
@@ -88,9 +84,6 @@ def read_checkpoint(checkpoint_io: Any, path: str, default: type[Any]) -> Any:
         checkpoint_io: The plugin.
         path: A path, or a URL that fsspec supports.
         default: Lightning's own plugin, whose files may hold any object here.
-
-    Returns:
-        The content.
     """
     while hasattr(checkpoint_io, "checkpoint_io"):
         checkpoint_io = checkpoint_io.checkpoint_io

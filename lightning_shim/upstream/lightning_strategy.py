@@ -38,16 +38,12 @@ NO_DDP: Final = "a trial trains as one process per slot, as DDPStrategy does."
 
 @dataclass(frozen=True, slots=True)
 class StrategySettings:
-    """The settings of several processes that train together.
-
-    Attributes:
-        ddp_arguments: Arguments of DistributedDataParallel.
-        comm_hook: The arguments of Lightning's ``_register_ddp_comm_hook``, which GPUs alone heed.
-        process_group: The arguments ``backend`` and ``timeout`` of ``init_process_group`` that are given.
-    """
+    """The settings of several processes that train together."""
 
     ddp_arguments: dict[str, Any] = field(default_factory=dict)
+    # The arguments of Lightning's `_register_ddp_comm_hook`, which GPUs alone heed.
     comm_hook: dict[str, Any] = field(default_factory=dict)
+    # The arguments `backend` and `timeout` of `init_process_group` that are given.
     process_group: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -70,25 +66,13 @@ class StrategySettings:
         )
 
     def register_comm_hook(self, model: Any, module: Any) -> None:
-        """Puts the communication hook in place, if there is one and the model is on a GPU, as Lightning does.
-
-        Args:
-            model: The model in DistributedDataParallel.
-            module: The LightningModule.
-        """
+        """Puts the communication hook in place, if there is one and the model is on a GPU, as Lightning does."""
         if self.comm_hook and next(module.parameters()).device.type == "cuda":
             namespace_of(module).module("overrides.distributed")._register_ddp_comm_hook(model, **self.comm_hook)
 
 
 def problem_of_strategy(strategy: Any) -> str | None:
-    """Says why a trial cannot train by a strategy.
-
-    Args:
-        strategy: The argument ``strategy`` of Lightning's Trainer.
-
-    Returns:
-        A sentence without a capital, or None if it can.
-    """
+    """Says in a sentence without a capital why a trial cannot train by a strategy; None if it can."""
     if isinstance(strategy, str):
         return None if strategy.startswith(_NAMES) else 'a trial trains as one process per slot, as "ddp" does.'
     bases = type(strategy).__mro__

@@ -29,12 +29,7 @@ from lightning_shim.upstream.namespaces import namespace_of
 
 
 def start_profiler(trainer: Any, stand_in: Any) -> None:
-    """Tells the profiler of a script's Trainer what it will measure.
-
-    Args:
-        trainer: The user's Trainer.
-        stand_in: The trial's facade.
-    """
+    """Tells the profiler of a script's Trainer what it will measure."""
     rank = stand_in.local_rank if stand_in.world_size > 1 else None
     trainer.profiler._lightning_module = weakref.proxy(stand_in.lightning_module)
     trainer.profiler.setup(stage=stand_in.state.fn, local_rank=rank, log_dir=stand_in.log_dir)
@@ -129,12 +124,7 @@ def finders(trainer: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def searching(trainer: Any, finder: Any) -> Iterator[None]:
-    """Makes a Trainer's ``fit`` end with the search of one of its callbacks, as a Tuner does.
-
-    Args:
-        trainer: The user's Trainer.
-        finder: One of its :func:`finders`.
-    """
+    """Makes a Trainer's ``fit`` end with the search of one of its callbacks, as a Tuner does."""
     callbacks, others = trainer.callbacks, finders(trainer)
     trainer.callbacks = [finder, *(callback for callback in callbacks if callback not in others)]
     finder._early_exit = True

@@ -14,25 +14,21 @@ from lightning_shim.diagnostics.locations import caller_location
 NAMESPACES: Final = ("pytorch_lightning", "lightning.pytorch")
 """Both may be installed, with separate classes. The second comes with the package ``lightning``."""
 
+DEMONSTRATIONS: Final = tuple(f"{namespace}.demos." for namespace in NAMESPACES)
+"""Examples that Lightning ships, which count as the user's code."""
+
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """One of the namespaces.
+    """One of the namespaces."""
 
-    Attributes:
-        name: Its importable name, one of :data:`NAMESPACES`.
-    """
-
-    name: str
+    name: str  # its importable name, one of `NAMESPACES`
 
     def module(self, path: str) -> ModuleType:
         """Imports a module of the namespace.
 
         Args:
             path: Its dotted path below the namespace, such as ``"core.module"``; empty for the namespace itself.
-
-        Returns:
-            The module.
         """
         return importlib.import_module(f"{self.name}.{path}" if path else self.name)
 
@@ -51,9 +47,6 @@ def namespace_of(instance: Any) -> Namespace:
 
     Args:
         instance: A LightningModule, LightningDataModule or Trainer, or its class.
-
-    Returns:
-        The namespace.
 
     Raises:
         ConfigurationError: If it inherits from neither.

@@ -65,9 +65,6 @@ def closure_comes_first(optimizer: torch.optim.Optimizer) -> bool:
     """Whether ``optimizer.step(closure)`` is equivalent to ``closure()`` followed by ``optimizer.step()``.
 
     It is not if a hook or the user's own ``step`` would see the closure, or if ``step`` would enable gradients for it.
-
-    Args:
-        optimizer: The optimizer.
     """
     if (
         optimizer._optimizer_step_pre_hooks
@@ -86,9 +83,6 @@ def release_gradients(optimizer: torch.optim.Optimizer) -> None:
 
     PyTorch's own takes a label for profilers, in each step as long as a tenth of a small layer's, for setting a handful
     of attributes. It is called where it could be noticed: in a profiler, or if somebody has replaced it.
-
-    Args:
-        optimizer: The optimizer.
     """
     if (
         type(optimizer).zero_grad is not _ZERO_GRAD
@@ -129,9 +123,6 @@ def count_of_writes(tensor: torch.Tensor) -> int:
 
     Writes through ``tensor.data``, through a NumPy array over the same memory, and by another process do not count.
 
-    Args:
-        tensor: The tensor.
-
     Raises:
         RuntimeError: If it is an inference tensor, which has no count.
     """
@@ -151,11 +142,6 @@ def iterate_sampler_again(loader: DataLoader[Any], iterator: Any, before_reset: 
     """Starts the sampler of an iterator without workers a second time, as starting workers does.
 
     A pass that began with workers, and is resumed without, has to draw the same random numbers.
-
-    Args:
-        loader: The loader.
-        iterator: Its iterator.
-        before_reset: Called before the sampler starts.
     """
     if before_reset is not None:
         before_reset()
@@ -163,12 +149,7 @@ def iterate_sampler_again(loader: DataLoader[Any], iterator: Any, before_reset: 
 
 
 def skip_batches(iterator: Any, skip: Skip) -> None:
-    """Advances a DataLoader's iterator without workers, without loading anything.
-
-    Args:
-        iterator: The iterator.
-        skip: Advances the iterator of the indices of batches.
-    """
+    """Advances a DataLoader's iterator without workers, without loading anything."""
     skip(iterator._sampler_iter)
 
 

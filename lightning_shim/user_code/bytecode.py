@@ -24,15 +24,10 @@ _READS: Final = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")
 
 @dataclass(frozen=True, slots=True)
 class NamesInCode:
-    """The names of attributes in the code of a class.
+    """The names of attributes in the code of a class."""
 
-    Attributes:
-        read: The names that are read or called.
-        written: The names that are set, and all string constants, which ``setattr`` may set.
-    """
-
-    read: frozenset[str]
-    written: frozenset[str]
+    read: frozenset[str]  # the names that are read or called
+    written: frozenset[str]  # the names that are set, and all string constants, which `setattr` may set
 
     @staticmethod
     def union(parts: Iterable[NamesInCode]) -> NamesInCode:
@@ -45,12 +40,7 @@ class NamesInCode:
 
 @functools.lru_cache
 def names_in_code(user_class: type, without: str = "") -> NamesInCode:
-    """Finds the names of attributes in the methods of a class and of the user's bases of it.
-
-    Args:
-        user_class: The user's class.
-        without: The name of a method to leave out.
-    """
+    """Finds the names of attributes in the methods of a class and of the user's bases of it."""
     functions = [
         function
         for base in user_class.__mro__
@@ -84,10 +74,6 @@ def may_read_earlier_value(name: str, classes: Iterable[type]) -> bool:
 
     The code is that of the classes, of their bases, and of the modules that define them. A constructor does not count:
     it has run before.
-
-    Args:
-        name: The attribute's name.
-        classes: The classes of all objects that may hold or read it.
     """
     bases = {base for cls in classes for base in cls.__mro__ if not _is_library(base)}
     for module in filter(None, map(sys.modules.get, {base.__module__ for base in bases})):

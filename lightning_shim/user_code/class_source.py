@@ -18,19 +18,12 @@ _OWN_SCOPE: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.La
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A function in a class.
-
-    Attributes:
-        name: Its name in the class.
-        node: Its definition.
-        source: The file of its definition.
-        module: The name of the module that defines it.
-    """
+    """A function in a class."""
 
     name: str
     node: FunctionNode
-    source: SourceFile
-    module: str
+    source: SourceFile  # the file of its definition
+    module: str  # the name of the module that defines it
 
     @property
     def has_self(self) -> bool:
@@ -111,14 +104,7 @@ class ClassSource:
         return getattr(sys.modules.get(self._class.__module__), "__file__", None) or f"<{self._class.__module__}>", 0
 
     def definition(self, name: str) -> tuple[str, int]:
-        """Finds the ``def`` or the assignment of one of the class's attributes.
-
-        Args:
-            name: The attribute's name, which is in the class's ``__dict__``.
-
-        Returns:
-            The file's name and the line.
-        """
+        """Finds file and line of the ``def`` or the assignment of one of the class's own attributes."""
         codes = [code for own_name, _, code in self._functions if own_name == name]
         if self.source is not None and self.node is not None:
             # If the class defines the name several times, the line of its code tells which definition Python kept.
@@ -136,13 +122,9 @@ class ClassSource:
 
 
 def classes_called(method: Method) -> Iterator[tuple[type, int]]:
-    """Finds the classes that a method calls by names of its module, or by names that it imports itself.
+    """Yields the classes that a method calls by names of its module or of its own imports, with the lines.
 
-    Args:
-        method: The method. Neither it nor anything that it names is called.
-
-    Yields:
-        Each class, with the line of the call.
+    Neither the method nor anything that it names is called.
     """
     # Imports first: ast.walk goes level by level, and may reach a call before an import that is nested deeper.
     names = _names_of(method.module)

@@ -14,7 +14,16 @@ from typing import Any, Final
 
 from lightning_shim.members.member import Kind, Support
 from lightning_shim.members.query import members
-from lightning_shim.user_code.project import ClassDefinition, Import, NotLiteralError, Project, SourceModule
+from lightning_shim.user_code.project import (
+    ClassDefinition,
+    Import,
+    NotLiteralError,
+    Project,
+    SourceModule,
+    argument,
+    keyword_only,
+    positional,
+)
 
 _HOOKS: Final = (
     "validation_step",
@@ -40,31 +49,16 @@ _Position = tuple[str, int, int]
 
 @dataclass(slots=True)
 class LoggedNames:
-    """The names that a module logs.
+    """The names that a module logs."""
 
-    Attributes:
-        places: ``"file:line"`` by name, in the order of the source.
-        unread: The places of names that only running the code would tell.
-        has_validation: Whether there is a ``validation_step``.
-        calls: The calls that log them.
-    """
-
-    places: dict[str, str] = field(default_factory=dict)
-    unread: list[str] = field(default_factory=list)
-    has_validation: bool = False
-    calls: set[_Position] = field(default_factory=set)
+    places: dict[str, str] = field(default_factory=dict)  # `"file:line"` by name, in the order of the source
+    unread: list[str] = field(default_factory=list)  # the places of names that only running the code would tell
+    has_validation: bool = False  # whether there is a `validation_step`
+    calls: set[_Position] = field(default_factory=set)  # the calls that log them
 
 
 def names_logged_in_validation(project: Project, module: ClassDefinition) -> LoggedNames:
-    """Finds the names of the values that a module of a script reports for each validation.
-
-    Args:
-        project: The project that defines the module.
-        module: The LightningModule.
-
-    Returns:
-        As for :func:`logged_in_validation`.
-    """
+    """Finds the names of the values that a module of a script reports for each validation."""
     return logged_in_validation([each for each in project.ancestry(module) if isinstance(each, ClassDefinition)])
 
 
@@ -97,11 +91,7 @@ def logged_in_validation(ancestry: Sequence[ClassDefinition]) -> LoggedNames:
 def logged_elsewhere(ancestry: Sequence[ClassDefinition]) -> LoggedNames:
     """Finds the names of the values that a module logs in any other hook than those of validation.
 
-    Args:
-        ancestry: As for :func:`logged_in_validation`.
-
-    Returns:
-        The names; the calls are also those in hooks that no trial calls.
+    The calls are also those in hooks that no trial calls.
     """
     reader, never_called = _Reader(ancestry, trains=True), _Reader(ancestry, trains=False)
     for row in members("LightningModule"):
@@ -154,7 +144,7 @@ def _is_of_another(owner: ast.expr, module: SourceModule, other_self: str) -> bo
 
 def _keep_literals(found: LoggedNames, module: SourceModule, call: ast.Call) -> None:
     place = module.place(call)
-    match _argument(call, "name", 0) or _argument(call, "dictionary", 0):
+    match argument(call, "name", 0) or argument(call, "dictionary", 0):
         case ast.Constant(value=str(name)):
             found.places.setdefault(name, place)
         case ast.Dict(keys=keys):
@@ -172,12 +162,7 @@ def _position(module: SourceModule, node: ast.Call) -> _Position:
 
 
 class _Reader:
-    """Reads the hooks and the methods that they call.
-
-    Args:
-        ancestry: The LightningModule and its bases.
-        trains: Whether the hooks are those of training, where ``self.training`` is True.
-    """
+    """Reads the hooks and the methods that they call."""
 
     def __init__(self, ancestry: Sequence[ClassDefinition], trains: bool) -> None:
         self._ancestry: Final = list(ancestry)
@@ -192,10 +177,8 @@ class _Reader:
 
     def read_hook(self, hook: str) -> None:
         definition, node = self.methods[hook]
-        named = [*node.args.posonlyargs, *node.args.args]
         # A required dataloader_idx shows that the module has several loaders; with a default it may have one.
-        without_default = named[: len(named) - len(node.args.defaults)]
-        has_several = any(argument.arg == "dataloader_idx" for argument in without_default)
+        has_several = positional(node).get("dataloader_idx", node) is None
         self._suffix = OF_THE_FIRST_LOADER if hook in _BATCH_HOOKS and has_several else ""
         self._read(definition, node, {})
 
@@ -217,10 +200,10 @@ class _Reader:
         if name in self.methods:
             self._follow(self.methods[name], call, scope)
         elif name == "log":
-            node = _argument(call, "name", 0)
+            node = argument(call, "name", 0)
             self._keep(call, [scope.text(node)] if node is not None else [], scope)
         elif name == "log_dict":
-            node = _argument(call, "dictionary", 0)
+            node = argument(call, "dictionary", 0)
             self._keep(call, list(scope.keys(node)) if node is not None else [], scope)
 
     def _keep(self, call: ast.Call, names: list[str | None], scope: _Scope) -> None:
@@ -250,13 +233,13 @@ class _Reader:
         if target is None:
             return
         definition, node = target
-        parameters = [argument.arg for argument in [*node.args.posonlyargs, *node.args.args]]
+        parameters = list(positional(node))
         if not any(isinstance(each, ast.Name) and each.id == "staticmethod" for each in node.decorator_list):
             parameters = parameters[1:]
         given = dict(zip(parameters, call.args, strict=False))
         given |= {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg is not None}
         values = {name: text for name, each in given.items() if (text := scope.text(each)) is not None}
-        known = {name: value for name, value in _defaults(definition, node).items() if name not in given}
+        known = {name: value for name, value in _defaults(node).items() if name not in given}
         self._read(definition, node, {**known, **values})
 
 
@@ -277,9 +260,8 @@ class _Scope:
         self._node: Final = node
         self._given: Final = given
         self._trains: Final = trains
-        arguments = [*node.args.posonlyargs, *node.args.args]
-        self.itself: Final = arguments[0].arg if arguments else ""
-        self._parameters: Final = {argument.arg for argument in [*arguments, *node.args.kwonlyargs]}
+        self.itself: Final = next(iter(positional(node)), "")
+        self._parameters: Final = positional(node).keys() | keyword_only(node).keys()
         self._assigned: Final[dict[str, list[ast.expr]]] = {}
         # Names also get values from loops, from +=, and so on.
         self._stores: Final[Counter[str]] = Counter()
@@ -364,23 +346,10 @@ class _Scope:
                     yield None
 
 
-def _argument(call: ast.Call, name: str, position: int) -> ast.expr | None:
-    if len(call.args) > position:
-        return call.args[position]
-    return next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
-
-
-def _defaults(definition: ClassDefinition, node: ast.FunctionDef) -> dict[str, Any]:
+def _defaults(node: ast.FunctionDef) -> dict[str, Any]:
     """Returns the defaults of a method that are strings, by parameter."""
-    arguments = [*node.args.posonlyargs, *node.args.args]
-    pairs = list(zip(reversed(arguments), reversed(node.args.defaults), strict=False))
-    pairs += [
-        (argument, default)
-        for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-        if default is not None
-    ]
     return {
-        argument.arg: default.value
-        for argument, default in pairs
+        name: default.value
+        for name, default in {**positional(node), **keyword_only(node)}.items()
         if isinstance(default, ast.Constant) and isinstance(default.value, str)
     }

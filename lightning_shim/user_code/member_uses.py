@@ -26,48 +26,30 @@ class Origin(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """The known value of an expression.
+    """The known value of an expression."""
 
-    Attributes:
-        owner: The class that it is an instance of, one of the table's ``OWNERS``, or a path of ``TRAINER_PARTS``.
-        origin: The way in which the function gets it.
-        is_list: Whether it is a list of such instances.
-    """
-
-    owner: str
-    origin: Origin
-    is_list: bool = False
+    owner: str  # the class that it is an instance of, one of the table's `OWNERS`, or a path of `TRAINER_PARTS`
+    origin: Origin  # the way in which the function gets it
+    is_list: bool = False  # whether it is a list of such instances
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One use of a member.
+    """One use of a member."""
 
-    Attributes:
-        value: The object that has the member.
-        name: The member's name.
-        line: The line of the name.
-        is_stored: Whether it is set; otherwise it is read or called.
-        is_guarded: Whether the code continues if there is no such member.
-    """
-
-    value: Value
+    value: Value  # the object that has the member
     name: str
-    line: int
-    is_stored: bool
-    is_guarded: bool
+    line: int  # the line of the name
+    is_stored: bool  # whether it is set; otherwise it is read or called
+    is_guarded: bool  # whether the code continues if there is no such member
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionUses:
-    """The uses of members in a function.
-
-    Attributes:
-        uses: The uses.
-        mentions: The names of all attributes that it reads or calls, each with the origin of its object.
-    """
+    """The uses of members in a function."""
 
     uses: tuple[Use, ...]
+    # The names of all attributes that it reads or calls, each with the origin of its object.
     mentions: frozenset[tuple[Origin, str]]
 
 
@@ -102,9 +84,6 @@ def read_uses(node: FunctionNode, owner: str, names: Names, is_users: Callable[[
         owner: The Lightning class that the method's own class derives from.
         names: The known values of the method's arguments, by name.
         is_users: Returns whether an attribute of ``self`` is the user's own rather than Lightning's.
-
-    Returns:
-        The uses.
     """
     reader = _Reader(owner, names, is_users)
     reader.read(node)
@@ -183,13 +162,7 @@ class _Reader(ast.NodeVisitor):
         self._use(node.value, node.attr, node.end_lineno, is_stored=isinstance(node.ctx, ast.Store))
 
     def _use(
-        self,
-        inner: ast.expr,
-        name: str,
-        line: int | None,
-        *,
-        is_stored: bool = False,
-        is_guarded: bool = False,
+        self, inner: ast.expr, name: str, line: int | None, *, is_stored: bool = False, is_guarded: bool = False
     ) -> None:
         value = self._value(inner)
         if not is_stored:

@@ -16,16 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES
-from lightning_shim.upstream.namespaces import NAMESPACES
+from lightning_shim.upstream.namespaces import DEMONSTRATIONS, NAMESPACES
 
 _LIGHTNING: Final = frozenset(namespace.partition(".")[0] for namespace in NAMESPACES)
 
 _OF_INTEREST: Final = frozenset(
     {"LightningModule", "LightningDataModule", "LightningCLI", "Trainer", "ModelCheckpoint", "EarlyStopping"}
 )
-
-_DEMONSTRATIONS: Final = tuple(f"{namespace}.demos" for namespace in NAMESPACES)
-"""Examples that Lightning ships, and that a user may train as they are."""
 
 
 class SourceError(Exception):
@@ -38,26 +35,17 @@ class NotLiteralError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """The origin of an imported name.
+    """The origin of an imported name."""
 
-    Attributes:
-        module: The module's full name.
-        name: The name in that module; empty for the module itself.
-    """
-
-    module: str
-    name: str
+    module: str  # the module's full name
+    name: str  # the name in that module; empty for the module itself
 
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """A class, function or module that the project does not define.
+    """A class, function or module that the project does not define."""
 
-    Attributes:
-        name: Its full name, such as ``pytorch_lightning.Trainer``.
-    """
-
-    name: str
+    name: str  # its full name, such as `pytorch_lightning.Trainer`
 
     @property
     def lightnings(self) -> str | None:
@@ -68,10 +56,6 @@ class Outside:
 
 class SourceModule:
     """A source file.
-
-    Args:
-        path: The file.
-        name: The module's full name.
 
     Attributes:
         path: The file.
@@ -199,9 +183,6 @@ class SourceModule:
         Args:
             node: A literal, a name for one, or an argument of the command line with a default.
 
-        Returns:
-            The value.
-
         Raises:
             NotLiteralError: If the source does not tell the value.
         """
@@ -214,12 +195,7 @@ class SourceModule:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassDefinition:
-    """A class with its source.
-
-    Attributes:
-        module: Its file.
-        node: Its definition.
-    """
+    """A class with its source."""
 
     module: SourceModule
     node: ast.ClassDef
@@ -244,12 +220,6 @@ Resolved = ClassDefinition | Outside | None
 
 class Project:
     """A script and the files that it imports.
-
-    Args:
-        script: The script's path.
-
-    Attributes:
-        script: The script.
 
     Raises:
         SourceError: If the script cannot be read.
@@ -364,7 +334,7 @@ class Project:
             return None
         full = ".".join([*filter(None, [name]), *parts])
         root = full.partition(".")[0]
-        if root in sys.stdlib_module_names or (root in FRAMEWORK_PACKAGES and not full.startswith(_DEMONSTRATIONS)):
+        if root in sys.stdlib_module_names or (root in FRAMEWORK_PACKAGES and not full.startswith(DEMONSTRATIONS)):
             return Outside(full)
         module = self._find(name) if name else None
         if module is not None and (parts[0] in module.bindings or (len(parts) == 1 and module.stars)):
@@ -415,6 +385,25 @@ def shown(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def positional(node: ast.FunctionDef) -> dict[str, ast.expr | None]:
+    """Returns the positional parameters of a function by name, with their defaults."""
+    arguments, defaults = [*node.args.posonlyargs, *node.args.args], node.args.defaults
+    without = [None] * (len(arguments) - len(defaults))
+    return {each.arg: default for each, default in zip(arguments, [*without, *defaults], strict=True)}
+
+
+def keyword_only(node: ast.FunctionDef) -> dict[str, ast.expr | None]:
+    """Returns the parameters of a function that are passed by name alone, with their defaults."""
+    return {each.arg: default for each, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)}
+
+
+def argument(call: ast.Call, name: str, position: int | None = None) -> ast.expr | None:
+    """Returns the expression of a call's argument, which may have a position; None if it is not passed."""
+    if position is not None and position < len(call.args):
+        return call.args[position]
+    return next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
 
 
 def _imported_by(module: SourceModule, node: ast.AST) -> Iterator[str]:

@@ -16,6 +16,9 @@ from lightning_shim.user_code.project import (
     Resolved,
     SourceError,
     SourceModule,
+    argument,
+    keyword_only,
+    positional,
     shown,
 )
 
@@ -33,12 +36,7 @@ _LOAD: Final = "load_from_checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call in the project.
-
-    Attributes:
-        module: The file.
-        node: The call.
-    """
+    """A call in the project."""
 
     module: SourceModule
     node: ast.Call
@@ -49,15 +47,8 @@ class Call:
         return self.module.place(self.node)
 
     def argument(self, name: str, position: int | None = None) -> ast.expr | None:
-        """Returns the expression of an argument, or None if it is not passed.
-
-        Args:
-            name: Its name.
-            position: Its index among the positional arguments, if it may be one of them.
-        """
-        if position is not None and position < len(self.node.args):
-            return self.node.args[position]
-        return next((keyword.value for keyword in self.node.keywords if keyword.arg == name), None)
+        """Returns the expression of an argument, or None if it is not passed."""
+        return argument(self.node, name, position)
 
     def literal(self, name: str, position: int | None = None) -> Any:
         """Returns the value of an argument, or None if it is not passed or the source does not tell its value."""
@@ -70,62 +61,37 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of a constructor, with the value that the script passes.
-
-    Attributes:
-        name: Its name.
-        place: ``"file:line"`` of the value.
-        has_value: Whether the source tells the value.
-        value: The value.
-        text: The value's source; empty if there is none.
-    """
+    """A parameter of a constructor, with the value that the script passes."""
 
     name: str
-    place: str
-    has_value: bool
+    place: str  # `"file:line"` of the value
+    has_value: bool  # whether the source tells the value
     value: Any = None
-    text: str = ""
+    text: str = ""  # the value's source; empty if there is none
 
 
 @dataclass(frozen=True, slots=True)
 class Monitor:
-    """The metric that a callback monitors.
-
-    Attributes:
-        metric: The metric's name.
-        mode: ``min`` or ``max``; None if the source does not tell.
-        place: ``"file:line"``.
-    """
+    """The metric that a callback monitors."""
 
     metric: str
-    mode: str | None
-    place: str
+    mode: str | None  # `min` or `max`; None if the source does not tell
+    place: str  # `"file:line"`
 
 
 @dataclass(slots=True)
 class TrainingScript:
-    """A script's training.
-
-    Attributes:
-        project: The script and its files.
-        way: The way of training: :data:`OWN_FIT`, :data:`TRAINER` or :data:`LIGHTNING_CLI`; empty if the script itself
-            trains nothing.
-        call: The call of that function or class, which has the settings.
-        module: The LightningModule.
-        datamodule: The LightningDataModule, or None.
-        trained: The arguments of the training, each with its file.
-        monitors: The metrics that its callbacks monitor.
-        patches_trainer: Whether the script itself calls ``patch(trainer=True)``.
-    """
+    """A script's training."""
 
     project: Project
-    way: str
-    call: Call | None
+    way: str  # the way of training: `OWN_FIT`, `TRAINER` or `LIGHTNING_CLI`; empty if the script itself trains nothing
+    call: Call | None  # the call of that function or class, which has the settings
     module: ClassDefinition
-    datamodule: ClassDefinition | None
+    datamodule: ClassDefinition | None  # the LightningDataModule, or None
+    # The arguments of the training, each with its file.
     trained: list[tuple[SourceModule, ast.expr]] = field(default_factory=list)
-    monitors: list[Monitor] = field(default_factory=list)
-    patches_trainer: bool = False
+    monitors: list[Monitor] = field(default_factory=list)  # the metrics that its callbacks monitor
+    patches_trainer: bool = False  # whether the script itself calls `patch(trainer=True)`
 
     @property
     def built(self) -> list[ClassDefinition]:
@@ -169,12 +135,7 @@ class TrainingScript:
                         yield self._given(call, definition, name, default, default_module)
 
     def _given(
-        self,
-        call: Call,
-        definition: ClassDefinition,
-        name: str,
-        default: ast.expr | None,
-        default_module: SourceModule,
+        self, call: Call, definition: ClassDefinition, name: str, default: ast.expr | None, default_module: SourceModule
     ) -> Parameter:
         """Returns a parameter with the value that a call passes."""
         names = [each for each, _, _ in self._constructor(definition, only_positional=True)]
@@ -197,12 +158,8 @@ class TrainingScript:
         if found is None or found[0].module.name.partition(".")[0] in FRAMEWORK_PACKAGES:
             return []
         owner, node = found
-        positional = [*node.args.posonlyargs, *node.args.args]
-        defaults: list[ast.expr | None] = [*[None] * (len(positional) - len(node.args.defaults)), *node.args.defaults]
-        pairs = list(zip(positional, defaults, strict=True))[1:]
-        if not only_positional:
-            pairs += list(zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
-        return [(argument.arg, default, owner.module) for argument, default in pairs]
+        parameters = list(positional(node).items())[1:] + ([] if only_positional else list(keyword_only(node).items()))
+        return [(name, default, owner.module) for name, default in parameters]
 
     def _constructions(self, definition: ClassDefinition) -> Iterator[Call]:
         for module in self.project.files():
@@ -239,9 +196,6 @@ def read_training_script(project: Project, class_name: str = "", class_path: str
         project: The script and its files.
         class_name: The LightningModule, if the user has named one.
         class_path: The LightningModule's full name, if a configuration file of LightningCLI has it.
-
-    Returns:
-        The training.
 
     Raises:
         SourceError: If the source does not tell which LightningModule is trained.

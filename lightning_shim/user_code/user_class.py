@@ -16,12 +16,9 @@ from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES
 from lightning_shim.diagnostics.source_files import SourceFiles, code_of
 from lightning_shim.members.member import Kind, Member, Support
 from lightning_shim.members.query import members
-from lightning_shim.upstream.namespaces import NAMESPACES
+from lightning_shim.upstream.namespaces import DEMONSTRATIONS
 from lightning_shim.user_code.class_source import ClassSource, Method, classes_called, functions_in
 from lightning_shim.user_code.member_uses import FunctionUses, Origin, Value, arguments_of, read_uses
-
-_DEMONSTRATIONS: Final = tuple(f"{namespace}.demos." for namespace in NAMESPACES)
-"""Examples that Lightning ships, which count as the user's code."""
 
 _MIXIN_PACKAGES: Final = frozenset({"abc", "collections", "enum", "typing", "typing_extensions"})
 """Packages of Python's whose classes are mixed into modules, such as ``typing.Generic``."""
@@ -52,28 +49,16 @@ def is_users_class(cls: type, packages: frozenset[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A line of source.
+    """A line of source."""
 
-    Attributes:
-        file: The file, as in a traceback.
-        line: The line, from 1.
-        module: The name of the file's Python module.
-    """
-
-    file: str
-    line: int
-    module: str
+    file: str  # the file, as in a traceback
+    line: int  # the line, from 1
+    module: str  # the name of the file's Python module
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Function:
-    """A method of the user's, with its uses of members.
-
-    Attributes:
-        method: The method.
-        cls: Its class.
-        found: Its uses.
-    """
+    """A method of the user's, with its uses of members."""
 
     method: Method
     cls: type
@@ -101,6 +86,7 @@ class UserCode:
     Attributes:
         cls: The class.
         functions: All methods.
+        set_on_self: The first place, by name, where a method sets an attribute that the class does not have.
         unread: The names of the classes with at least one method that could not be read.
     """
 
@@ -133,12 +119,11 @@ class UserCode:
         self._by_name: Final[dict[str, list[Function]]] = {}
         for function in self.functions:
             self._by_name.setdefault(function.name, []).append(function)
-        # Attributes that methods set on self, which the class's __dict__ does not have.
-        self._set_on_self: Final[dict[str, Place]] = {}
+        self.set_on_self: Final[dict[str, Place]] = {}
         for function in self.functions:
             for use in function.found.uses:
                 if use.is_stored and use.value == Value(owner, Origin.SELF):
-                    self._set_on_self.setdefault(use.name, function.place(use.line))
+                    self.set_on_self.setdefault(use.name, function.place(use.line))
 
     def _arguments(self, method: Method) -> dict[str, Value]:
         """Returns the known values of a method's arguments."""
@@ -180,16 +165,13 @@ class UserCode:
             # An assignment to such a name goes through Lightning's own setter, and defines nothing new.
             return False
         registered = (self._instance.get(kind, {}) for kind in ("_modules", "_parameters", "_buffers"))
-        return name in self._set_on_self or name in self._instance or any(name in names for names in registered)
+        return name in self.set_on_self or name in self._instance or any(name in names for names in registered)
 
     def sets_somewhere(self, name: str) -> bool:
         """Whether the user's code sets an attribute of a given name on any object.
 
         It is looked for in the files of the class and its bases, and in all imported modules of their packages and
         folders, since one module may set an attribute of the trainer that another reads.
-
-        Args:
-            name: The attribute's name.
         """
         files = files_around({function.method.source.name for function in self.functions}, self._sources)
         # Only files whose text has the name are parsed, which takes longer than looking.
@@ -202,27 +184,16 @@ class UserCode:
         return any(use.is_stored and use.name == name for method in methods for use in method.found.uses)
 
     def definition(self, name: str) -> Place | None:
-        """Finds the ``def`` or the assignment of an overridden member.
-
-        Args:
-            name: The member's name.
-
-        Returns:
-            The place, or None if the user's code does not define it.
-        """
+        """Finds the ``def`` or the assignment of an overridden member."""
         if name in self._instance:
-            if name in self._set_on_self:
-                return self._set_on_self[name]
+            if name in self.set_on_self:
+                return self.set_on_self[name]
             codes = filter(None, map(code_of, functions_in(self._instance[name])))
             return next((Place(*self._files.definition(code), self.cls.__module__) for code in codes), self.place)
         definer = self._definer(name)
         if definer is None or definer not in self._sources:
             return None
         return Place(*self._sources[definer].definition(name), definer.__module__)
-
-    def set_on_self(self, name: str) -> Place | None:
-        """Returns the first place where a method sets an attribute of the object."""
-        return self._set_on_self.get(name)
 
     @property
     def place(self) -> Place:
@@ -233,14 +204,7 @@ class UserCode:
     # The methods that a trial reaches.
 
     def made_by(self, name: str) -> Iterator[tuple[type, Place]]:
-        """Finds the classes that a method calls, itself or through other methods of the class.
-
-        Args:
-            name: The method's name.
-
-        Yields:
-            Each class that is called by a name, with the place of the call.
-        """
+        """Yields the classes that a method calls, itself or through other methods of the class, with the places."""
         new = {function for function in self._by_name.get(name, []) if not self.is_hidden(function)}
         leading: set[Function] = set()
         while new:
@@ -284,12 +248,7 @@ class UserCode:
 
 
 def files_around(files: Iterable[str], classes: Iterable[type]) -> set[str]:
-    """Returns files and those of all imported modules in their folders and in the packages of classes.
-
-    Args:
-        files: The files.
-        classes: The classes.
-    """
+    """Returns files and those of all imported modules in their folders and in the packages of classes."""
     found = set(files)
     folders = {os.path.dirname(file) for file in found if os.path.isabs(file)}
     packages = {cls.__module__.partition(".")[0] for cls in classes} - {"__main__"}
@@ -303,7 +262,7 @@ def files_around(files: Iterable[str], classes: Iterable[type]) -> set[str]:
 def is_users(module_name: str) -> bool:
     """Whether the code of a module counts as the user's, as that of all but a few packages does."""
     package = module_name.partition(".")[0]
-    return not (package in FRAMEWORK_PACKAGES or package in _MIXIN_PACKAGES) or module_name.startswith(_DEMONSTRATIONS)
+    return not (package in FRAMEWORK_PACKAGES or package in _MIXIN_PACKAGES) or module_name.startswith(DEMONSTRATIONS)
 
 
 def _is_never_called(row: Member) -> bool:

@@ -131,7 +131,13 @@ class TestFromLightning:
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 @pytest.mark.parametrize("period", [None, 3])
-@pytest.mark.parametrize("go_on", [by_lightning, by_fit], ids=["Lightning", "Determined"])
+@pytest.mark.parametrize(
+    "go_on",
+    [
+        pytest.param(by_lightning, id="Lightning", marks=pytest.mark.lightning(">=2.5")),
+        pytest.param(by_fit, id="Determined"),
+    ],
+)
 def test_from_every_checkpoint_of_a_trial(
     lightning: ModuleType, tmp_path: Path, accumulate: int, period: int | None, go_on: Callable[..., Logged]
 ) -> None:

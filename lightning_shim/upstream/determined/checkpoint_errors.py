@@ -29,9 +29,6 @@ _DISK_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno
 def read_files(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads the files of a checkpoint of Determined's, which are trusted: Determined unpickles them as well.
 
-    Args:
-        path: The checkpoint's folder.
-
     Returns:
         What Determined has saved of the trial, and the state of its loop.
 
@@ -67,9 +64,6 @@ def _damage(file: pathlib.Path) -> Iterator[None]:
 def fitting_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Makes errors of ours of those that are raised when a module takes over a checkpoint.
 
-    Args:
-        path: The checkpoint's file or folder.
-
     Raises:
         CheckpointError: If it is another module's.
     """
@@ -85,11 +79,7 @@ def fitting_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def is_complete(path: pathlib.Path) -> bool:
-    """Whether Determined has finished writing a checkpoint, of which ``metadata.json`` is the last file.
-
-    Args:
-        path: The checkpoint's folder.
-    """
+    """Whether Determined has finished writing a checkpoint, of which ``metadata.json`` is the last file."""
     try:
         json.loads((path / METADATA_FILE).read_text())
     except (OSError, ValueError):

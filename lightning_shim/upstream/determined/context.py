@@ -38,16 +38,7 @@ from lightning_shim.diagnostics.errors import ConfigurationError
 
 
 def wrap_model(context: Any, model: torch.nn.Module, **options: Any) -> torch.nn.Module:
-    """Calls ``PyTorchTrialContext.wrap_model`` with options for DistributedDataParallel.
-
-    Args:
-        context: Determined's trial context.
-        model: The model.
-        **options: Arguments of DistributedDataParallel.
-
-    Returns:
-        The model, wrapped in DistributedDataParallel if there are several processes.
-    """
+    """Calls ``PyTorchTrialContext.wrap_model`` with options for DistributedDataParallel."""
     # wrap_model passes the class nothing but the model, so the class is replaced for the call.
     wrapper = functools.partial(context._PyTorchDistributedDataParallel, **options)
     with replaced(context, _PyTorchDistributedDataParallel=wrapper):
@@ -57,12 +48,7 @@ def wrap_model(context: Any, model: torch.nn.Module, **options: Any) -> torch.nn
 
 @contextlib.contextmanager
 def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
-    """Replaces attributes of an object, a class or a module for the time of a block.
-
-    Args:
-        owner: The object.
-        **attributes: What takes their places, by name.
-    """
+    """Replaces attributes of an object, a class or a module for the time of a block."""
     # An attribute that it only inherits is its own for that time.
     former = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
     for name, value in attributes.items():
@@ -117,9 +103,6 @@ def settle_device(context: Any) -> None:
 
     Determined counts the GPUs that ``nvidia-smi`` names, of which PyTorch may see none or others.
 
-    Args:
-        context: Determined's trial context.
-
     Raises:
         ConfigurationError: If there are more processes than GPUs.
     """
@@ -171,11 +154,7 @@ def report_training_metrics(
 
 
 def batches_trained(context: Any) -> int:
-    """Returns the number of batches that a trial has trained, the current one included.
-
-    Args:
-        context: Determined's trial context.
-    """
+    """Returns the number of batches that a trial has trained, the current one included."""
     return (context._current_batch_idx or 0) + 1
 
 
@@ -192,13 +171,7 @@ def report_metrics(context: Any, group: str, metrics: dict[str, Any], step: int)
 
 
 def report_after_training(group: str, metrics: dict[str, Any], step: int) -> None:
-    """Reports metrics on a cluster when the training's context has been closed. Call it on one process.
-
-    Args:
-        group: The group's name.
-        metrics: Numbers by name; the master refuses a name that it has for this step.
-        step: The number of batches trained.
-    """
+    """Reports metrics on a cluster when the training's context has been closed. Call it on one process."""
     # A context for this process alone, since the others do not take part in the report.
     distributed = core.DummyDistributedContext()
     with core.init(distributed=distributed, tensorboard_mode=core.TensorboardMode.MANUAL) as context:
@@ -230,10 +203,6 @@ def notify_of_sent_reports(context: Any, notify: Callable[[str, int | None], Non
 def is_stopped_by_search(context: Any, seconds: float) -> bool:
     """Asks the master whether the search has stopped the trial; one process does it, on a cluster.
 
-    Args:
-        context: Determined's trial context.
-        seconds: How long the master may take to answer.
-
     Returns:
         Whether it has. One of ``MASTER_ERRORS`` is raised if the master does not answer.
     """
@@ -255,12 +224,7 @@ def tensorboard_folder(context: Any) -> str | None:
 
 
 def write_tensorboard_files_to(context: Any, folder: str) -> None:
-    """Says where TensorBoard files go off-cluster, unless that has been said; on a cluster Determined has a place.
-
-    Args:
-        context: Determined's trial context.
-        folder: The folder.
-    """
+    """Says where TensorBoard files go off-cluster, unless that has been said; on a cluster Determined has a place."""
     train = context._core.train
     if isinstance(train, core.DummyTrainContext) and train._tbd_directory is None:
         train._tbd_directory = pathlib.Path(folder)
@@ -271,9 +235,6 @@ def close_tensorboard(context: Any) -> None:
 
     Determined uploads at most once a second, and not at the end of a trial, so the last values would be missing.
     The first process uploads event files too, the others profiles alone.
-
-    Args:
-        context: Determined's trial context.
     """
     if context._tbd_writer is not None:
         context._tbd_writer.close()
@@ -296,12 +257,7 @@ def checkpoint_storage(context: Any) -> pathlib.Path:
 
 
 def keep_checkpoints_in(context: Any, folder: str) -> None:
-    """Says where checkpoints go off-cluster.
-
-    Args:
-        context: Determined's trial context.
-        folder: The folder.
-    """
+    """Says where checkpoints go off-cluster."""
     context._core.checkpoint._storage_manager._base_path = folder
 
 
@@ -311,16 +267,21 @@ def checkpoint_path(context: Any, storage_id: str) -> pathlib.Path | None:
     return path if path.is_dir() else None
 
 
-def is_on_cluster() -> bool:
-    """Whether this process belongs to a trial on a cluster."""
+def trial_info() -> det.ClusterInfo | None:
+    """Returns what the cluster says of this process's trial; None off-cluster."""
     # Notebooks and commands on a cluster have a ClusterInfo as well.
     info = det.get_cluster_info()
-    return info is not None and info.task_type == "TRIAL"
+    return info if info is not None and info.task_type == "TRIAL" else None
+
+
+def is_on_cluster() -> bool:
+    """Whether this process belongs to a trial on a cluster."""
+    return trial_info() is not None
 
 
 def trial_id() -> int | None:
     """Returns the number of the trial on a cluster; None off-cluster."""
-    info = det.get_cluster_info() if is_on_cluster() else None
+    info = trial_info()
     return None if info is None else int(info.trial.trial_id)
 
 
@@ -331,7 +292,7 @@ def tensorboard_storage() -> pathlib.Path:
 
 def name_of_trial() -> str | None:
     """Returns what the web interface calls this process's trial; off-cluster None."""
-    info = det.get_cluster_info() if is_on_cluster() else None
+    info = trial_info()
     return None if info is None else f"trial {info.trial.trial_id} of experiment {info.trial.experiment_id}"
 
 
@@ -340,7 +301,7 @@ def lacks_launcher() -> bool:
 
     On a cluster, ``determined.launch`` says which synchronises the processes; Determined looks at the same.
     """
-    info = det.get_cluster_info() if is_on_cluster() else None
+    info = trial_info()
     if info is None or (len(info.container_addrs) == 1 and len(info.slot_ids) <= 1):
         return False
     backend = det._DistributedBackend()
@@ -371,7 +332,7 @@ def verify_backend() -> None:
 
 def experiment_config() -> dict[str, Any]:
     """Returns the experiment's configuration on a cluster, with the master's defaults; off-cluster it is empty."""
-    info = det.get_cluster_info() if is_on_cluster() else None
+    info = trial_info()
     return {} if info is None else dict(info.trial._config)
 
 
@@ -388,9 +349,6 @@ def checkpoint_to_start_from(given: str | os.PathLike[str] | None) -> str | os.P
 
 def experiment_length(config: Mapping[str, Any]) -> tuple[str, Any, pytorch.TrainUnit | None]:
     """Returns the length that an experiment's configuration gives for the training.
-
-    Args:
-        config: The configuration.
 
     Returns:
         The name of the entry, ``searcher.max_time`` or the deprecated ``searcher.max_length``; its value, None if there

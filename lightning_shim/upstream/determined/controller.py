@@ -28,11 +28,7 @@ DEFAULT_REPORTING_PERIOD: Final = pytorch.Batch(100)
 
 
 def go_on_counting(controller: Any) -> None:
-    """Makes the loop count batches from its state on, rather than from where it was started.
-
-    Args:
-        controller: The ``_PyTorchTrialController``.
-    """
+    """Makes the loop count batches from its state on, rather than from where it was started."""
     controller.start_from_batch = controller.state.batches_trained
     controller.training_enumerator = enumerate(controller.training_iterator, start=controller.start_from_batch)
 
@@ -68,9 +64,6 @@ class Controller:
     def connect(self, controller: Any) -> None:
         """Connects the view to the loop.
 
-        Args:
-            controller: The ``_PyTorchTrialController`` that is about to run the trial.
-
         Raises:
             CheckpointError: If it is to continue from another checkpoint than the trial was made for.
         """
@@ -93,11 +86,7 @@ class Controller:
         return self._controller is not None
 
     def start_workload(self, boundaries: list[Any]) -> None:
-        """Takes the periods that may end the batches to come.
-
-        Args:
-            boundaries: Determined's ``_TrainBoundary`` objects.
-        """
+        """Takes the periods that may end the batches to come."""
         self._boundaries = boundaries
         self.pauses = False
 
@@ -109,12 +98,7 @@ class Controller:
         return int(self._controller.state.batches_trained)
 
     def continue_at(self, batches: int, epochs: int) -> None:
-        """Makes the loop continue as if it had trained before, for a checkpoint of Lightning's.
-
-        Args:
-            batches: The total number of batches trained.
-            epochs: The number of epochs that have ended.
-        """
+        """Makes the loop continue as if it had trained before, for a checkpoint of Lightning's."""
         loop, state = self._controller, self._controller.state
         for done in ("last_val", "last_ckpt"):
             # The batch of the last validation or checkpoint, in the count that is replaced below.
@@ -160,12 +144,7 @@ class Controller:
         return None if error is self._outer_error else error
 
     def pause_after_this_batch(self, *, validates: bool, saves: bool = False) -> None:
-        """Makes the loop leave the batches after the current one, to report or validate, and to stop if requested.
-
-        Args:
-            validates: Whether to validate then.
-            saves: Whether to write a checkpoint then.
-        """
+        """Makes the loop leave the batches after the current one, to report or validate, and to stop if requested."""
         # Any period's end makes the loop look for a request to stop. That of reports costs least.
         kinds = pytorch._TrainBoundaryType
         wanted = {kinds.VALIDATE if validates else kinds.REPORT} | ({kinds.CHECKPOINT} if saves else set())
@@ -174,11 +153,7 @@ class Controller:
                 boundary.limit_reached = self.pauses = True
 
     def count_epochs(self, epochs: int) -> None:
-        """Sets the count of epochs that the loop reports, where it cannot count them by their length.
-
-        Args:
-            epochs: The number of epochs trained.
-        """
+        """Sets the count of epochs that the loop reports, where it cannot count them by their length."""
         self._controller.state.epochs_trained = epochs
 
     @property

@@ -24,27 +24,16 @@ from lightning_shim.upstream.determined.context import checkpoint_path, checkpoi
 
 @dataclass(frozen=True, slots=True)
 class LatestCheckpoint:
-    """What was read of a checkpoint.
+    """What was read of a checkpoint."""
 
-    Attributes:
-        name: Its UUID or its folder, as Determined's ``Trainer.fit`` gets it.
-        folder: Where its files were when it was read, for messages.
-        content: What Determined has saved in ``state_dict.pth``.
-        is_own: Whether this trial has written it, and goes on from there; otherwise it is a warm start.
-    """
-
-    name: str
-    folder: pathlib.Path
-    content: dict[str, Any]
-    is_own: bool
+    name: str  # its UUID or its folder, as Determined's `Trainer.fit` gets it
+    folder: pathlib.Path  # where its files were when it was read, for messages
+    content: dict[str, Any]  # what Determined has saved in `state_dict.pth`
+    is_own: bool  # whether this trial has written it, and goes on from there; otherwise it is a warm start
 
     @contextlib.contextmanager
     def downloaded_once(self, context: Any) -> Iterator[None]:
-        """Has Determined's loop leave out the files that were read, when it downloads the checkpoint in the block.
-
-        Args:
-            context: Determined's trial context.
-        """
+        """Has Determined's loop leave out the files that were read, when it downloads the checkpoint in the block."""
         checkpoints = context._core.checkpoint
         whole: Callable[..., AbstractContextManager[pathlib.Path]] = checkpoints.restore_path
         selectors = iter([self._is_needed_by_the_loop])
@@ -62,12 +51,7 @@ class LatestCheckpoint:
 
     @contextlib.contextmanager
     def being_loaded(self, context: Any, folder: pathlib.Path) -> Iterator[None]:
-        """Gives Determined's ``_load`` what was read, and nothing to put it into: the trial has done so.
-
-        Args:
-            context: Determined's trial context.
-            folder: Where it loads from.
-        """
+        """Gives Determined's ``_load`` what was read, and nothing to put it into: the trial has done so."""
         content = self.content
         if not (folder / STATE_FILE).exists():
             # In a folder of downloads, where Determined looks whether it is there before it loads it.
@@ -82,11 +66,7 @@ class LatestCheckpoint:
 
 
 def name_of_latest_checkpoint(context: Any) -> str | None:
-    """Returns what the cluster says to start from; it has no say where a checkpoint is loaded by hand.
-
-    Args:
-        context: Determined's trial context.
-    """
+    """Returns what the cluster says to start from; it has no say where a checkpoint is loaded by hand."""
     if not is_on_cluster() or isinstance(context, pytorch.CheckpointLoadContext):
         return None
     info = det.get_cluster_info()

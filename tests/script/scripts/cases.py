@@ -63,6 +63,7 @@ _CASES = {
         "enable_autolog_hparams": False,
     },
     "profiler": {"profiler": "simple"},
+    "barebones": {"barebones": True},
     "one process": {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": True},
     "root": {"default_root_dir": "root"},
     "benchmark": {"benchmark": True},
