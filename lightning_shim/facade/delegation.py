@@ -19,12 +19,13 @@ def delegates(paths: Mapping[str, str], settable: Collection[str] = ()) -> Calla
 
     def decorate(cls: Facade) -> Facade:
         for name, path in paths.items():
-            setattr(cls, name, property(operator.attrgetter(path), _setter(path) if name in settable else None))
+            setattr(cls, name, property(operator.attrgetter(path), setter(path) if name in settable else None))
         return cls
 
     return decorate
 
 
-def _setter(path: str) -> Callable[[Any, Any], None]:
+def setter(path: str) -> Callable[[Any, Any], None]:
+    """Returns a function that sets the attribute of an object to which a path leads."""
     owner, _, name = path.rpartition(".")
     return lambda instance, value: setattr(operator.attrgetter(owner)(instance), name, value)

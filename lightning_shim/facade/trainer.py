@@ -20,7 +20,7 @@ from lightning_shim.diagnostics.locations import caller_location, caller_name
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.facade.delegation import delegates
 from lightning_shim.facade.logger import LoggerFacade
-from lightning_shim.facade.loops import FitLoopFacade, LoggerConnectorFacade
+from lightning_shim.facade.loops import Training, trainer_part
 from lightning_shim.lightning1.attributes import OF_TRAINER, FormerAttributes
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.loop.training import TrainingLoop
@@ -110,8 +110,9 @@ class TrainerFacade(Attached):
         self._training_loop: Final = training_loop
         self._evaluation_loop: Final = evaluation_loop
         self._lightning_checkpoint: Final = lightning_checkpoint
-        self._fit_loop: Final = FitLoopFacade(session, training_loop, evaluation_loop, self.metrics)
-        self._logging: Final = LoggerConnectorFacade(session, evaluation_loop)
+        training = Training(session, training_loop, evaluation_loop, self.metrics)
+        self._fit_loop: Final = trainer_part("Trainer.fit_loop", training)
+        self._logging: Final = trainer_part("Trainer._logger_connector", training)
         self.lightning_loggers: Final = loggers
         self._loggers: Final = [*loggers.loggers, *self._loggers_of_determined()]
         self.logger: Any = next(iter(self._loggers), None)
