@@ -104,7 +104,7 @@ def end_clients(clients, selector):
         client.close()
 
 
-def become(streams, arguments, environment, folder, is_leader):
+def become(streams, arguments, environment, folder, is_leader, is_unbuffered):
     """Makes this process what a new one would be, but for what is imported."""
     os.setsid() if is_leader else os.setpgid(0, 0)
     for number, stream in enumerate(streams):
@@ -113,18 +113,18 @@ def become(streams, arguments, environment, folder, is_leader):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    is_unbuffered = bool(environment.get("PYTHONUNBUFFERED"))
+    writes_through = is_unbuffered or bool(environment.get("PYTHONUNBUFFERED"))
     raw = io.FileIO(1, "w", closefd=False)
     sys.stdout = sys.__stdout__ = io.TextIOWrapper(
-        raw if is_unbuffered else io.BufferedWriter(raw),
+        raw if writes_through else io.BufferedWriter(raw),
         encoding=sys.stdout.encoding,
         errors=sys.stdout.errors,
         line_buffering=os.isatty(1),
-        write_through=is_unbuffered,
+        write_through=writes_through,
     )
     sys.path[:] = [*filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)), *sys.path]
     importlib.invalidate_caches()
-    sys.orig_argv = [sys.executable, *arguments]
+    sys.orig_argv = [sys.executable, *(["-u"] if is_unbuffered else []), *arguments]
     random.seed()
     sys.modules["numpy"].random.seed()
     sys.modules.pop("sitecustomize", None)
@@ -172,10 +172,10 @@ for name in IMPORTED:
 gc.collect()
 gc.freeze()
 lifeline = os.dup(0)
-streams, arguments, environment, folder, is_leader = serve(address, lifeline)
+streams, arguments, environment, folder, *manner = serve(address, lifeline)
 os.close(lifeline)
 sys.executable = client
-become(streams, arguments, environment, folder, is_leader)
+become(streams, arguments, environment, folder, *manner)
 set_warning_options(environment.get("PYTHONWARNINGS", ""), default_count)
 # Kept, or what this file has defined would be gone.
 servers_main = sys.modules["__main__"]
