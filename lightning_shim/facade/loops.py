@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from lightning_shim.diagnostics.errors import RefusedMemberError
 from lightning_shim.diagnostics.locations import caller_location
-from lightning_shim.facade.delegation import setter
+from lightning_shim.facade.delegation import Answer, setter
 from lightning_shim.loop.training import TrainingLoop
 from lightning_shim.loop.transfer import TRANSFER_HOOKS
 from lightning_shim.loop.validation import EvaluationLoop
@@ -49,10 +49,6 @@ class Training(NamedTuple):
         return vars(self.session.module)[CURRENT_FX_ATTRIBUTE]
 
 
-_Answer = str | Callable[[Training], Any]
-"""A function, or the path to an attribute."""
-
-
 def _counts(number: int, missing: int) -> dict[str, int]:
     return {name: number - (place >= len(_COUNTS) - missing) for place, name in enumerate(_COUNTS)}
 
@@ -89,16 +85,16 @@ def _batches_of_validation(training: Training) -> dict[str, int]:
     return _counts(training.evaluation_loop.batches_started, missing)
 
 
-def _progress(path: str, counts: Callable[[Training], dict[str, int]]) -> dict[str, _Answer]:
+def _progress(path: str, counts: Callable[[Training], dict[str, int]]) -> dict[str, Answer]:
     """Returns the answers of Lightning's ``_ProcessedTracker``."""
 
-    def count_of(name: str) -> _Answer:
+    def count_of(name: str) -> Answer:
         return lambda training: counts(training)[name]
 
     return {f"{path}.{name}": count_of(name) for name in _COUNTS}
 
 
-def _source(path: str, source: str) -> dict[str, _Answer]:
+def _source(path: str, source: str) -> dict[str, Answer]:
     """Returns the answers of Lightning's ``_DataLoaderSource``."""
     request = operator.attrgetter(f"{source}.request")
     return {
@@ -108,7 +104,7 @@ def _source(path: str, source: str) -> dict[str, _Answer]:
     }
 
 
-def _results(path: str, collector: str) -> dict[str, _Answer]:
+def _results(path: str, collector: str) -> dict[str, Answer]:
     """Returns the answers of Lightning's ``_ResultCollection``: what is logged in a stage, or in the current one."""
     collector_of = operator.attrgetter(collector)
     return {
@@ -157,7 +153,7 @@ _LOOP: Final = "Trainer.fit_loop"
 _EPOCH_LOOP: Final = f"{_LOOP}.epoch_loop"
 _VALIDATION: Final = f"{_EPOCH_LOOP}.val_loop"
 
-_ANSWERS: Final[dict[str, _Answer]] = {
+_ANSWERS: Final[dict[str, Answer]] = {
     "Trainer._logger_connector.should_update_logs": _updates_logs,
     f"{_LOOP}.restarting": lambda training: training.training_loop.restarted_at is not None,
     f"{_LOOP}.max_epochs": "session.trainer.max_epochs",
