@@ -346,8 +346,9 @@ class TrainerFacade(Attached):
         interval = self.val_check_interval
         if not isinstance(interval, float):
             return interval
-        batches = self.num_training_batches
-        return math.inf if batches == math.inf else max(1, int(batches * interval))
+        # Without a batch that StochasticWeightAveraging has added.
+        batches = self._training_loop.source.length
+        return math.inf if batches is None else max(1, int(batches * interval))
 
     @property
     def log_every_n_steps(self) -> int:
