@@ -33,18 +33,7 @@ from lightning_shim.metrics.store import MetricStore
 from lightning_shim.patching.attachment import FIXED, FIXED_SENTENCE, Attached
 from lightning_shim.session.options import root_dir_of, verify_option
 
-
-def _is_in(stage: str) -> Callable[[Any], bool]:
-    return lambda trainer: bool(trainer.state.stage == getattr(trainer._lightning.RunningStage, stage))
-
-
-def _callbacks_of(name: str) -> Callable[[Any], list[Any]]:
-    return lambda trainer: [each for each in trainer.callbacks if isinstance(each, getattr(trainer._lightning, name))]
-
-
-_progress_bars: Final = _callbacks_of("ProgressBar")
-
-_ANSWERS: Final[dict[str, Answer]] = {
+_ANSWERS: Final = {
     "collector": "metrics.collector",
     "current_epoch": "_session.progress.current_epoch",
     "global_step": "_session.global_step",
@@ -80,6 +69,21 @@ _ANSWERS: Final[dict[str, Answer]] = {
     "local_rank": "strategy.local_rank",
     "node_rank": "strategy.node_rank",
     "is_global_zero": "strategy.is_global_zero",
+}
+"""The path to the value of each of these attributes of Trainer. The table of members says what they mean."""
+
+
+def _is_in(stage: str) -> Callable[[Any], bool]:
+    return lambda trainer: bool(trainer.state.stage == getattr(trainer._lightning.RunningStage, stage))
+
+
+def _callbacks_of(name: str) -> Callable[[Any], list[Any]]:
+    return lambda trainer: [each for each in trainer.callbacks if isinstance(each, getattr(trainer._lightning, name))]
+
+
+_progress_bars: Final = _callbacks_of("ProgressBar")
+
+_COMPUTED: Final[dict[str, Answer]] = {
     "num_devices": lambda trainer: trainer.strategy.world_size // trainer.strategy.num_nodes,
     "device_ids": lambda trainer: list(range(trainer.num_devices)),
     "accelerator": lambda trainer: trainer._lightning.accelerators[trainer.strategy.root_device.type](),
@@ -103,10 +107,10 @@ _ANSWERS: Final[dict[str, Answer]] = {
     "early_stopping_callbacks": _callbacks_of("EarlyStopping"),
     "early_stopping_callback": lambda trainer: next(iter(trainer.early_stopping_callbacks), None),
 }
-"""The values of these attributes of Trainer, each by its path or a function. The table of members says what they mean.
-"""
+"""The functions that compute the values of these attributes."""
 
 
+@delegates(_COMPUTED)
 @delegates(_ANSWERS, settable={"callbacks"})
 class TrainerFacade(Attached):
     """Lightning's ``Trainer`` for an attached module.
