@@ -153,7 +153,6 @@ CASES: dict[str, Case] = {
         {},
     ),
     "no closure": (with_member("optimizer_step", lambda *args: None), "The closure hasn't been executed.", {}),
-    "no module": (lambda: torch.nn.Linear(3, 1), "`model` must be a `LightningModule`", {}),
     "no training_step": (with_member("training_step", None), "No `training_step()` method defined", {}),
     "no configure_optimizers": (
         with_member("configure_optimizers", None),
