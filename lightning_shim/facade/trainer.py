@@ -34,7 +34,6 @@ from lightning_shim.patching.attachment import FIXED, FIXED_SENTENCE, Attached
 from lightning_shim.session.options import root_dir_of, verify_option
 
 _ANSWERS: Final = {
-    "collector": "metrics.collector",
     "current_epoch": "_session.progress.current_epoch",
     "global_step": "_session.global_step",
     "is_last_batch": "_session.progress.is_last_batch",

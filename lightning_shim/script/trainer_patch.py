@@ -50,9 +50,12 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
     plugins = Plugins(namespace_of(instance), given)
     _verify(given, plugins)
     given["sync_batchnorm"] = plugins.synchronises_batch_norm or given.get("sync_batchnorm", False)
+    if isinstance(given.get("callbacks"), list):
+        # Lightning adds its own to the list that it gets.
+        given["callbacks"] = list(given["callbacks"])
     vars(instance)[GIVEN] = given
     own = {
-        **given,
+        **kwargs,
         **asked_arguments(inspect.signature(wrapped), given),
         **_OF_ONE_PROCESS,
         "strategy": strategy_of(instance, given),

@@ -318,8 +318,8 @@ class LightningTrial(pytorch.PyTorchTrial):
         return {}
 
     def get_batch_length(self, batch: Any) -> int:
-        """Returns the samples of a validation for Determined's log, which shows none of training."""
-        return batch.samples if isinstance(batch, Validation) else 1
+        """Returns the batches of a validation for Determined's log, which shows none of training."""
+        return batch.batches if isinstance(batch, Validation) else 1
 
     def gather_checkpoint(self) -> None:
         """Collects the state of all processes before the chief writes a checkpoint."""
