@@ -13,6 +13,7 @@ It relies on these private names of Lightning:
 - ``_TrainingEpochLoop._batches_that_stepped``: the step under which Lightning logs.
 - ``Profiler._lightning_module``: the module that is measured.
 - ``LearningRateFinder._early_exit`` and ``BatchSizeFinder._early_exit``: set by a Tuner.
+- ``_FitLoop._warn_if_modules_in_eval_mode``: Lightning's warning of them, since 2.6.
 - ``utilities.exceptions._TunerExitException``: ends a Trainer's ``fit`` without an error.
 - ``utilities.compile._maybe_unwrap_optimized``: refuses what is no module of the Trainer's namespace.
 - ``_FitLoop._combined_loader``, ``_last_train_dl_reload_epoch``, ``_EvaluationLoop._combined_loader``,
@@ -24,10 +25,18 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from lightning_shim.upstream.lightning import lightning_of
 from lightning_shim.upstream.namespaces import derives_from, namespace_of
+
+
+def warn_of_modules_in_eval_mode(stand_in: Any) -> None:
+    """Warns as Lightning does, if it does, of modules that are in eval mode when the training starts."""
+    loop = namespace_of(stand_in.lightning_module).module("loops.fit_loop")._FitLoop
+    if hasattr(loop, "_warn_if_modules_in_eval_mode"):
+        loop._warn_if_modules_in_eval_mode(SimpleNamespace(trainer=stand_in))
 
 
 def start_profiler(trainer: Any, stand_in: Any) -> None:
