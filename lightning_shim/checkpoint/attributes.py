@@ -38,7 +38,7 @@ from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.session.fingerprints import IN_CHECKPOINTS, is_large, mark_of
-from lightning_shim.upstream.lightning import is_overridden
+from lightning_shim.upstream.lightning import is_overridden, lightning_of
 from lightning_shim.upstream.torch import buffers_without_state
 from lightning_shim.user_code.bytecode import may_read_earlier_value
 from lightning_shim.user_code.user_class import is_users_class
@@ -341,7 +341,7 @@ class OwnAttributes:
             yield _Owner(f"module {name}", submodule, left_out)
         for key, callback in self._callbacks.items():
             is_users = type(callback).__module__.partition(".")[0] not in NEVER_KEPT
-            if is_users and not is_overridden("state_dict", callback, self._lightning.Callback):
+            if is_users and not is_overridden("state_dict", callback, lightning_of(callback).Callback):
                 yield _Owner(f"{key} {type(callback).__qualname__}", callback)
 
         for stage, loaders in self._loaders.items():
@@ -389,8 +389,8 @@ class OwnAttributes:
         # What everybody sets anew before reading it does not depend on the past. Hooks are read by others.
         if not hasattr(type(instance), place[1]) and not may_read_earlier_value(place[1], set(map(type, users))):
             return True
-        base = self._lightning.Callback if instance in callbacks else self._lightning.LightningModule
-        saver = instance if base is self._lightning.Callback else self._module
+        saver, kind = (instance, "Callback") if instance in callbacks else (self._module, "LightningModule")
+        base = getattr(lightning_of(saver), kind)
         return all(is_overridden(hook, saver, base) for hook in ("on_save_checkpoint", "on_load_checkpoint"))
 
     def _changed_in_workers(self) -> dict[_Place, str]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from lightning_shim.checkpoint.machines import share
 from lightning_shim.diagnostics.writable import verify_writable
-from lightning_shim.upstream.lightning import Lightning
+from lightning_shim.upstream.namespaces import derives_from
 
 FILES_KEY: Final = "lightning_shim_files"
 """The key in a checkpoint of the original paths, by the names of the copies."""
@@ -21,14 +21,11 @@ class KeptFiles:
     """The checkpoints that ModelCheckpoint callbacks have written on the machine of rank 0.
 
     Args:
-        lightning: The module's Lightning.
         callbacks: The Lightning callbacks, before their ``setup``.
     """
 
-    def __init__(self, lightning: Lightning, callbacks: list[Any]) -> None:
-        self._callbacks: Final[list[Any]] = [
-            callback for callback in callbacks if isinstance(callback, lightning.ModelCheckpoint)
-        ]
+    def __init__(self, callbacks: list[Any]) -> None:
+        self._callbacks: Final = [callback for callback in callbacks if derives_from(callback, "ModelCheckpoint")]
         # Their ``setup`` gives them the folder of a logger, which may be another one after a pause.
         self._without_folder: Final = [callback for callback in self._callbacks if callback.dirpath is None]
         self._saved: dict[str, str] = {}

@@ -14,6 +14,7 @@ import torch
 from torch.optim.swa_utils import SWALR
 
 from lightning_shim.loop.runtime import Runtime
+from lightning_shim.upstream.namespaces import derives_from
 
 _KEY: Final = "lightning_shim.averaging"
 """Its key in a checkpoint that was written after averaging had begun."""
@@ -30,8 +31,7 @@ class WeightAveragingState:
 
     @property
     def _callbacks(self) -> list[Any]:
-        averaging = self._session.lightning.StochasticWeightAveraging
-        return [callback for callback in self._session.callbacks if isinstance(callback, averaging)]
+        return [each for each in self._session.callbacks if derives_from(each, "StochasticWeightAveraging")]
 
     def needs_gradients(self, epoch: int) -> bool:
         """Whether a later step may use the current gradients although none are being accumulated.

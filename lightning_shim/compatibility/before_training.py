@@ -22,6 +22,7 @@ from lightning_shim.lightning1.hook_arguments import takes_argument
 from lightning_shim.members.member import Support
 from lightning_shim.session.options import TrainerOptions
 from lightning_shim.upstream.lightning import Lightning, is_overridden
+from lightning_shim.upstream.namespaces import derives_from
 from lightning_shim.user_code.user_class import is_users
 
 _WARNINGS: Final = {
@@ -41,12 +42,6 @@ def takes_batch_idx(step: Callable[..., Any]) -> bool:
 def takes_dataloader_iter(step: Callable[..., Any] | None) -> bool:
     """Whether a step takes the loaders' iterator in place of a batch, by Lightning's rule."""
     return step is not None and "dataloader_iter" in inspect.getfullargspec(inspect.unwrap(step)).args
-
-
-def is_datamodule(instance: Any) -> bool:
-    """Whether an object is a LightningDataModule of either namespace."""
-    # By name, since the namespace that the module does not use need not be installed.
-    return any(base.__name__ == "LightningDataModule" for base in type(instance).__mro__)
 
 
 def verify_module(lightning: Lightning, module: Any) -> None:
@@ -169,15 +164,15 @@ def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
     """Removes callbacks that have no effect in a trial, with a warning.
 
     Raises:
-        ConfigurationError: If one is no callback of the module's namespace.
+        ConfigurationError: If one is no callback of Lightning's.
         RefusedMemberError: If one is refused.
     """
     usable = []
     for callback in callbacks:
-        if not isinstance(callback, lightning.Callback):
+        if not derives_from(callback, "Callback"):
             package = lightning.Callback.__module__.rpartition(".")[0]
             raise ConfigurationError(f"{caller_location()}: {callback!r} is no {package}.Callback.")
-        row = lightnings_callback(lightning, type(callback))
+        row = lightnings_callback(type(callback))
         message = f"{type(callback).__qualname__} is {row.support.value}: {row.sentence}"
         if row.support is Support.REFUSED:
             raise RefusedMemberError(f"{caller_location()}: {message}")

@@ -19,7 +19,7 @@ from lightning_shim.members.query import find, member, members
 from lightning_shim.members.trainer_parts import SETTABLE, TRAINER_PARTS, instead_of
 from lightning_shim.patching.attachment import FIXED, FIXED_SENTENCE
 from lightning_shim.upstream.lightning import Lightning, is_overridden, lightning_of, original
-from lightning_shim.upstream.namespaces import NAMESPACES
+from lightning_shim.upstream.namespaces import NAMESPACES, derives_from
 from lightning_shim.user_code.bytecode import is_own_method
 from lightning_shim.user_code.member_uses import Origin, Use
 from lightning_shim.user_code.user_class import Function, Place, UserCode, is_users
@@ -111,8 +111,9 @@ def may_change_optimization(subjects: Iterable[Any]) -> bool:
     return False
 
 
-def lightnings_callback(lightning: Lightning, callback_class: type) -> Member:
+def lightnings_callback(callback_class: type) -> Member:
     """Returns the row of the Lightning callback that a class is or derives from."""
+    lightning = lightning_of(callback_class)
     package = lightning.Callback.__module__.rpartition(".")[0]
     return next(
         row
@@ -181,7 +182,7 @@ class _Inspection:
 
     def _lightnings_callback(self) -> Iterator[Finding]:
         if self._owner == "Callback":
-            row = lightnings_callback(self._lightning, self._code.cls)
+            row = lightnings_callback(self._code.cls)
             if row.name != "Callback":
                 yield self._override(row, self._code.place)
 
@@ -190,14 +191,14 @@ class _Inspection:
         if self._owner != "LightningModule":
             return
         for cls, place in self._code.made_by("configure_callbacks"):
-            if not issubclass(cls, self._lightning.Callback):
+            if not derives_from(cls, "Callback"):
                 continue
-            row = lightnings_callback(self._lightning, cls)
+            row = lightnings_callback(cls)
             name = f"callbacks.{row.name}"
             if row.name != "Callback":
                 yield _finding(place, name, row.support, row.sentence, Role.MADE, cls.__qualname__)
             if is_users(cls.__module__):
-                report = _Inspection(cls, "Callback", self._lightning, self._files).report()
+                report = _Inspection(cls, "Callback", lightning_of(cls), self._files).report()
                 for finding in (*report.refused, *report.ignored):
                     if finding.member != name:
                         yield dataclasses.replace(finding, role=Role.MADE)

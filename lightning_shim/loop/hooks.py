@@ -16,7 +16,7 @@ from lightning_shim.members.query import members
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.patching.wrappers import unpatched
 from lightning_shim.session.session import Session
-from lightning_shim.upstream.lightning import is_overridden
+from lightning_shim.upstream.lightning import is_overridden, lightning_of
 from lightning_shim.upstream.lightning_behaviour import TELLS_DATA_MODULES_OF_ERRORS
 from lightning_shim.user_code.bytecode import is_own_method
 
@@ -79,14 +79,16 @@ class Hooks:
             if hasattr(self._module, name)
         }
         self._of_module_or_default = {**defaults, **self._of_module}
+        # Lightning calls those of its other namespace too.
+        bases = [(callback, lightning_of(callback).Callback) for callback in self._callbacks]
         self._of_callbacks = {
             name: [
                 self._profiling.measured(
                     f"[Callback]{callback.state_key}.{name}",
                     self._adapted(name, getattr(callback, name), leading=2),
                 )
-                for callback in self._callbacks
-                if self._is_called(name, callback, self._lightning.Callback) and not is_own_method(row, *owners)
+                for callback, base in bases
+                if self._is_called(name, callback, base) and not is_own_method(row, *owners)
             ]
             for name, row in _OF_CALLBACK.items()
         }

@@ -17,6 +17,8 @@ from lightning_shim.metrics.lightning_loggers import Loggers
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.session.profiling import Profiling
 
+_HOOKS_OF_A_BATCH: Final = ("on_validation_batch_start", "validation_step_end", "on_validation_batch_end")
+
 
 @dataclass(frozen=True, slots=True)
 class Validation:
@@ -25,7 +27,7 @@ class Validation:
     For each batch Determined inspects signatures and compares names, which takes as long as a small layer.
     """
 
-    samples: int  # the number of samples that this process has evaluated
+    batches: int  # the number of batches that this process has evaluated
 
 
 class ValidationLoader(DataLoader[Any]):
@@ -145,78 +147,71 @@ class EvaluationLoop:
         Returns:
             The validation.
         """
-        samples = previous = 0
-        bar = self._session.progress_bar
-        counts = not self._session.trainer.sanity_checking
-        batches = self._batches
-        if self._is_enabled and batches is not None:
-            iterator = batches if isinstance(batches, DataFetcherWrapper) else None
+        if not self._is_enabled or self._batches is None:
+            return Validation(0)
+        return Validation(self._evaluate(self._batches, only_one))
+
+    def _evaluate(self, batches: Batches, only_one: bool) -> int:
+        """Evaluates batches until there are no more, or only the first one, and returns how many it has evaluated."""
+        # Looked up once for all batches: a small layer takes as long as thirty such questions.
+        hooks, collector, state = self._hooks, self._metrics.validation, self._hooks.state
+        has_several, takes_batch_idx, transfer = self._has_several, self._takes_batch_idx, self._transfer
+        starts, ends_step, ends = (name in hooks.names for name in _HOOKS_OF_A_BATCH)
+        owner = self._module if self._strategy.calls_directly else self._strategy
+        counts, bar = not self._session.trainer.sanity_checking, self._session.progress_bar
+        iterator = batches if isinstance(batches, DataFetcherWrapper) else None
+        current = evaluated = 0
+        try:
             for batch, batch_idx, dataloader_idx in self._each_of(batches, iterator):
                 self.is_last_batch = batches.done
-                if dataloader_idx != previous:
+                if dataloader_idx != current:
                     self._end_dataloader()
-                    previous = dataloader_idx
-                try:
-                    samples += self._evaluate(batch, batch_idx, dataloader_idx, iterator)
-                except StopIteration:
-                    # As in Lightning, whoever raises it ends the validation: it is next(dataloader_iter) as a rule.
-                    break
+                    current = dataloader_idx
+                self.batches_started += 1
+                if iterator is None:
+                    batch = transfer(batch, dataloader_idx)
+                collector.start_batch(batch, dataloader_idx if has_several else None)
+                args: tuple[Any, ...] = (batch, batch_idx, dataloader_idx) if has_several else (batch, batch_idx)
+                if starts:
+                    hooks.call("on_validation_batch_start", *args)
+                # As hooks.run, without its call.
+                outer = state[CURRENT_FX_ATTRIBUTE]
+                state[CURRENT_FX_ATTRIBUTE] = "validation_step"
+                if iterator is not None:
+                    output = owner.validation_step(iterator)
+                    args = (iterator.batch, iterator.batch_idx, iterator.dataloader_idx)[: len(args)]
+                elif takes_batch_idx:
+                    output = owner.validation_step(*args)
+                else:
+                    output = owner.validation_step(batch, *args[2:])
+                state[CURRENT_FX_ATTRIBUTE] = outer
+                if ends_step:
+                    output = hooks.end_of_step("validation_step_end", output)
+                if ends:
+                    hooks.call("on_validation_batch_end", output, *args)
+                if output is not None:
+                    if self._keeps_outputs:
+                        self._outputs[dataloader_idx].append(output)
+                    if not self._session.trainer.barebones:
+                        self._metrics.returned.keep(output, dataloader_idx if has_several else None)
+                collector.end_batch()
+                if self._loggers.loggers and counts:
+                    self._loggers.log_validation_step(collector.collect(on_step=True).logged, dataloader_idx)
                 self._progress.has_validated = counts
                 if bar is not None:
                     bar.advance_validation()
+                evaluated += 1
                 if only_one:
                     break
-        return Validation(samples)
+        except StopIteration:
+            # As in Lightning, whoever raises it ends the validation: it is next(dataloader_iter) as a rule.
+            pass
+        return evaluated
 
     def _each_of(self, batches: Batches, iterator: DataFetcherWrapper | None) -> Iterator[tuple[Any, int, int]]:
         if iterator is not None:
             return _before_each_step(iterator)
         return _measured(batches, self._session.profiling) if self._session.profiling.is_on else batches
-
-    def _evaluate(
-        self, batch: Any, batch_idx: int, dataloader_idx: int, iterator: DataFetcherWrapper | None = None
-    ) -> int:
-        """Evaluates a batch, or what the step takes from an iterator, and returns the number of its samples."""
-        self.batches_started += 1
-        hooks, collector = self._hooks, self._metrics.validation
-        names = hooks.names
-        if iterator is None:
-            batch = self._transfer(batch, dataloader_idx)
-        if self._has_several:
-            collector.start_batch(batch, dataloader_idx)
-            args: tuple[Any, ...] = (batch, batch_idx, dataloader_idx)
-        else:
-            collector.start_batch(batch)
-            args = (batch, batch_idx)
-        # As in training, looking for the name saves the call of a hook that nobody overrides.
-        if "on_validation_batch_start" in names:
-            hooks.call("on_validation_batch_start", *args)
-        if iterator is None:
-            output = self._validation_step(args if self._takes_batch_idx else (args[0], *args[2:]))
-        else:
-            output = self._validation_step((iterator,))
-            args = (iterator.batch, iterator.batch_idx, *((iterator.dataloader_idx,) if self._has_several else ()))
-        if "on_validation_batch_end" in names:
-            hooks.call("on_validation_batch_end", output, *args)
-        if output is not None:
-            if self._keeps_outputs:
-                self._outputs[dataloader_idx].append(output)
-            if not self._session.trainer.barebones:
-                self._metrics.returned.keep(output, dataloader_idx if self._has_several else None)
-        samples = collector.number_of_samples()
-        collector.end_batch()
-        if self._loggers.loggers and not self._session.trainer.sanity_checking:
-            self._loggers.log_validation_step(collector.collect(on_step=True).logged, dataloader_idx)
-        return samples
-
-    def _validation_step(self, args: tuple[Any, ...]) -> Any:
-        strategy, hooks = self._strategy, self._hooks
-        state = hooks.state
-        previous = state[CURRENT_FX_ATTRIBUTE]
-        state[CURRENT_FX_ATTRIBUTE] = "validation_step"
-        output = (self._module if strategy.calls_directly else strategy).validation_step(*args)
-        state[CURRENT_FX_ATTRIBUTE] = previous
-        return hooks.end_of_step("validation_step_end", output) if "validation_step_end" in hooks.names else output
 
     def _end_dataloader(self) -> None:
         """Puts a loader's values into the views: first those of its last batch, then those of all its batches."""

@@ -41,8 +41,8 @@ _DEFAULTS: Final[dict[str, Any]] = {
 }
 """The arguments of ``LightningModule.log`` that belong to a name, with their defaults."""
 
-_IN_ORDER: Final = (*list(_DEFAULTS)[:9], "batch_size", *list(_DEFAULTS)[9:])
-"""The arguments after the value, as they can be passed without their names."""
+_IN_ORDER: Final = ("name", "value", *list(_DEFAULTS)[:9], "batch_size", *list(_DEFAULTS)[9:])
+"""All arguments, in the order in which they can be passed without their names."""
 
 
 @dataclass(slots=True)
@@ -146,13 +146,6 @@ class MetricCollector:
         """The index of the batch's loader if there are several."""
         return self._dataloader_idx
 
-    def number_of_samples(self) -> int:
-        """Returns the number of samples in the batch, or 1 if it cannot be inferred."""
-        try:
-            return self._batch_size or self._current_batch_size()
-        except Exception:
-            return 1
-
     def end_dataloader(self) -> None:
         """Ends the batches of one loader, after which :meth:`collect` returns its epoch values."""
         self._in_first_batch = None
@@ -174,21 +167,20 @@ class MetricCollector:
         self._merged.clear()
         self._in_first_batch = self._current_fx = None
 
-    def log(self, fx: str | None, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Keeps a value.
+    def log(self, fx: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keeps a value. The arguments come as wrapt has them: to unpack and collect them again would take time.
 
         Args:
             fx: The running hook.
-            name: The name, as for ``LightningModule.log``.
-            value: The value, as for it.
-            *args: Further arguments of it.
-            **kwargs: Likewise.
+            args: The arguments of ``LightningModule.log`` without a name: as a rule the name and the value.
+            kwargs: Those by name. The dictionary is kept, and has to be the caller's own.
 
         Raises:
             MetricError: If the hook may not log, or if the value or an argument cannot be used.
         """
-        if args:
-            kwargs = _by_name(name, args, kwargs)
+        if len(args) != 2:
+            args, kwargs = _by_name(args, kwargs)
+        name, value = args
         batch_size = kwargs.pop("batch_size", None)
         if fx is None or fx != self._current_fx:
             fx = self._enter(fx, name)
@@ -197,7 +189,8 @@ class MetricCollector:
         metric = self._calls.get((fx, name, self._dataloader_idx))
         if metric is None or metric.arguments != kwargs:
             metric = self._find(fx, name, value, kwargs)
-        if metric.metric is not None or not isinstance(value, (Tensor, numbers.Real)):
+        is_tensor = isinstance(value, Tensor)
+        if metric.metric is not None or not (is_tensor or isinstance(value, numbers.Real)):
             if metric.metric is None and not isinstance(value, Metric):
                 raise _not_loggable(name, value)
             metric.update_metric(value)
@@ -205,7 +198,7 @@ class MetricCollector:
         if batch_size is None:
             # Only a mean over the epoch weighs values by samples; other reductions do not need the batch size.
             batch_size = (self._batch_size or self._current_batch_size()) if metric.is_weighted else 1
-        if isinstance(value, Tensor):
+        if is_tensor:
             metric.update_tensor(value, batch_size)
         else:
             metric.update_number(number(value), batch_size)
@@ -274,7 +267,7 @@ class MetricCollector:
                 "values by name, or a MetricCollection."
             )
         for name, value in entries:
-            self.log(fx, name, value, *args, **kwargs)
+            self.log(fx, (name, value, *args), dict(kwargs))
 
     def collect(self, on_step: bool, every_dataloader: bool = False) -> MetricViews:
         """Returns the current values, as Lightning's ``_ResultCollection.metrics`` does.
@@ -415,21 +408,29 @@ def _length_of_tensors(batch: Any) -> int | None:
         return None
     length: int | None = None
     for part in batch:
-        if type(part) is not Tensor or not part.dim() or length not in (None, part.size(0)):
+        # Asking for the shape takes half as long as asking for the dimension and for the size.
+        shape = part.shape if type(part) is Tensor else None
+        if not shape or length not in (None, shape[0]):
             return None
-        length = part.size(0)
+        length = shape[0]
     return length
 
 
-def _by_name(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Returns all arguments after the value by their names."""
+def _by_name(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, Any], dict[str, Any]]:
+    """Returns the name and the value, and all other arguments by their names."""
     given = dict(zip(_IN_ORDER, args, strict=False))
-    if len(args) > len(_IN_ORDER) or not given.keys().isdisjoint(kwargs):
-        raise MetricError(
-            f"{caller_location()}: self.log({name!r}) got {len(args)} arguments without a name after the value, and "
-            f"{', '.join(kwargs) or 'none'} by name. Pass each once, by its name."
+    arguments = {**given, **kwargs}
+    problem = None
+    if len(arguments) < len(args) + len(kwargs):
+        problem = (
+            f"got {len(args)} arguments without a name, and {', '.join(kwargs) or 'none'} by name. Pass each once, "
+            "those after the value by their names."
         )
-    return {**given, **kwargs}
+    elif not arguments.keys() >= {"name", "value"}:
+        problem = "needs a name and a value. Pass both."
+    if problem is not None:
+        raise MetricError(f"{caller_location()}: self.log({arguments.get('name')!r}) {problem}")
+    return (arguments.pop("name"), arguments.pop("value")), arguments
 
 
 def _not_loggable(name: str, value: Any) -> MetricError:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from lightning_shim.diagnostics.writable import verify_writable
 from lightning_shim.session.progress import Progress
 from lightning_shim.upstream.lightning import Lightning
+from lightning_shim.upstream.namespaces import derives_from
 
 
 class Loggers:
@@ -25,12 +26,11 @@ class Loggers:
         Raises:
             ConfigurationError: If the folder of one cannot be written to.
         """
-        of_files: Any = (self._lightning.TensorBoardLogger, self._lightning.CSVLogger)
         for logger in self.loggers:
-            if isinstance(logger, of_files):
+            if any(derives_from(logger, name) for name in ("TensorBoardLogger", "CSVLogger")):
                 verify_writable(logger.save_dir, f"{type(logger).__name__}(save_dir=...)")
         # wandb comes first: it can follow TensorBoard's writers only if they are created later.
-        for logger in sorted(self.loggers, key=lambda logger: not isinstance(logger, self._lightning.WandbLogger)):
+        for logger in sorted(self.loggers, key=lambda logger: not derives_from(logger, "WandbLogger")):
             if hasattr(logger, "experiment"):
                 _ = logger.experiment
 

@@ -195,10 +195,14 @@ def _checkpoint(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs:
         raise
 
 
-# A whole validation is one batch for Determined, whose log would say "in 1 batches" of any number of them.
+# A whole validation is one batch for Determined, and what it takes for the records of it are the batches.
 def _validate(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) -> Any:
     make_timing_log: Callable[..., str] = det.util.make_timing_log
-    with replaced(det.util, make_timing_log=lambda *counts: make_timing_log(*counts).partition(", in ")[0]):
+
+    def of_batches(*counts: Any) -> str:
+        return make_timing_log(*counts).partition(", in ")[0].replace(" records", " batches")
+
+    with replaced(det.util, make_timing_log=of_batches):
         metrics = wrapped(*args, **kwargs)
     controller.trial.after_validation()
     return metrics

@@ -33,6 +33,7 @@ from lightning_shim.upstream.lightning_trainer import (
     interrupted,
     resolved_checkpoint,
     set_loop_limits,
+    verified_module,
 )
 
 _has_run_on_cluster = False
@@ -55,6 +56,7 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     global _has_run_on_cluster
     given = vars(trainer)[GIVEN]
     _verify()
+    model = verified_module(trainer, model)
     _warn_about_hyperparameters()
     # Before the settings are read, since max_epochs is None until Lightning's fit sets the default.
     set_loop_limits(trainer)

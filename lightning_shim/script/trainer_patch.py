@@ -55,7 +55,7 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
     given["sync_batchnorm"] = plugins.synchronises_batch_norm or given.get("sync_batchnorm", False)
     vars(instance)[GIVEN] = given
     own = {
-        **given,
+        **kwargs,
         **asked_arguments(inspect.signature(wrapped), given),
         **_OF_ONE_PROCESS,
         "strategy": strategy_of(instance, given),
@@ -64,7 +64,7 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
         "devices": devices(),
         "logger": logger_of(instance, given),
     }
-    # Lightning adds its own to the script's list.
+    # Asked before, since Lightning adds its own to the list that it gets.
     chooses_bar = not has_bar(instance, given.get("callbacks"))
     wrapped(*args, **own)
     if chooses_bar:

@@ -14,6 +14,7 @@ from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.session.schedule import Schedule
 from lightning_shim.upstream.determined.controller import Controller
 from lightning_shim.upstream.lightning import Lightning
+from lightning_shim.upstream.namespaces import derives_from
 
 
 @dataclass(eq=False)
@@ -45,7 +46,7 @@ class Session:
     def profiling(self) -> Profiling:
         """The profiler of a script's Trainer, if it has one that measures."""
         profiler = getattr(self.script_trainer, "profiler", None)
-        is_off = profiler is None or isinstance(profiler, self.lightning.PassThroughProfiler)
+        is_off = profiler is None or derives_from(profiler, "PassThroughProfiler")
         return Profiling(None if is_off else profiler)
 
     # Cached, since Determined goes through several objects to answer, and they are asked for in each step.

@@ -92,7 +92,7 @@ def assemble(
     _verify_training_loaders(session, train_source)
     evaluation_loop.warn_if_incomplete()
     trial_state = TrialState(runtime, training_loop, averaging, attributes)
-    kept_files = KeptFiles(session.lightning, session.callbacks)
+    kept_files = KeptFiles(session.callbacks)
     return TrialParts(
         session=session,
         runtime=runtime,

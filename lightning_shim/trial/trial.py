@@ -12,7 +12,6 @@ from determined import pytorch
 from torch import nn
 
 from lightning_shim.compatibility.before_training import (
-    is_datamodule,
     verify_datamodule,
     verify_manual_optimization,
     verify_module,
@@ -48,6 +47,7 @@ from lightning_shim.upstream.determined.controller import Controller
 from lightning_shim.upstream.determined.latest_checkpoint import name_of_latest_checkpoint
 from lightning_shim.upstream.determined.tensorboard_writer import spare_imports
 from lightning_shim.upstream.lightning import lightning_of, unwrapped
+from lightning_shim.upstream.namespaces import derives_from
 
 CHECKPOINTS: Final = "determined_checkpoints"
 """The folder of Determined's checkpoints in ``default_root_dir``, off-cluster.
@@ -155,7 +155,7 @@ class LightningTrial(pytorch.PyTorchTrial):
             self.controller, max_length or _length_asked_for(context), validation_period, reporting_period
         )
         self._validates_by_default: Final = validation_period is None
-        if is_datamodule(train_dataloaders):
+        if derives_from(train_dataloaders, "LightningDataModule"):
             # Lightning's fit accepts a data module in this place too.
             train_dataloaders, datamodule = None, train_dataloaders
         self._given: Final = (module, datamodule)
@@ -322,8 +322,8 @@ class LightningTrial(pytorch.PyTorchTrial):
         return {}
 
     def get_batch_length(self, batch: Any) -> int:
-        """Returns the samples of a validation for Determined's log, which shows none of training."""
-        return batch.samples if isinstance(batch, Validation) else 1
+        """Returns the batches of a validation for Determined's log, which shows none of training."""
+        return batch.batches if isinstance(batch, Validation) else 1
 
     def gather_checkpoint(self) -> None:
         """Collects the state of all processes before the chief writes a checkpoint."""

@@ -59,8 +59,11 @@ class Plugins:
         elif isinstance(plugin, self._environment):
             if type(plugin).__name__ not in _OWN_PROCESSES:
                 self.ignored.append(plugin)
-        else:
+        elif isinstance(plugin, (classes.Precision, classes.LayerSync)):
             self.refused.append(plugin)
+        else:
+            # Lightning's own error says what it takes for a plugin.
+            self.used.append(plugin)
 
     def _is_known_precision(self, plugin: Any) -> bool:
         if not any(type(plugin) is getattr(self._classes, name) for name in _PRECISIONS):

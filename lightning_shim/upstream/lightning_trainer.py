@@ -13,6 +13,8 @@ It relies on these private names of Lightning:
 - ``_TrainingEpochLoop._batches_that_stepped``: the step under which Lightning logs.
 - ``Profiler._lightning_module``: the module that is measured.
 - ``LearningRateFinder._early_exit`` and ``BatchSizeFinder._early_exit``: set by a Tuner.
+- ``utilities.exceptions._TunerExitException``: ends a Trainer's ``fit`` without an error.
+- ``utilities.compile._maybe_unwrap_optimized``: refuses what is no module of the Trainer's namespace.
 - ``_FitLoop._combined_loader``, ``_last_train_dl_reload_epoch``, ``_EvaluationLoop._combined_loader``,
   ``_max_batches``: the loaders of its loops.
 """
@@ -25,7 +27,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from lightning_shim.upstream.lightning import lightning_of
-from lightning_shim.upstream.namespaces import namespace_of
+from lightning_shim.upstream.namespaces import derives_from, namespace_of
 
 _DEFAULT_BAR: Final = "_lightning_shim_default_bar"
 """The entry of a Trainer's ``__dict__`` with the progress bar that Lightning has added."""
@@ -36,6 +38,11 @@ def start_profiler(trainer: Any, stand_in: Any) -> None:
     rank = stand_in.local_rank if stand_in.world_size > 1 else None
     trainer.profiler._lightning_module = weakref.proxy(stand_in.lightning_module)
     trainer.profiler.setup(stage=stand_in.state.fn, local_rank=rank, log_dir=stand_in.log_dir)
+
+
+def verified_module(trainer: Any, module: Any) -> Any:
+    """Returns the module for ``Trainer.fit``, under ``torch.compile`` or not, or raises Lightning's error about it."""
+    return namespace_of(trainer).module("utilities.compile")._maybe_unwrap_optimized(module)
 
 
 def resolved_checkpoint(trainer: Any, ckpt_path: Any) -> Any:
@@ -69,7 +76,7 @@ def has_nothing_to_fit(trainer: Any, callback: Any) -> bool:
     """
     return (
         callback is default_bar(trainer)
-        or isinstance(callback, lightning_of(trainer).BasePredictionWriter)
+        or derives_from(callback, "BasePredictionWriter")
         or callback in finders(trainer)
     )
 
@@ -124,26 +131,32 @@ def is_tuning(trainer: Any) -> bool:
 
 def finders(trainer: Any) -> list[Any]:
     """Returns the callbacks that search a learning rate or a batch size before anything is trained."""
-    callbacks = namespace_of(trainer).module("callbacks")
     return [
         callback
         for callback in trainer.callbacks
-        for finder in (callbacks.BatchSizeFinder, callbacks.LearningRateFinder)
+        for name in ("BatchSizeFinder", "LearningRateFinder")
         # One of the user's own may search at another time.
-        if isinstance(callback, finder) and type(callback).on_fit_start is finder.on_fit_start
+        if derives_from(callback, name)
+        and type(callback).on_fit_start is getattr(namespace_of(callback).module("callbacks"), name).on_fit_start
     ]
 
 
 @contextlib.contextmanager
 def searching(trainer: Any, finder: Any) -> Iterator[None]:
-    """Makes a Trainer's ``fit`` end with the search of one of its callbacks, as a Tuner does."""
+    """Makes a Trainer's ``fit`` end with the search of one of its callbacks, as with a Tuner."""
+    # A Tuner has the finder raise this itself. One of the other namespace has another exception.
+    ends: type[Exception] = namespace_of(trainer).module("utilities.exceptions")._TunerExitException
+    base: Any = lightning_of(trainer).Callback
+
+    class Ending(base):  # type: ignore[misc]  # it is not known before
+        def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+            raise ends
+
     callbacks, others = trainer.callbacks, finders(trainer)
-    trainer.callbacks = [finder, *(callback for callback in callbacks if callback not in others)]
-    finder._early_exit = True
+    trainer.callbacks = [finder, Ending(), *(callback for callback in callbacks if callback not in others)]
     try:
         yield
     finally:
-        finder._early_exit = False
         trainer.callbacks = callbacks
 
 

@@ -42,11 +42,26 @@ class Namespace:
         return sys.modules.get(f"{self.name}.{path}")
 
 
+def derives_from(instance: Any, name: str) -> bool:
+    """Whether an object is an instance of a class of Lightning's, or of one that derives from it, in either namespace.
+
+    Lightning's Trainer calls the hooks of callbacks of both.
+
+    Args:
+        instance: Any object, or its class.
+        name: The name of Lightning's class.
+    """
+    # By name, since a namespace need not be installed.
+    packages = tuple(f"{namespace}." for namespace in NAMESPACES)
+    classes = instance.__mro__ if isinstance(instance, type) else type(instance).__mro__
+    return any(base.__name__ == name and base.__module__.startswith(packages) for base in classes)
+
+
 def namespace_of(instance: Any) -> Namespace:
     """Returns the namespace that an object's class inherits from.
 
     Args:
-        instance: A LightningModule, LightningDataModule or Trainer, or its class.
+        instance: A LightningModule, LightningDataModule, Trainer or Callback, or its class.
 
     Raises:
         ConfigurationError: If it inherits from neither.
@@ -58,5 +73,5 @@ def namespace_of(instance: Any) -> Namespace:
                 return Namespace(name)
     raise ConfigurationError(
         f"{caller_location()}: {subclass.__module__}.{subclass.__qualname__} is neither a LightningModule nor a "
-        f"LightningDataModule of {' or '.join(NAMESPACES)}."
+        f"LightningDataModule or Callback of {' or '.join(NAMESPACES)}."
     )

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as other
 import pytest
 import pytorch_lightning as pl
 from determined import pytorch
@@ -28,7 +29,9 @@ class Prunes(ModelPruning):
     pass
 
 
-class LooksAtTests(pl.Callback):
+class LooksAtTests(other.Callback):
+    """Of the other namespace than the module."""
+
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:  # here: hook of a callback
         print(trainer.test_loop)
 
@@ -41,7 +44,7 @@ class Configures(Regression):
     def configure_callbacks(self) -> Any:
         from pytorch_lightning.callbacks import BatchSizeFinder as Finder
 
-        made = [EarlyStopping("val_loss"), callbacks.Timer(), *self.more()]  # here: stops and times
+        made = [EarlyStopping("val_loss"), other.callbacks.Timer(), *self.more()]  # here: stops and times
         if self.current_epoch:
             made.append(ModelPruning("l1_unstructured"))  # here: prunes
             made += [pl.callbacks.SpikeDetection(), Finder()]  # here: detects and finds

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as other
 import pytest
 from pytorch_lightning.callbacks import (
     EarlyStopping,
@@ -46,3 +48,26 @@ def test_every_checkpoint(resumes: Resumes, name: str) -> None:
     # ModelCheckpoint has seen last is not loaded.
     last = {"EarlyStopping": 11, "ModelCheckpoint": 17}.get(name)
     assert resumes.everywhere(case, last=last) == list(range(1, 13 if name == "EarlyStopping" else 19))
+
+
+class Remembers(other.Callback):
+    """A user's own callback, with an attribute that its checkpoint would lack."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.batches += 1
+        self.log("batches", float(self.batches))
+
+
+def test_other_namespace(resumes: Resumes) -> None:
+    def callbacks() -> list[Any]:
+        shutil.rmtree("own", ignore_errors=True)
+        averaging = other.callbacks.StochasticWeightAveraging(0.04, 2)
+        return [Remembers(), averaging, other.callbacks.ModelCheckpoint("own", monitor="loss_epoch", save_top_k=-1)]
+
+    case = Case(Regression, loaders, max_epochs=3, callbacks=callbacks, every_hook=False)
+    resumes.everywhere(case, last=15, every_other_of=6)
+    # Those of the first epochs come from Determined's checkpoint.
+    assert len(list(Path("own").iterdir())) == 4
