@@ -16,6 +16,7 @@ from lightning_shim.patching.registry import PatchRegistry, Wrapper
 from lightning_shim.patching.wrappers import patched_method
 from lightning_shim.script.trainer_while_fitting import METHODS as OF_TRIAL
 from lightning_shim.script.trainer_while_fitting import trials_method
+from lightning_shim.upstream.lightning_devices import refuse_contradictions
 from lightning_shim.upstream.lightning_plugins import Plugins
 from lightning_shim.upstream.lightning_strategy import is_for_several, problem_of_strategy
 from lightning_shim.upstream.namespaces import namespace_of
@@ -50,6 +51,7 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
     from lightning_shim.upstream.lightning_trainer import has_bar, remember_default_bar
 
     given = dict(kwargs)
+    refuse_contradictions(namespace_of(instance), given)
     plugins = Plugins(namespace_of(instance), given)
     _verify(given, plugins)
     given["sync_batchnorm"] = plugins.synchronises_batch_norm or given.get("sync_batchnorm", False)
