@@ -10,7 +10,6 @@ from lightning_shim.compatibility.inspection import inspect_members, lightnings_
 from lightning_shim.compatibility.report import Role
 from lightning_shim.diagnostics.errors import (
     ConfigurationError,
-    DifferenceWarning,
     IgnoredMemberWarning,
     RefusedMemberError,
     RefusedMemberWarning,
@@ -197,4 +196,4 @@ def warn_about_validation(has_loaders: bool, has_step: bool) -> None:
             if has_loaders
             else "defined a `validation_step` but have no `val_dataloader`"
         )
-        warn_at_caller(f"You {found}. Skipping val loop.", DifferenceWarning)
+        warn_at_caller(f"You {found}. Skipping val loop.")

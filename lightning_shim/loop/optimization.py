@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning, OptimizersWarning
+from lightning_shim.diagnostics.errors import ConfigurationError, OptimizersWarning
 from lightning_shim.diagnostics.locations import definition_location
 from lightning_shim.diagnostics.warn import warn_at_definition
 from lightning_shim.loop.configured_optimizers import SchedulerConfig
@@ -200,7 +200,6 @@ class Optimization:
                 self._module.training_step,
                 "`training_step` returned `None`: nothing is trained on such a batch. Return the loss, unless the "
                 "batch is to be skipped.",
-                DifferenceWarning,
             )
         return None, {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import sys
 import time
 from typing import Any, Final
@@ -15,7 +16,7 @@ from lightning_shim.facade.delegation import delegates
 from lightning_shim.facade.logger import LoggerFacade
 from lightning_shim.facade.trainer import TrainerFacade
 from lightning_shim.script.trainer_patch import GIVEN
-from lightning_shim.script.trainer_while_fitting import show_facade
+from lightning_shim.script.trainer_while_fitting import is_attribute, show_facade
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.trial import LightningTrial
 from lightning_shim.upstream.determined.context import is_on_cluster
@@ -42,6 +43,34 @@ class ScriptTrainer(TrainerFacade):
     """The trainer of a module while a script's own Trainer fits it."""
 
     users: Any
+
+    def __getattr__(self, name: str) -> Any:
+        # A script may give its Trainer further attributes, in a class of its own or one by one.
+        if self._is_scripts_own(name) and hasattr(self.users, name):
+            return getattr(self.users, name)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._is_scripts_own(name):
+            setattr(self.users, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _is_scripts_own(self, name: str) -> bool:
+        known = name.startswith("_") or "users" not in vars(self) or name in vars(self) or hasattr(type(self), name)
+        return not (known or is_attribute(name))
+
+    def __reduce__(self) -> Any:
+        """Pickles the script's Trainer, which callbacks would hold under Lightning."""
+        return operator.itemgetter(0), ((self.users,),)
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Prints as the script's Trainer does, which may have a method of its own."""
+        self.users.print(*args, **kwargs)
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Writes a checkpoint as the script's Trainer does, which may have a method of its own."""
+        self.users.save_checkpoint(*args, **kwargs)
 
     def _loggers_of_determined(self) -> list[LoggerFacade]:
         """Returns Determined's logger where its master gets what callbacks log; otherwise all is as in Lightning."""
