@@ -76,7 +76,7 @@ class _OptimizersReader:
                 "value. Return the optimizer; or write `return None` if the module is to be trained without one."
             )
         self.warn(
-            "`LightningModule.configure_optimizers` returned `None`, this fit will run with no optimizer: the gradients "
+            "`LightningModule.configure_optimizers` returned `None`, this fit will run with no optimizer: gradients "
             "are computed, but the weights stay as they are. Is a `return` missing?",
             DifferenceWarning,
         )
