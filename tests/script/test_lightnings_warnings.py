@@ -21,6 +21,13 @@ from tests.script.test_length import Stream, StreamOfAWrongLength
 from tests.script.test_trainer_object import ARGUMENTS, Module, loader
 
 
+class TakesBatches(Module):
+    def training_step(self, dataloader_iter: Any) -> torch.Tensor:  # type: ignore[override]
+        batch, *_ = next(dataloader_iter)
+        loss: torch.Tensor = self.layer(batch[0]).square().mean()
+        return loss
+
+
 def frozen() -> Any:
     module = Module()
     module.layer.eval()
@@ -73,6 +80,12 @@ CASES: dict[str, Case] = {
         {"data": lambda: DataLoader(StreamOfAWrongLength())},
     ),
     "eval mode": (frozen, PossibleUserWarning, "Found 1 module(s) in eval mode at the start of training", {}),
+    "iterator": (
+        TakesBatches,
+        PossibleUserWarning,
+        "You are using the `dataloader_iter` step flavor",
+        {},
+    ),
     "rest of an epoch": (Module, PossibleUserWarning, "checkpoint that ended before the epoch ended", after(2, 4)),
     "no rest without max_steps": (Module, UserWarning, "checkpoint that ended before the epoch ended", after(2, -1)),
     "callback that is missing": (
