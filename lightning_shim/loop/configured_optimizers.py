@@ -77,8 +77,7 @@ class _OptimizersReader:
             )
         self.warn(
             "it returned `None`, this fit will run with no optimizer: gradients are computed, but the weights stay as "
-            "they are. Is a `return` missing?",
-            DifferenceWarning,
+            "they are. Is a `return` missing?"
         )
 
     def split(self, returned: Any) -> tuple[list[Any], list[Any]]:
