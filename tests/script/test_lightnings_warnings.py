@@ -11,6 +11,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.loops.optimization.automatic import Closure
+from pytorch_lightning.utilities.rank_zero import WarningCache
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -161,6 +163,8 @@ def warned_by(make: Callable[[], Any], given: Any) -> list[warnings.WarningMessa
 @pytest.mark.parametrize("name", CASES)
 def test_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     make, category, sentence, given = CASES[name]
+    # Lightning gives this one once in a process.
+    monkeypatch.setattr(Closure, "warning_cache", WarningCache())
     # Few workers are no matter where there are few processors.
     monkeypatch.setattr("lightning_fabric.utilities.data._num_cpus_available", lambda: 4)
 
