@@ -108,6 +108,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._hooks.call("on_train_start")
         self._has_started_training = True
         if not self._ends_at_once():
+            self._parts.trial_state.restore_pruning()
             self._parts.attributes.start()
             self._training_loop.resume()
             self._parts.attributes.restore()
