@@ -10,7 +10,6 @@ from lightning_shim.compatibility.inspection import inspect_members, lightnings_
 from lightning_shim.compatibility.report import Role
 from lightning_shim.diagnostics.errors import (
     ConfigurationError,
-    DifferenceWarning,
     IgnoredMemberWarning,
     RefusedMemberError,
     RefusedMemberWarning,
@@ -189,4 +188,4 @@ def warn_about_validation(has_loaders: bool, has_step: bool) -> None:
         present, missing = (
             ("validation loaders", "validation_step") if has_loaders else ("a validation_step", "validation loaders")
         )
-        warn_at_caller(f"There are {present}, but no {missing}: nothing is validated.", DifferenceWarning)
+        warn_at_caller(f"There are {present}, but no {missing}: nothing is validated.")

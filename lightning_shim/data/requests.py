@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from lightning_shim.diagnostics.errors import ConfigurationError, LightningShimWarning
+from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning, LightningShimWarning
 from lightning_shim.diagnostics.locations import caller_location, definition_location
 from lightning_shim.diagnostics.warn import warn_at_caller, warn_at_definition
 from lightning_shim.session.session import Session
@@ -60,7 +60,7 @@ class LoaderRequest:
             return ConfigurationError(f"{caller_location()}: {self.stage}_dataloaders {problem}")
         return ConfigurationError(f"{definition_location(self._hook)}: {self.stage}_dataloader {problem}")
 
-    def warn(self, message: str, category: type[LightningShimWarning]) -> None:
+    def warn(self, message: str, category: type[LightningShimWarning] = DifferenceWarning) -> None:
         """Warns at the source of the loaders."""
         if self._hook is None:
             warn_at_caller(message, category)

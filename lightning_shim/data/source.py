@@ -20,7 +20,7 @@ from lightning_shim.data.passes import OWN_END, Batches, CommonEnd, DataFetcherW
 from lightning_shim.data.requests import LoaderRequest
 from lightning_shim.data.sharding import SamplerError, SampleSharing
 from lightning_shim.data.tracked_loader import PartAttributes, TooFewBatchesError, TrackedLoader
-from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning, HyperparameterWarning
+from lightning_shim.diagnostics.errors import ConfigurationError, HyperparameterWarning
 from lightning_shim.session.datamodule_state import captured_state, restore_state
 from lightning_shim.session.hyperparameters import GLOBAL_BATCH_SIZE
 from lightning_shim.session.random_state import RandomState
@@ -232,8 +232,7 @@ class DataSource:
             return loaders
         self.request.warn(
             f"With overfit_batches the {self.request.stage} loaders go through their datasets in order, whatever "
-            "samplers they have.",
-            DifferenceWarning,
+            "samplers they have."
         )
         try:
             return [self._sharing.in_order(loader) for loader in loaders]

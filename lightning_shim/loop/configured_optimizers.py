@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 import torch
 
-from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning
+from lightning_shim.diagnostics.errors import ConfigurationError
 from lightning_shim.diagnostics.locations import definition_location
 from lightning_shim.diagnostics.warn import warn_at_definition
 from lightning_shim.upstream.lightning import Lightning
@@ -66,7 +66,7 @@ class _OptimizersReader:
         return ConfigurationError(f"{definition_location(self.definition)}: configure_optimizers {problem}")
 
     def warn(self, message: str) -> None:
-        warn_at_definition(self.definition, f"configure_optimizers: {message}", DifferenceWarning)
+        warn_at_definition(self.definition, f"configure_optimizers: {message}")
 
     def handle_none(self) -> None:
         """Warns that None was returned, or refuses it if a ``return`` seems to have been forgotten."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning
+from lightning_shim.diagnostics.errors import ConfigurationError
 from lightning_shim.diagnostics.locations import definition_location
 from lightning_shim.diagnostics.warn import warn_at_definition
 from lightning_shim.loop.configured_optimizers import SchedulerConfig
@@ -195,7 +195,6 @@ class Optimization:
                 self._module.training_step,
                 "`training_step` returned `None`: nothing is trained on such a batch. Return the loss, unless the "
                 "batch is to be skipped.",
-                DifferenceWarning,
             )
         return None, {}
 
@@ -241,7 +240,7 @@ class Optimization:
                 definition = self._module.configure_optimizers
                 if config.strict:
                     raise ConfigurationError(f"{definition_location(definition)}: {message}")
-                warn_at_definition(definition, f"{message} The learning rate stays as it is.", DifferenceWarning)
+                warn_at_definition(definition, f"{message} The learning rate stays as it is.")
                 return
         self._hooks.module_or_default("lr_scheduler_step", config.scheduler, metric)
 

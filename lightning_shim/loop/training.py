@@ -15,7 +15,6 @@ import torch
 from lightning_shim.compatibility.before_training import takes_batch_idx
 from lightning_shim.data.passes import Batches, DataFetcherWrapper
 from lightning_shim.data.source import DataSource
-from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.loop.epoch_length import EpochLength
 from lightning_shim.loop.epoch_outputs import StepOutputs, TrainingOutputs
@@ -288,7 +287,7 @@ class TrainingLoop:
         outputs: StepOutputs = []
         skips_rest_of_epoch = False
         if batch is None and iterator is None:
-            warn_at_caller("The training loader returned None instead of a batch, which is skipped.", DifferenceWarning)
+            warn_at_caller("The training loader returned None instead of a batch, which is skipped.")
         else:
             if "on_batch_start" in names:
                 hooks.callbacks("on_batch_start")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_shim.diagnostics.errors import DifferenceWarning, MetricError
+from lightning_shim.diagnostics.errors import MetricError
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.warn import warn_at_caller
 
@@ -217,8 +217,7 @@ def resolve_settings(
     elif isinstance(value, Tensor) and not value.is_floating_point():
         warn_at_caller(
             f"self.log({name!r}): a {value.dtype} tensor is converted to {default_dtype()}; convert it yourself "
-            "to silence this.",
-            DifferenceWarning,
+            "to silence this."
         )
     return Settings(
         name=name,

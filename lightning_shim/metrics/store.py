@@ -94,7 +94,7 @@ class ReturnedMetrics:
             is_number = isinstance(value, Tensor) and value.ndim == 0 and value.dtype != torch.bool
             is_number |= isinstance(value, numbers.Real) and not isinstance(value, bool)
             if isinstance(name, str) and is_number:
-                self._returned.log("validation_step", name, value, batch_size=1)
+                self._returned.log("validation_step", (name, value), {"batch_size": 1})
 
     @property
     def collector(self) -> MetricCollector:

@@ -29,11 +29,14 @@ from lightning_shim.session.progress_bar import kept_out_of_a_log
 from lightning_shim.trial.assembly import TrialParts
 from lightning_shim.trial.cluster import Search
 from lightning_shim.trial.journal import Entry, shown_on_standard_error
-from lightning_shim.upstream.determined.context import checkpoint_path, close_tensorboard
+from lightning_shim.upstream.determined.context import add_to_checkpoint, checkpoint_path, close_tensorboard, replaced
 from lightning_shim.upstream.lightning_plugins import finish_writing
 
 CALLBACK_NAME: Final = "lightning_shim"
 """The name of the callback for Determined."""
+
+PROFILERS_REPORT: Final = "profiler_report.txt"
+"""The file in a checkpoint with the report of Lightning's profiler."""
 
 
 class LightningCallback(pytorch.PyTorchCallback):
@@ -324,6 +327,16 @@ class LightningCallback(pytorch.PyTorchCallback):
         if reached:
             session.lightning.rank_zero_info(f"`Trainer.fit` stopped: {reached}")
 
+    def _report_profile(self) -> None:
+        """Has the profiler report, also in the last checkpoint: it goes on measuring after that has been written."""
+        profiler, written = self._trainer.profiler, self._written
+        report = profiler.summary()
+        # It is asked once, as by Lightning: its clock goes on, and it may clear what it has measured.
+        with replaced(profiler, summary=lambda: report):
+            profiler.describe()
+        if report and written is not None and self._trainer.is_global_zero:
+            add_to_checkpoint(self._context, os.path.basename(written), PROFILERS_REPORT, report)
+
     def _end(self) -> None:
         with torch.enable_grad(), self._hooks.telling_of_errors():
             # After a pause the training continues in another process, so only teardown is called here.
@@ -338,7 +351,7 @@ class LightningCallback(pytorch.PyTorchCallback):
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)
         self._trainer.lightning_loggers.finalize("success")
-        self._trainer.profiler.describe()
+        self._report_profile()
         self._trainer.finish()
         self._parts.reports.hide_progress()
         self._parts.journal.end()

@@ -36,6 +36,9 @@ WRONG_LOGS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "index in the name": (("x/dataloader_idx_0", 1.0), {}, "add_dataloader_idx=False"),
     "removed argument": (("x", 1.0), {"sync_dist_op": "sum"}, "removed the argument sync_dist_op; pass reduce_fx"),
     "unknown argument": (("x", 1.0), {"in_epoch": True}, "Lightning has no argument in_epoch"),
+    "no value": (("x",), {}, r"self.log\('x'\) needs a name and a value"),
+    "argument given twice": (("x", 1.0, True), {"prog_bar": True}, "3 arguments without a name, and prog_bar by name"),
+    "too many arguments": (("x", *range(20)), {}, "21 arguments without a name, and none by name"),
     "name": ((3, 1.0), {}, "the name must be a string, not int"),
     "loose torchmetrics object": (("x", MeanMetric()), {}, "MeanMetric is no attribute of the module.*__init__"),
 }
