@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.upstream.lightning import first_layers_of
 from lightning_shim.upstream.torch import PrunedTensor, pruned_tensors
@@ -60,7 +59,6 @@ def _entry(path: str, tensor: PrunedTensor) -> _Entry:
         warn_at_caller(
             f"{type(tensor.method).__qualname__}, which has pruned {tensor.name}, cannot be pickled ({error}). After a "
             "pause CustomFromMask stands for it. Define its class at the top of a file.",
-            DifferenceWarning,
         )
         pickled = b""
     return {
