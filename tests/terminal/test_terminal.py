@@ -96,8 +96,19 @@ class TestTraining:
         assert all(trained - 1 - batch <= 1 / seconds + 1 for trained, batch in shown), shown
 
 
-class TestEvaluation:
-    def test_has_bars_of_lightnings(self, tmp_path: Path) -> None:
+class TestBarsOfLightnings:
+    def test_one_that_the_script_has_given(self, tmp_path: Path) -> None:
+        seen = run_in_terminal(*RUN, "evaluate", "bar", folder=tmp_path)
+        assert seen.exit_code == 0
+        for verb in ("Validation", "Testing", "Predicting"):
+            assert f"{verb} DataLoader 0: 100%" in seen.written
+        for epoch in range(EPOCHS):
+            assert counts(bars(seen, f"Epoch {epoch}")) == [*range(BATCHES + 1)]
+            for batch in range(BATCHES):
+                assert f"printed in epoch {epoch}, batch {batch}" in seen.screen, "self.print was torn by the bar"
+        assert "batch/s" not in seen.written
+
+    def test_one_of_an_evaluation(self, tmp_path: Path) -> None:
         seen = run_in_terminal(
             "-m", "lightning_shim", "run", "-m", "tests.terminal.train", "0", "evaluate", folder=tmp_path
         )
@@ -107,10 +118,15 @@ class TestEvaluation:
 
 
 class TestInterruption:
+    """In a batch of which TensorBoard is told nothing: Ctrl+C at that moment could cost two minutes.
+
+    TensorBoard's thread may miss the next thing that it is told then, which is to end, until it looks by itself.
+    """
+
     @pytest.mark.parametrize(("command", "is_raised"), [(FIT, True), (RUN, False)], ids=["fit", "run"])
     def test_before_a_checkpoint(self, command: tuple[str, ...], is_raised: bool, tmp_path: Path) -> None:
         """A script that stays as it is ends as under Lightning, with a line and exit code 1."""
-        seen = run_in_terminal(*command, folder=tmp_path, interrupt_at="printed in epoch 0, batch 1")
+        seen = run_in_terminal(*command, folder=tmp_path, interrupt_at="printed in epoch 0, batch 0")
         assert seen.exit_code not in (0, 1) if is_raised else seen.exit_code == 1
         assert "lightning_shim: interrupted; no checkpoint was written yet" in seen.screen
         assert ("KeyboardInterrupt" in seen.written) is is_raised
@@ -118,14 +134,14 @@ class TestInterruption:
         assert not bars(Seen(0, "\n".join(seen.screen)), "Epoch 0/1"), "the bar was left in the terminal"
 
     def test_after_a_checkpoint_of_determined(self, tmp_path: Path) -> None:
-        seen = run_in_terminal(*FIT, folder=tmp_path, interrupt_at="printed in epoch 1, batch 1")
+        seen = run_in_terminal(*FIT, folder=tmp_path, interrupt_at="printed in epoch 1, batch 0")
         assert seen.exit_code == 3
         assert "KeyboardInterrupt has come through" in seen.screen
         (line,) = [line for line in seen.screen if "interrupted" in line]
         assert Path(line.partition("the last checkpoint is ")[2], "state_dict.pth").is_file()
 
     def test_after_a_checkpoint_of_the_script(self, tmp_path: Path) -> None:
-        seen = run_in_terminal(*RUN, folder=tmp_path, interrupt_at="printed in epoch 1, batch 1")
+        seen = run_in_terminal(*RUN, folder=tmp_path, interrupt_at="printed in epoch 1, batch 0")
         (line,) = [line for line in seen.screen if "interrupted" in line]
         path = Path(line.partition("the last checkpoint is ")[2])
         assert path.suffix == ".ckpt"
