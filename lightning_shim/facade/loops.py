@@ -230,6 +230,16 @@ class _EpochLoopFacade(Refusing):
         return self._loop_of_validation.is_enabled and is_due
 
     @property
+    def _is_training_done(self) -> bool:
+        """Whether the current batch is the last one of the epoch, or of the training; Lightning's private name."""
+        trainer = self._session.trainer
+        return self._session.progress.is_last_batch or 0 <= trainer.max_steps <= trainer.global_step
+
+    def _should_accumulate(self) -> bool:
+        """Whether the current batch only adds to the gradients; Lightning's private name, which callbacks call."""
+        return self._training_loop.optimization.should_accumulate()
+
+    @property
     def batch_idx(self) -> int:
         """The index of the current batch in its epoch."""
         return self._batches(self._session.progress.batch_idx)["ready"] - 1
@@ -283,6 +293,20 @@ class FitLoopFacade(Refusing):
     def restarting(self) -> bool:
         """Whether the current epoch is one that ``ckpt_path`` was written in."""
         return self._training_loop.restarted_at is not None
+
+    @property
+    def total_batch_idx(self) -> int:
+        """The index of the current batch over all epochs."""
+        return int(self.epoch_loop.total_batch_idx)
+
+    @property
+    def batch_idx(self) -> int:
+        """The index of the current batch in its epoch."""
+        return int(self.epoch_loop.batch_idx)
+
+    def _should_accumulate(self) -> bool:
+        """Whether the current batch only adds to the gradients; Lightning's private name, which callbacks call."""
+        return bool(self.epoch_loop._should_accumulate())
 
     @property
     def max_epochs(self) -> int:
