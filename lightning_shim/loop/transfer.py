@@ -53,21 +53,24 @@ class BatchTransfer:
                 hook = without_last_argument(getattr(owner, name), _ARGUMENT_COUNTS[name])
                 kind = "LightningModule" if owner is session.module else "LightningDataModule"
                 self._overridden[name] = session.profiling.measured(f"[{kind}]{type(owner).__name__}.{name}", hook)
+        self._stays_on_cpu: Final = strategy.root_device.type == "cpu"
         self._only_moves: Final = not (self._overridden or precision.converts_input)
 
     def __call__(self, batch: Any, dataloader_idx: int) -> Any:
         """Moves a batch."""
         if self._only_moves:
-            container, device = type(batch), self._device
+            if not self._stays_on_cpu:
+                return self._send(batch)
+            container = type(batch)
             if container in _CONTAINERS:
                 for part in batch:
-                    if type(part) is not Tensor or part.device != device:
+                    if type(part) is not Tensor or not part.is_cpu:
                         break
                 else:
-                    # All tensors are on the device already. This saves Lightning's search through nested containers,
-                    # which takes as long as a small layer. As there, the batch gets a container of its own.
+                    # All tensors are there already. This saves Lightning's search through nested containers, which
+                    # takes as long as a small layer. As there, the batch gets a container of its own.
                     return container(batch)
-            return self._move(batch, device) if device.type == "cpu" else self._send(batch)
+            return self._move(batch, self._device)
         batch = self._convert_input(batch)
         before, move, after = (self._overridden.get(name) for name in TRANSFER_HOOKS)
         if before is not None:

@@ -17,6 +17,8 @@ from lightning_shim.metrics.lightning_loggers import Loggers
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.session.profiling import Profiling
 
+_HOOKS_OF_A_BATCH: Final = ("on_validation_batch_start", "validation_step_end", "on_validation_batch_end")
+
 
 @dataclass(frozen=True, slots=True)
 class Validation:
@@ -25,15 +27,11 @@ class Validation:
     For each batch Determined inspects signatures and compares names, which takes as long as a small layer.
     """
 
-    samples: int  # the number of samples that this process has evaluated
+    batches: int  # the number of batches that this process has evaluated
 
 
 class ValidationLoader(DataLoader[Any]):
-    """The validation loader that Determined sees. Determined checks that it is a DataLoader, and nothing else.
-
-    Args:
-        validate: Evaluates all batches of a validation.
-    """
+    """The validation loader that Determined sees. Determined checks that it is a DataLoader, and nothing else."""
 
     def __init__(self, validate: Callable[[], Validation]) -> None:
         super().__init__([], batch_size=None)  # type: ignore[arg-type]
@@ -47,13 +45,9 @@ class ValidationLoader(DataLoader[Any]):
 class EvaluationLoop:
     """Lightning's ``_EvaluationLoop``, for validation.
 
-    Args:
-        runtime: The components that run the step.
-        source: The validation loaders.
-        loggers: Lightning's own loggers.
-
     Attributes:
         source: The validation loaders.
+        is_enabled: Whether there is anything to validate; loaders that turn out to be empty disable it.
         batches_started: The number of batches started in the current validation, over all loaders.
         is_last_batch: Whether the newest of them is the last one.
     """
@@ -72,7 +66,7 @@ class EvaluationLoop:
         self._keeps_outputs: Final = hooks.overridden("validation_epoch_end")
         self._has_step: Final = hooks.overridden("validation_step")
         self._takes_batch_idx: Final = self._has_step and takes_batch_idx(self._module.validation_step)
-        self._is_enabled = source.request.is_defined and self._has_step and not source.is_switched_off
+        self.is_enabled = source.request.is_defined and self._has_step and not source.is_switched_off
         self._batches: Batches | None = None
         self._has_several = False
         self._modes: dict[str, bool] = {}
@@ -81,11 +75,6 @@ class EvaluationLoop:
         self.batches_started = 0
         self.is_last_batch = False
 
-    @property
-    def is_enabled(self) -> bool:
-        """Whether there is anything to validate; loaders that turn out to be empty disable it."""
-        return self._is_enabled
-
     def warn_if_incomplete(self) -> None:
         """Warns if there are loaders but no ``validation_step``, or the other way round."""
         warn_about_validation(self.source.request.is_defined, self._has_step)
@@ -93,11 +82,11 @@ class EvaluationLoop:
     def set_up(self) -> None:
         """Requests the loaders if that is due."""
         were_there = self.source.loaders is not None
-        if self._is_enabled and self.source.set_up():
+        if self.is_enabled and self.source.set_up():
             if were_there:
                 # As in Lightning, other loaders are counted anew; after a pause they are the same ones.
                 self._progress.validation_batches.clear()
-            self._is_enabled = sum(self.source.num_batches) > 0
+            self.is_enabled = sum(self.source.num_batches) > 0
 
     def start(self, releases_gradients: bool, limit: int | float = math.inf) -> None:
         """Starts a validation.
@@ -106,7 +95,7 @@ class EvaluationLoop:
             releases_gradients: Whether gradients may be released, because none are being accumulated.
             limit: The most batches to evaluate of each loader.
         """
-        if not self._is_enabled:
+        if not self.is_enabled:
             return
         if releases_gradients:
             self._hooks.module_or_default("on_validation_model_zero_grad")
@@ -132,7 +121,7 @@ class EvaluationLoop:
 
     def start_epoch(self) -> None:
         """Calls ``on_validation_epoch_start``."""
-        if self._is_enabled:
+        if self.is_enabled:
             self._hooks.call("on_epoch_start")
             self._hooks.call("on_validation_epoch_start")
 
@@ -141,84 +130,74 @@ class EvaluationLoop:
 
         Args:
             only_one: Whether to stop after the first one.
-
-        Returns:
-            The validation.
         """
-        samples = previous = 0
-        bar = self._session.progress_bar
-        counts = not self._session.trainer.sanity_checking
-        batches = self._batches
-        if self._is_enabled and batches is not None:
-            iterator = batches if isinstance(batches, DataFetcherWrapper) else None
+        if not self.is_enabled or self._batches is None:
+            return Validation(0)
+        return Validation(self._evaluate(self._batches, only_one))
+
+    def _evaluate(self, batches: Batches, only_one: bool) -> int:
+        """Evaluates batches until there are no more, or only the first one, and returns how many it has evaluated."""
+        # Looked up once for all batches: a small layer takes as long as thirty such questions.
+        hooks, collector, state = self._hooks, self._metrics.validation, self._hooks.state
+        has_several, takes_batch_idx, transfer = self._has_several, self._takes_batch_idx, self._transfer
+        starts, ends_step, ends = (name in hooks.names for name in _HOOKS_OF_A_BATCH)
+        owner = self._module if self._strategy.calls_directly else self._strategy
+        counts, bar = not self._session.trainer.sanity_checking, self._session.progress_bar
+        iterator = batches if isinstance(batches, DataFetcherWrapper) else None
+        current = evaluated = 0
+        try:
             for batch, batch_idx, dataloader_idx in self._each_of(batches, iterator):
                 self.is_last_batch = batches.done
-                if dataloader_idx != previous:
+                if dataloader_idx != current:
                     self._end_dataloader()
-                    previous = dataloader_idx
-                try:
-                    samples += self._evaluate(batch, batch_idx, dataloader_idx, iterator)
-                except StopIteration:
-                    # As in Lightning, whoever raises it ends the validation: it is next(dataloader_iter) as a rule.
-                    break
+                    current = dataloader_idx
+                self.batches_started += 1
+                if iterator is None:
+                    batch = transfer(batch, dataloader_idx)
+                collector.start_batch(batch, dataloader_idx if has_several else None)
+                args: tuple[Any, ...] = (batch, batch_idx, dataloader_idx) if has_several else (batch, batch_idx)
+                if starts:
+                    hooks.call("on_validation_batch_start", *args)
+                # As hooks.run, without its call.
+                outer = state[CURRENT_FX_ATTRIBUTE]
+                state[CURRENT_FX_ATTRIBUTE] = "validation_step"
+                if iterator is not None:
+                    output = owner.validation_step(iterator)
+                    args = (iterator.batch, iterator.batch_idx, iterator.dataloader_idx)[: len(args)]
+                elif takes_batch_idx:
+                    output = owner.validation_step(*args)
+                else:
+                    output = owner.validation_step(batch, *args[2:])
+                state[CURRENT_FX_ATTRIBUTE] = outer
+                if ends_step:
+                    output = hooks.end_of_step("validation_step_end", output)
+                if ends:
+                    hooks.call("on_validation_batch_end", output, *args)
+                if output is not None:
+                    if self._keeps_outputs:
+                        self._outputs[dataloader_idx].append(output)
+                    if not self._session.trainer.barebones:
+                        self._metrics.returned.keep(output, dataloader_idx if has_several else None)
+                collector.end_batch()
+                if self._loggers.loggers and counts:
+                    self._loggers.log_validation_step(collector.collect(on_step=True).logged, dataloader_idx)
                 self._progress.has_validated = counts
                 if bar is not None:
                     bar.advance_validation()
                 if not self.is_last_batch:
                     self._session.heed_sigterm()
+                evaluated += 1
                 if only_one:
                     break
-        return Validation(samples)
+        except StopIteration:
+            # As in Lightning, whoever raises it ends the validation: it is next(dataloader_iter) as a rule.
+            pass
+        return evaluated
 
     def _each_of(self, batches: Batches, iterator: DataFetcherWrapper | None) -> Iterator[tuple[Any, int, int]]:
         if iterator is not None:
             return _before_each_step(iterator)
         return _measured(batches, self._session.profiling) if self._session.profiling.is_on else batches
-
-    def _evaluate(
-        self, batch: Any, batch_idx: int, dataloader_idx: int, iterator: DataFetcherWrapper | None = None
-    ) -> int:
-        """Evaluates a batch, or what the step takes from an iterator, and returns the number of its samples."""
-        self.batches_started += 1
-        hooks, collector = self._hooks, self._metrics.validation
-        names = hooks.names
-        if iterator is None:
-            batch = self._transfer(batch, dataloader_idx)
-        if self._has_several:
-            collector.start_batch(batch, dataloader_idx)
-            args: tuple[Any, ...] = (batch, batch_idx, dataloader_idx)
-        else:
-            collector.start_batch(batch)
-            args = (batch, batch_idx)
-        # As in training, looking for the name saves the call of a hook that nobody overrides.
-        if "on_validation_batch_start" in names:
-            hooks.call("on_validation_batch_start", *args)
-        if iterator is None:
-            output = self._validation_step(args if self._takes_batch_idx else (args[0], *args[2:]))
-        else:
-            output = self._validation_step((iterator,))
-            args = (iterator.batch, iterator.batch_idx, *((iterator.dataloader_idx,) if self._has_several else ()))
-        if "on_validation_batch_end" in names:
-            hooks.call("on_validation_batch_end", output, *args)
-        if output is not None:
-            if self._keeps_outputs:
-                self._outputs[dataloader_idx].append(output)
-            if not self._session.trainer.barebones:
-                self._metrics.returned.keep(output, dataloader_idx if self._has_several else None)
-        samples = collector.number_of_samples()
-        collector.end_batch()
-        if self._loggers.loggers and not self._session.trainer.sanity_checking:
-            self._loggers.log_validation_step(collector.collect(on_step=True).logged, dataloader_idx)
-        return samples
-
-    def _validation_step(self, args: tuple[Any, ...]) -> Any:
-        strategy, hooks = self._strategy, self._hooks
-        state = hooks.state
-        previous = state[CURRENT_FX_ATTRIBUTE]
-        state[CURRENT_FX_ATTRIBUTE] = "validation_step"
-        output = (self._module if strategy.calls_directly else strategy).validation_step(*args)
-        state[CURRENT_FX_ATTRIBUTE] = previous
-        return hooks.end_of_step("validation_step_end", output) if "validation_step_end" in hooks.names else output
 
     def _end_dataloader(self) -> None:
         """Puts a loader's values into the views: first those of its last batch, then those of all its batches."""
@@ -228,7 +207,7 @@ class EvaluationLoop:
 
     def end_epoch(self) -> None:
         """Calls ``on_validation_epoch_end``, after which the metrics are complete."""
-        if self._is_enabled:
+        if self.is_enabled:
             self._end_dataloader()
             self._metrics.validation.end_batches()
             self._metrics.synchronise()
@@ -245,7 +224,7 @@ class EvaluationLoop:
 
     def end(self) -> None:
         """Ends the validation and restores the modes of the module and its submodules."""
-        if not self._is_enabled:
+        if not self.is_enabled:
             return
         if self._session.progress_bar is not None:
             self._session.progress_bar.end_validation()

@@ -37,11 +37,11 @@ class Attached:
     Determined.
 
     Attributes:
-        collector: Collects the values that the module logs in the current stage.
+        metrics: What the module logs; its ``collector`` is that of the current stage.
         barebones: Whether nothing is logged.
     """
 
-    collector: Any
+    metrics: Any
     barebones: bool = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:

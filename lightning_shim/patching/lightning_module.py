@@ -30,14 +30,14 @@ def _log(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwar
     # A barebones Trainer logs nothing, and Lightning's own method says so.
     if not isinstance(trainer, Attached) or trainer.barebones:
         return wrapped(*args, **kwargs)
-    return trainer.collector.log(state[CURRENT_FX_ATTRIBUTE], *args, **kwargs)
+    return trainer.metrics.collector.log(state[CURRENT_FX_ATTRIBUTE], args, kwargs)
 
 
 def _log_dict(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     trainer = attached_trainer(instance)
     if trainer is None or trainer.barebones:
         return wrapped(*args, **kwargs)
-    return trainer.collector.log_dict(instance.__dict__[CURRENT_FX_ATTRIBUTE], *args, **kwargs)
+    return trainer.metrics.collector.log_dict(instance.__dict__[CURRENT_FX_ATTRIBUTE], *args, **kwargs)
 
 
 def _print(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

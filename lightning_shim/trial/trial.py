@@ -11,11 +11,7 @@ from typing import Any, ClassVar, Final
 from determined import pytorch
 from torch import nn
 
-from lightning_shim.compatibility.before_training import (
-    verify_datamodule,
-    verify_manual_optimization,
-    verify_module,
-)
+from lightning_shim.compatibility.before_training import verify_datamodule, verify_manual_optimization, verify_module
 from lightning_shim.compatibility.monitored_names import warn_of_names_never_logged
 from lightning_shim.data.source import warn_about_global_batch_size
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError
@@ -322,8 +318,8 @@ class LightningTrial(pytorch.PyTorchTrial):
         return {}
 
     def get_batch_length(self, batch: Any) -> int:
-        """Returns the samples of a validation for Determined's log, which shows none of training."""
-        return batch.samples if isinstance(batch, Validation) else 1
+        """Returns the batches of a validation for Determined's log, which shows none of training."""
+        return batch.batches if isinstance(batch, Validation) else 1
 
     def gather_checkpoint(self) -> None:
         """Collects the state of all processes before the chief writes a checkpoint."""

@@ -221,8 +221,11 @@ class Collector:
     def log_dict(self, *args, **kwargs):
         warn_at_caller("log_dict", DifferenceWarning)
 
-class StandIn(Attached):
+class Metrics:
     collector = Collector()
+
+class StandIn(Attached):
+    metrics = Metrics()
     progress_bar_callback = None
 
     def print(self, *args, **kwargs):

@@ -180,6 +180,9 @@ class Ours:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.collector, name)
 
+    def log(self, fx: str, name: str, value: Any, **arguments: Any) -> None:
+        self.collector.log(fx, (name, value), arguments)
+
     def save_and_load(self) -> None:
         file = io.BytesIO()
         torch.save(self.collector.state_dict(), file)

@@ -26,9 +26,9 @@ def test_numbers_are_reduced_and_shown_on_the_modules_device() -> None:
     collector = MetricCollector(True, extract_batch_size, dict, reduce, META)
     collector.start_batch([torch.ones(2, 3)])
     arguments: dict[str, Any] = {"on_step": True, "on_epoch": True}
-    collector.log("training_step", "number", 1.5, sync_dist=True, **arguments)
-    collector.log("training_step", "alone", 2, **arguments)
-    collector.log("training_step", "tensor", torch.tensor(3.0), **arguments)
+    collector.log("training_step", ("number", 1.5), {"sync_dist": True, **arguments})
+    collector.log("training_step", ("alone", 2), {**arguments})
+    collector.log("training_step", ("tensor", torch.tensor(3.0)), {**arguments})
     collector.end_batch()
     assert reduced == [META]
     steps, epochs = (collector.collect(on_step).callback for on_step in (True, False))
@@ -45,7 +45,7 @@ def test_numbers_are_reduced_and_shown_on_the_modules_device() -> None:
 def test_step_values_are_on_the_modules_device_after_a_pause() -> None:
     before = MetricCollector(True, extract_batch_size, dict)
     before.start_batch([torch.ones(2, 3)])
-    before.log("training_step", "loss", torch.tensor(3.0), on_step=True)
+    before.log("training_step", ("loss", torch.tensor(3.0)), {"on_step": True})
     after = MetricCollector(True, extract_batch_size, dict, device=META)
     after.load_state_dict(before.state_dict(), {})
     assert {value.device for value in after.collect(on_step=True).callback.values()} == {META}

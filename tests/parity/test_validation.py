@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from pytest_mock import MockerFixture
 from pytorch_lightning.utilities import CombinedLoader
+from pytorch_lightning.utilities.data import warning_cache
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
@@ -157,3 +160,24 @@ def test_gradients_are_released(mocker: MockerFixture, accumulate: int) -> None:
     lightning, determined = run_lightning(case), run_determined(case, mocker)
     lightning.logged, determined.logged = {}, {}
     assert_equal(lightning, determined)
+
+
+class LogsNothing(Regression):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+
+def batches_of_two_lengths() -> dict[str, Any]:
+    dataset: Any = [{"input": torch.ones(2), "weight": torch.ones(3)}]
+    return {**loaders(), "val_dataloaders": DataLoader(dataset, batch_size=None)}
+
+
+def test_nobody_infers_the_size_of_a_batch_of_which_nothing_is_logged(mocker: MockerFixture) -> None:
+    """Lightning would warn that there are two."""
+    case = Case(LogsNothing, batches_of_two_lengths, every_hook=False)
+    for run in (run_lightning, functools.partial(run_determined, mocker=mocker)):
+        warning_cache.clear()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run(case)
+        assert not [each for each in caught if "batch_size" in str(each.message)]

@@ -522,9 +522,9 @@ class StandInTrainer(Attached):
         self.recorder = Recorder()
 
     @property
-    def collector(self) -> Any:
-        record = self.recorder.record
-        return SimpleNamespace(log=functools.partial(record, "log"), log_dict=functools.partial(record, "log_dict"))
+    def metrics(self) -> Any:
+        methods = {name: functools.partial(self.recorder.record, name) for name in ("log", "log_dict")}
+        return SimpleNamespace(collector=SimpleNamespace(**methods))
 
     def print(self, *args: Any, **kwargs: Any) -> Any:
         return self.recorder.record("print", *args, **kwargs)
@@ -542,7 +542,7 @@ def test_attached_module_is_answered_by_its_trainer(module: Any, pl: ModuleType)
     assert pl.LightningModule.log_dict(module, {"x": 1.0}, on_step=False) == "log_dict was answered"
     assert module.print("a", "b", sep="-") == "print was answered"
     assert trainer.recorder.calls == [
-        ("log", ("training_step", "x", 1.0), {"prog_bar": True}),
+        ("log", ("training_step", ("x", 1.0), {"prog_bar": True}), {}),
         ("log_dict", ("training_step", {"x": 1.0}), {"on_step": False}),
         ("print", ("a", "b"), {"sep": "-"}),
     ]
@@ -554,7 +554,7 @@ def test_nested_module_is_attached_with_its_parent(module: Any) -> None:
     module.child = type(module)()
     module.trainer = trainer
     module.child.log("x", 1.0)
-    assert trainer.recorder.calls == [("log", (None, "x", 1.0), {})]
+    assert trainer.recorder.calls == [("log", (None, ("x", 1.0), {}), {})]
 
 
 @pytest.mark.usefixtures("patched")
@@ -582,7 +582,7 @@ def test_override_sees_the_call_first(module: Any) -> None:
     overriding = Overriding()
     overriding.trainer = StandInTrainer()
     assert overriding.log("x", 1.0, prog_bar=True) == "log was answered"
-    assert overriding.trainer.recorder.calls == [("log", (None, "prefix/x", 1.0), {"prog_bar": True})]
+    assert overriding.trainer.recorder.calls == [("log", (None, ("prefix/x", 1.0), {"prog_bar": True}), {})]
     assert overriding.logger == (mock.sentinel.logger, "overridden")
 
 

@@ -97,6 +97,7 @@ def trainer_of_slurm() -> Any:
 def test_cluster_takes_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     with lightning_shim.patched(trainer=True):
+        monkeypatch.setattr(fit, "_has_run_on_cluster", False)
         monkeypatch.setattr(fit, "is_on_cluster", lambda: True)
         module = Module(lambda hook, module: seen.append(signal.getsignal(signal.SIGTERM)))
         pl.Trainer(**ARGUMENTS).fit(module, loader(), loader(2))
