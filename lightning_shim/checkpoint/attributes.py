@@ -34,7 +34,6 @@ from lightning_shim.checkpoint.initial_objects import (
 )
 from lightning_shim.data.parts import attributes_of
 from lightning_shim.data.tracked_loader import TrackedLoader, has_state
-from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.session.fingerprints import IN_CHECKPOINTS, is_large, mark_of
@@ -296,14 +295,14 @@ class OwnAttributes:
             except MissingObjectError:
                 missing += places
             except Exception as error:
-                self._warn(
+                warn_at_caller(
                     f"The checkpoint's state of {self._names(places)} cannot be read ({type(error).__name__}: "
                     f"{error}). It is as __init__ and the hooks before the first batch make it. If a class has been "
                     "renamed or moved, keep its old name as an alias."
                 )
         self._always_kept.update(restored)
         if missing:
-            self._warn(
+            warn_at_caller(
                 f"The checkpoint has a state for {self._names(missing)}, but before the first batch there is nothing "
                 "to load it into. Create it in __init__, setup or on_train_start."
             )
@@ -407,7 +406,7 @@ class OwnAttributes:
         loaders = {owner.key: owner.loader for owner in self._owners() if owner.loader is not None}
         own = [place for place in lost if place[0] not in loaders]
         if own:
-            self._warn(
+            warn_at_caller(
                 f"Checkpoints do not hold {self._names(own)}: it is, or contains, an object that was not there "
                 "before the first batch and cannot be pickled. After a pause it is as __init__ and the hooks before "
                 "the first batch make it. If training depends on it, register a buffer, or save and restore it in "
@@ -418,15 +417,11 @@ class OwnAttributes:
             listed = ", ".join(
                 f"{self._names([place])} of the {loaders[place[0]]} ({lost[place]})" for place in of_loaders
             )
-            self._warn(
+            warn_at_caller(
                 f"Checkpoints do not hold {listed}. After a pause it is as __init__ and the hooks before the first "
                 "batch make it. If training depends on it, keep it in an attribute of the module, or train with "
                 "num_workers=0 and give its class state_dict and load_state_dict."
             )
-
-    @staticmethod
-    def _warn(message: str) -> None:
-        warn_at_caller(message, DifferenceWarning)
 
     def _names(self, places: list[_Place]) -> str:
         classes = {owner.key: type(owner.instance).__qualname__ for owner in self._owners()}

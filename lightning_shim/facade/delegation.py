@@ -1,4 +1,4 @@
-"""Attributes whose values are elsewhere, as a table from the attribute's name to the path of its value."""
+"""Attributes as a table: by the name, the path to the value, or a function that returns it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,33 @@ from typing import Any, TypeVar
 Facade = TypeVar("Facade", bound=type)
 
 
-def delegates(paths: Mapping[str, str], settable: Collection[str] = ()) -> Callable[[Facade], Facade]:
+Answer = str | Callable[[Any], Any]
+"""The path from an object to a value, as for :func:`operator.attrgetter`, or a function that returns the value."""
+
+
+def delegates(answers: Mapping[str, Answer], settable: Collection[str] = ()) -> Callable[[Facade], Facade]:
     """Returns a class decorator that adds attributes whose values are elsewhere.
 
     Args:
-        paths: The path from an instance to the value, as for :func:`operator.attrgetter`, by the attribute's name.
-        settable: The names of those that can be set as well as read.
+        answers: The values by the attribute's name.
+        settable: The names of those that can be set as well as read; they have paths.
     """
 
     def decorate(cls: Facade) -> Facade:
-        for name, path in paths.items():
-            setattr(cls, name, property(operator.attrgetter(path), _setter(path) if name in settable else None))
+        for name, answer in answers.items():
+            setattr(cls, name, property(getter(answer), setter(answer) if name in settable else None))
         return cls
 
     return decorate
 
 
-def _setter(path: str) -> Callable[[Any, Any], None]:
+def getter(answer: Answer) -> Callable[[Any], Any]:
+    """Returns a function that returns the value."""
+    return operator.attrgetter(answer) if isinstance(answer, str) else answer
+
+
+def setter(path: Answer) -> Callable[[Any, Any], None]:
+    """Returns a function that sets the attribute of an object to which a path leads."""
+    assert isinstance(path, str)
     owner, _, name = path.rpartition(".")
     return lambda instance, value: setattr(operator.attrgetter(owner)(instance), name, value)

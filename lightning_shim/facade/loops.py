@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
-from lightning_shim.data.source import DataSource
 from lightning_shim.diagnostics.errors import RefusedMemberError
 from lightning_shim.diagnostics.locations import caller_location
-from lightning_shim.facade.delegation import delegates
+from lightning_shim.facade.delegation import Answer, setter
 from lightning_shim.loop.training import TrainingLoop
+from lightning_shim.loop.transfer import TRANSFER_HOOKS
 from lightning_shim.loop.validation import EvaluationLoop
-from lightning_shim.members.trainer_parts import SETTABLE, instead_of
+from lightning_shim.members.trainer_parts import SETTABLE, TRAINER_PARTS, instead_of
 from lightning_shim.metrics.collector import MetricCollector
 from lightning_shim.metrics.store import MetricStore
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.session.session import Session
 
 _COUNTS: Final = ("ready", "started", "processed", "completed")
-
-_TRANSFER_HOOKS: Final = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 _NOT_YET_COUNTED: Final = {
     hook: missing
@@ -35,287 +35,208 @@ _NOT_YET_COUNTED: Final = {
 """How many of Lightning's four counts do not include the batch or epoch in one of whose hooks they are read."""
 
 
+class Training(NamedTuple):
+    """The objects that the answers are read from."""
+
+    session: Session
+    training_loop: TrainingLoop
+    evaluation_loop: EvaluationLoop
+    metrics: MetricStore
+
+    @property
+    def hook(self) -> Any:
+        """The name of the running hook, or None."""
+        return vars(self.session.module)[CURRENT_FX_ATTRIBUTE]
+
+
 def _counts(number: int, missing: int) -> dict[str, int]:
     return {name: number - (place >= len(_COUNTS) - missing) for place, name in enumerate(_COUNTS)}
 
 
-class Refusing:
-    """Base of the stand-ins for parts of Lightning's Trainer: each has a few of the members and refuses the others.
+def _epochs(training: Training) -> dict[str, int]:
+    progress, hook = training.session.progress, training.hook
+    starts = hook == "on_train_epoch_start"
+    is_running = progress.epoch_is_running or starts
+    missing = 0 if not is_running else _NOT_YET_COUNTED[hook] if starts or hook == "on_train_epoch_end" else 2
+    return _counts(progress.current_epoch + is_running, missing)
 
-    Args:
-        path: The path to the part, as in :data:`~lightning_shim.members.trainer_parts.TRAINER_PARTS`.
-        **attributes: The attributes of the part that stay, whose names are Lightning's, and those that it works with.
-    """
+
+def _batches(training: Training, batch_idx: int) -> dict[str, int]:
+    hook = training.hook
+    in_transfer = hook in TRANSFER_HOOKS and training.session.trainer.training
+    is_of_batch = hook is not None and "epoch" not in hook and "validation" not in hook
+    missing = 4 if in_transfer else _NOT_YET_COUNTED.get(hook, 0) if is_of_batch else 0
+    return _counts(batch_idx + 1, missing)
+
+
+def _batches_of_epoch(training: Training) -> dict[str, int]:
+    return _batches(training, training.session.progress.batch_idx)
+
+
+def _batches_in_all(training: Training) -> dict[str, int]:
+    return _batches(training, training.session.progress.total_batch_idx)
+
+
+def _batches_of_validation(training: Training) -> dict[str, int]:
+    hook = training.hook
+    in_transfer = hook in TRANSFER_HOOKS and training.session.trainer.evaluating
+    is_of_validation = hook is not None and "validation" in hook
+    missing = 4 if in_transfer else _NOT_YET_COUNTED.get(hook, 0) if is_of_validation else 0
+    return _counts(training.evaluation_loop.batches_started, missing)
+
+
+def _progress(path: str, counts: Callable[[Training], dict[str, int]]) -> dict[str, Answer]:
+    """Returns the answers of Lightning's ``_ProcessedTracker``."""
+
+    def count_of(name: str) -> Answer:
+        return lambda training: counts(training)[name]
+
+    return {f"{path}.{name}": count_of(name) for name in _COUNTS}
+
+
+def _source(path: str, source: str) -> dict[str, Answer]:
+    """Returns the answers of Lightning's ``_DataLoaderSource``."""
+    request = operator.attrgetter(f"{source}.request")
+    return {
+        f"{path}._data_source.dataloader": request,
+        f"{path}._data_source.is_defined": lambda training: lambda: request(training).is_defined,
+        f"{path}._data_source.is_module": lambda training: lambda: request(training).is_module,
+    }
+
+
+def _results(path: str, collector: str) -> dict[str, Answer]:
+    """Returns the answers of Lightning's ``_ResultCollection``: what is logged in a stage, or in the current one."""
+    collector_of = operator.attrgetter(collector)
+    return {
+        **{f"{path}._results.{name}": f"{collector}.{name}" for name in ("batch", "batch_size", "dataloader_idx")},
+        f"{path}._results.metrics": lambda training: functools.partial(_shown, collector_of(training)),
+    }
+
+
+def _shown(collector: MetricCollector, on_step: bool) -> dict[str, dict[str, Any]]:
+    """Returns the last step's values, or the epoch's so far, for callbacks, loggers and the progress bar."""
+    views = collector.collect(on_step)
+    shown = {name: float(value) for name, value in views.progress_bar.items()}
+    return {"callback": views.callback, "log": views.logged, "pbar": shown}
+
+
+def _is_first_after_restart(training: Training) -> bool:
+    # After a pause the training goes on as if there had been none, so it has not restarted.
+    restarted_at = training.training_loop.restarted_at
+    return restarted_at is not None and training.session.progress.total_batch_idx <= restarted_at + 1
+
+
+def _validates_in_epoch(training: Training) -> bool:
+    every = training.session.trainer.check_val_every_n_epoch
+    is_due = every is None or (training.session.progress.current_epoch + 1) % every == 0
+    return training.evaluation_loop.is_enabled and is_due
+
+
+def _updates_logs(training: Training) -> bool:
+    trainer, progress = training.session.trainer, training.session.progress
+    every = trainer.log_every_n_steps
+    # One more, because the current batch is counted only after its validation.
+    step = training.evaluation_loop.batches_started if trainer.validating else progress.batches_that_stepped + 1
+    return bool(every > 0 and (step % every == 0 or trainer.should_stop))
+
+
+def _set_max_epochs(part: Any, epochs: int) -> None:
+    session = part._training.session
+    script_trainer = session.script_trainer
+    if script_trainer is None:
+        session.schedule.set_max_epochs(epochs)
+    else:
+        script_trainer.fit_loop.max_epochs = epochs
+
+
+_LOOP: Final = "Trainer.fit_loop"
+_EPOCH_LOOP: Final = f"{_LOOP}.epoch_loop"
+_VALIDATION: Final = f"{_EPOCH_LOOP}.val_loop"
+
+_ANSWERS: Final[dict[str, Answer]] = {
+    "Trainer._logger_connector.should_update_logs": _updates_logs,
+    f"{_LOOP}.restarting": lambda training: training.training_loop.restarted_at is not None,
+    f"{_LOOP}.max_epochs": "session.trainer.max_epochs",
+    f"{_LOOP}.max_steps": "session.trainer.max_steps",
+    f"{_LOOP}.max_batches": "training_loop.epoch_length.max_batches",
+    f"{_LOOP}.setup_data": "training_loop.set_up",
+    # Modules reach datasets by it.
+    f"{_LOOP}._combined_loader": "training_loop.source.combined",
+    # Callbacks set it, to stop ``backward``.
+    f"{_LOOP}._skip_backward": "training_loop.optimization.skips_backward",
+    **_source(_LOOP, "training_loop.source"),
+    **_results(_LOOP, "metrics.collector"),
+    **_progress(f"{_LOOP}.epoch_progress.current", _epochs),
+    **_progress(f"{_LOOP}.epoch_progress.total", _epochs),
+    f"{_EPOCH_LOOP}.batch_idx": lambda training: _batches_of_epoch(training)["ready"] - 1,
+    f"{_EPOCH_LOOP}.total_batch_idx": lambda training: _batches_in_all(training)["ready"] - 1,
+    f"{_EPOCH_LOOP}.global_step": "session.global_step",
+    f"{_EPOCH_LOOP}.restarting": _is_first_after_restart,
+    # The step under which Lightning logs; modules set it.
+    f"{_EPOCH_LOOP}._batches_that_stepped": "session.progress.batches_that_stepped",
+    # Progress bars call it.
+    f"{_EPOCH_LOOP}._should_check_val_epoch": lambda training: functools.partial(_validates_in_epoch, training),
+    **_results(_EPOCH_LOOP, "metrics.training"),
+    **_progress(f"{_EPOCH_LOOP}.batch_progress.current", _batches_of_epoch),
+    **_progress(f"{_EPOCH_LOOP}.batch_progress.total", _batches_in_all),
+    f"{_EPOCH_LOOP}.batch_progress.is_last_batch": "session.progress.is_last_batch",
+    # Callbacks read it.
+    f"{_VALIDATION}._has_run": "session.progress.has_validated",
+    **_source(_VALIDATION, "evaluation_loop.source"),
+    **_results(_VALIDATION, "metrics.validation"),
+    **_progress(f"{_VALIDATION}.batch_progress.current", _batches_of_validation),
+    f"{_VALIDATION}.batch_progress.is_last_batch": "evaluation_loop.is_last_batch",
+}
+"""The answers by the path to each member of ``members/trainer_parts``."""
+
+
+class TrainerPart:
+    """A part of Lightning's Trainer, as :func:`trainer_part` makes it; it refuses the members that it does not have."""
 
     _path: str
 
-    def __init__(self, path: str, **attributes: Any) -> None:
-        vars(self).update(attributes, _path=path)
+    def __init__(self, path: str, training: Training) -> None:
+        inner = {name: f"{path}.{name}" for name in TRAINER_PARTS[path] if f"{path}.{name}" in TRAINER_PARTS}
+        parts = {name: trainer_part(inner_path, training) for name, inner_path in inner.items()}
+        vars(self).update(parts, _path=path, _training=training)
 
     def __getattr__(self, name: str) -> Any:
         # copy, pickle and numpy look for such names and expect AttributeError.
         if name.startswith("__"):
             raise AttributeError(name)
-        raise RefusedMemberError(f"{caller_location()}: {self._spelling} has no {name!r}: {instead_of(self._path)}")
+        spelling = _spelling(self._path)
+        raise RefusedMemberError(f"{caller_location()}: {spelling} has no {name!r}: {instead_of(self._path)}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if f"{self._path}.{name}" not in SETTABLE:
-            raise RefusedMemberError(
-                f"{caller_location()}: {self._spelling}.{name} cannot be set: {instead_of(self._path)}"
-            )
+        path = f"{self._path}.{name}"
+        if path not in SETTABLE:
+            raise RefusedMemberError(f"{caller_location()}: {_spelling(path)} cannot be set: {instead_of(self._path)}")
         object.__setattr__(self, name, value)
 
-    @property
-    def _spelling(self) -> str:
-        return self._path.replace("Trainer", "trainer", 1)
+
+def _spelling(path: str) -> str:
+    return path.replace("Trainer", "trainer", 1)
 
 
-class _DataSourceFacade(Refusing):
-    """Lightning's ``_DataLoaderSource``."""
+def trainer_part(path: str, training: Training) -> TrainerPart:
+    """Makes a part of Lightning's Trainer.
 
-    _source: DataSource
-
-    def is_defined(self) -> bool:
-        """Whether the stage has loaders."""
-        return self._source.request.is_defined
-
-    def is_module(self) -> bool:
-        """Whether they come from the module or its data module, rather than from an argument."""
-        return self._source.request.is_module
-
-    def dataloader(self) -> Any:
-        """Requests the loaders from the user once more."""
-        return self._source.request()
+    Args:
+        path: The path to the part, as in :data:`~lightning_shim.members.trainer_parts.TRAINER_PARTS`.
+        training: The objects that its answers are read from.
+    """
+    return _class_of(path)(path, training)
 
 
-class _Counts(Refusing):
-    """Lightning's ``_ProcessedTracker``."""
-
-    _read: Callable[[], Mapping[str, int]]
-
-    def __getattr__(self, name: str) -> Any:
-        return self._read()[name] if name in _COUNTS else super().__getattr__(name)
+@functools.cache
+def _class_of(path: str) -> type[TrainerPart]:
+    members = {name: f"{path}.{name}" for name in TRAINER_PARTS[path] if f"{path}.{name}" in _ANSWERS}
+    return type("TrainerPart", (TrainerPart,), {name: _property(member) for name, member in members.items()})
 
 
-def _progress(path: str, **counts: Callable[[], Mapping[str, int]]) -> dict[str, _Counts]:
-    return {name: _Counts(f"{path}.{name}", _read=read) for name, read in counts.items()}
-
-
-class ResultsFacade(Refusing):
-    """Lightning's ``_ResultCollection``: what is logged in a stage, or in the current one."""
-
-    _collector: Callable[[], MetricCollector]
-
-    @property
-    def batch(self) -> Any:
-        """The current batch, or None between batches."""
-        return self._collector().batch
-
-    @property
-    def batch_size(self) -> int | None:
-        """The number of samples in it; None while no mean has needed it."""
-        return self._collector().batch_size
-
-    @property
-    def dataloader_idx(self) -> int | None:
-        """The index of its loader, if there are several."""
-        return self._collector().dataloader_idx
-
-    def metrics(self, on_step: bool) -> dict[str, dict[str, Any]]:
-        """Returns the values for callbacks, loggers and the progress bar.
-
-        Args:
-            on_step: Whether to return the last step's values; otherwise those of the epoch so far.
-        """
-        views = self._collector().collect(on_step)
-        shown = {name: float(value) for name, value in views.progress_bar.items()}
-        return {"callback": views.callback, "log": views.logged, "pbar": shown}
-
-
-@delegates({"is_last_batch": "_loop.is_last_batch"})
-class _ValidationBatchProgress(Refusing):
-    """Lightning's ``_BatchProgress`` of a validation."""
-
-
-# Callbacks read Lightning's private name.
-@delegates({"_has_run": "_session.progress.has_validated"})
-class _EvaluationLoopFacade(Refusing):
-    """Lightning's ``_EvaluationLoop``."""
-
-    _session: Session
-    _loop: EvaluationLoop
-
-    def __init__(self, path: str, session: Session, loop: EvaluationLoop, collector: MetricCollector) -> None:
-        progress = f"{path}.batch_progress"
-        super().__init__(
-            path,
-            _session=session,
-            _loop=loop,
-            _data_source=_DataSourceFacade(f"{path}._data_source", _source=loop.source),
-            _results=ResultsFacade(f"{path}._results", _collector=lambda: collector),
-            batch_progress=_ValidationBatchProgress(progress, _loop=loop, **_progress(progress, current=self._batches)),
-        )
-
-    def _batches(self) -> dict[str, int]:
-        hook = vars(self._session.module)[CURRENT_FX_ATTRIBUTE]
-        in_transfer = hook in _TRANSFER_HOOKS and self._session.trainer.evaluating
-        is_of_validation = hook is not None and "validation" in hook
-        missing = 4 if in_transfer else _NOT_YET_COUNTED.get(hook, 0) if is_of_validation else 0
-        return _counts(self._loop.batches_started, missing)
-
-
-@delegates({"is_last_batch": "_session.progress.is_last_batch"})
-class _BatchProgress(Refusing):
-    """Lightning's ``_BatchProgress`` of training."""
-
-
-# Modules read and set the step under which Lightning logs, by its private name.
-@delegates(
-    {"global_step": "_session.global_step", "_batches_that_stepped": "_session.progress.batches_that_stepped"},
-    settable={"_batches_that_stepped"},
-)
-class _EpochLoopFacade(Refusing):
-    """Lightning's ``_TrainingEpochLoop``."""
-
-    _session: Session
-    _training_loop: TrainingLoop
-    _loop_of_validation: EvaluationLoop
-
-    def __init__(
-        self,
-        path: str,
-        session: Session,
-        training_loop: TrainingLoop,
-        evaluation_loop: EvaluationLoop,
-        metrics: MetricStore,
-    ) -> None:
-        counts = f"{path}.batch_progress"
-        progress = session.progress
-        super().__init__(
-            path,
-            _session=session,
-            _training_loop=training_loop,
-            _loop_of_validation=evaluation_loop,
-            _results=ResultsFacade(f"{path}._results", _collector=lambda: metrics.training),
-            val_loop=_EvaluationLoopFacade(f"{path}.val_loop", session, evaluation_loop, metrics.validation),
-            batch_progress=_BatchProgress(
-                counts,
-                _session=session,
-                **_progress(
-                    counts,
-                    current=lambda: self._batches(progress.batch_idx),
-                    total=lambda: self._batches(progress.total_batch_idx),
-                ),
-            ),
-        )
-
-    def _batches(self, batch_idx: int) -> dict[str, int]:
-        hook = vars(self._session.module)[CURRENT_FX_ATTRIBUTE]
-        in_transfer = hook in _TRANSFER_HOOKS and self._session.trainer.training
-        is_of_batch = hook is not None and "epoch" not in hook and "validation" not in hook
-        missing = 4 if in_transfer else _NOT_YET_COUNTED.get(hook, 0) if is_of_batch else 0
-        return _counts(batch_idx + 1, missing)
-
-    @property
-    def restarting(self) -> bool:
-        """Whether the current batch is the first one after ``ckpt_path`` was loaded."""
-        # After a pause the training goes on as if there had been none, so it has not restarted.
-        restarted_at = self._training_loop.restarted_at
-        return restarted_at is not None and self._session.progress.total_batch_idx <= restarted_at + 1
-
-    def _should_check_val_epoch(self) -> bool:
-        """Whether the current epoch is one to validate in; progress bars ask by Lightning's private name."""
-        every = self._session.trainer.check_val_every_n_epoch
-        is_due = every is None or (self._session.progress.current_epoch + 1) % every == 0
-        return self._loop_of_validation.is_enabled and is_due
-
-    @property
-    def batch_idx(self) -> int:
-        """The index of the current batch in its epoch."""
-        return self._batches(self._session.progress.batch_idx)["ready"] - 1
-
-    @property
-    def total_batch_idx(self) -> int:
-        """The index of the current batch over all epochs."""
-        return self._batches(self._session.progress.total_batch_idx)["ready"] - 1
-
-
-# The last two are private names of Lightning's, by which modules reach datasets, and callbacks stop ``backward``.
-@delegates(
-    {
-        "max_steps": "_session.trainer.max_steps",
-        "max_batches": "_training_loop.epoch_length.max_batches",
-        "_combined_loader": "_training_loop.source.combined",
-        "_skip_backward": "_training_loop.optimization.skips_backward",
-    },
-    settable={"max_batches", "_skip_backward"},
-)
-class FitLoopFacade(Refusing):
-    """Lightning's ``_FitLoop``."""
-
-    _session: Session
-    _training_loop: TrainingLoop
-
-    def __init__(
-        self, session: Session, training_loop: TrainingLoop, evaluation_loop: EvaluationLoop, metrics: MetricStore
-    ) -> None:
-        path = "Trainer.fit_loop"
-        counts = f"{path}.epoch_progress"
-        super().__init__(
-            path,
-            _session=session,
-            _training_loop=training_loop,
-            _data_source=_DataSourceFacade(f"{path}._data_source", _source=training_loop.source),
-            _results=ResultsFacade(f"{path}._results", _collector=lambda: metrics.collector),
-            epoch_progress=Refusing(counts, **_progress(counts, current=self._epochs, total=self._epochs)),
-            epoch_loop=_EpochLoopFacade(f"{path}.epoch_loop", session, training_loop, evaluation_loop, metrics),
-        )
-
-    def _epochs(self) -> dict[str, int]:
-        progress = self._session.progress
-        hook = vars(self._session.module)[CURRENT_FX_ATTRIBUTE]
-        starts = hook == "on_train_epoch_start"
-        is_running = progress.epoch_is_running or starts
-        missing = 0 if not is_running else _NOT_YET_COUNTED[hook] if starts or hook == "on_train_epoch_end" else 2
-        return _counts(progress.current_epoch + is_running, missing)
-
-    @property
-    def restarting(self) -> bool:
-        """Whether the current epoch is one that ``ckpt_path`` was written in."""
-        return self._training_loop.restarted_at is not None
-
-    @property
-    def max_epochs(self) -> int:
-        """``trainer.max_epochs``."""
-        return int(self._session.trainer.max_epochs)
-
-    @max_epochs.setter
-    def max_epochs(self, epochs: int) -> None:
-        script_trainer = self._session.script_trainer
-        if script_trainer is None:
-            self._session.schedule.set_max_epochs(epochs)
-        else:
-            script_trainer.fit_loop.max_epochs = epochs
-
-    def setup_data(self) -> None:
-        """Requests the training loaders, if that has not been done."""
-        self._training_loop.set_up()
-
-
-class LoggerConnectorFacade(Refusing):
-    """Lightning's ``_LoggerConnector``."""
-
-    _session: Session
-    _evaluation_loop: EvaluationLoop
-
-    def __init__(self, session: Session, evaluation_loop: EvaluationLoop) -> None:
-        super().__init__("Trainer._logger_connector", _session=session, _evaluation_loop=evaluation_loop)
-
-    @property
-    def should_update_logs(self) -> bool:
-        """Whether Lightning's loggers receive the values of the current step; never if ``log_every_n_steps`` is 0."""
-        trainer, progress = self._session.trainer, self._session.progress
-        every = trainer.log_every_n_steps
-        # One more, because the current batch is counted only after its validation.
-        step = self._evaluation_loop.batches_started if trainer.validating else progress.batches_that_stepped + 1
-        return bool(every > 0 and (step % every == 0 or trainer.should_stop))
+def _property(path: str) -> property:
+    answer = _ANSWERS[path]
+    if not isinstance(answer, str):
+        return property(lambda part: answer(part._training))
+    put = _set_max_epochs if path == f"{_LOOP}.max_epochs" else setter(f"_training.{answer}")
+    return property(operator.attrgetter(f"_training.{answer}"), put if path in SETTABLE else None)

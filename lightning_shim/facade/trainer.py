@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
-import torch
 from determined import pytorch
 
 from lightning_shim.checkpoint.lightning_format import LightningCheckpoint, loops_state
@@ -18,9 +18,9 @@ from lightning_shim.compatibility.before_training import no_accumulation, usable
 from lightning_shim.diagnostics.errors import IgnoredMemberWarning, RefusedMemberError
 from lightning_shim.diagnostics.locations import caller_location, caller_name
 from lightning_shim.diagnostics.warn import warn_at_caller
-from lightning_shim.facade.delegation import delegates
+from lightning_shim.facade.delegation import Answer, delegates
 from lightning_shim.facade.logger import LoggerFacade
-from lightning_shim.facade.loops import FitLoopFacade, LoggerConnectorFacade
+from lightning_shim.facade.loops import Training, trainer_part
 from lightning_shim.lightning1.attributes import OF_TRAINER, FormerAttributes
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.loop.training import TrainingLoop
@@ -72,6 +72,44 @@ _ANSWERS: Final = {
 """The path to the value of each of these attributes of Trainer. The table of members says what they mean."""
 
 
+def _is_in(stage: str) -> Callable[[Any], bool]:
+    return lambda trainer: bool(trainer.state.stage == getattr(trainer._lightning.RunningStage, stage))
+
+
+def _callbacks_of(name: str) -> Callable[[Any], list[Any]]:
+    return lambda trainer: [each for each in trainer.callbacks if isinstance(each, getattr(trainer._lightning, name))]
+
+
+_progress_bars: Final = _callbacks_of("ProgressBar")
+
+_COMPUTED: Final[dict[str, Answer]] = {
+    "num_devices": lambda trainer: trainer.strategy.world_size // trainer.strategy.num_nodes,
+    "device_ids": lambda trainer: list(range(trainer.num_devices)),
+    "accelerator": lambda trainer: trainer._lightning.accelerators[trainer.strategy.root_device.type](),
+    "default_root_dir": lambda trainer: root_dir_of(trainer._session.options.default_root_dir),
+    "training": _is_in("TRAINING"),
+    "validating": _is_in("VALIDATING"),
+    "sanity_checking": _is_in("SANITY_CHECKING"),
+    "evaluating": lambda trainer: trainer.validating or trainer.sanity_checking,
+    "interrupted": lambda trainer: bool(trainer.state.status == trainer._lightning.TrainerStatus.INTERRUPTED),
+    "num_sanity_val_batches": lambda trainer: [
+        min(trainer.num_sanity_val_steps, batches) for batches in trainer.num_val_batches
+    ],
+    "callback_metrics": lambda trainer: trainer.metrics.current_views().callback,
+    "logged_metrics": lambda trainer: trainer.metrics.current_views().logged,
+    "progress_bar_metrics": lambda trainer: {
+        name: float(value) for name, value in trainer.metrics.current_views().progress_bar.items()
+    },
+    "progress_bar_callback": lambda trainer: next(iter(_progress_bars(trainer)), None),
+    "checkpoint_callbacks": _callbacks_of("Checkpoint"),
+    "checkpoint_callback": lambda trainer: next(iter(trainer.checkpoint_callbacks), None),
+    "early_stopping_callbacks": _callbacks_of("EarlyStopping"),
+    "early_stopping_callback": lambda trainer: next(iter(trainer.early_stopping_callbacks), None),
+}
+"""The functions that compute the values of these attributes."""
+
+
+@delegates(_COMPUTED)
 @delegates(_ANSWERS, settable={"callbacks"})
 class TrainerFacade(Attached):
     """Lightning's ``Trainer`` for an attached module.
@@ -109,8 +147,9 @@ class TrainerFacade(Attached):
         self._training_loop: Final = training_loop
         self._evaluation_loop: Final = evaluation_loop
         self._lightning_checkpoint: Final = lightning_checkpoint
-        self._fit_loop: Final = FitLoopFacade(session, training_loop, evaluation_loop, self.metrics)
-        self._logging: Final = LoggerConnectorFacade(session, evaluation_loop)
+        training = Training(session, training_loop, evaluation_loop, self.metrics)
+        self._fit_loop: Final = trainer_part("Trainer.fit_loop", training)
+        self._logging: Final = trainer_part("Trainer._logger_connector", training)
         self.lightning_loggers: Final = loggers
         self._loggers: Final = [*loggers.loggers, *self._loggers_of_determined()]
         self.logger: Any = next(iter(self._loggers), None)
@@ -248,33 +287,6 @@ class TrainerFacade(Attached):
             self._session.stopped_by = caller_name()
         self._session.should_stop = stops
 
-    # The stage.
-
-    @property
-    def training(self) -> bool:
-        """Whether training is running."""
-        return bool(self.state.stage == self._lightning.RunningStage.TRAINING)
-
-    @property
-    def sanity_checking(self) -> bool:
-        """Whether the sanity check of the validation is running."""
-        return bool(self.state.stage == self._lightning.RunningStage.SANITY_CHECKING)
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether an error has ended the training."""
-        return bool(self.state.status == self._lightning.TrainerStatus.INTERRUPTED)
-
-    @property
-    def validating(self) -> bool:
-        """Whether validation is running."""
-        return bool(self.state.stage == self._lightning.RunningStage.VALIDATING)
-
-    @property
-    def evaluating(self) -> bool:
-        """Whether validation or its sanity check is running."""
-        return self.validating or self.sanity_checking
-
     # The length, the periods and the data.
 
     @property
@@ -355,11 +367,6 @@ class TrainerFacade(Attached):
         steps = self._session.options.num_sanity_val_steps
         return float("inf") if steps == -1 else steps
 
-    @property
-    def num_sanity_val_batches(self) -> list[int | float]:
-        """The number of batches of each validation loader in the sanity check."""
-        return [min(self.num_sanity_val_steps, batches) for batches in self.num_val_batches]
-
     # Options, devices, files, metrics and callbacks.
 
     @property
@@ -377,26 +384,6 @@ class TrainerFacade(Attached):
         optimization.accumulate_grad_batches = batches
 
     @property
-    def accelerator(self) -> Any:
-        """Lightning's accelerator for the device of this process, for callbacks that read the device's statistics."""
-        return self._lightning.accelerators[self.strategy.root_device.type]()
-
-    @property
-    def num_devices(self) -> int:
-        """The number of devices on this node, one per process."""
-        return self.strategy.world_size // self.strategy.num_nodes
-
-    @property
-    def device_ids(self) -> list[int]:
-        """The indices of the devices on this node."""
-        return list(range(self.num_devices))
-
-    @property
-    def default_root_dir(self) -> str:
-        """The folder that was passed, or that Lightning's environment variable names, or the working directory."""
-        return root_dir_of(self._session.options.default_root_dir)
-
-    @property
     def log_dir(self) -> str | None:
         """The folder of the TensorBoard files, the same on all processes."""
         logger: Any = self.logger
@@ -412,43 +399,3 @@ class TrainerFacade(Attached):
         if self.logger is next(iter(self._loggers), None):
             return list(self._loggers)
         return [] if self.logger is None else [self.logger]
-
-    @property
-    def callback_metrics(self) -> dict[str, torch.Tensor]:
-        """The metrics that callbacks and schedulers may monitor."""
-        return self.metrics.current_views().callback
-
-    @property
-    def logged_metrics(self) -> dict[str, torch.Tensor]:
-        """The metrics that loggers receive."""
-        return self.metrics.current_views().logged
-
-    @property
-    def progress_bar_metrics(self) -> dict[str, float]:
-        """The metrics logged with ``prog_bar=True``, as numbers."""
-        return {name: float(value) for name, value in self.metrics.current_views().progress_bar.items()}
-
-    @property
-    def progress_bar_callback(self) -> Any:
-        """The progress bar among the callbacks, or None."""
-        return next((each for each in self.callbacks if isinstance(each, self._lightning.ProgressBar)), None)
-
-    @property
-    def checkpoint_callback(self) -> Any:
-        """The first callback that writes Lightning checkpoints, or None."""
-        return next(iter(self.checkpoint_callbacks), None)
-
-    @property
-    def checkpoint_callbacks(self) -> list[Any]:
-        """The callbacks that write Lightning checkpoints."""
-        return [callback for callback in self.callbacks if isinstance(callback, self._lightning.Checkpoint)]
-
-    @property
-    def early_stopping_callback(self) -> Any:
-        """The first EarlyStopping callback, or None."""
-        return next(iter(self.early_stopping_callbacks), None)
-
-    @property
-    def early_stopping_callbacks(self) -> list[Any]:
-        """The EarlyStopping callbacks."""
-        return [callback for callback in self.callbacks if isinstance(callback, self._lightning.EarlyStopping)]

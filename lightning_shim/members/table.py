@@ -135,19 +135,17 @@ log_grad_norm                 >=1.4,<2.0  nothing tracks gradient norms; log the
 configure_ddp                 >=0.9,<1.0  Determined wraps the module for distributed training.
 init_ddp_connection           >=0.9,<1.0  Determined starts the process group.
 add_to_queue get_from_queue   >=1.4,<1.7  Determined passes nothing back from spawned processes.
-training_end                  >=0.9,<1.0  Lightning 2 does not call it either; move its code to the end of
-                                          training_step.
-validation_end                >=0.9,<1.0  Lightning 2 does not call it either; collect outputs in validation_step and
-                                          use them in on_validation_epoch_end.
-on_batch_start                >=0.9,<1.0  Lightning 2 does not call it either; rename it to on_train_batch_start.
-on_batch_end                  >=0.9,<1.0  Lightning 2 does not call it either; rename it to on_train_batch_end.
-on_pre_performance_check      >=0.9,<1.0  Lightning 2 does not call it either; rename it to on_validation_start.
-on_post_performance_check     >=0.9,<1.0  Lightning 2 does not call it either; rename it to on_validation_end.
-on_train_dataloader           >=1.3,<1.7  Lightning 2 does not call it either; move its code to train_dataloader.
-on_val_dataloader             >=1.3,<1.7  Lightning 2 does not call it either; move its code to val_dataloader.
-on_post_move_to_device        >=1.2,<1.7  Lightning 2 does not call it either; tie weights in __init__, where they stay
-                                          tied.
-configure_sync_batchnorm      >=0.9,<1.0  Lightning 2 does not call it either; convert the layers in configure_model.
+[hook: ignored] Lightning 2 does not call it either;
+training_end                  >=0.9,<1.0  move its code to the end of training_step.
+validation_end                >=0.9,<1.0  collect outputs in validation_step and use them in on_validation_epoch_end.
+on_batch_start                >=0.9,<1.0  rename it to on_train_batch_start.
+on_batch_end                  >=0.9,<1.0  rename it to on_train_batch_end.
+on_pre_performance_check      >=0.9,<1.0  rename it to on_validation_start.
+on_post_performance_check     >=0.9,<1.0  rename it to on_validation_end.
+on_train_dataloader           >=1.3,<1.7  move its code to train_dataloader.
+on_val_dataloader             >=1.3,<1.7  move its code to val_dataloader.
+on_post_move_to_device        >=1.2,<1.7  tie weights in __init__, where they stay tied.
+configure_sync_batchnorm      >=0.9,<1.0  convert the layers in configure_model.
 [attribute: ignored]
 allow_zero_length_dataloader_with_multiple_devices  >=1.5  every process of a trial needs at least one batch.
 [property: refused]
@@ -201,10 +199,11 @@ test_dataloader               >=0.9       Determined trials have no test loop; c
 on_test_dataloader            >=1.3,<1.7  "
 predict_dataloader            >=1.2       Determined trials have no predict loop; call it by hand.
 on_predict_dataloader         >=1.3,<1.7  "
-on_save_checkpoint            >=1.0,<1.8  Lightning 2 does not call it either; return the state from state_dict.
-on_load_checkpoint            >=1.0,<1.8  Lightning 2 does not call it either; take the state in load_state_dict.
-on_train_dataloader           >=1.3,<1.7  Lightning 2 does not call it either; move its code to train_dataloader.
-on_val_dataloader             >=1.3,<1.7  Lightning 2 does not call it either; move its code to val_dataloader.
+[hook: ignored] Lightning 2 does not call it either;
+on_save_checkpoint            >=1.0,<1.8  return the state from state_dict.
+on_load_checkpoint            >=1.0,<1.8  take the state in load_state_dict.
+on_train_dataloader           >=1.3,<1.7  move its code to train_dataloader.
+on_val_dataloader             >=1.3,<1.7  move its code to val_dataloader.
 [attribute: ignored]
 allow_zero_length_dataloader_with_multiple_devices  >=1.5  every process of a trial needs at least one batch.
 [method: refused] it raises AttributeError, as in Lightning 2;
@@ -459,12 +458,12 @@ SpikeDetection                >=2.2       Lightning cannot load its state, which
 ThroughputMonitor             >=2.2       it reads Lightning's own loops and precision; Determined's profiler measures a
                                           trial.
 [class: ignored]
-TQDMProgressBar               >=1.5       fit shows a progress bar of its own; a class derived from it runs.
 BasePredictionWriter          >=1.3       a trial predicts nothing.
 [class: native]
 Callback                      >=0.9       the trial calls the hooks of the user's own callbacks.
 ProgressBar                   >=0.9       the trial calls its hooks, and shows no progress bar of its own.
 RichProgressBar               >=1.4       "
+TQDMProgressBar               >=1.5       "
 EarlyStopping                 >=0.9       it stops the trial through Determined.
 GradientAccumulationScheduler >=0.9       it works as in Lightning.
 BaseFinetuning BackboneFinetuning  >=1.1  "

@@ -54,7 +54,7 @@ EXCLUDED = [
         ("accumulate_grad_batches", 3),
         "Manual optimization accumulates by hand.",
         "Automatic gradient accumulation is not supported for manual optimization",
-        "accumulate_grad_batches=3 has no effect",
+        "Leave accumulate_grad_batches=3 out",
     ),
     *(
         Exclusion(
@@ -62,7 +62,7 @@ EXCLUDED = [
             ("clipping", algorithm),
             "Manual optimization clips by hand.",
             "Automatic gradient clipping is not supported for manual optimization",
-            "gradient_clip_val=0.1 has no effect",
+            "Leave gradient_clip_val=0.1 out",
         )
         for algorithm in ("norm", "value")
     ),

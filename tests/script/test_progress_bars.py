@@ -85,3 +85,22 @@ def test_bar_for_rich_is_drawn(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -
     drawn = Console(file=file).file.getvalue()  # type: ignore[attr-defined]
     assert "Epoch 1/1" in drawn
     assert "4/4" in drawn
+
+
+@pytest.mark.parametrize("in_list", [False, True])
+def test_default_bar_leaves_its_place_to_determineds(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, in_list: bool
+) -> None:
+    class Looks(pl.Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            seen.append(trainer.progress_bar_callback)
+
+    seen: Seen = []
+    monkeypatch.chdir(tmp_path)
+    with lightning_shim.patched(trainer=True):
+        # Lightning adds its own callbacks to a list that it is given.
+        given: Any = [Looks()] if in_list else Looks()
+        trainer = pl.Trainer(**{**ARGUMENTS, "enable_progress_bar": True}, callbacks=given)
+        trainer.fit(Module(), loader(), loader(2))
+    assert seen == [None]
+    assert trainer.progress_bar_callback is not None

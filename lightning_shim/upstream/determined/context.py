@@ -13,7 +13,7 @@ It relies on these private names of Determined:
 - ``TrainContext._metrics``, its ``_shipper`` and ``_post_metrics``: sends each report, in a thread.
 - ``_tensorboard_manager`` of the Core API's ``train``, and its ``_sync``: uploads TensorBoard files.
 - ``DummyTrainContext._tbd_directory``: the folder of TensorBoard files off-cluster.
-- ``_storage_manager`` of the Core API's ``checkpoint``, and its ``_base_path``: the folder of checkpoints.
+- ``_storage_manager`` of the Core API's ``checkpoint``, its ``_base_path``, the folder of checkpoints, and ``upload``.
 - ``TrialInfo._config`` and ``_steps_completed``: the experiment's configuration, and whether the trial has trained.
 - ``determined._DistributedBackend``: the library that synchronizes the processes.
 """
@@ -26,6 +26,7 @@ import os
 import pathlib
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -265,6 +266,13 @@ def checkpoint_path(context: Any, storage_id: str) -> pathlib.Path | None:
     """Returns the folder of a checkpoint, or None if it is not on this machine."""
     path = checkpoint_storage(context) / storage_id
     return path if path.is_dir() else None
+
+
+def add_to_checkpoint(context: Any, storage_id: str, name: str, text: str) -> None:
+    """Puts a text file into a checkpoint that has been written; Determined's own API writes all files at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, name).write_text(text, encoding="utf-8")
+        context._core.checkpoint._storage_manager.upload(folder, storage_id, {name})
 
 
 def trial_info() -> det.ClusterInfo | None:
