@@ -174,7 +174,9 @@ class LightningCheckpoint:
         try:
             checkpoint = read_checkpoint(self._strategy.checkpoint_io, name, self._session.lightning.TorchCheckpointIO)
         except FileNotFoundError as error:
-            raise CheckpointError(f"ckpt_path: there is no file {name!r}.") from error
+            raise CheckpointError(
+                f"ckpt_path: Checkpoint file not found: {name}. Aborting training.", also=FileNotFoundError
+            ) from error
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"ckpt_path: {name} is damaged, or no checkpoint ({error}).") from error
         if not isinstance(checkpoint, Mapping) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():

@@ -76,6 +76,12 @@ class StartingCheckpoint:
             session.lightning.rank_zero_info(f"Restoring states from the checkpoint path at {path}")
             share([path], replaces=False)
             self._content, self._name = self._lightning_checkpoint.read(path), path
+            unknown = self._content.get("callbacks", {}).keys() - {each.state_key for each in session.callbacks}
+            if unknown and session.script_trainer is not None:
+                session.lightning.rank_zero_warn(
+                    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided "
+                    f"during `Trainer` instantiation. Please add the following callbacks: {list(unknown)}."
+                )
 
     def restore_training_state(self) -> None:
         """Gives optimizers and schedulers their states.

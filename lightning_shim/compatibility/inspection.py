@@ -115,16 +115,11 @@ def lightnings_callback(callback_class: type) -> Member:
     """Returns the row of the Lightning callback that a class is or derives from."""
     lightning = lightning_of(callback_class)
     package = lightning.Callback.__module__.rpartition(".")[0]
-    is_users_bar = issubclass(callback_class, lightning.ProgressBar) and not _is_of(callback_class, package)
-    # In place of Lightning's own a trial may show Determined's, and never in place of one that derives from it.
-    classes = lightning.ProgressBar.__mro__ if is_users_bar else callback_class.__mro__
     return next(
-        row for base in classes if _is_of(base, package) and (row := find("callbacks", base.__name__)) is not None
+        row
+        for base in callback_class.__mro__
+        if base.__module__.startswith(f"{package}.") and (row := find("callbacks", base.__name__)) is not None
     )
-
-
-def _is_of(cls: type, package: str) -> bool:
-    return cls.__module__.startswith(f"{package}.")
 
 
 def _owner_of(subject: Any) -> tuple[str, Lightning] | None:

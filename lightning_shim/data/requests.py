@@ -35,6 +35,12 @@ class LoaderRequest:
         )
         if given is None and is_overridden(name, owner, base):
             self._hook = getattr(owner, name)
+        # In words that can follow "which was".
+        self.origin: Final = (
+            f"passed to `Trainer.fit({stage}_dataloaders=...)`"
+            if self._hook is None
+            else f"returned from `{type(owner).__name__}.{name}()`"
+        )
 
     @property
     def is_defined(self) -> bool:
@@ -50,15 +56,16 @@ class LoaderRequest:
         """Returns the loaders, or None."""
         return self._given if self._hook is None else self._hook()
 
-    def error(self, problem: str) -> ConfigurationError:
+    def error(self, problem: str, also: type[Exception] | None = None) -> ConfigurationError:
         """Returns an error that points at the source of the loaders.
 
         Args:
             problem: A sentence without its subject, which is the hook or the argument.
+            also: The class of Lightning's own error, unless it is MisconfigurationException.
         """
         if self._hook is None:
-            return ConfigurationError(f"{caller_location()}: {self.stage}_dataloaders {problem}")
-        return ConfigurationError(f"{definition_location(self._hook)}: {self.stage}_dataloader {problem}")
+            return ConfigurationError(f"{caller_location()}: {self.stage}_dataloaders {problem}", also)
+        return ConfigurationError(f"{definition_location(self._hook)}: {self.stage}_dataloader {problem}", also)
 
     def warn(self, message: str, category: type[LightningShimWarning] = DifferenceWarning) -> None:
         """Warns at the source of the loaders."""

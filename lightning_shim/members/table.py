@@ -458,12 +458,12 @@ SpikeDetection                >=2.2       Lightning cannot load its state, which
 ThroughputMonitor             >=2.2       it reads Lightning's own loops and precision; Determined's profiler measures a
                                           trial.
 [class: ignored]
-TQDMProgressBar               >=1.5       fit shows a progress bar of its own; a class derived from it runs.
 BasePredictionWriter          >=1.3       a trial predicts nothing.
 [class: native]
 Callback                      >=0.9       the trial calls the hooks of the user's own callbacks.
 ProgressBar                   >=0.9       the trial calls its hooks, and shows no progress bar of its own.
 RichProgressBar               >=1.4       "
+TQDMProgressBar               >=1.5       "
 EarlyStopping                 >=0.9       it stops the trial through Determined.
 GradientAccumulationScheduler >=0.9       it works as in Lightning.
 BaseFinetuning BackboneFinetuning  >=1.1  "

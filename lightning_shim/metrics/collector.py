@@ -19,6 +19,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_shim.diagnostics.errors import MetricError
 from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.lightning1.hook_arguments import FORMER_LOG_ARGUMENTS
 from lightning_shim.metrics.log_settings import Settings, argument_problem, difference, number, resolve_settings
 from lightning_shim.metrics.logged_metric import LoggedMetric
@@ -81,6 +82,7 @@ class MetricCollector:
         metric_attributes: Returns the names of the module's torchmetrics objects by their identity.
         reduce: Reduces a tensor over all processes: ``strategy.reduce``, or None for a single process.
         device: The module's.
+        has_logger: Tells whether anybody sees what is logged with ``logger=True``.
 
     Attributes:
         batch: The current batch, or None between batches.
@@ -95,12 +97,14 @@ class MetricCollector:
         metric_attributes: Callable[[], dict[int, str]],
         reduce: Callable[..., Tensor] | None = None,
         device: torch.device = _CPU,
+        has_logger: Callable[[], bool] = lambda: True,
     ) -> None:
         self.training: Final = training
         self._batch_size_of: Final = batch_size_of
         self._metric_attributes: Final = metric_attributes
         self._reduce: Final = reduce
         self._device: Final = device
+        self._has_logger: Final = has_logger
         self._metrics: dict[Key, LoggedMetric] = {}
         # The same by the loader that is evaluated, whether the name has its index or not: found by what a call knows.
         self._calls: dict[Key, LoggedMetric] = {}
@@ -190,7 +194,10 @@ class MetricCollector:
     def _enter(self, fx: str | None, name: str) -> str:
         """Notes that another hook logs, and returns it."""
         if fx is None:
-            raise MetricError(f"{caller_location()}: self.log({name!r}) was called outside any hook of the training.")
+            raise MetricError(
+                f"{caller_location()}: You are trying to `self.log({name!r}, ...)` but it is not managed by the "
+                "`Trainer` control flow: it was called outside any hook of the training."
+            )
         # In the first batch of an epoch Lightning resets a hook's tensors whenever that hook starts to log after
         # another one (`should_reset_tensors`).
         if self._in_first_batch is not False:
@@ -212,8 +219,13 @@ class MetricCollector:
             metric = self._metrics[key] = LoggedMetric(settings, kwargs, logged_object, self._device)
         elif metric.settings != settings:
             raise MetricError(
-                f"{caller_location()}: self.log({name!r}) was called twice in {fx} with different settings: "
+                f"{caller_location()}: You called `self.log({name}, ...)` twice in `{fx}` with different arguments: "
                 f"{difference(metric.settings, settings)}. Give the second one a name of its own."
+            )
+        if kwargs.get("logger") and not self._has_logger():
+            warn_at_caller(
+                f"You called `self.log({name!r}, ..., logger=True)` but have no logger configured. You can enable one "
+                "by doing `Trainer(logger=ALogger(...))`."
             )
         metric.arguments = kwargs
         metric.synchronise = self._synchronisation(settings)
@@ -418,5 +430,6 @@ def _not_loggable(name: str, value: Any) -> MetricError:
     }
     hint = hints.get(type(value), "Log a number, a tensor of one element or a torchmetrics object.")
     return MetricError(
-        f"{caller_location()}: self.log({name!r}) got a {type(value).__name__}, which cannot be logged. {hint}"
+        f"{caller_location()}: `self.log({name}, {value})` was called, but `{type(value).__name__}` values cannot be "
+        f"logged. {hint}"
     )

@@ -74,11 +74,7 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     options |= {
         # The Trainer's own one is for evaluations on this process alone.
         "strategy": given.get("strategy", "auto"),
-        "callbacks": [
-            callback
-            for callback in trainer.callbacks
-            if not has_nothing_to_fit(trainer, callback, given.get("callbacks"))
-        ],
+        "callbacks": [callback for callback in trainer.callbacks if not has_nothing_to_fit(trainer, callback)],
         "logger": trainer.loggers,
         "ckpt_path": resolved_checkpoint(trainer, ckpt_path),
     }

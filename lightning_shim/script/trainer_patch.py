@@ -14,6 +14,9 @@ from lightning_shim.members.member import Support
 from lightning_shim.members.trainer_arguments import ARGUMENTS, is_switched_off
 from lightning_shim.patching.registry import PatchRegistry, Wrapper
 from lightning_shim.patching.wrappers import patched_method
+from lightning_shim.script.trainer_while_fitting import METHODS as OF_TRIAL
+from lightning_shim.script.trainer_while_fitting import trials_method
+from lightning_shim.upstream.lightning_devices import refuse_contradictions
 from lightning_shim.upstream.lightning_plugins import Plugins
 from lightning_shim.upstream.lightning_strategy import is_for_several, problem_of_strategy
 from lightning_shim.upstream.namespaces import namespace_of
@@ -45,14 +48,13 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
     from lightning_shim.script.default_logger import logger_of
     from lightning_shim.script.strategy import strategy_of
     from lightning_shim.upstream.determined.context import devices
+    from lightning_shim.upstream.lightning_trainer import has_bar, remember_default_bar
 
     given = dict(kwargs)
+    refuse_contradictions(namespace_of(instance), given)
     plugins = Plugins(namespace_of(instance), given)
     _verify(given, plugins)
     given["sync_batchnorm"] = plugins.synchronises_batch_norm or given.get("sync_batchnorm", False)
-    if isinstance(given.get("callbacks"), list):
-        # Lightning adds its own to the list that it gets.
-        given["callbacks"] = list(given["callbacks"])
     vars(instance)[GIVEN] = given
     own = {
         **kwargs,
@@ -64,7 +66,11 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
         "devices": devices(),
         "logger": logger_of(instance, given),
     }
-    return wrapped(*args, **own)
+    # Asked before, since Lightning adds its own to the list that it gets.
+    chooses_bar = not has_bar(instance, given.get("callbacks"))
+    wrapped(*args, **own)
+    if chooses_bar:
+        remember_default_bar(instance)
 
 
 def _verify(given: dict[str, Any], plugins: Plugins) -> None:
@@ -130,15 +136,25 @@ def _evaluated(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...]
     from lightning_shim.script.evaluation import share_checkpoint
     from lightning_shim.script.fit import arguments_of
     from lightning_shim.session.progress_bar import kept_out_of_a_log
+    from lightning_shim.upstream.lightning_trainer import default_bar
 
     share_checkpoint(instance, arguments_of(wrapped, args, kwargs).get("ckpt_path"))
-    with kept_out_of_a_log(instance.progress_bar_callback):
+    bar = instance.progress_bar_callback
+    with kept_out_of_a_log(bar, is_wanted=bar is not default_bar(instance)):
         return wrapped(*args, **kwargs)
+
+
+def _of_trial(name: str) -> Wrapper:
+    def call(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return trials_method(name, wrapped, instance)(*args, **kwargs)
+
+    return call
 
 
 METHODS: Final[dict[str, Wrapper]] = {
     "__init__": _init,
     "fit": _fit,
+    **{name: _of_trial(name) for name in OF_TRIAL},
     **{verb: _recorded(verb) for verb in ("validate", "test")},
     "predict": _evaluated,
 }

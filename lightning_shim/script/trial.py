@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
+import operator
 import sys
 import time
 from typing import Any, Final
 
 from determined import pytorch
-from lightning_fabric.utilities.warnings import PossibleUserWarning
 
-from lightning_shim.diagnostics.errors import IntervalError
+from lightning_shim.diagnostics.errors import ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.facade.delegation import delegates
 from lightning_shim.facade.logger import LoggerFacade
 from lightning_shim.facade.trainer import TrainerFacade
 from lightning_shim.script.trainer_patch import GIVEN
-from lightning_shim.script.trainer_while_fitting import show_facade
+from lightning_shim.script.trainer_while_fitting import is_attribute, show_facade
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.trial import LightningTrial
 from lightning_shim.upstream.determined.context import is_on_cluster
@@ -43,6 +43,34 @@ class ScriptTrainer(TrainerFacade):
     """The trainer of a module while a script's own Trainer fits it."""
 
     users: Any
+
+    def __getattr__(self, name: str) -> Any:
+        # A script may give its Trainer further attributes, in a class of its own or one by one.
+        if self._is_scripts_own(name) and hasattr(self.users, name):
+            return getattr(self.users, name)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._is_scripts_own(name):
+            setattr(self.users, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _is_scripts_own(self, name: str) -> bool:
+        known = name.startswith("_") or "users" not in vars(self) or name in vars(self) or hasattr(type(self), name)
+        return not (known or is_attribute(name))
+
+    def __reduce__(self) -> Any:
+        """Pickles the script's Trainer, which callbacks would hold under Lightning."""
+        return operator.itemgetter(0), ((self.users,),)
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Prints as the script's Trainer does, which may have a method of its own."""
+        self.users.print(*args, **kwargs)
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Writes a checkpoint as the script's Trainer does, which may have a method of its own."""
+        self.users.save_checkpoint(*args, **kwargs)
 
     def _loggers_of_determined(self) -> list[LoggerFacade]:
         """Returns Determined's logger where its master gets what callbacks log; otherwise all is as in Lightning."""
@@ -219,15 +247,17 @@ class ScriptTrial(LightningTrial):
         interval = trainer.val_check_interval
         if isinstance(interval, float):
             if batches is None and interval != 1.0:
-                raise IntervalError(
+                raise ConfigurationError(
                     f"{caller_location()}: Trainer(val_check_interval={interval!r}) is a part of an epoch, and the "
-                    "training loader has no length. Give 1.0, or a number of batches."
+                    "training loader has no length. Give 1.0, or a number of batches.",
+                    also=ValueError,
                 )
         elif interval > (batches or ENDLESS) and trainer.check_val_every_n_epoch and trainer.limit_val_batches:
-            raise IntervalError(
+            raise ConfigurationError(
                 f"{caller_location()}: Trainer(val_check_interval={interval}) must be less than or equal to the number "
                 f"of the training batches, {batches}, or it would never validate. Pass check_val_every_n_epoch=None to "
-                "count the batches of all epochs."
+                "count the batches of all epochs.",
+                also=ValueError,
             )
 
     def _warn_of_few_batches(self) -> None:
@@ -238,7 +268,7 @@ class ScriptTrial(LightningTrial):
                 f"The number of training batches ({batches}) is smaller than the logging interval "
                 f"Trainer(log_every_n_steps={trainer.log_every_n_steps}). Set a lower value for log_every_n_steps if "
                 "you want to see logs for the training epoch.",
-                category=PossibleUserWarning,
+                category=self._session.lightning.PossibleUserWarning,
             )
 
     def _estimated_batches(self) -> int:

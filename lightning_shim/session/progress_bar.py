@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
+from lightning_shim.upstream.determined.context import is_on_cluster
 from lightning_shim.upstream.lightning_trainer import draws_with_tqdm
 
 _ERASE_THE_REST_OF_THE_LINE: Final = "\x1b[K"
@@ -103,13 +104,15 @@ def _bar(description: str, total: int | None, initial: int = 0) -> tqdm[Any]:
 
 
 @contextlib.contextmanager
-def kept_out_of_a_log(bar: Any) -> Iterator[None]:
+def kept_out_of_a_log(bar: Any, is_wanted: bool) -> Iterator[None]:
     """Silences a progress bar of Lightning's during the block where tqdm would write a line for each batch.
 
     Args:
         bar: ``trainer.progress_bar_callback``. One for rich finds out itself whether there is a terminal.
+        is_wanted: Whether somebody has chosen it. Off-cluster it is then drawn without a terminal too, as by Lightning.
     """
-    if ProgressBar.has_terminal() or bar is None or not draws_with_tqdm(bar) or bar.is_disabled:
+    is_drawn = ProgressBar.has_terminal() or (is_wanted and not is_on_cluster())
+    if is_drawn or bar is None or not draws_with_tqdm(bar) or bar.is_disabled:
         yield
         return
     bar.disable()

@@ -31,6 +31,7 @@ from lightning_shim.trial.cluster import Search
 from lightning_shim.trial.journal import Entry, shown_on_standard_error
 from lightning_shim.upstream.determined.context import add_to_checkpoint, checkpoint_path, close_tensorboard, replaced
 from lightning_shim.upstream.lightning_plugins import finish_writing
+from lightning_shim.upstream.lightning_trainer import warn_of_modules_in_eval_mode
 
 CALLBACK_NAME: Final = "lightning_shim"
 """The name of the callback for Determined."""
@@ -73,7 +74,7 @@ class LightningCallback(pytorch.PyTorchCallback):
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
         """Remembers the checkpoint from which the trial continues, and shows the lines about the training."""
         self._shown.enter_context(shown_on_standard_error())
-        self._shown.enter_context(kept_out_of_a_log(self._trainer.progress_bar_callback))
+        self._shown.enter_context(kept_out_of_a_log(self._trainer.progress_bar_callback, is_wanted=True))
         if self._controller.latest is not None and self._controller.latest.is_own:
             self._keep(self._controller.latest.name)
 
@@ -108,6 +109,8 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._evaluation_loop.set_up()
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")
+        if self._session.script_trainer is not None:
+            warn_of_modules_in_eval_mode(self._trainer)
         self._hooks.call("on_train_start")
         self._has_started_training = True
         if not self._ends_at_once():
@@ -125,8 +128,9 @@ class LightningCallback(pytorch.PyTorchCallback):
         max_epochs = self._trainer.max_epochs
         if max_epochs != -1 and epochs > max_epochs:
             raise CheckpointError(
-                f"ckpt_path: {path} was written after {epochs} epochs, and the training has {max_epochs}. Train for "
-                "more, or load the weights alone when you build the module."
+                f"ckpt_path: You restored a checkpoint with current_epoch={epochs}, but you have set "
+                f"Trainer(max_epochs={max_epochs}). Train for more than {path} was, or load the weights alone when you "
+                "build the module."
             )
         self._controller.continue_at(batches, epochs)
         self._controller.skips_training = self._controller.has_trained_its_length

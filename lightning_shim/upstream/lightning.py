@@ -10,7 +10,8 @@ It relies on these private and undocumented names of Lightning:
   and the function by which it counts steps.
 - ``_DeviceDtypeModuleMixin._device``: the value of ``self.device`` until the module is moved.
 - ``CombinedLoader._mode``, ``_iterator`` and the ``iterators`` of that: how it combines, and one iterator a loader.
-- ``trainer.connectors.data_connector._replace_dunder_methods``, ``_get_distributed_sampler``, and
+- ``trainer.connectors.data_connector._replace_dunder_methods``, ``_get_distributed_sampler``, ``_worker_check``,
+  ``_auto_add_worker_init_fn``, and
   ``utilities.data._update_dataloader``, ``_is_dataloader_shuffled``: a loader's share for one of several processes.
 - ``DistributedSamplerWrapper.dataset``, and the ``_sampler`` of that: the sampler whose indices it shares out.
 - ``loops.fetchers._DataFetcherWrapper``: the class that a step may expect of its ``dataloader_iter``.
@@ -85,6 +86,14 @@ class Lightning:
     ]
     update_dataloader: Annotated[Callable[[DataLoader[Any], Any], DataLoader[Any]], "utilities.data:_update_dataloader"]
     is_dataloader_shuffled: Annotated[Callable[[DataLoader[Any]], bool], "utilities.data:_is_dataloader_shuffled"]
+    worker_check: Annotated[
+        Callable[[Any, DataLoader[Any], str], None], "trainer.connectors.data_connector:_worker_check"
+    ]
+    auto_add_worker_init_fn: Annotated[
+        Callable[[DataLoader[Any], int], None], "trainer.connectors.data_connector:_auto_add_worker_init_fn"
+    ]
+    reset_seed: Annotated[Callable[[], None], "strategies.ddp"]
+    PossibleUserWarning: Annotated[type[Warning], "utilities.warnings"]
     rank_zero_info: Annotated[Callable[[str], None], "utilities.rank_zero"]
     rank_zero_warn: Annotated[Callable[..., None], "utilities.rank_zero"]
 

@@ -13,6 +13,7 @@ It relies on these private names of Lightning:
 - ``_TrainingEpochLoop._batches_that_stepped``: the step under which Lightning logs.
 - ``Profiler._lightning_module``: the module that is measured.
 - ``LearningRateFinder._early_exit`` and ``BatchSizeFinder._early_exit``: set by a Tuner.
+- ``_FitLoop._warn_if_modules_in_eval_mode``: Lightning's warning of them, since 2.6.
 - ``utilities.exceptions._TunerExitException``: ends a Trainer's ``fit`` without an error.
 - ``utilities.compile._maybe_unwrap_optimized``: refuses what is no module of the Trainer's namespace.
 - ``_FitLoop._combined_loader``, ``_last_train_dl_reload_epoch``, ``_EvaluationLoop._combined_loader``,
@@ -24,10 +25,21 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Final
 
 from lightning_shim.upstream.lightning import lightning_of
 from lightning_shim.upstream.namespaces import derives_from, namespace_of
+
+_DEFAULT_BAR: Final = "_lightning_shim_default_bar"
+"""The entry of a Trainer's ``__dict__`` with the progress bar that Lightning has added."""
+
+
+def warn_of_modules_in_eval_mode(stand_in: Any) -> None:
+    """Warns as Lightning does, if it does, of modules that are in eval mode when the training starts."""
+    loop = namespace_of(stand_in.lightning_module).module("loops.fit_loop")._FitLoop
+    if hasattr(loop, "_warn_if_modules_in_eval_mode"):
+        loop._warn_if_modules_in_eval_mode(SimpleNamespace(trainer=stand_in))
 
 
 def start_profiler(trainer: Any, stand_in: Any) -> None:
@@ -65,24 +77,33 @@ def set_loop_limits(trainer: Any) -> None:
     )
 
 
-def has_nothing_to_fit(trainer: Any, callback: Any, given: Any = None) -> bool:
+def has_nothing_to_fit(trainer: Any, callback: Any) -> bool:
     """Whether a callback has no use in a trial, and waits for the Trainer's own loops after ``fit``.
 
     Determined shows a trial's progress in place of Lightning's default bar, a trial makes no predictions to write, and
     searches have ended before.
-
-    Args:
-        trainer: The script's Trainer.
-        callback: One of its callbacks.
-        given: The argument ``callbacks`` that it was made with, as far as that is not in the trial anyway.
     """
-    callbacks = namespace_of(callback).module("callbacks")
-    is_given = callback is given or (isinstance(given, list) and any(callback is each for each in given))
-    # Where rich is installed, the default bar of newer versions is drawn with it.
-    is_default_bar = type(callback) is callbacks.TQDMProgressBar or (
-        type(callback) is callbacks.RichProgressBar and not is_given
+    return (
+        callback is default_bar(trainer)
+        or derives_from(callback, "BasePredictionWriter")
+        or callback in finders(trainer)
     )
-    return is_default_bar or derives_from(callback, "BasePredictionWriter") or callback in finders(trainer)
+
+
+def has_bar(trainer: Any, callbacks: Any) -> bool:
+    """Whether the argument ``callbacks`` of a Trainer has a progress bar, so that Lightning adds none."""
+    given = callbacks if isinstance(callbacks, list) else [callbacks]
+    return any(isinstance(callback, lightning_of(trainer).ProgressBar) for callback in given)
+
+
+def remember_default_bar(trainer: Any) -> None:
+    """Remembers that the progress bar of a new Trainer is Lightning's own choice."""
+    vars(trainer)[_DEFAULT_BAR] = trainer.progress_bar_callback
+
+
+def default_bar(trainer: Any) -> Any:
+    """The progress bar that Lightning has added to a Trainer, since the script has given none; None otherwise."""
+    return vars(trainer).get(_DEFAULT_BAR)
 
 
 def draws_with_tqdm(bar: Any) -> bool:

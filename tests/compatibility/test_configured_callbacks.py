@@ -11,8 +11,8 @@ import pytest
 import pytorch_lightning as pl
 from determined import pytorch
 from pytorch_lightning import callbacks
+from pytorch_lightning.callbacks import BasePredictionWriter as Writer
 from pytorch_lightning.callbacks import EarlyStopping, ModelPruning
-from pytorch_lightning.callbacks import TQDMProgressBar as Bar
 
 import lightning_shim
 from lightning_shim.compatibility.inspection import inspect_members
@@ -51,7 +51,7 @@ class Configures(Regression):
         return [*made, LooksAtTests(), *map(dict, ())]
 
     def more(self) -> Any:
-        return [Prunes("l1_unstructured"), Bar()]  # here: more
+        return [Prunes("l1_unstructured"), Writer()]  # here: more
 
     def elsewhere(self) -> Any:
         return callbacks.LearningRateFinder()
@@ -64,7 +64,7 @@ FOUND = {
     ("detects and finds", "callbacks.SpikeDetection"),
     ("detects and finds", "callbacks.BatchSizeFinder"),
     ("more", "callbacks.ModelPruning"),
-    ("more", "callbacks.TQDMProgressBar"),
+    ("more", "callbacks.BasePredictionWriter"),
     ("hook of a callback", "Callback.on_test_start"),
     ("use of a callback", "Trainer.distributed_sampler_kwargs"),
 }
@@ -89,7 +89,7 @@ def test_callbacks_are_named() -> None:
 
 class Differs(Regression):
     def configure_callbacks(self) -> Any:
-        return [Bar(), LooksAtTests()]
+        return [Writer(), LooksAtTests()]
 
 
 @pytest.mark.filterwarnings("always")
@@ -101,5 +101,5 @@ def test_a_trial_says_each_thing_once(recwarn: pytest.WarningsRecorder) -> None:
     said = [
         str(warning.message) for warning in recwarn if isinstance(warning.message, lightning_shim.LightningShimWarning)
     ]
-    for name in ("TQDMProgressBar", "LooksAtTests.on_test_start", "trainer.distributed_sampler_kwargs"):
+    for name in ("BasePredictionWriter", "LooksAtTests.on_test_start", "trainer.distributed_sampler_kwargs"):
         assert len([message for message in said if message.startswith(f"{name} is ")]) == 1

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import inspect
 from typing import Any
+from unittest import mock
 
 import pytest
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins import LayerSync, TorchCheckpointIO
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy
 
 import lightning_shim
 from lightning_shim.members.member import Support
@@ -85,6 +90,41 @@ def test_is_ignored_with_a_warning(name: str) -> None:
 def test_ddp_on_one_process_is_warned_of() -> None:
     with pytest.warns(lightning_shim.DifferenceWarning, match="DistributedSampler"):
         pl.Trainer(strategy="ddp", logger=False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"accelerator": "invalid"},
+        *({"accelerator": "cpu", "devices": devices} for devices in (0, "0", [], "abc", -1, [1])),
+        {"accelerator": "gpu", "devices": 0},
+        {"accelerator": "cpu", "num_nodes": 0},
+        {"accelerator": "cpu", "plugins": [TorchCheckpointIO(), TorchCheckpointIO()]},
+        {"accelerator": "cpu", "plugins": [LightningEnvironment(), LightningEnvironment()]},
+        {"accelerator": "cpu", "plugins": [mock.Mock(spec=LayerSync)], "sync_batchnorm": True},
+        {"accelerator": "cuda", "strategy": DDPStrategy(parallel_devices=[torch.device("cpu")])},
+    ],
+    ids=str,
+)
+def test_what_no_machine_could_do_is_lightnings_error(
+    arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # For gpu Lightning would otherwise say that there is none.
+    monkeypatch.setattr(pl.accelerators.CUDAAccelerator, "is_available", lambda: True)
+    errors = []
+    for trainer in (False, True):
+        with lightning_shim.patched(trainer=trainer), pytest.raises(Exception, match=r".") as error:
+            pl.Trainer(logger=False, **arguments)
+        errors.append((error.type, str(error.value)))
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.usefixtures("_scripts")
+@pytest.mark.parametrize("devices", [[0, "1"], "a,b", [False]], ids=str)
+def test_devices_are_of_lightnings_types(devices: Any) -> None:
+    """As its own, which looks at them if there are GPUs."""
+    with pytest.raises((TypeError, ValueError), match="int"):
+        pl.Trainer(accelerator="gpu", devices=devices, logger=False)
 
 
 @pytest.mark.usefixtures("_scripts")

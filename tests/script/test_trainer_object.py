@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
+import pickle
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -114,6 +116,79 @@ def test_class_is_the_scripts_own(compared: Any) -> None:
         return seen, type(trainer) is Own
 
     assert compared(script)[1]
+
+
+class OwnTrainer(pl.Trainer):
+    """A Trainer with methods, and an attribute, of the script's own."""
+
+    def __init__(self, seen: list[Any], **arguments: Any) -> None:
+        self.seen = seen
+        super().__init__(**arguments)
+
+    @property
+    def folder(self) -> str:
+        return f"own{self.global_step}"
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        self.seen.append(args)
+        super().print("own", *args, **kwargs)
+
+    def save_checkpoint(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        self.seen.append((os.path.basename(filepath), self.current_epoch, self.global_step))
+        super().save_checkpoint(filepath, *args, **kwargs)
+
+
+def replaced_methods(seen: list[Any], **arguments: Any) -> Any:
+    """Makes a Trainer whose methods are replaced one by one, around Lightning's."""
+    trainer = pl.Trainer(**arguments)
+    lightnings_print, lightnings_save = trainer.print, trainer.save_checkpoint
+
+    def print_it(*args: Any, **kwargs: Any) -> None:
+        seen.append(args)
+        lightnings_print("own", *args, **kwargs)
+
+    def save(filepath: Any, *args: Any, **kwargs: Any) -> None:
+        seen.append((os.path.basename(filepath), trainer.current_epoch, trainer.global_step))
+        lightnings_save(filepath, *args, **kwargs)
+
+    trainer.print, trainer.save_checkpoint = print_it, save  # type: ignore[method-assign]
+    trainer.seen, trainer.folder = seen, "own"
+    return trainer
+
+
+@pytest.mark.parametrize("make", [OwnTrainer, replaced_methods])
+def test_what_a_script_gives_its_trainer(compared: Any, capsys: pytest.CaptureFixture[str], make: Any) -> None:
+    """Methods of its own are called by the module and the callbacks, and reach those of the trial."""
+
+    def act(hook: str, module: Any) -> None:
+        trainer = module.trainer
+        if hook == "on_train_epoch_end":
+            trainer.seen.append((trainer.folder, hasattr(trainer, "nothing")))
+            trainer.print("an epoch")
+            trainer.save_checkpoint(f"{trainer.folder}.ckpt")
+            trainer.epochs = getattr(trainer, "epochs", 0) + 1
+
+    def script() -> Any:
+        trainer = make([], **{**ARGUMENTS, "enable_checkpointing": True})
+        trainer.fit(Module(act), loader(), loader(2))
+        saved = torch.load(f"{trainer.folder}.ckpt", weights_only=False)
+        counts = saved["global_step"], saved["epoch"], saved["state_dict"], saved["optimizer_states"]
+        return trainer.seen, trainer.epochs, counts, capsys.readouterr().out.count("own an epoch")
+
+    seen, epochs, _, printed = compared(script)
+    assert len(seen) == 8
+    assert epochs == printed == 2
+
+
+def test_pickled_bar_holds_the_scripts_trainer(compared: Any) -> None:
+    def script() -> Any:
+        bar = pl.callbacks.TQDMProgressBar()
+        trainer = pl.Trainer(**{**ARGUMENTS, "enable_progress_bar": True}, callbacks=[bar])
+        trainer.fit(Module(operator.is_), loader(), loader(2))
+        copy = pickle.loads(pickle.dumps(bar))
+        return type(copy.trainer).__qualname__, copy.trainer.global_step
+
+    assert compared(script) == ("Trainer", 8)
 
 
 @pytest.mark.parametrize("by_signal", [False, True])

@@ -1,7 +1,7 @@
 """A script for Lightning's Trainer.
 
 Its arguments are the seconds that a batch takes, and words: ``patched`` patches the Trainer, ``quiet`` wants no
-progress bar, ``evaluate`` evaluates afterwards.
+progress bar, ``evaluate`` evaluates afterwards, and ``bar`` gives it a progress bar.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ if "patched" in sys.argv:
     lightning_shim.patch(trainer=True)
 
 import pytorch_lightning as pl
+from pytorch_lightning.trainer.connectors import callback_connector
 
 from tests.terminal.model import EPOCHS, Lit, loader, number_of_processes
 
 if __name__ == "__main__":
+    # Without rich, for which Lightning would choose another bar.
+    callback_connector._RICH_AVAILABLE = False
     trainer = pl.Trainer(
         max_epochs=EPOCHS,
         accelerator="cpu",
@@ -25,7 +28,7 @@ if __name__ == "__main__":
         log_every_n_steps=2,
         enable_model_summary=False,
         enable_progress_bar="quiet" not in sys.argv,
-        callbacks=[pl.callbacks.TQDMProgressBar()] if "evaluate" in sys.argv else [],
+        callbacks=[pl.callbacks.TQDMProgressBar()] if "bar" in sys.argv else [],
     )
     trainer.fit(Lit(float(sys.argv[1])), loader(), loader())
     print(f"{trainer.global_step} steps")
