@@ -32,13 +32,14 @@ _SETTINGS: Final = (
     "log_every_n_steps",
     "max_epochs",
     "max_steps",
+    "received_sigterm",
     "val_check_interval",
 )
 """Attributes that are read from the user's own Trainer."""
 
 
-# ModelCheckpoint reads the private name.
-@delegates({name: f"users.{name}" for name in (*_SETTINGS, "_val_check_time_interval")})
+# ModelCheckpoint reads the first private name.
+@delegates({name: f"users.{name}" for name in (*_SETTINGS, "_val_check_time_interval", "_signal_connector")})
 class ScriptTrainer(TrainerFacade):
     """The trainer of a module while a script's own Trainer fits it."""
 

@@ -114,6 +114,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._hooks.call("on_train_start")
         self._has_started_training = True
         if not self._ends_at_once():
+            self._parts.trial_state.restore_pruning()
             self._parts.attributes.start()
             self._training_loop.resume()
             self._parts.attributes.restore()
@@ -234,8 +235,12 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def _agree_to_stop(self, stops: bool = True) -> None:
         """Stops the trial if any process has requested it, and if this one lets it. Call it on all processes."""
+        session = self._session
+        wishes = self._context.distributed.allgather((session.stops_early, session.received_sigterm))
+        if session.world_size > 1 and any(has_signal for _, has_signal in wishes):
+            raise session.lightning.SIGTERMException
         # Determined looks at the request after each report, validation or checkpoint, which comes next.
-        if any(self._context.distributed.allgather(self._session.stops_early)) and stops:
+        if any(stops_early for stops_early, _ in wishes) and stops:
             self._stop()
 
     def _stop(self) -> None:
