@@ -25,6 +25,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.wrappers import MetricTracker
 
 from lightning_shim.checkpoint.attribute_pickle import NEVER_KEPT, AttributeUnpickler, CheckpointPickler, HashingPickler
+from lightning_shim.checkpoint.callbacks import attributes_left_out
 from lightning_shim.checkpoint.initial_objects import (
     NAMED,
     PLAIN_TYPES,
@@ -34,12 +35,11 @@ from lightning_shim.checkpoint.initial_objects import (
 )
 from lightning_shim.data.parts import attributes_of
 from lightning_shim.data.tracked_loader import TrackedLoader, has_state
-from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.session.fingerprints import IN_CHECKPOINTS, is_large, mark_of
 from lightning_shim.upstream.lightning import is_overridden, lightning_of
-from lightning_shim.upstream.torch import buffers_without_state
+from lightning_shim.upstream.torch import buffers_without_state, pruned_tensors
 from lightning_shim.user_code.bytecode import may_read_earlier_value
 from lightning_shim.user_code.user_class import is_users_class
 
@@ -71,6 +71,9 @@ class _Owner:
         own = {name: value for name, value in vars(self.instance).items() if name not in self.names_left_out}
         if not isinstance(self.instance, nn.Module):
             return own
+        # Pruned tensors are saved with the trial's state, and a forward pass makes them anew.
+        for tensor in pruned_tensors(self.instance):
+            own.pop(tensor.name, None)
         if _is_of_torch(self.instance):
             # Its other attributes are derived from its parameters, as weight normalisation derives the weight.
             own = {name: value for name, value in own.items() if type(value) in PLAIN_TYPES}
@@ -296,14 +299,14 @@ class OwnAttributes:
             except MissingObjectError:
                 missing += places
             except Exception as error:
-                self._warn(
+                warn_at_caller(
                     f"The checkpoint's state of {self._names(places)} cannot be read ({type(error).__name__}: "
                     f"{error}). It is as __init__ and the hooks before the first batch make it. If a class has been "
                     "renamed or moved, keep its old name as an alias."
                 )
         self._always_kept.update(restored)
         if missing:
-            self._warn(
+            warn_at_caller(
                 f"The checkpoint has a state for {self._names(missing)}, but before the first batch there is nothing "
                 "to load it into. Create it in __init__, setup or on_train_start."
             )
@@ -340,10 +343,9 @@ class OwnAttributes:
                 left_out = of_module.union(FLAGS_OF_LAYERS)
             yield _Owner(f"module {name}", submodule, left_out)
         for key, callback in self._callbacks.items():
-            is_users = type(callback).__module__.partition(".")[0] not in NEVER_KEPT
-            if is_users and not is_overridden("state_dict", callback, lightning_of(callback).Callback):
-                yield _Owner(f"{key} {type(callback).__qualname__}", callback)
-
+            callbacks_left_out = attributes_left_out(callback)
+            if callbacks_left_out is not None:
+                yield _Owner(f"{key} {type(callback).__qualname__}", callback, callbacks_left_out)
         for stage, loaders in self._loaders.items():
             yield from self._owners_in(loaders, stage)
 
@@ -407,7 +409,7 @@ class OwnAttributes:
         loaders = {owner.key: owner.loader for owner in self._owners() if owner.loader is not None}
         own = [place for place in lost if place[0] not in loaders]
         if own:
-            self._warn(
+            warn_at_caller(
                 f"Checkpoints do not hold {self._names(own)}: it is, or contains, an object that was not there "
                 "before the first batch and cannot be pickled. After a pause it is as __init__ and the hooks before "
                 "the first batch make it. If training depends on it, register a buffer, or save and restore it in "
@@ -418,15 +420,11 @@ class OwnAttributes:
             listed = ", ".join(
                 f"{self._names([place])} of the {loaders[place[0]]} ({lost[place]})" for place in of_loaders
             )
-            self._warn(
+            warn_at_caller(
                 f"Checkpoints do not hold {listed}. After a pause it is as __init__ and the hooks before the first "
                 "batch make it. If training depends on it, keep it in an attribute of the module, or train with "
                 "num_workers=0 and give its class state_dict and load_state_dict."
             )
-
-    @staticmethod
-    def _warn(message: str) -> None:
-        warn_at_caller(message, DifferenceWarning)
 
     def _names(self, places: list[_Place]) -> str:
         classes = {owner.key: type(owner.instance).__qualname__ for owner in self._owners()}

@@ -48,17 +48,18 @@ class StartingCheckpoint:
         Raises:
             CheckpointError: If it is missing, damaged, or another module's.
         """
-        session, latest = self._session, None
+        session, latest, pruning = self._session, None, None
         if session.latest_checkpoint is not None:
             latest = session.controller.latest = read_latest_checkpoint(session.context, session.latest_checkpoint)
         if latest is not None and latest.is_own:
             self._content, self._name = latest.content, latest.folder
+            pruning = self._trial_state.pruning_in(latest.content)
             self._kept_files.restore_folders(latest.content)
         else:
             self._read_ckpt_path()
         if self._content is not None:
             with fitting_errors(self._name):
-                self._lightning_checkpoint.load(self._content)
+                self._lightning_checkpoint.load(self._content, pruning)
             self._datamodule_state = captured_state(session.datamodule)
         elif latest is not None:
             with fitting_errors(latest.folder):
@@ -76,6 +77,12 @@ class StartingCheckpoint:
             session.lightning.rank_zero_info(f"Restoring states from the checkpoint path at {path}")
             share([path], replaces=False)
             self._content, self._name = self._lightning_checkpoint.read(path), path
+            unknown = self._content.get("callbacks", {}).keys() - {each.state_key for each in session.callbacks}
+            if unknown and session.script_trainer is not None:
+                session.lightning.rank_zero_warn(
+                    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided "
+                    f"during `Trainer` instantiation. Please add the following callbacks: {list(unknown)}."
+                )
 
     def restore_training_state(self) -> None:
         """Gives optimizers and schedulers their states.

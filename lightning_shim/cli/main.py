@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import pathlib
 import platform
 import sys
@@ -55,10 +56,13 @@ def _program() -> str:
 
 
 def _versions() -> str:
-    found = []
-    for distribution in _NAMED_BY_VERSION:
+    """Names what is installed: the package itself need not be, where it is a folder beside the user's code."""
+
+    def named(distribution: str) -> list[str]:
         try:
-            found.append(f"{distribution} {version(distribution)}")
+            return [f"{distribution} {version(distribution)}"]
         except PackageNotFoundError:
-            continue
-    return f"{_PROGRAM} {version(_PROGRAM)} ({', '.join([*found, f'Python {platform.python_version()}'])})"
+            return []
+
+    own, others = named(_PROGRAM) or [_PROGRAM], itertools.chain.from_iterable(map(named, _NAMED_BY_VERSION))
+    return f"{own[0]} ({', '.join([*others, f'Python {platform.python_version()}'])})"

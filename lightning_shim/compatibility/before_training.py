@@ -10,7 +10,6 @@ from lightning_shim.compatibility.inspection import inspect_members, lightnings_
 from lightning_shim.compatibility.report import Role
 from lightning_shim.diagnostics.errors import (
     ConfigurationError,
-    DifferenceWarning,
     IgnoredMemberWarning,
     RefusedMemberError,
     RefusedMemberWarning,
@@ -53,12 +52,16 @@ def verify_module(lightning: Lightning, module: Any) -> None:
     """
     module_class: Any = lightning.LightningModule
     if not isinstance(module, module_class):
-        raise ConfigurationError(f"{caller_location()}: {type(module).__qualname__} is no LightningModule.")
+        raise ConfigurationError(
+            f"{caller_location()}: model must be a `LightningModule`, got `{type(module).__qualname__}`.",
+            also=TypeError,
+        )
     for hook in ("training_step", "configure_optimizers"):
         if not is_overridden(hook, module, module_class):
             where = definition_location(type(module))
             raise ConfigurationError(
-                f"{where}: {type(module).__qualname__} does not define {hook}, without which nothing can be trained."
+                f"{where}: No `{hook}()` method defined in {type(module).__qualname__}. Lightning `Trainer` expects as "
+                "minimum a `training_step()`, `train_dataloader()` and `configure_optimizers()` to be defined."
             )
     if takes_argument(module.training_step, "optimizer_idx") and not module.automatic_optimization:
         raise ConfigurationError(
@@ -78,20 +81,22 @@ def verify_manual_optimization(module: Any, options: TrainerOptions) -> None:
         return
     if (options.gradient_clip_val or 0) > 0:
         instead = "clip in training_step (self.clip_gradients)"
-        raise _no_effect(module, "gradient_clip_val", options.gradient_clip_val, instead)
+        raise _not_supported(module, "clipping", "gradient_clip_val", options.gradient_clip_val, instead)
     if options.accumulate_grad_batches > 1:
         raise no_accumulation(module, options.accumulate_grad_batches)
 
 
 def no_accumulation(module: Any, batches: int) -> ConfigurationError:
     """Makes the error for ``accumulate_grad_batches`` with manual optimization."""
-    return _no_effect(module, "accumulate_grad_batches", batches, "step in every few calls of training_step")
+    instead = "step in every few calls of training_step"
+    return _not_supported(module, "accumulation", "accumulate_grad_batches", batches, instead)
 
 
-def _no_effect(module: Any, name: str, value: Any, instead: str) -> ConfigurationError:
+def _not_supported(module: Any, what: str, name: str, value: Any, instead: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{caller_location()}: {name}={value} has no effect on {type(module).__qualname__}, which sets "
-        f"automatic_optimization = False: leave it out, and {instead}."
+        f"{caller_location()}: Automatic gradient {what} is not supported for manual optimization, which "
+        f"{type(module).__qualname__} has chosen (automatic_optimization = False). Leave {name}={value} out, and "
+        f"{instead}."
     )
 
 
@@ -186,7 +191,9 @@ def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
 def warn_about_validation(has_loaders: bool, has_step: bool) -> None:
     """Warns if there are validation loaders without a ``validation_step``, or the other way round."""
     if has_loaders is not has_step:
-        present, missing = (
-            ("validation loaders", "validation_step") if has_loaders else ("a validation_step", "validation loaders")
+        found = (
+            "passed in a `val_dataloader` but have no `validation_step`"
+            if has_loaders
+            else "defined a `validation_step` but have no `val_dataloader`"
         )
-        warn_at_caller(f"There are {present}, but no {missing}: nothing is validated.", DifferenceWarning)
+        warn_at_caller(f"You {found}. Skipping val loop.")

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.source_files import SourceFiles
 from lightning_shim.diagnostics.warn import warn_at_place
 from lightning_shim.members.member import Kind
@@ -130,4 +129,4 @@ class _Logged:
         hint = f" Did you mean {similar[0]!r}?" if similar else ""
         listed = ", ".join(map(repr, sorted(plain))) or "nothing"
         message = f"{what}, which {self._class.__qualname__} never logs; it logs {listed}.{hint}"
-        warn_at_place(file, line, self._class.__module__, message, DifferenceWarning)
+        warn_at_place(file, line, self._class.__module__, message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from lightning_shim.diagnostics.errors import ConfigurationError, LightningShimWarning
+from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning, LightningShimWarning
 from lightning_shim.diagnostics.locations import caller_location, definition_location
 from lightning_shim.diagnostics.warn import warn_at_caller, warn_at_definition
 from lightning_shim.session.session import Session
@@ -36,6 +36,12 @@ class LoaderRequest:
         if given is None and is_overridden(name, owner, base):
             action = f"[{base.__name__}]{type(owner).__name__}.{name}"
             self._hook = session.profiling.measured(action, getattr(owner, name))
+        # In words that can follow "which was".
+        self.origin: Final = (
+            f"passed to `Trainer.fit({stage}_dataloaders=...)`"
+            if self._hook is None
+            else f"returned from `{type(owner).__name__}.{name}()`"
+        )
 
     @property
     def is_defined(self) -> bool:
@@ -51,17 +57,18 @@ class LoaderRequest:
         """Returns the loaders, or None."""
         return self._given if self._hook is None else self._hook()
 
-    def error(self, problem: str) -> ConfigurationError:
+    def error(self, problem: str, also: type[Exception] | None = None) -> ConfigurationError:
         """Returns an error that points at the source of the loaders.
 
         Args:
             problem: A sentence without its subject, which is the hook or the argument.
+            also: The class of Lightning's own error, unless it is MisconfigurationException.
         """
         if self._hook is None:
-            return ConfigurationError(f"{caller_location()}: {self.stage}_dataloaders {problem}")
-        return ConfigurationError(f"{definition_location(self._hook)}: {self.stage}_dataloader {problem}")
+            return ConfigurationError(f"{caller_location()}: {self.stage}_dataloaders {problem}", also)
+        return ConfigurationError(f"{definition_location(self._hook)}: {self.stage}_dataloader {problem}", also)
 
-    def warn(self, message: str, category: type[LightningShimWarning]) -> None:
+    def warn(self, message: str, category: type[LightningShimWarning] = DifferenceWarning) -> None:
         """Warns at the source of the loaders."""
         if self._hook is None:
             warn_at_caller(message, category)

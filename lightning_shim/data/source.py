@@ -5,14 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lightning_fabric.utilities.seed import pl_worker_init_function
-from lightning_fabric.utilities.warnings import PossibleUserWarning
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from lightning_shim.compatibility.before_training import takes_dataloader_iter
 from lightning_shim.data.determined_loader import as_torch_loader
@@ -20,7 +17,7 @@ from lightning_shim.data.passes import OWN_END, Batches, CommonEnd, DataFetcherW
 from lightning_shim.data.requests import LoaderRequest
 from lightning_shim.data.sharding import SamplerError, SampleSharing
 from lightning_shim.data.tracked_loader import PartAttributes, TooFewBatchesError, TrackedLoader
-from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning, HyperparameterWarning
+from lightning_shim.diagnostics.errors import ConfigurationError, HyperparameterWarning
 from lightning_shim.session.datamodule_state import captured_state, restore_state
 from lightning_shim.session.hyperparameters import GLOBAL_BATCH_SIZE
 from lightning_shim.session.random_state import RandomState
@@ -152,16 +149,11 @@ class DataSource:
     def _request_loaders(self) -> None:
         loaders = self._sharing.request(self.request)
         if loaders is None:
-            raise self.request.error("returned None instead of a loader.")
+            raise self._invalid(loaders)
         combined: Any = loaders
         if not isinstance(loaders, self._session.lightning.CombinedLoader):
             mode = "max_size_cycle" if self._trains else "sequential"
             combined = self._session.lightning.CombinedLoader(loaders, mode)
-        if self._trains and visits_loaders_in_turn(combined):
-            raise self.request.error(
-                'gave a CombinedLoader with mode="sequential", which Lightning does not train on either; use '
-                '"max_size_cycle", "max_size" or "min_size".'
-            )
         loaders = [as_torch_loader(loader) for loader in combined.flattened]
         combined.flattened = [self._prepared(loader) for loader in self._in_order(loaders)]
         combined.limits = [self._limited(loader) for loader in combined.flattened]
@@ -182,6 +174,12 @@ class DataSource:
         # A copy, because a module may ask the trainer for its loaders and has to find its own.
         self._combined_tracked = copy.copy(combined)
         self._combined_tracked.flattened = self._tracked
+        if self._trains and visits_loaders_in_turn(combined):
+            raise self.request.error(
+                'gave a CombinedLoader. `FitLoop` does not support the `CombinedLoader(mode="sequential")` mode; use '
+                '"max_size_cycle", "max_size" or "min_size".',
+                also=ValueError,
+            )
 
     def _common_end(self, lengths: list[int | None]) -> CommonEnd:
         """Compares the numbers of batches of all processes: those with more would wait for the others for ever."""
@@ -208,20 +206,29 @@ class DataSource:
                 # Lightning tries this on each loader, and it may draw random numbers.
                 iter(loader)
             except TypeError:
-                raise self.request.error(f"gave {loader!r}, which is no loader: it cannot be iterated.") from None
+                raise self._invalid(loader) from None
             return loader
+        lightning, name = self._session.lightning, f"{self.request.stage}_dataloader"
         is_script = self._session.script_trainer is not None
-        if is_script and not self._trains and self._session.lightning.is_dataloader_shuffled(loader):
-            self._session.lightning.rank_zero_warn(
-                f"Your `{self.request.stage}_dataloader`'s sampler has shuffling enabled, it is strongly recommended "
-                "that you turn shuffling off for val/test dataloaders.",
-                category=PossibleUserWarning,
+        if is_script and not self._trains and lightning.is_dataloader_shuffled(loader):
+            lightning.rank_zero_warn(
+                f"Your `{name}`'s sampler has shuffling enabled, it is strongly recommended that you turn shuffling "
+                "off for val/test dataloaders.",
+                category=lightning.PossibleUserWarning,
             )
         loader = self._shared(loader)
-        if int(os.environ.get("PL_SEED_WORKERS", 0)) and loader.worker_init_fn is None:
-            # The environment variable is set by seed_everything(workers=True).
-            loader.worker_init_fn = functools.partial(pl_worker_init_function, rank=self._session.global_rank)
+        if is_script:
+            lightning.worker_check(self._session.trainer, loader, name)
+        # After seed_everything(workers=True).
+        lightning.auto_add_worker_init_fn(loader, self._session.global_rank)
         return loader
+
+    def _invalid(self, loader: Any) -> ConfigurationError:
+        """Returns the error of an object that is no loader."""
+        return self.request.error(
+            f"gave what cannot be iterated. An invalid dataloader was {self.request.origin}. Found {loader!r}.",
+            TypeError,
+        )
 
     def _shared(self, loader: DataLoader[Any]) -> DataLoader[Any]:
         try:
@@ -238,9 +245,8 @@ class DataSource:
         if not self._sharing.overfits or all(isinstance(sampler, SequentialSampler) for sampler in samplers):
             return loaders
         self.request.warn(
-            f"With overfit_batches the {self.request.stage} loaders go through their datasets in order, whatever "
-            "samplers they have.",
-            DifferenceWarning,
+            f"You requested to overfit but enabled {self.request.stage} dataloader shuffling. With overfit_batches "
+            "loaders go through their datasets in order, whatever samplers they have."
         )
         try:
             return [self._sharing.in_order(loader) for loader in loaders]
@@ -256,6 +262,14 @@ class DataSource:
             f"Total length of `{type(loader).__name__}` across ranks is zero. Please make sure this was your intention."
         )
 
+    def _warn_of_length_of_stream(self) -> None:
+        if self._session.script_trainer is not None:
+            self._session.lightning.rank_zero_warn(
+                "Your `IterableDataset` has `__len__` defined. In combination with multi-process data loading (when "
+                "num_workers > 1), `__len__` could be inaccurate if each worker is not configured independently to "
+                "avoid having duplicate data."
+            )
+
     def _limited(self, loader: Any) -> int | float:
         try:
             length: int | float = len(loader)
@@ -268,21 +282,24 @@ class DataSource:
                 "gave an empty loader: it has no batches. Is the dataset empty, or smaller than the "
                 "batch size with drop_last=True?"
             )
+        elif length != float("inf") and isinstance(getattr(loader, "dataset", None), IterableDataset):
+            self._warn_of_length_of_stream()
         # As in Lightning, an integer is a number of batches and a float is a part of them: 1 is not 1.0.
         if isinstance(self._limit, int):
             return min(length, self._limit)
         if length == float("inf"):
             if self._limit != 1.0:
                 raise self.request.error(
-                    f"gave a loader without a length, of which {self._limit_name}={self._limit} is no number of "
-                    "batches; give one."
+                    f"gave a loader without a length. When using an `IterableDataset`, `Trainer({self._limit_name})` "
+                    f"must be `1.0` or an int, not {self._limit}."
                 )
             return length
         batches = int(length * self._limit)
         if batches == 0 and length:
             raise self.request.error(
-                f"gave {length} batches, of which {self._limit_name}={self._limit} leaves none; it has to be at "
-                f"least {1 / length:.3g}."
+                f"gave {length} batches. You requested to check {self._limit} of the `{self.request.stage}_dataloader` "
+                f"but {self._limit} * {length} < 1. Please increase the `{self._limit_name}` argument. Try at least "
+                f"`{self._limit_name}={1 / length}`."
             )
         return batches
 

@@ -17,7 +17,6 @@ from torch.utils.data.distributed import DistributedSampler
 
 from lightning_shim.data.parts import OF_PYTORCH, attributes_of, parts_of, samplers_of
 from lightning_shim.data.workers import InWorkers, WorkerState, iterate_with_workers
-from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_definition
 from lightning_shim.session.own_generators import OwnGenerators
 from lightning_shim.session.random_state import RandomState
@@ -387,7 +386,6 @@ class _Skip:
                 f"{type(sampler).__name__} draws from the global random generator of {', '.join(names)} each time that "
                 "it gives an index, as others do in between. After a pause it may choose other samples than without. "
                 "Draw at the start of __iter__, or from a generator of its own.",
-                DifferenceWarning,
             )
 
 

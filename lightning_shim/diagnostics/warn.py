@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from lightning_shim.diagnostics.errors import LightningShimWarning, StrictModeError
+from lightning_shim.diagnostics.errors import DifferenceWarning, LightningShimWarning, StrictModeError
 from lightning_shim.diagnostics.locations import definition_of, users_frame
 
 _RANK_VARIABLES = ("RANK", "HOROVOD_RANK", "OMPI_COMM_WORLD_RANK")
@@ -48,7 +48,7 @@ def _emit(
     warnings.warn_explicit(message, category, filename, line, module, registry)
 
 
-def warn_at_caller(message: str, category: type[LightningShimWarning]) -> None:
+def warn_at_caller(message: str, category: type[LightningShimWarning] = DifferenceWarning) -> None:
     """Warns at the user's line that is running, on rank 0 only.
 
     Args:
@@ -62,7 +62,9 @@ def warn_at_caller(message: str, category: type[LightningShimWarning]) -> None:
     _emit(message, category, frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
 
 
-def warn_at_place(filename: str, line: int, module: str, message: str, category: type[LightningShimWarning]) -> None:
+def warn_at_place(
+    filename: str, line: int, module: str, message: str, category: type[LightningShimWarning] = DifferenceWarning
+) -> None:
     """Warns at a given line of the user's, on rank 0 only.
 
     Args:
@@ -79,7 +81,9 @@ def warn_at_place(filename: str, line: int, module: str, message: str, category:
     _emit(message, category, filename, line, {"__name__": module} if loaded is None else vars(loaded))
 
 
-def warn_at_definition(definition: Callable[..., Any], message: str, category: type[LightningShimWarning]) -> None:
+def warn_at_definition(
+    definition: Callable[..., Any], message: str, category: type[LightningShimWarning] = DifferenceWarning
+) -> None:
     """Warns at the line of the user's ``def``, on rank 0 only."""
     found = definition_of(definition)
     if found is None:

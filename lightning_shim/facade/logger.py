@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from lightning_shim.diagnostics.errors import DifferenceWarning, MetricError, RefusedMemberError
+from lightning_shim.diagnostics.errors import MetricError, RefusedMemberError
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.facade.delegation import delegates
@@ -88,8 +88,7 @@ class LoggerFacade:
         lost = sorted(data.keys() - values.keys())
         warn_at_caller(
             "logger.experiment is TensorBoard's SummaryWriter, which has no log: the numbers are recorded"
-            + (f", {', '.join(lost)} is lost; use experiment.add_image and its like." if lost else "."),
-            DifferenceWarning,
+            + (f", {', '.join(lost)} is lost; use experiment.add_image and its like." if lost else ".")
         )
         self.log_metrics(values, step)
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 import torch
 
-from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning
+from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning, OptimizersWarning
 from lightning_shim.diagnostics.locations import definition_location
 from lightning_shim.diagnostics.warn import warn_at_definition
 from lightning_shim.upstream.lightning import Lightning
@@ -62,11 +62,11 @@ class _OptimizersReader:
         # Lightning 2 knows no "frequency". It is read only where several optimizers can take turns.
         return {"frequency"} if self.takes_turns else set()
 
-    def error(self, problem: str) -> ConfigurationError:
-        return ConfigurationError(f"{definition_location(self.definition)}: configure_optimizers {problem}")
+    def error(self, problem: str, also: type[Exception] | None = None) -> ConfigurationError:
+        return ConfigurationError(f"{definition_location(self.definition)}: configure_optimizers {problem}", also)
 
-    def warn(self, message: str) -> None:
-        warn_at_definition(self.definition, f"configure_optimizers: {message}", DifferenceWarning)
+    def warn(self, message: str, category: type[DifferenceWarning] = OptimizersWarning) -> None:
+        warn_at_definition(self.definition, message, category)
 
     def handle_none(self) -> None:
         """Warns that None was returned, or refuses it if a ``return`` seems to have been forgotten."""
@@ -76,8 +76,9 @@ class _OptimizersReader:
                 "value. Return the optimizer; or write `return None` if the module is to be trained without one."
             )
         self.warn(
-            "it returned None, so no optimizer steps: gradients are computed, but the weights stay as they are. "
-            "Is a `return` missing?"
+            "`LightningModule.configure_optimizers` returned `None`, this fit will run with no optimizer: gradients "
+            "are computed, but the weights stay as they are. Is a `return` missing?",
+            DifferenceWarning,
         )
 
     def split(self, returned: Any) -> tuple[list[Any], list[Any]]:
@@ -96,7 +97,9 @@ class _OptimizersReader:
                 return self._split_mappings(returned)
             if self._are_optimizers(returned):
                 return list(returned), []
-        raise self.error(f"returned {returned!r}. It has to return one of: {_SHAPES}.")
+        raise self.error(
+            f"returned {returned!r}. Unknown configuration for model optimizers. It has to return one of: {_SHAPES}."
+        )
 
     @staticmethod
     def _are_optimizers(entries: Any) -> bool:
@@ -108,7 +111,8 @@ class _OptimizersReader:
             unknown = entry.keys() - {"optimizer", "lr_scheduler", "monitor", *self._more_keys}
             if unknown:
                 self.warn(
-                    f"the keys {sorted(unknown)} have no effect; those used are optimizer, lr_scheduler and monitor."
+                    f"Found unsupported keys in the optimizer configuration: {unknown}. They have no effect; those "
+                    "used are optimizer, lr_scheduler and monitor."
                 )
             if not isinstance(entry.get("optimizer"), torch.optim.Optimizer):
                 raise self.error(f'returned a dictionary whose "optimizer" is {entry.get("optimizer")!r}.')
@@ -140,41 +144,56 @@ class _OptimizersReader:
     def scheduler_config(self, returned: Any) -> SchedulerConfig:
         settings = dict(returned) if isinstance(returned, Mapping) else {"scheduler": returned}
         known = {entry.name for entry in fields(self.lightning.LRSchedulerConfig)}
-        useless = settings.keys() - known
-        if not self.automatic:
-            # With manual optimization the user steps the schedulers; Lightning never looks at these keys.
-            useless |= settings.keys() & {"reduce_on_plateau", "monitor", "strict"}
+        unknown = settings.keys() - known
+        if unknown:
+            self.warn(f"Found unsupported keys in the lr scheduler dict: {unknown}. Take them out.")
+        # With manual optimization the user steps the schedulers; Lightning never looks at these keys.
+        useless = {"reduce_on_plateau", "monitor", "strict"} & settings.keys() if not self.automatic else set()
         if useless:
-            self.warn(f"the scheduler's keys {sorted(useless)} have no effect here.")
-            settings = {key: value for key, value in settings.items() if key not in useless}
+            self.warn(
+                f"The lr scheduler dict contains the key(s) {sorted(useless)}, but the keys will be ignored. You need "
+                "to call `lr_scheduler.step()` manually in manual optimization."
+            )
+        settings = {key: value for key, value in settings.items() if key not in unknown | useless}
         if "scheduler" not in settings:
-            raise self.error('returned a scheduler dictionary without the key "scheduler".')
+            raise self.error(
+                'returned a scheduler dictionary. The lr scheduler dict must have the key "scheduler" with its item '
+                "being an lr scheduler."
+            )
         scheduler = settings["scheduler"]
         if not all(callable(getattr(scheduler, name, None)) for name in ("state_dict", "load_state_dict")):
             raise self.error(
                 f"returned the scheduler {scheduler!r}, which has no state_dict and load_state_dict, so that a paused "
-                "trial could not continue with it."
+                "trial could not continue with it.",
+                also=TypeError,
             )
         if self.automatic:
-            self._check_automatic(settings, scheduler)
+            self._check_automatic(settings, scheduler, isinstance(returned, Mapping))
         config: SchedulerConfig = self.lightning.LRSchedulerConfig(**settings)
         return config
 
-    def _check_automatic(self, settings: dict[str, Any], scheduler: Any) -> None:
+    def _check_automatic(self, settings: dict[str, Any], scheduler: Any, is_dictionary: bool) -> None:
         settings.setdefault("reduce_on_plateau", self._is_plateau(scheduler))
         if settings.get("interval", "epoch") not in ("step", "epoch"):
-            raise self.error(f'returned interval={settings["interval"]!r}; it is "step" or "epoch".')
+            raise self.error(
+                'returned a scheduler dictionary. The "interval" key in lr scheduler dict must be "step" or "epoch" '
+                f'but is "{settings["interval"]}".'
+            )
         if settings["reduce_on_plateau"] and settings.get("monitor") is None:
             raise self.error(
-                'returned a ReduceLROnPlateau scheduler without the "monitor" that it is to follow, for example '
+                f"returned no monitor. {'The lr scheduler dict' if is_dictionary else '`configure_optimizers`'} must "
+                "include a monitor when a `ReduceLROnPlateau` scheduler is used. For example: "
                 '{"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}.'
             )
         if isinstance(scheduler, torch.optim.lr_scheduler.OneCycleLR) and settings.get("interval", "epoch") == "epoch":
-            self.warn('OneCycleLR is stepped once an epoch; set "interval": "step" if you meant each step.')
+            self.warn(
+                "A `OneCycleLR` scheduler is using 'interval': 'epoch', so it is stepped once an epoch. Are you sure "
+                "you didn't mean 'interval': 'step'?"
+            )
         if not (isinstance(scheduler, _PYTORCH_SCHEDULERS) or self.steps_itself):
             raise self.error(
-                f"returned the scheduler {scheduler!r}, which is not one of PyTorch's; define lr_scheduler_step to say "
-                "how it is stepped."
+                f"returned the scheduler {scheduler!r}, which doesn't follow PyTorch's LRScheduler API. You should "
+                "override the `LightningModule.lr_scheduler_step` hook to say how it is stepped."
             )
 
 
@@ -235,12 +254,15 @@ def read_optimizers(
     configs = [reader.scheduler_config(scheduler) for scheduler in schedulers]
     if automatic and len(optimizers) > 1 and not takes_turns:
         raise reader.error(
-            f"returned {len(optimizers)} optimizers, which Lightning 2 trains with manual optimization only: set "
-            "self.automatic_optimization = False and step them in training_step (self.optimizers())."
+            f"returned {len(optimizers)} optimizers. Training with multiple optimizers is only supported with manual "
+            "optimization. Set `self.automatic_optimization = False` and step them in `training_step` "
+            "(`self.optimizers()`).",
+            also=RuntimeError,
         )
     for config in configs:
         if hasattr(config.scheduler, "optimizer") and config.scheduler.optimizer not in optimizers:
             raise reader.error(
-                f"returned the scheduler {config.scheduler!r}, whose optimizer it did not return as well."
+                f"returned the scheduler {config.scheduler!r}. Some schedulers are attached with an optimizer that "
+                "wasn't returned from `configure_optimizers`."
             )
     return ConfiguredOptimizers(optimizers, configs, reader.frequencies(returned))

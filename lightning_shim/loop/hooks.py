@@ -84,8 +84,7 @@ class Hooks:
         self._of_callbacks = {
             name: [
                 self._profiling.measured(
-                    f"[Callback]{callback.state_key}.{name}",
-                    self._adapted(name, getattr(callback, name), leading=2),
+                    f"[Callback]{callback.state_key}.{name}", self._adapted(name, getattr(callback, name), leading=2)
                 )
                 for callback, base in bases
                 if self._is_called(name, callback, base) and not is_own_method(row, *owners)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning
+from lightning_shim.diagnostics.errors import ConfigurationError, OptimizersWarning
 from lightning_shim.diagnostics.locations import definition_location
 from lightning_shim.diagnostics.warn import warn_at_definition
 from lightning_shim.loop.configured_optimizers import SchedulerConfig
@@ -122,8 +122,9 @@ class Optimization:
             outputs = {}
         else:
             raise ConfigurationError(
-                f"{definition_location(self._module.training_step)}: training_step returned {output!r}; with manual "
-                "optimization it returns a tensor, a dictionary or nothing."
+                f"{definition_location(self._module.training_step)}: training_step returned {output!r}. In manual "
+                "optimization, `training_step` must either return a Tensor or have no return; a dictionary may be "
+                "returned as well."
             )
         if "loss" in outputs:
             outputs["loss"] = outputs["loss"].detach()
@@ -179,14 +180,18 @@ class Optimization:
             return output["loss"], {key: value for key, value in output.items() if key != "loss"}
         where = definition_location(self._module.training_step)
         if output is not None:
-            raise ConfigurationError(
-                f"{where}: training_step returned {output!r}; with automatic optimization it returns the loss, a "
-                'dictionary with the key "loss", or None to skip the batch.'
+            rule = (
+                "In automatic_optimization, when `training_step` returns a dict, the 'loss' key needs to be present"
+                if isinstance(output, Mapping)
+                else "In automatic optimization, `training_step` must return a Tensor, a dict, or None (where the step "
+                "will be skipped)"
             )
+            raise ConfigurationError(f"{where}: training_step returned {output!r}. {rule}.")
         if self.strategy.world_size > 1:
             raise ConfigurationError(
-                f"{where}: training_step returned None, which would leave the other processes waiting for this one's "
-                "gradients. Return a loss of zero instead."
+                f"{where}: Skipping the `training_step` by returning None in distributed training is not supported: "
+                "the other processes would wait for this one's gradients. Return a loss of zero instead.",
+                also=RuntimeError,
             )
         if not self._has_warned_of_none:
             # As Lightning does, once, and in its words, for which there may be a filter.
@@ -195,7 +200,6 @@ class Optimization:
                 self._module.training_step,
                 "`training_step` returned `None`: nothing is trained on such a batch. Return the loss, unless the "
                 "batch is to be skipped.",
-                DifferenceWarning,
             )
         return None, {}
 
@@ -234,14 +238,16 @@ class Optimization:
             metrics = self._metrics.current_views().callback
             metric = metrics.get(config.monitor or "")
             if metric is None:
-                message = (
-                    f"the scheduler follows {config.monitor!r}, which has not been logged by now. Logged are: "
-                    f"{', '.join(sorted(metrics)) or 'no metrics'}."
-                )
+                message = f"ReduceLROnPlateau conditioned on metric {config.monitor} which is not available"
+                names = ", ".join(sorted(metrics)) or "none"
                 definition = self._module.configure_optimizers
                 if config.strict:
-                    raise ConfigurationError(f"{definition_location(definition)}: {message}")
-                warn_at_definition(definition, f"{message} The learning rate stays as it is.", DifferenceWarning)
+                    raise ConfigurationError(
+                        f"{definition_location(definition)}: {message}. Available metrics are: {names}. Log it before "
+                        "the scheduler is stepped."
+                    )
+                message += f" but strict is set to `False`: the learning rate stays as it is. Available are: {names}."
+                warn_at_definition(definition, message, OptimizersWarning)
                 return
         self._hooks.module_or_default("lr_scheduler_step", config.scheduler, metric)
 
@@ -275,7 +281,8 @@ class Closure:
         """Returns the output of the step, with the loss detached."""
         if not self._called:
             raise ConfigurationError(
-                f"{definition_location(self._optimization._module.optimizer_step)}: optimizer_step never called the "
-                "closure. Pass it on: optimizer.step(closure=optimizer_closure)."
+                f"{definition_location(self._optimization._module.optimizer_step)}: The closure hasn't been executed. "
+                "Did optimizer_step forget to call it, or the optimizer's own step? Pass it on: "
+                "optimizer.step(closure=optimizer_closure)."
             )
         return {} if self._loss is None else {"loss": self._loss, **self._extra}

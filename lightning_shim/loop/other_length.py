@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.loop.training import TrainingLoop
 from lightning_shim.session.session import Session
@@ -41,8 +40,7 @@ def continue_elsewhere(
         f"The checkpoint was written {before}, and is continued with {now}: epoch {progress.current_epoch} goes on "
         f"after {trained} of {_batches(length)} of each process, in another order of the samples. Weights, "
         "optimizers, schedulers and steps are those of the checkpoint; random numbers go on from rank 0's on all "
-        "processes; what the running epoch has logged, and gradients that were being accumulated, are lost.",
-        DifferenceWarning,
+        "processes; what the running epoch has logged, and gradients that were being accumulated, are lost."
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning
+from lightning_shim.diagnostics.errors import ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.upstream.torch import grad_scaler
@@ -76,10 +76,7 @@ class Precision:
                 "Transformer Engine are not offered; torch.amp does what Apex did."
             )
         if name == "16-mixed" and device.type == "cpu":
-            warn_at_caller(
-                "precision='16-mixed' needs a GPU; 'bf16-mixed' is used on this CPU, as in Lightning.",
-                DifferenceWarning,
-            )
+            warn_at_caller("precision='16-mixed' needs a GPU; 'bf16-mixed' is used on this CPU, as in Lightning.")
             name = "bf16-mixed"
         self.name: Final = str(name)
         self._format: Final = _FORMATS[self.name]

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from determined import pytorch
-from lightning_fabric.utilities.seed import reset_seed
 
 from lightning_shim.diagnostics.errors import ConfigurationError
 from lightning_shim.diagnostics.locations import definition_location
@@ -26,7 +25,7 @@ def configure_module(runtime: Runtime) -> None:
     module, precision = session.module, strategy.precision_plugin
     if strategy.world_size > 1:
         # As Lightning's DDPStrategy does once its processes have joined: from here on all draw the same numbers.
-        reset_seed()
+        session.lightning.reset_seed()
     if session.profiling.is_on:
         start_profiler(session.script_trainer, session.trainer)
     _prepare_data(runtime)

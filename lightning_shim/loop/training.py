@@ -7,6 +7,7 @@ when a validation has ended. ``Progress`` records what is still due, so that a c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -15,7 +16,6 @@ import torch
 from lightning_shim.compatibility.before_training import takes_batch_idx
 from lightning_shim.data.passes import Batches, DataFetcherWrapper
 from lightning_shim.data.source import DataSource
-from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.loop.epoch_length import EpochLength
 from lightning_shim.loop.epoch_outputs import StepOutputs, TrainingOutputs
@@ -126,11 +126,34 @@ class TrainingLoop:
             if self._progress.epoch_is_running or self._continues_ended_epoch:
                 # There are no positions to restore: the checkpoint is Lightning's, which has none, or that of another
                 # number of processes, which had other samples. So the batches are loaded once more and dropped.
+                self._warn_of_loaders_that_start_anew()
                 self.source.set_epoch(self._progress.current_epoch)
                 for _ in range(self._progress.batch_idx + 1):
                     # The batches may run out: another number of processes may have had more of them each.
                     next(self._batches, None)
                     self._progress.is_last_batch = self._batches.done
+
+    def _warn_of_loaders_that_start_anew(self) -> None:
+        """Warns a script as Lightning does of a checkpoint within an epoch, whose other batches may not come."""
+        session, batches = self._session, self._session.trainer.num_training_batches
+        steps = batches if batches == math.inf else math.ceil(batches / self.optimization.accumulate_grad_batches)
+        are_resumable = all(
+            hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+            for loader in self.source.combined.flattened
+        )
+        if (
+            session.script_trainer is None
+            or steps == math.inf
+            or are_resumable
+            or not session.module.global_step % steps
+        ):
+            return
+        session.lightning.rank_zero_warn(
+            "You're resuming from a checkpoint that ended before the epoch ended and your dataloader is not resumable. "
+            "This can cause unreliable results if further training is done. Consider using an end-of-epoch checkpoint "
+            "or make your dataloader resumable by implementing the `state_dict` / `load_state_dict` interface.",
+            category=session.lightning.PossibleUserWarning,
+        )
 
     def _goes_on_after_max_steps(self) -> bool:
         """Whether the checkpoint's last epoch was ended within by ``max_steps``, and the batches left make up the next.
@@ -232,6 +255,7 @@ class TrainingLoop:
             # The rest of the last batch: Determined has reported it, and validated if that was due.
             if progress.batch_end_is_due:
                 self.finish_batch()
+                self._session.heed_sigterm()
             # A look at the request first saves the calls that tell whether it may be met.
             while self._session.should_stop and self._session.stops_at_once:
                 yield SKIPPED
@@ -288,7 +312,7 @@ class TrainingLoop:
         outputs: StepOutputs = []
         skips_rest_of_epoch = False
         if batch is None and iterator is None:
-            warn_at_caller("The training loader returned None instead of a batch, which is skipped.", DifferenceWarning)
+            warn_at_caller("train_dataloader yielded None instead of a batch, which is skipped.")
         else:
             if "on_batch_start" in names:
                 hooks.callbacks("on_batch_start")
@@ -389,6 +413,7 @@ class TrainingLoop:
         progress.current_epoch += 1
         progress.epoch_is_running = False
         self.restarted_at = None
+        self._session.heed_sigterm()
 
     @property
     def _steps_epoch_schedulers(self) -> bool:

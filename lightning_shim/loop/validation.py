@@ -31,11 +31,7 @@ class Validation:
 
 
 class ValidationLoader(DataLoader[Any]):
-    """The validation loader that Determined sees. Determined checks that it is a DataLoader, and nothing else.
-
-    Args:
-        validate: Evaluates all batches of a validation.
-    """
+    """The validation loader that Determined sees. Determined checks that it is a DataLoader, and nothing else."""
 
     def __init__(self, validate: Callable[[], Validation]) -> None:
         super().__init__([], batch_size=None)  # type: ignore[arg-type]
@@ -49,13 +45,9 @@ class ValidationLoader(DataLoader[Any]):
 class EvaluationLoop:
     """Lightning's ``_EvaluationLoop``, for validation.
 
-    Args:
-        runtime: The components that run the step.
-        source: The validation loaders.
-        loggers: Lightning's own loggers.
-
     Attributes:
         source: The validation loaders.
+        is_enabled: Whether there is anything to validate; loaders that turn out to be empty disable it.
         batches_started: The number of batches started in the current validation, over all loaders.
         is_last_batch: Whether the newest of them is the last one.
     """
@@ -74,7 +66,7 @@ class EvaluationLoop:
         self._keeps_outputs: Final = hooks.overridden("validation_epoch_end")
         self._has_step: Final = hooks.overridden("validation_step")
         self._takes_batch_idx: Final = self._has_step and takes_batch_idx(self._module.validation_step)
-        self._is_enabled = source.request.is_defined and self._has_step and not source.is_switched_off
+        self.is_enabled = source.request.is_defined and self._has_step and not source.is_switched_off
         self._batches: Batches | None = None
         self._has_several = False
         self._modes: dict[str, bool] = {}
@@ -83,11 +75,6 @@ class EvaluationLoop:
         self.batches_started = 0
         self.is_last_batch = False
 
-    @property
-    def is_enabled(self) -> bool:
-        """Whether there is anything to validate; loaders that turn out to be empty disable it."""
-        return self._is_enabled
-
     def warn_if_incomplete(self) -> None:
         """Warns if there are loaders but no ``validation_step``, or the other way round."""
         warn_about_validation(self.source.request.is_defined, self._has_step)
@@ -95,11 +82,11 @@ class EvaluationLoop:
     def set_up(self) -> None:
         """Requests the loaders if that is due."""
         were_there = self.source.loaders is not None
-        if self._is_enabled and self.source.set_up(self._session.trainer.check_val_every_n_epoch or 1):
+        if self.is_enabled and self.source.set_up(self._session.trainer.check_val_every_n_epoch or 1):
             if were_there:
                 # As in Lightning, other loaders are counted anew; after a pause they are the same ones.
                 self._progress.validation_batches.clear()
-            self._is_enabled = sum(self.source.num_batches) > 0
+            self.is_enabled = sum(self.source.num_batches) > 0
 
     def start(self, releases_gradients: bool, limit: int | float = math.inf) -> None:
         """Starts a validation.
@@ -108,7 +95,7 @@ class EvaluationLoop:
             releases_gradients: Whether gradients may be released, because none are being accumulated.
             limit: The most batches to evaluate of each loader.
         """
-        if not self._is_enabled:
+        if not self.is_enabled:
             return
         if releases_gradients:
             self._hooks.module_or_default("on_validation_model_zero_grad")
@@ -134,7 +121,7 @@ class EvaluationLoop:
 
     def start_epoch(self) -> None:
         """Calls ``on_validation_epoch_start``."""
-        if self._is_enabled:
+        if self.is_enabled:
             self._hooks.call("on_epoch_start")
             self._hooks.call("on_validation_epoch_start")
 
@@ -143,11 +130,8 @@ class EvaluationLoop:
 
         Args:
             only_one: Whether to stop after the first one.
-
-        Returns:
-            The validation.
         """
-        if not self._is_enabled or self._batches is None:
+        if not self.is_enabled or self._batches is None:
             return Validation(0)
         return Validation(self._evaluate(self._batches, only_one))
 
@@ -200,6 +184,8 @@ class EvaluationLoop:
                 self._progress.has_validated = counts
                 if bar is not None:
                     bar.advance_validation()
+                if not self.is_last_batch:
+                    self._session.heed_sigterm()
                 evaluated += 1
                 if only_one:
                     break
@@ -221,7 +207,7 @@ class EvaluationLoop:
 
     def end_epoch(self) -> None:
         """Calls ``on_validation_epoch_end``, after which the metrics are complete."""
-        if self._is_enabled:
+        if self.is_enabled:
             self._end_dataloader()
             self._metrics.validation.end_batches()
             self._metrics.synchronise()
@@ -238,7 +224,7 @@ class EvaluationLoop:
 
     def end(self) -> None:
         """Ends the validation and restores the modes of the module and its submodules."""
-        if not self._is_enabled:
+        if not self.is_enabled:
             return
         if self._session.progress_bar is not None:
             self._session.progress_bar.end_validation()

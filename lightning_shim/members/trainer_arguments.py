@@ -57,7 +57,7 @@ deterministic           native  the script's Trainer sets PyTorch's switches.
 benchmark               native  "
 inference_mode          native  it applies to validate and test after fit; the trial validates under torch.no_grad().
 use_distributed_sampler backed  the trial shards the samples as Lightning does.
-profiler                backed  it measures the trial's actions as Lightning's; its report is in the log.
+profiler                backed  it measures as in Lightning; the report is in the log and, on a cluster, the checkpoint.
 detect_anomaly          backed  the trial trains with it.
 barebones               backed  the trial does without all that Lightning switches off, and reports nothing.
 plugins                 backed   those of checkpoints and of the trial's precisions are used; most others are refused.

@@ -19,6 +19,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_shim.diagnostics.errors import MetricError
 from lightning_shim.diagnostics.locations import caller_location
+from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.lightning1.hook_arguments import FORMER_LOG_ARGUMENTS
 from lightning_shim.metrics.log_settings import Settings, argument_problem, difference, number, resolve_settings
 from lightning_shim.metrics.logged_metric import LoggedMetric
@@ -47,17 +48,11 @@ _IN_ORDER: Final = ("name", "value", *list(_DEFAULTS)[:9], "batch_size", *list(_
 
 @dataclass(slots=True)
 class MetricViews:
-    """The three dictionaries of metrics that a trainer has.
-
-    Attributes:
-        callback: ``trainer.callback_metrics``: scalar tensors by name.
-        logged: ``trainer.logged_metrics``, likewise.
-        progress_bar: ``trainer.progress_bar_metrics``, likewise. They become numbers only when somebody reads them.
-    """
+    """The three dictionaries of metrics that a trainer has: scalar tensors by name."""
 
     callback: dict[str, Tensor] = field(default_factory=dict)
     logged: dict[str, Tensor] = field(default_factory=dict)
-    progress_bar: dict[str, Tensor] = field(default_factory=dict)
+    progress_bar: dict[str, Tensor] = field(default_factory=dict)  # they become numbers only when somebody reads them
 
     def update(self, newer: MetricViews) -> None:
         """Adds the entries of newer views, in place of older ones."""
@@ -87,6 +82,12 @@ class MetricCollector:
         metric_attributes: Returns the names of the module's torchmetrics objects by their identity.
         reduce: Reduces a tensor over all processes: ``strategy.reduce``, or None for a single process.
         device: The module's.
+        has_logger: Tells whether anybody sees what is logged with ``logger=True``.
+
+    Attributes:
+        batch: The current batch, or None between batches.
+        batch_size: The number of samples in the batch, or None if it has not been needed.
+        dataloader_idx: The index of the batch's loader if there are several.
     """
 
     def __init__(
@@ -96,12 +97,14 @@ class MetricCollector:
         metric_attributes: Callable[[], dict[int, str]],
         reduce: Callable[..., Tensor] | None = None,
         device: torch.device = _CPU,
+        has_logger: Callable[[], bool] = lambda: True,
     ) -> None:
         self.training: Final = training
         self._batch_size_of: Final = batch_size_of
         self._metric_attributes: Final = metric_attributes
         self._reduce: Final = reduce
         self._device: Final = device
+        self._has_logger: Final = has_logger
         self._metrics: dict[Key, LoggedMetric] = {}
         # The same by the loader that is evaluated, whether the name has its index or not: found by what a call knows.
         self._calls: dict[Key, LoggedMetric] = {}
@@ -110,9 +113,9 @@ class MetricCollector:
         self._current_fx: str | None = None
         # As Lightning's `_first_loop_iter`: None outside the loop over batches, True in its first batch.
         self._in_first_batch: bool | None = None
-        self._batch: Any = None
-        self._batch_size: int | None = None
-        self._dataloader_idx: int | None = None
+        self.batch: Any = None
+        self.batch_size: int | None = None
+        self.dataloader_idx: int | None = None
 
     def start_batch(self, batch: Any, dataloader_idx: int | None = None) -> None:
         """Starts a batch, to which values belong from now on.
@@ -122,29 +125,14 @@ class MetricCollector:
             dataloader_idx: The index of its loader if there are several.
         """
         self._in_first_batch = self._in_first_batch is None
-        self._batch = batch
+        self.batch = batch
         # Inferred when a mean first needs it: to search a nested batch for tensors takes time.
-        self._batch_size = None
-        self._dataloader_idx = dataloader_idx
+        self.batch_size = None
+        self.dataloader_idx = dataloader_idx
 
     def end_batch(self) -> None:
         """Releases the batch, whose memory the next one needs."""
-        self._batch = self._batch_size = None
-
-    @property
-    def batch(self) -> Any:
-        """The current batch, or None between batches."""
-        return self._batch
-
-    @property
-    def batch_size(self) -> int | None:
-        """The number of samples in the batch, or None if it has not been needed."""
-        return self._batch_size
-
-    @property
-    def dataloader_idx(self) -> int | None:
-        """The index of the batch's loader if there are several."""
-        return self._dataloader_idx
+        self.batch = self.batch_size = None
 
     def end_dataloader(self) -> None:
         """Ends the batches of one loader, after which :meth:`collect` returns its epoch values."""
@@ -153,7 +141,7 @@ class MetricCollector:
     def end_batches(self) -> None:
         """Ends the batches of the epoch."""
         self._in_first_batch = None
-        self._dataloader_idx = None
+        self.dataloader_idx = None
 
     @property
     def has_values(self) -> bool:
@@ -186,7 +174,7 @@ class MetricCollector:
             fx = self._enter(fx, name)
         # Arguments are checked when a name is first logged. Afterwards comparing them with those of the last call saves
         # the checks, the defaults and the search for a torchmetrics object among all submodules.
-        metric = self._calls.get((fx, name, self._dataloader_idx))
+        metric = self._calls.get((fx, name, self.dataloader_idx))
         if metric is None or metric.arguments != kwargs:
             metric = self._find(fx, name, value, kwargs)
         is_tensor = isinstance(value, Tensor)
@@ -197,7 +185,7 @@ class MetricCollector:
             return
         if batch_size is None:
             # Only a mean over the epoch weighs values by samples; other reductions do not need the batch size.
-            batch_size = (self._batch_size or self._current_batch_size()) if metric.is_weighted else 1
+            batch_size = (self.batch_size or self._current_batch_size()) if metric.is_weighted else 1
         if is_tensor:
             metric.update_tensor(value, batch_size)
         else:
@@ -206,7 +194,10 @@ class MetricCollector:
     def _enter(self, fx: str | None, name: str) -> str:
         """Notes that another hook logs, and returns it."""
         if fx is None:
-            raise MetricError(f"{caller_location()}: self.log({name!r}) was called outside any hook of the training.")
+            raise MetricError(
+                f"{caller_location()}: You are trying to `self.log({name!r}, ...)` but it is not managed by the "
+                "`Trainer` control flow: it was called outside any hook of the training."
+            )
         # In the first batch of an epoch Lightning resets a hook's tensors whenever that hook starts to log after
         # another one (`should_reset_tensors`).
         if self._in_first_batch is not False:
@@ -220,38 +211,37 @@ class MetricCollector:
             if argument not in _DEFAULTS and argument not in FORMER_LOG_ARGUMENTS:
                 raise MetricError(f"{caller_location()}: self.log({name!r}): {argument_problem(argument)}")
         arguments = {argument: kwargs.get(argument, default) for argument, default in _DEFAULTS.items()}
-        key = (fx, name, self._dataloader_idx if arguments["add_dataloader_idx"] else None)
-        settings = resolve_settings(fx, name, value, self._dataloader_idx, self._metric_attributes, **arguments)
+        key = (fx, name, self.dataloader_idx if arguments["add_dataloader_idx"] else None)
+        settings = resolve_settings(fx, name, value, self.dataloader_idx, self._metric_attributes, **arguments)
         metric = self._metrics.get(key)
         if metric is None:
             logged_object = value if isinstance(value, Metric) else None
             metric = self._metrics[key] = LoggedMetric(settings, kwargs, logged_object, self._device)
         elif metric.settings != settings:
             raise MetricError(
-                f"{caller_location()}: self.log({name!r}) was called twice in {fx} with different settings: "
+                f"{caller_location()}: You called `self.log({name}, ...)` twice in `{fx}` with different arguments: "
                 f"{difference(metric.settings, settings)}. Give the second one a name of its own."
+            )
+        if kwargs.get("logger") and not self._has_logger():
+            warn_at_caller(
+                f"You called `self.log({name!r}, ..., logger=True)` but have no logger configured. You can enable one "
+                "by doing `Trainer(logger=ALogger(...))`."
             )
         metric.arguments = kwargs
         metric.synchronise = self._synchronisation(settings)
-        self._calls[fx, name, self._dataloader_idx] = metric
+        self._calls[fx, name, self.dataloader_idx] = metric
         return metric
 
     def _current_batch_size(self) -> int:
-        if self._batch_size is None:
-            if self._batch is None:
-                self._batch_size = 1
+        if self.batch_size is None:
+            if self.batch is None:
+                self.batch_size = 1
             else:
-                self._batch_size = _length_of_tensors(self._batch) or self._batch_size_of(self._batch)
-        return self._batch_size
+                self.batch_size = _length_of_tensors(self.batch) or self._batch_size_of(self.batch)
+        return self.batch_size
 
     def log_dict(self, fx: str | None, dictionary: Any, *args: Any, **kwargs: Any) -> None:
         """Keeps several values. The arguments after ``fx`` are those of ``LightningModule.log_dict``.
-
-        Args:
-            fx: The running hook.
-            dictionary: Values by name, or a torchmetrics MetricCollection.
-            *args: As for :meth:`log`.
-            **kwargs: As for :meth:`log`.
 
         Raises:
             MetricError: As for :meth:`log`, or if ``dictionary`` is neither.
@@ -382,7 +372,7 @@ class MetricCollector:
         return (
             metric
             for metric in self._metrics.values()
-            if metric.is_fresh and (every_dataloader or metric.settings.dataloader_idx == self._dataloader_idx)
+            if metric.is_fresh and (every_dataloader or metric.settings.dataloader_idx == self.dataloader_idx)
         )
 
     def _reset_tensors(self, fx: str) -> None:
@@ -391,7 +381,7 @@ class MetricCollector:
             # As in Lightning, names with a loader's index are not reset. Neither are the values of earlier loaders, as
             # all loaders are reported together.
             has_index = settings.add_dataloader_idx and settings.dataloader_idx is not None
-            is_current = settings.fx == fx and settings.dataloader_idx == self._dataloader_idx
+            is_current = settings.fx == fx and settings.dataloader_idx == self.dataloader_idx
             if metric.metric is None and is_current and not has_index:
                 metric.reset()
 
@@ -440,5 +430,6 @@ def _not_loggable(name: str, value: Any) -> MetricError:
     }
     hint = hints.get(type(value), "Log a number, a tensor of one element or a torchmetrics object.")
     return MetricError(
-        f"{caller_location()}: self.log({name!r}) got a {type(value).__name__}, which cannot be logged. {hint}"
+        f"{caller_location()}: `self.log({name}, {value})` was called, but `{type(value).__name__}` values cannot be "
+        f"logged. {hint}"
     )

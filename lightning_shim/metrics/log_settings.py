@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_shim.diagnostics.errors import DifferenceWarning, MetricError
+from lightning_shim.diagnostics.errors import MetricError
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.warn import warn_at_caller
 
@@ -95,17 +95,24 @@ def _problem(
     """Describes the problem with the arguments of a call in a hook, if there is one. None is the hook's default."""
     levels = LOG_LEVELS.get(fx)
     if levels is None:
-        return f"Lightning allows no logging in {fx}; write to self.logger.experiment there."
+        return f"You can't `self.log()` inside `{fx}`; write to `self.logger.experiment` there."
     on_step = levels.on_step if on_step is None else on_step
     on_epoch = levels.on_epoch if on_epoch is None else on_epoch
     if levels.epoch_only and (on_step or not on_epoch):
-        return f"in {fx} only on_step=False, on_epoch=True is possible."
+        wrong = f"on_step={on_step}" if on_step else f"on_epoch={on_epoch}"
+        return f"You can't `self.log({wrong})` inside `{fx}`, where only on_step=False, on_epoch=True is possible."
     if not (on_step or on_epoch):
-        return "on_step=False with on_epoch=False logs nothing; leave one of them out."
+        return "`self.log(on_step=False, on_epoch=False)` is not useful; leave one of them out."
     if add_dataloader_idx and "/dataloader_idx_" in name:
-        return "the name must not contain /dataloader_idx_, which is added to it; or pass add_dataloader_idx=False."
+        return (
+            f"You called `self.log` with the key `{name}` but it should not contain information about "
+            "`dataloader_idx` when `add_dataloader_idx=True`, which adds it."
+        )
     if _reduction_key(reduce_fx) not in REDUCTIONS:
-        return f"reduce_fx={reduce_fx!r} is none of mean, sum, min, max; for another one log a torchmetrics object."
+        return (
+            "Only `self.log(..., reduce_fx={min,max,mean,sum})` are supported, "
+            f"not {reduce_fx!r}; for another one log a `torchmetrics.Metric`."
+        )
     return None
 
 
@@ -211,14 +218,14 @@ def resolve_settings(
         metric_attribute = metric_attribute or metric_attributes().get(id(value))
         if metric_attribute is None:
             raise MetricError(
-                f"{where}: the {type(value).__name__} is no attribute of the module. Assign it to one in __init__, "
-                "so that its state is kept and moved with the module."
+                f"{where}: Could not find the `LightningModule` attribute for the `torchmetrics.Metric` logged. "
+                f"You can fix this by {_metric_hint(name, metric_attributes)}, so that the {type(value).__name__}'s "
+                "state is kept and moved with the module."
             )
     elif isinstance(value, Tensor) and not value.is_floating_point():
         warn_at_caller(
             f"self.log({name!r}): a {value.dtype} tensor is converted to {default_dtype()}; convert it yourself "
-            "to silence this.",
-            DifferenceWarning,
+            "to silence this."
         )
     return Settings(
         name=name,
@@ -232,6 +239,15 @@ def resolve_settings(
         metric_attribute=metric_attribute,
         **others,
     )
+
+
+def _metric_hint(name: str, metric_attributes: Callable[[], dict[int, str]]) -> str:
+    """Describes how a torchmetrics object can be found."""
+    known = list(metric_attributes().values())
+    if not known:
+        return "setting an attribute for the metric in your `LightningModule`'s __init__"
+    where = f"where `name` is one of {known}, or setting another attribute"
+    return f"calling `self.log({name}, ..., metric_attribute=name)` {where}"
 
 
 def difference(first: Settings, second: Settings) -> str:

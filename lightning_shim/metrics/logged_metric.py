@@ -139,10 +139,9 @@ class LoggedMetric:
     def _keepable(self, value: Tensor) -> Tensor:
         """Converts a tensor to a detached scalar, in a dtype in which Lightning accumulates."""
         if value.numel() != 1:
-            name = self.settings.name
             raise MetricError(
-                f"{caller_location()}: self.log({name!r}) got a tensor of shape {tuple(value.shape)}; only one element "
-                f"can be logged. Reduce it first, for example {name}.mean()."
+                f"{caller_location()}: `self.log({self.settings.name}, {value})` was called, but the tensor must have "
+                f"a single element. Its shape is {tuple(value.shape)}: reduce it first, for example by its mean()."
             )
         return value.detach().reshape(()).to(value.dtype if value.dtype in _NUMPY else default_dtype())
 
@@ -213,8 +212,8 @@ class LoggedMetric:
     def _tensor(self, method: str, value: Any) -> Tensor:
         if not isinstance(value, Tensor):
             raise MetricError(
-                f"{self.settings.name!r}: {method}() of the metric logged in {self.settings.fx} has to return a "
-                f"tensor, but returned {value!r}. Log the parts of it by names of their own."
+                f"The `.{method}()` return of the metric logged as {self.settings.name!r} must be a tensor. Found "
+                f"{value}, in {self.settings.fx}. Log the parts of it by names of their own."
             )
         return value.detach()
 

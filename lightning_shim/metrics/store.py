@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from lightning_shim.metrics.collector import MetricCollector, MetricViews
 
@@ -39,10 +40,13 @@ class MetricStore:
         device: torch.device,
     ) -> None:
         def names() -> dict[int, str]:
-            return {id(submodule): name for name, submodule in module.named_modules()}
+            return {id(submodule): name for name, submodule in module.named_modules() if isinstance(submodule, Metric)}
 
-        self.training: Final = MetricCollector(True, batch_size_of, names, reduce, device)
-        self.validation: Final = MetricCollector(False, batch_size_of, names, reduce, device)
+        def has_logger() -> bool:
+            return getattr(module, "logger", None) is not None
+
+        self.training: Final = MetricCollector(True, batch_size_of, names, reduce, device, has_logger)
+        self.validation: Final = MetricCollector(False, batch_size_of, names, reduce, device, has_logger)
         returned = MetricCollector(False, batch_size_of, names, reduce, device)
         self.returned: Final = ReturnedMetrics(self.validation, returned)
         self._gather: Final = gather

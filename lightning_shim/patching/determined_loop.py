@@ -68,11 +68,8 @@ def _run_unless_skipped(wrapped: Callable[..., Any], controller: Any, args: Any,
     controlled: Controller = controller.trial.controller
     if controlled.skips_training:
         return None
-    controlled.is_running = True
-    try:
+    with replaced(controlled, is_running=True):
         return wrapped(*args, **kwargs)
-    finally:
-        controlled.is_running = False
 
 
 # Determined's own inner loop asks every period after each batch whether it has ended, and measures times that nobody
@@ -153,12 +150,10 @@ def _load(wrapped: Callable[..., Any], controller: Any, args: Any, kwargs: Any) 
     latest = controlled.latest
     assert latest is not None
     if latest.is_own:
-        folder = controlled.checkpoint_folder = pathlib.Path(args[0] if args else kwargs["load_path"])
-        try:
-            with fitting_errors(latest.folder), latest.being_loaded(controller.context, folder):
-                wrapped(*args, **kwargs)
-        finally:
-            controlled.checkpoint_folder = None
+        folder = pathlib.Path(args[0] if args else kwargs["load_path"])
+        is_loading = latest.being_loaded(controller.context, folder)
+        with replaced(controlled, checkpoint_folder=folder), fitting_errors(latest.folder), is_loading:
+            wrapped(*args, **kwargs)
     else:
         controller.state = pytorch._TrialState(trial_id=controller.trial_id)
     controlled.latest = dataclasses.replace(latest, content={})

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
-from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning
+from lightning_shim.diagnostics.errors import ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.members.member import Support
@@ -82,13 +82,12 @@ def _verify(given: dict[str, Any], plugins: Plugins) -> None:
         if name == "strategy":
             _verify_strategy(value)
         if row.support is Support.IGNORED and not (name in _AS_DETERMINED and value == _AS_DETERMINED[name]()):
-            warn_at_caller(f"Trainer({name}={value!r}) is ignored: {row.sentence}", DifferenceWarning)
+            warn_at_caller(f"Trainer({name}={value!r}) is ignored: {row.sentence}")
     for plugin in plugins.refused:
         raise _refusal("plugins", plugin, ARGUMENTS["plugins"].sentence)
     for plugin in plugins.ignored:
         warn_at_caller(
-            f"Trainer(plugins={plugin!r}) is ignored: Determined starts the processes; off-cluster torchrun does.",
-            DifferenceWarning,
+            f"Trainer(plugins={plugin!r}) is ignored: Determined starts the processes; off-cluster torchrun does."
         )
 
 
@@ -99,8 +98,7 @@ def _verify_strategy(strategy: Any) -> None:
     if is_for_several(strategy) and os.environ.get("WORLD_SIZE", "1") == "1":
         warn_at_caller(
             f"Trainer(strategy={strategy!r}) has no effect, since one process trains: each loader keeps its own "
-            "sampler, where Lightning would give it a DistributedSampler, with another order of the samples.",
-            DifferenceWarning,
+            "sampler, where Lightning would give it a DistributedSampler, with another order of the samples."
         )
 
 

@@ -9,9 +9,8 @@ import time
 from typing import Any, Final
 
 from determined import pytorch
-from lightning_fabric.utilities.warnings import PossibleUserWarning
 
-from lightning_shim.diagnostics.errors import IntervalError
+from lightning_shim.diagnostics.errors import ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location
 from lightning_shim.facade.delegation import delegates
 from lightning_shim.facade.logger import LoggerFacade
@@ -33,13 +32,14 @@ _SETTINGS: Final = (
     "log_every_n_steps",
     "max_epochs",
     "max_steps",
+    "received_sigterm",
     "val_check_interval",
 )
 """Attributes that are read from the user's own Trainer."""
 
 
-# ModelCheckpoint reads the private name.
-@delegates({name: f"users.{name}" for name in (*_SETTINGS, "_val_check_time_interval")})
+# ModelCheckpoint reads the first private name.
+@delegates({name: f"users.{name}" for name in (*_SETTINGS, "_val_check_time_interval", "_signal_connector")})
 class ScriptTrainer(TrainerFacade):
     """The trainer of a module while a script's own Trainer fits it."""
 
@@ -248,15 +248,17 @@ class ScriptTrial(LightningTrial):
         interval = trainer.val_check_interval
         if isinstance(interval, float):
             if batches is None and interval != 1.0:
-                raise IntervalError(
+                raise ConfigurationError(
                     f"{caller_location()}: Trainer(val_check_interval={interval!r}) is a part of an epoch, and the "
-                    "training loader has no length. Give 1.0, or a number of batches."
+                    "training loader has no length. Give 1.0, or a number of batches.",
+                    also=ValueError,
                 )
         elif interval > (batches or ENDLESS) and trainer.check_val_every_n_epoch and trainer.limit_val_batches:
-            raise IntervalError(
+            raise ConfigurationError(
                 f"{caller_location()}: Trainer(val_check_interval={interval}) must be less than or equal to the number "
                 f"of the training batches, {batches}, or it would never validate. Pass check_val_every_n_epoch=None to "
-                "count the batches of all epochs."
+                "count the batches of all epochs.",
+                also=ValueError,
             )
 
     def _warn_of_few_batches(self) -> None:
@@ -267,7 +269,7 @@ class ScriptTrial(LightningTrial):
                 f"The number of training batches ({batches}) is smaller than the logging interval "
                 f"Trainer(log_every_n_steps={trainer.log_every_n_steps}). Set a lower value for log_every_n_steps if "
                 "you want to see logs for the training epoch.",
-                category=PossibleUserWarning,
+                category=self._session.lightning.PossibleUserWarning,
             )
 
     def _estimated_batches(self) -> int:

@@ -114,8 +114,11 @@ def _verify_training_loaders(session: Session, source: DataSource) -> None:
     if not source.request.is_defined:
         owner = session.module if session.datamodule is None else session.datamodule
         raise ConfigurationError(
-            f"{definition_location(type(owner))}: there is no training loader. Define train_dataloader there, or "
-            "pass train_dataloaders to fit."
+            f"{definition_location(type(owner))}: `train_dataloader` must be implemented to be used with the Lightning "
+            "Trainer. An invalid dataloader was passed to `Trainer.fit(train_dataloaders=...)`. Found None. Either "
+            f"pass the dataloader to `fit`, or implement `def train_dataloader(self):` in {type(owner).__qualname__}.",
+            # As in Lightning, whose own hook raises the other one.
+            also=TypeError if owner.train_dataloader is None else None,
         )
     if source.is_switched_off and session.script_trainer is None:
         raise ConfigurationError(f"{caller_location()}: limit_train_batches=0 leaves nothing to train on.")

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from determined import pytorch
 
-from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.upstream.determined.context import experiment_config, experiment_length, train_unit
 
@@ -124,25 +123,21 @@ class Configuration:
         for path, (default, instead) in _WITHOUT_EFFECT.items():
             value = self._entry(path)
             if value not in (None, default):
-                _warn(f"{path}: {value} of the experiment's configuration has no effect. {instead}")
+                warn_at_caller(f"{path}: {value} of the experiment's configuration has no effect. {instead}")
 
     def warn_of_other_units(self) -> None:
         """Warns of a length or a period in records, which only the older entry point can count."""
         for name, given, value in self._units.values():
             counts = given.values() if isinstance(given, dict) else [given]
             if value is None and any(counts):
-                _warn(
+                warn_at_caller(
                     f"{name}: {given} of the experiment's configuration has no effect. Give it in epochs or in batches."
                 )
 
 
 def warn_of_conflict(call: str, wish: Wish) -> None:
     """Warns that the code gives something else than the configuration."""
-    _warn(f"{call} takes precedence over {wish.entry} of the experiment's configuration.")
-
-
-def _warn(message: str) -> None:
-    warn_at_caller(message, DifferenceWarning)
+    warn_at_caller(f"{call} takes precedence over {wish.entry} of the experiment's configuration.")
 
 
 def _is_same(first: Any, second: Any) -> bool:

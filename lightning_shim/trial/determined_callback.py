@@ -29,11 +29,15 @@ from lightning_shim.session.progress_bar import kept_out_of_a_log
 from lightning_shim.trial.assembly import TrialParts
 from lightning_shim.trial.cluster import Search
 from lightning_shim.trial.journal import Entry, shown_on_standard_error
-from lightning_shim.upstream.determined.context import checkpoint_path, close_tensorboard
+from lightning_shim.upstream.determined.context import add_to_checkpoint, checkpoint_path, close_tensorboard, replaced
 from lightning_shim.upstream.lightning_plugins import finish_writing
+from lightning_shim.upstream.lightning_trainer import warn_of_modules_in_eval_mode
 
 CALLBACK_NAME: Final = "lightning_shim"
 """The name of the callback for Determined."""
+
+PROFILERS_REPORT: Final = "profiler_report.txt"
+"""The file in a checkpoint with the report of Lightning's profiler."""
 
 
 class LightningCallback(pytorch.PyTorchCallback):
@@ -105,9 +109,12 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._evaluation_loop.set_up()
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")
+        if self._session.script_trainer is not None:
+            warn_of_modules_in_eval_mode(self._trainer)
         self._hooks.call("on_train_start")
         self._has_started_training = True
         if not self._ends_at_once():
+            self._parts.trial_state.restore_pruning()
             self._parts.attributes.start()
             self._training_loop.resume()
             self._parts.attributes.restore()
@@ -122,8 +129,9 @@ class LightningCallback(pytorch.PyTorchCallback):
         max_epochs = self._trainer.max_epochs
         if max_epochs != -1 and epochs > max_epochs:
             raise CheckpointError(
-                f"ckpt_path: {path} was written after {epochs} epochs, and the training has {max_epochs}. Train for "
-                "more, or load the weights alone when you build the module."
+                f"ckpt_path: You restored a checkpoint with current_epoch={epochs}, but you have set "
+                f"Trainer(max_epochs={max_epochs}). Train for more than {path} was, or load the weights alone when you "
+                "build the module."
             )
         self._controller.continue_at(batches, epochs)
         self._controller.skips_training = self._controller.has_trained_its_length
@@ -227,8 +235,12 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def _agree_to_stop(self, stops: bool = True) -> None:
         """Stops the trial if any process has requested it, and if this one lets it. Call it on all processes."""
+        session = self._session
+        wishes = self._context.distributed.allgather((session.stops_early, session.received_sigterm))
+        if session.world_size > 1 and any(has_signal for _, has_signal in wishes):
+            raise session.lightning.SIGTERMException
         # Determined looks at the request after each report, validation or checkpoint, which comes next.
-        if any(self._context.distributed.allgather(self._session.stops_early)) and stops:
+        if any(stops_early for stops_early, _ in wishes) and stops:
             self._stop()
 
     def _stop(self) -> None:
@@ -323,6 +335,16 @@ class LightningCallback(pytorch.PyTorchCallback):
         if reached:
             session.lightning.rank_zero_info(f"`Trainer.fit` stopped: {reached}")
 
+    def _report_profile(self) -> None:
+        """Has the profiler report, also in the last checkpoint: it goes on measuring after that has been written."""
+        profiler, written = self._trainer.profiler, self._written
+        report = profiler.summary()
+        # It is asked once, as by Lightning: its clock goes on, and it may clear what it has measured.
+        with replaced(profiler, summary=lambda: report):
+            profiler.describe()
+        if report and written is not None and self._trainer.is_global_zero:
+            add_to_checkpoint(self._context, os.path.basename(written), PROFILERS_REPORT, report)
+
     def _end(self) -> None:
         with torch.enable_grad(), self._hooks.telling_of_errors():
             # After a pause the training continues in another process, so only teardown is called here.
@@ -337,7 +359,7 @@ class LightningCallback(pytorch.PyTorchCallback):
                 self._hooks.call("on_fit_end")
             self._hooks.call_for_stage("teardown", self._trainer.state.fn)
         self._trainer.lightning_loggers.finalize("success")
-        self._trainer.profiler.describe()
+        self._report_profile()
         self._trainer.finish()
         self._parts.reports.hide_progress()
         self._parts.journal.end()

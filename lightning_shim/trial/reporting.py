@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from determined import pytorch
 
-from lightning_shim.diagnostics.errors import DifferenceWarning
 from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.loop.epoch_outputs import StepOutputs
 from lightning_shim.loop.optimization import Optimization
@@ -147,8 +146,7 @@ class Reports:
             warn_at_caller(
                 f"{', '.join(twice)}: logged for each step and again at the end of the epoch under the same name. "
                 "Determined takes one value per name and batch, and gets the step's; the epoch's goes to TensorBoard "
-                "only. Give it a name of its own.",
-                DifferenceWarning,
+                "only. Give it a name of its own."
             )
         self.remember(Entry.EPOCH, {name: value for name, value in values.items() if name not in self._reported})
 

@@ -11,11 +11,7 @@ from typing import Any, ClassVar, Final
 from determined import pytorch
 from torch import nn
 
-from lightning_shim.compatibility.before_training import (
-    verify_datamodule,
-    verify_manual_optimization,
-    verify_module,
-)
+from lightning_shim.compatibility.before_training import verify_datamodule, verify_manual_optimization, verify_module
 from lightning_shim.compatibility.monitored_names import warn_of_names_never_logged
 from lightning_shim.data.source import warn_about_global_batch_size
 from lightning_shim.diagnostics.errors import CheckpointError, ConfigurationError

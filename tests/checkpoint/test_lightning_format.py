@@ -255,7 +255,10 @@ class TestMistakes:
         return str(caught.value)
 
     def test_no_file(self, module_class: Any) -> None:
-        assert self.refuse(module_class(), "none.ckpt") == "ckpt_path: there is no file 'none.ckpt'."
+        assert (
+            self.refuse(module_class(), "none.ckpt")
+            == "ckpt_path: Checkpoint file not found: none.ckpt. Aborting training."
+        )
 
     def test_no_checkpoint(self, module_class: Any) -> None:
         Path("text.ckpt").write_text("text")

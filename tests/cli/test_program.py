@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+from pytest_mock import MockerFixture
 
 import lightning_shim
+from lightning_shim.cli import main
 
 ROOT = Path(lightning_shim.__file__).parents[1]
 NOTHING_TRAINED = "lightning_shim: the script has ended without a call of Trainer.fit, so nothing was trained.\n"
@@ -45,6 +47,19 @@ def test_version(console_script: Path, tmp_path: Path, way: str) -> None:
     for distribution in ("pytorch-lightning", "lightning", "determined", "torch"):
         assert f"{distribution} {version(distribution)}, " in line
     assert line.endswith(f"Python {'.'.join(map(str, sys.version_info[:3]))})")
+
+
+def test_package_need_not_be_installed(mocker: MockerFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder beside the user's code is enough."""
+    mocker.patch.object(main, "version", side_effect=lambda name: {"torch": "2.13.0"}.get(name) or missing(name))
+    with pytest.raises(SystemExit) as end:
+        main.main(["--version"])
+    assert end.value.code == 0
+    assert re.fullmatch(r"lightning_shim \(torch 2\.13\.0, Python [\d.]+\)\n", capsys.readouterr().out)
+
+
+def missing(distribution: str) -> str:
+    raise PackageNotFoundError(distribution)
 
 
 def test_messages_name_the_program(console_script: Path, tmp_path: Path) -> None:

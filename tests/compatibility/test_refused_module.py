@@ -31,7 +31,7 @@ class TestModule:
 
         message = refuse(ConfigurationError, Untrained(), loader())
         assert message.startswith(place("without training_step"))
-        assert "Untrained does not define training_step" in message
+        assert "No `training_step()` method defined in " in message
         trains(tiny(lightning)())
 
     def test_without_configure_optimizers(self, lightning: ModuleType) -> None:
@@ -43,7 +43,7 @@ class TestModule:
 
         message = refuse(ConfigurationError, Unoptimized(), loader())
         assert message.startswith(place("without configure_optimizers"))
-        assert "Unoptimized does not define configure_optimizers" in message
+        assert "No `configure_optimizers()` method defined in " in message
         trains(tiny(lightning)())
 
     def test_optimizer_idx_with_manual_optimization(self, lightning: ModuleType) -> None:

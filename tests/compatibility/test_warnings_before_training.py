@@ -141,11 +141,11 @@ class TestWarnings:
             def validation_step(self, batch: Any, batch_idx: int) -> None:
                 raise AssertionError
 
-        with warns(DifferenceWarning, FIT_CALL, "a validation_step, but no validation loaders"):
+        with warns(DifferenceWarning, FIT_CALL, "You defined a `validation_step` but have no `val_dataloader`"):
             train(Module(), loader())
 
     def test_validation_loader_without_step(self, lightning: ModuleType) -> None:
-        with warns(DifferenceWarning, FIT_CALL, "validation loaders, but no validation_step"):
+        with warns(DifferenceWarning, FIT_CALL, "but have no `validation_step`. Skipping val loop"):
             train(tiny(lightning)(), loader(), loader())
 
     def test_validation_that_is_switched_off_gives_none(self, pl: ModuleType) -> None:

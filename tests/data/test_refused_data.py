@@ -41,11 +41,11 @@ def stream(samples: int = 16) -> DataLoader[Any]:
 
 
 WRONG_LOADERS: dict[str, tuple[Callable[[ModuleType], Any], str]] = {
-    "object": (lambda lightning: object(), "which is no loader: it cannot be iterated"),
-    "number": (lambda lightning: 4, "which is no loader: it cannot be iterated"),
-    "list with a number": (lambda lightning: [loader(), 4], "which is no loader: it cannot be iterated"),
+    "object": (lambda lightning: object(), "what cannot be iterated. An invalid dataloader was"),
+    "number": (lambda lightning: 4, "what cannot be iterated. An invalid dataloader was"),
+    "list with a number": (lambda lightning: [loader(), 4], "what cannot be iterated. An invalid dataloader was"),
     "empty dataset": (lambda lightning: loader(0), r"an empty loader.*Is the dataset empty"),
-    "empty list": (lambda lightning: [], "empty|no loader"),
+    "empty list": (lambda lightning: [], "empty|what cannot"),
     "drop_last": (lambda lightning: loader(3, drop_last=True), r"smaller than the batch size with drop_last=True"),
     "one of several is empty": (lambda lightning: [loader(), loader(0)], "an empty loader"),
     "empty stream": (lambda lightning: stream(0), "empty"),
@@ -53,7 +53,7 @@ WRONG_LOADERS: dict[str, tuple[Callable[[ModuleType], Any], str]] = {
         lambda lightning: importlib.import_module(f"{lightning.__name__}.utilities").CombinedLoader(
             [loader()], "sequential"
         ),
-        'mode="sequential".*"max_size_cycle"',
+        '`FitLoop` does not support the .*"sequential".*"max_size_cycle"',
     ),
 }
 
@@ -65,9 +65,8 @@ class TestData:
 
         module = Module()
         message = refuse(ConfigurationError, module)
-        assert message.startswith(
-            f"{place('no training loader')}: there is no training loader. Define train_dataloader"
-        )
+        assert message.startswith(f"{place('no training loader')}: `train_dataloader` must be implemented")
+        assert "implement `def train_dataloader(self):` in " in message
         trains(module)
 
     def test_datamodule_without_training_loader(self, pl: ModuleType) -> None:
@@ -77,7 +76,7 @@ class TestData:
 
         module = tiny(pl)()
         message = refuse(ConfigurationError, module, datamodule=DataModule())
-        assert "there is no training loader" in message
+        assert "implement `def train_dataloader(self):` in " in message
         assert place("datamodule without training loader") in message, "it is the data module that lacks it"
         trains(module)
 
@@ -92,7 +91,7 @@ class TestData:
 
     @pytest.mark.parametrize(
         ("make", "expected"),
-        [*WRONG_LOADERS.values(), (lambda lightning: None, "returned None instead of a loader")],
+        [*WRONG_LOADERS.values(), (lambda lightning: None, r"returned from `Module.train_dataloader\(\)`. Found None")],
         ids=[*WRONG_LOADERS, "None"],
     )
     def test_hook(self, lightning: ModuleType, make: Callable[[ModuleType], Any], expected: str) -> None:
@@ -128,7 +127,7 @@ class TestData:
                 return None
 
         message = refuse(ConfigurationError, Module(), loader())
-        assert message.startswith(f"{place('val_dataloader')}: val_dataloader returned None instead of a loader")
+        assert message.startswith(f"{place('val_dataloader')}: val_dataloader gave what cannot be iterated.")
 
     def test_validation_loader_cannot_be_iterated(self, pl: ModuleType) -> None:
         class Module(tiny(pl)):
@@ -205,8 +204,8 @@ class TestData:
 
     def test_limit_leaves_nothing(self, pl: ModuleType) -> None:
         message = refuse(ConfigurationError, tiny(pl)(), loader(), limit_train_batches=0.1)
-        assert "gave 4 batches, of which limit_train_batches=0.1 leaves none" in message
-        assert "it has to be at least 0.25" in message
+        assert "gave 4 batches. You requested to check 0.1 of the `train_dataloader` but 0.1 * 4 < 1." in message
+        assert "Try at least `limit_train_batches=0.25`" in message
         assert FIT_CALL in message
 
     def test_limit_of_zero_is_named(self, pl: ModuleType) -> None:
@@ -214,6 +213,5 @@ class TestData:
 
     def test_fraction_of_a_stream(self, pl: ModuleType) -> None:
         message = refuse(ConfigurationError, tiny(pl)(), stream(), limit_train_batches=0.5)
-        assert "of which limit_train_batches=0.5 is no number of batches" in message
-        assert "give one." in message
+        assert "`Trainer(limit_train_batches)` must be `1.0` or an int, not 0.5" in message
         assert FIT_CALL in message

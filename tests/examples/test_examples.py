@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import os
 import re
@@ -36,8 +37,11 @@ FIELDS = {"name", "entrypoint", "hyperparameters", "searcher", "resources"}
 SEARCHER_FIELDS = {"name", "metric", "smaller_is_better", "max_trials", "max_time", "time_metric"}
 
 
-# Every example has a model.py.
+# Every example has a model.py. They read the same text file, which takes seconds.
 MODELS = {name: import_file(EXAMPLES / name / "model.py", f"{name}_example_model") for name in MODULES}
+read_digits = functools.cache(mnist_data)
+for imported in MODELS.values():
+    imported.mnist_data = read_digits  # type: ignore[attr-defined]  # that it imports
 
 
 def new_module(name: str, **hyperparameters: Any) -> Any:
@@ -114,7 +118,7 @@ class TestModel:
     def test_holds_out_a_fifth_of_each_digit(self, name: str) -> None:
         data = MODELS[name].MNISTDataModule()
         data.setup("fit")
-        pixels, digits = mnist_data()
+        pixels, digits = read_digits()
         digit_of = dict(zip((image.tobytes() for image in pixels.astype("uint8")), digits, strict=True))
         for split, of_each in ((data.train_set, 400), (data.val_set, 100)):
             images = (split.tensors[0] * 255).round().to(torch.uint8).flatten(start_dim=1).numpy()

@@ -46,8 +46,11 @@ def with_optimizer(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 WRONG_OPTIMIZERS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "string": (lambda module: "adam", "returned 'adam'. It has to return one of: an Optimizer"),
-    "number": (lambda module: 0.1, "returned 0.1. It has to return one of"),
+    "string": (
+        lambda module: "adam",
+        "returned 'adam'. Unknown configuration for model optimizers. It has to return one of: an O",
+    ),
+    "number": (lambda module: 0.1, "returned 0.1. .* It has to return one of"),
     "class": (lambda module: torch.optim.Adam, "It has to return one of"),
     "generator": (lambda module: (sgd(module) for _ in range(1)), "It has to return one of"),
     "list with something else": (lambda module: [sgd(module), "x"], "It has to return one of"),
@@ -73,27 +76,27 @@ WRONG_OPTIMIZERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "scheduler of another optimizer": (
         lambda module: {"optimizer": sgd(module), "lr_scheduler": scheduler_of(sgd(module))},
-        "whose optimizer it did not return as well",
+        "attached with an optimizer that wasn't returned",
     ),
     "scheduler dictionary without scheduler": (
         lambda module: {"optimizer": sgd(module), "lr_scheduler": {"interval": "step"}},
-        'a scheduler dictionary without the key "scheduler"',
+        'The lr scheduler dict must have the key "scheduler"',
     ),
     "plateau without monitor": (
         with_optimizer(lambda optimizer: {"optimizer": optimizer, "lr_scheduler": plateau(optimizer)}),
-        'without the "monitor".*"monitor": "val_loss"',
+        '`configure_optimizers` must include a monitor.*"monitor": "val_loss"',
     ),
     "plateau without monitor, configured": (
         with_optimizer(lambda optimizer: {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau(optimizer)}}),
-        'without the "monitor"',
+        "lr scheduler dict must include a monitor",
     ),
     "plateau without monitor, in lists": (
         with_optimizer(lambda optimizer: ([optimizer], [plateau(optimizer)])),
-        'without the "monitor"',
+        "`configure_optimizers` must include a monitor",
     ),
     "interval": (
         with_optimizer(lambda optimizer: ([optimizer], [scheduler_of(optimizer, interval="batch")])),
-        'interval=\'batch\'; it is "step" or "epoch"',
+        'must be "step" or "epoch" but is "batch"',
     ),
     "scheduler without state": (
         with_optimizer(lambda optimizer: ([optimizer], [Unsaved(optimizer)])),
@@ -101,7 +104,7 @@ WRONG_OPTIMIZERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "scheduler that nobody can step": (
         with_optimizer(lambda optimizer: ([optimizer], [Foreign(optimizer)])),
-        "not one of PyTorch's; define lr_scheduler_step",
+        "doesn't follow PyTorch's LRScheduler API.*`LightningModule.lr_scheduler_step`",
     ),
     "two optimizers": (
         lambda module: [sgd(module), sgd(module)],

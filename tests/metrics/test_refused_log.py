@@ -23,24 +23,24 @@ place = functools.partial(place_in, Path(__file__))
 
 
 WRONG_LOGS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
-    "vector": (("x", torch.ones(2)), {}, r"a tensor of shape \(2,\); only one element.*x\.mean\(\)"),
-    "empty tensor": (("x", torch.ones(0)), {}, r"a tensor of shape \(0,\)"),
-    "dictionary": (("x", {"a": 1.0}), {}, "got a dict, which cannot be logged.*self.log_dict"),
-    "nested dictionary": (("x", {"a": {"b": 1.0}}), {}, "got a dict.*unnested"),
-    "string": (("x", "good"), {}, "got a str.*self.logger.experiment.add_text"),
-    "None": (("x", None), {}, "got a NoneType"),
-    "list": (("x", [1.0]), {}, "got a list"),
-    "complex number": (("x", 1j), {}, "got a complex"),
-    "neither": (("x", 1.0), {"on_step": False, "on_epoch": False}, "on_step=False with on_epoch=False logs nothing"),
-    "reduction": (("x", 1.0), {"reduce_fx": "median"}, "reduce_fx='median' is none of mean, sum, min, max"),
-    "index in the name": (("x/dataloader_idx_0", 1.0), {}, "add_dataloader_idx=False"),
+    "vector": (("x", torch.ones(2)), {}, r"the tensor must have a single element. Its shape is \(2,\)"),
+    "empty tensor": (("x", torch.ones(0)), {}, r"Its shape is \(0,\)"),
+    "dictionary": (("x", {"a": 1.0}), {}, "`dict` values cannot be logged.*self.log_dict"),
+    "nested dictionary": (("x", {"a": {"b": 1.0}}), {}, "`dict` values.*unnested"),
+    "string": (("x", "good"), {}, "`str` values.*self.logger.experiment.add_text"),
+    "None": (("x", None), {}, r"`self.log\(x, None\)` was called, but `NoneType` values"),
+    "list": (("x", [1.0]), {}, "`list` values"),
+    "complex number": (("x", 1j), {}, "`complex` values"),
+    "neither": (("x", 1.0), {"on_step": False, "on_epoch": False}, "is not useful"),
+    "reduction": (("x", 1.0), {"reduce_fx": "median"}, "reduce_fx={min,max,mean,sum}.* not 'median'"),
+    "index in the name": (("x/dataloader_idx_0", 1.0), {}, "`self.log` with the key `x/dataloader_idx_0`"),
     "removed argument": (("x", 1.0), {"sync_dist_op": "sum"}, "removed the argument sync_dist_op; pass reduce_fx"),
     "unknown argument": (("x", 1.0), {"in_epoch": True}, "Lightning has no argument in_epoch"),
     "no value": (("x",), {}, r"self.log\('x'\) needs a name and a value"),
     "argument given twice": (("x", 1.0, True), {"prog_bar": True}, "3 arguments without a name, and prog_bar by name"),
     "too many arguments": (("x", *range(20)), {}, "21 arguments without a name, and none by name"),
     "name": ((3, 1.0), {}, "the name must be a string, not int"),
-    "loose torchmetrics object": (("x", MeanMetric()), {}, "MeanMetric is no attribute of the module.*__init__"),
+    "loose torchmetrics object": (("x", MeanMetric()), {}, "attribute for the metric.*__init__.*MeanMetric"),
 }
 
 
@@ -65,7 +65,8 @@ class TestLog:
 
         module = Module()
         message = refuse_log(module)
-        assert message.startswith(f"{place('log')}: self.log({args[0]!r})")
+        assert message.startswith(f"{place('log')}: ")
+        assert f"self.log({args[0]}" in message.replace("'", "")
         assert re.search(expected, message)
         assert checkpoints() == []
         module.is_wrong = False
@@ -74,8 +75,8 @@ class TestLog:
     @pytest.mark.parametrize(
         ("dictionary", "expected"),
         [
-            ({"x": {"y": 1.0}}, r"self.log\('x'\) got a dict"),
-            ({"x": torch.ones(2)}, r"self.log\('x'\) got a tensor of shape \(2,\)"),
+            ({"x": {"y": 1.0}}, r"`self.log\(x, {'y': 1.0}\)` was called, but `dict` values"),
+            ({"x": torch.ones(2)}, "the tensor must have a single element"),
             ([("x", 1.0)], "self.log_dict got a list; it takes a dictionary"),
             (None, "self.log_dict got a NoneType"),
         ],
@@ -98,7 +99,7 @@ class TestLog:
                 return super().training_step(batch, batch_idx)
 
         message = refuse_log(Module())
-        assert message.startswith(f"{place('name twice')}: self.log('x') was called twice in training_step")
+        assert message.startswith(f"{place('name twice')}: You called `self.log(x, ...)` twice in `training_step`")
         assert "prog_bar was False and is True, on_epoch was False and is True" in message
         assert "a name of its own" in message
 
@@ -122,7 +123,9 @@ class TestLog:
             self.log("x", 1.0, on_step=True)  # here: no step
 
         message = refuse_log(type("Module", (tiny(pl),), {hook: log})())
-        assert message.startswith(f"{place('no step')}: self.log('x'): in {hook} only on_step=False")
+        assert message.startswith(
+            f"{place('no step')}: self.log('x'): You can't `self.log(on_step=True)` inside `{hook}`"
+        )
 
     @pytest.mark.parametrize(
         "hook",
@@ -134,7 +137,7 @@ class TestLog:
 
         methods = {hook: log, "validation_step": lambda self, batch, batch_idx: None}
         message = refuse_log(type("Module", (tiny(lightning),), methods)(), val_dataloaders=loader())
-        assert message.startswith(f"{place('no logging')}: self.log('x'): Lightning allows no logging in {hook};")
+        assert message.startswith(f"{place('no logging')}: self.log('x'): You can't `self.log()` inside `{hook}`;")
         assert "self.logger.experiment" in message
 
     def test_while_the_loader_is_made(self, lightning: ModuleType) -> None:
@@ -145,14 +148,14 @@ class TestLog:
 
         with pytest.raises(MetricError) as caught:
             train(Module())
-        assert str(caught.value).startswith(f"{place('log in train_dataloader')}: self.log('x') was called ")
+        assert str(caught.value).startswith(f"{place('log in train_dataloader')}: You are trying to `self.log('x'")
 
     def test_after_training(self, lightning: ModuleType) -> None:
         module = tiny(lightning)()
         trains(module)
         with pytest.raises(MetricError) as caught:
             module.log("x", 1.0)  # here: log after training
-        assert str(caught.value).startswith(f"{place('log after training')}: self.log('x') was called outside any hook")
+        assert str(caught.value).startswith(f"{place('log after training')}: You are trying to `self.log('x'")
 
     def test_in_a_helper_leads_to_the_helper(self, pl: ModuleType) -> None:
         def helper(module: Any) -> None:

@@ -20,7 +20,6 @@ from tests.support.lightning_trainer import fit_by_lightning
 pytestmark = [
     pytest.mark.usefixtures("patched"),
     pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no `validation_step`:UserWarning"),
-    pytest.mark.filterwarnings("ignore:There are validation loaders, but no validation_step:UserWarning"),
 ]
 
 

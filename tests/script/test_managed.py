@@ -77,6 +77,14 @@ class TestSearched:
         assert validation[30]["val_loss"] == float(expected["metrics"]["val_loss"])
         assert training[30]["train_loss_epoch"] == float(expected["metrics"]["train_loss_epoch"])
 
+    def test_profilers_report_is_in_the_checkpoint_that_a_run_ends_with(self, trial: Trial) -> None:
+        for run, outcome in zip(trial.master.runs, trial.outcomes, strict=True):
+            *others, last = (trial.storage / name / "profiler_report.txt" for name in run.checkpoints.values())
+            report = last.read_text()
+            assert "run_training_batch" in report
+            assert report in outcome.log
+            assert not any(file.exists() for file in others)
+
     def test_checkpoint_is_lightnings(self, trial: Trial, expected: dict[str, Any]) -> None:
         checkpoint = trial.checkpoint(30)
         assert_same(checkpoint["state_dict"], expected["weights"])

@@ -29,7 +29,10 @@ class TestOptions:
         module.automatic_optimization = False
         message = refuse(ConfigurationError, module, loader(), **options)
         ((name, value),) = options.items()
-        assert message.startswith(f"{FIT_CALL}: {name}={value} has no effect on {type(module).__qualname__}, which")
+        assert message.startswith(f"{FIT_CALL}: Automatic gradient ")
+        assert (
+            f"{type(module).__qualname__} has chosen (automatic_optimization = False). Leave {name}={value}" in message
+        )
         module.automatic_optimization = True
         trains(module, **options, max_length=pytorch.Epoch(1))
 

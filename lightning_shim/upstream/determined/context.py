@@ -6,6 +6,7 @@ It relies on these private names of Determined:
 - ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` wraps a model with.
 - ``PyTorchTrialContext._init_device``: chooses the device when a context is made.
 - ``determined.gpu.get_gpu_uuids``: starts ``nvidia-smi`` or ``rocm-smi`` to count the GPUs for it.
+- ``determined.core._context._install_stacktrace_on_sigusr1``: takes a signal when a context is made.
 - ``PyTorchTrialContext._current_batch_idx``: the index of the current batch.
 - ``PyTorchTrialContext._tbd_writer``: the TensorBoard writer, or None before it is first asked for.
 - ``determined.pytorch._log_tb_metrics``: writes metrics to TensorBoard as the training loop does.
@@ -13,7 +14,7 @@ It relies on these private names of Determined:
 - ``TrainContext._metrics``, its ``_shipper`` and ``_post_metrics``: sends each report, in a thread.
 - ``_tensorboard_manager`` of the Core API's ``train``, and its ``_sync``: uploads TensorBoard files.
 - ``DummyTrainContext._tbd_directory``: the folder of TensorBoard files off-cluster.
-- ``_storage_manager`` of the Core API's ``checkpoint``, and its ``_base_path``: the folder of checkpoints.
+- ``_storage_manager`` of the Core API's ``checkpoint``, its ``_base_path``, the folder of checkpoints, and ``upload``.
 - ``TrialInfo._config`` and ``_steps_completed``: the experiment's configuration, and whether the trial has trained.
 - ``determined._DistributedBackend``: the library that synchronizes the processes.
 """
@@ -26,6 +27,7 @@ import os
 import pathlib
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -33,6 +35,7 @@ import determined as det
 import torch
 from determined import core, gpu, pytorch, tensorboard
 from determined.common.api import bindings, errors
+from determined.core import _context as core_context
 
 from lightning_shim.diagnostics.errors import ConfigurationError
 
@@ -122,6 +125,13 @@ def no_device_of_determined() -> Iterator[None]:
         replaced(gpu, get_gpu_uuids=list),
     ):
         yield
+
+
+def no_handler_of_determined() -> contextlib.AbstractContextManager[None]:
+    """Leaves SIGUSR1 to the script off-cluster, such as for SLURM, while a context is made: it would print a trace."""
+    if is_on_cluster():
+        return contextlib.nullcontext()
+    return replaced(core_context, _install_stacktrace_on_sigusr1=lambda: None)
 
 
 def make_current(device: torch.device) -> None:
@@ -265,6 +275,13 @@ def checkpoint_path(context: Any, storage_id: str) -> pathlib.Path | None:
     """Returns the folder of a checkpoint, or None if it is not on this machine."""
     path = checkpoint_storage(context) / storage_id
     return path if path.is_dir() else None
+
+
+def add_to_checkpoint(context: Any, storage_id: str, name: str, text: str) -> None:
+    """Puts a text file into a checkpoint that has been written; Determined's own API writes all files at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, name).write_text(text, encoding="utf-8")
+        context._core.checkpoint._storage_manager.upload(folder, storage_id, {name})
 
 
 def trial_info() -> det.ClusterInfo | None:

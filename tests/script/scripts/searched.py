@@ -92,6 +92,7 @@ if __name__ == "__main__":
         accelerator="cpu",
         callbacks=[ModelCheckpoint(monitor="val_loss"), LearningRateMonitor()],
         logger=CSVLogger("logs"),
+        profiler="simple",
         **several,
     )
     before = processes(trainer)
