@@ -108,10 +108,9 @@ class LightningCheckpoint:
                     checkpoint[owner.CHECKPOINT_HYPER_PARAMS_TYPE] = type(owner.hparams)
                 if hyperparameters_name(owner) is not None:
                     checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = hyperparameters_name(owner)
-        if self._datamodule is not None:
-            state = self._datamodule.state_dict()
-            if state:
-                checkpoint[type(self._datamodule).__qualname__] = state
+        state = self._hooks.datamodule("state_dict")
+        if state:
+            checkpoint[type(self._datamodule).__qualname__] = state
 
     def _hyperparameters(self, owner: Any) -> Any:
         if is_omegaconf(owner.hparams):
@@ -132,7 +131,7 @@ class LightningCheckpoint:
         # Lightning's order. The optimizers are configured afterwards, since on_load_checkpoint may rebuild layers.
         self.load_weights(checkpoint, pruning)
         if self._datamodule is not None and type(self._datamodule).__qualname__ in checkpoint:
-            self._datamodule.load_state_dict(checkpoint[type(self._datamodule).__qualname__])
+            self._hooks.datamodule("load_state_dict", checkpoint[type(self._datamodule).__qualname__])
         # As in Lightning, they find the weights loaded, and may load others.
         self._hooks.callbacks("on_load_checkpoint", checkpoint)
         _prefer_lightning_keys(checkpoint)

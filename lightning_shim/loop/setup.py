@@ -88,7 +88,8 @@ def _prepare_data(runtime: Runtime) -> None:
             # One process downloads, on each node or on the first one; the others wait for it.
             rank = strategy.local_rank if owner.prepare_data_per_node else strategy.global_rank
             if rank == 0:
-                hooks.run("prepare_data", owner.prepare_data)
+                action = f"[{base.__name__}]{type(owner).__name__}.prepare_data"
+                hooks.run("prepare_data", session.profiling.measured(action, owner.prepare_data))
             strategy.barrier("prepare_data")
 
 
