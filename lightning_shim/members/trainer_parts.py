@@ -24,13 +24,14 @@ _TRAINER: Final[_Members] = {
     "_logger_connector": _leaves("log_metrics should_update_logs"),
     "_results": _RESULTS,
     "fit_loop": {
-        **_leaves("batch_idx max_epochs max_steps max_batches restarting setup_data total_batch_idx"),
-        **_leaves("_combined_loader _should_accumulate _skip_backward"),
+        **_leaves("max_epochs max_steps max_batches restarting setup_data _combined_loader _skip_backward"),
+        **_leaves("batch_idx total_batch_idx _should_accumulate"),
         "_data_source": _SOURCE,
         "_results": _RESULTS,
         "epoch_progress": {"current": _COUNTS, "total": _COUNTS},
         "epoch_loop": {
             **_leaves("batch_idx total_batch_idx global_step restarting _batches_that_stepped _should_check_val_epoch"),
+            **_leaves("_is_training_done _should_accumulate"),
             "_results": _RESULTS,
             "batch_progress": {"current": _COUNTS, "total": _COUNTS, "is_last_batch": None},
             "val_loop": {

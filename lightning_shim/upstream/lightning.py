@@ -75,6 +75,7 @@ class Lightning:
     RunningStage: Annotated[Any, "trainer.states"]
     GradClipAlgorithmType: Annotated[Any, "utilities"]
     extract_batch_size: Annotated[Callable[[Any], int], "utilities.data"]
+    SIGTERMException: Annotated[type[SystemExit], "utilities.exceptions"]
     move_data_to_device: Annotated[Callable[[Any, torch.device], Any], "utilities"]
     prepare_for_backward: Annotated[
         Callable[[torch.nn.parallel.DistributedDataParallel, Any], None], "overrides.distributed"
