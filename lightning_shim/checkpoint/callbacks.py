@@ -12,7 +12,7 @@ _LEFT_OUT: Final = {
     # Its state lacks the running mean, and Lightning cannot load it.
     "SpikeDetection": frozenset[str](),
     # It has no state. Its times are of a clock that starts anew with the machine, and its rates are made of them.
-    "ThroughputMonitor": frozenset({"_t0s", "_throughputs"}),
+    "ThroughputMonitor": frozenset({"_t0s", "_throughputs", "available_flops"}),
 }
 """The attributes of each that are not kept."""
 

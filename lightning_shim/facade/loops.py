@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from lightning_shim.diagnostics.errors import RefusedMemberError
@@ -77,12 +77,20 @@ def _batches_in_all(training: Training) -> dict[str, int]:
     return _batches(training, training.session.progress.total_batch_idx)
 
 
-def _batches_of_validation(training: Training) -> dict[str, int]:
+def _validation_batches(training: Training, batches: int) -> dict[str, int]:
     hook = training.hook
     in_transfer = hook in TRANSFER_HOOKS and training.session.trainer.evaluating
     is_of_validation = hook is not None and "validation" in hook
     missing = 4 if in_transfer else _NOT_YET_COUNTED.get(hook, 0) if is_of_validation else 0
-    return _counts(training.evaluation_loop.batches_started, missing)
+    return _counts(batches, missing)
+
+
+def _batches_of_validation(training: Training) -> dict[str, int]:
+    return _validation_batches(training, training.evaluation_loop.batches_started)
+
+
+def _validation_batches_of_epoch(training: Training) -> dict[str, int]:
+    return _validation_batches(training, training.session.progress.validation_batches_of_epoch)
 
 
 def _progress(path: str, counts: Callable[[Training], dict[str, int]]) -> dict[str, Answer]:
@@ -145,6 +153,10 @@ def _updates_logs(training: Training) -> bool:
     return bool(every > 0 and (step % every == 0 or trainer.should_stop))
 
 
+def _log_metrics(trainer: Any, metrics: Mapping[str, Any], step: int | None = None) -> None:
+    trainer.lightning_loggers.log_metrics(metrics, step=step, loggers=trainer.loggers)
+
+
 def _set_max_epochs(part: Any, epochs: int) -> None:
     session = part._training.session
     script_trainer = session.script_trainer
@@ -160,6 +172,7 @@ _VALIDATION: Final = f"{_EPOCH_LOOP}.val_loop"
 
 _ANSWERS: Final[dict[str, Answer]] = {
     "Trainer._logger_connector.should_update_logs": _updates_logs,
+    "Trainer._logger_connector.log_metrics": lambda training: functools.partial(_log_metrics, training.session.trainer),
     f"{_LOOP}.restarting": lambda training: training.training_loop.restarted_at is not None,
     f"{_LOOP}.max_epochs": "session.trainer.max_epochs",
     f"{_LOOP}.max_steps": "session.trainer.max_steps",
@@ -196,6 +209,7 @@ _ANSWERS: Final[dict[str, Answer]] = {
     **_source(_VALIDATION, "evaluation_loop.source"),
     **_results(_VALIDATION, "metrics.validation"),
     **_progress(f"{_VALIDATION}.batch_progress.current", _batches_of_validation),
+    **_progress(f"{_VALIDATION}.batch_progress.total", _validation_batches_of_epoch),
     f"{_VALIDATION}.batch_progress.is_last_batch": "evaluation_loop.is_last_batch",
 }
 """The answers by the path to each member of ``members/trainer_parts``."""

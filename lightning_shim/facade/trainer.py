@@ -47,13 +47,14 @@ _ANSWERS: Final = {
     "overfit_batches": "_session.options.overfit_batches",
     "reload_dataloaders_every_n_epochs": "_session.options.reload_dataloaders_every_n_epochs",
     "fit_loop": "_fit_loop",
+    "_evaluation_loop": "_fit_loop.epoch_loop.val_loop",
     "_logger_connector": "_logging",
     "_results": "_fit_loop._results",
     "num_training_batches": "_training_loop.epoch_length.max_batches",
     "train_dataloader": "_training_loop.source.loaders",
-    "val_dataloaders": "_evaluation_loop.source.loaders",
-    "num_val_batches": "_evaluation_loop.source.num_batches",
-    "enable_validation": "_evaluation_loop.is_enabled",
+    "val_dataloaders": "_validation_loop.source.loaders",
+    "num_val_batches": "_validation_loop.source.num_batches",
+    "enable_validation": "_validation_loop.is_enabled",
     "lightning_module": "_session.module",
     "model": "_session.module",
     "callbacks": "_session.callbacks",
@@ -145,7 +146,7 @@ class TrainerFacade(Attached):
         self.metrics: MetricStore = runtime.metrics
         self.strategy: Final = runtime.strategy
         self._training_loop: Final = training_loop
-        self._evaluation_loop: Final = evaluation_loop
+        self._validation_loop: Final = evaluation_loop
         self._lightning_checkpoint: Final = lightning_checkpoint
         training = Training(session, training_loop, evaluation_loop, self.metrics)
         self._fit_loop: Final = trainer_part("Trainer.fit_loop", training)

@@ -22,17 +22,21 @@ from lightning_shim.upstream.torch import grad_scaler
 class _Format:
     dtype: torch.dtype
     lightning1_name: int | str
-    mixed: bool = False
+    plugin: str  # Lightning's class
     scaled: bool = False
+
+    @property
+    def mixed(self) -> bool:
+        return self.plugin == "MixedPrecision"
 
 
 _FORMATS: Final = {
-    "32-true": _Format(torch.float32, 32),
-    "64-true": _Format(torch.float64, 64),
-    "16-true": _Format(torch.float16, 16),
-    "bf16-true": _Format(torch.bfloat16, "bf16"),
-    "bf16-mixed": _Format(torch.bfloat16, "bf16", mixed=True),
-    "16-mixed": _Format(torch.float16, 16, mixed=True, scaled=True),
+    "32-true": _Format(torch.float32, 32, "Precision"),
+    "64-true": _Format(torch.float64, 64, "DoublePrecision"),
+    "16-true": _Format(torch.float16, 16, "HalfPrecision"),
+    "bf16-true": _Format(torch.bfloat16, "bf16", "HalfPrecision"),
+    "bf16-mixed": _Format(torch.bfloat16, "bf16", "MixedPrecision"),
+    "16-mixed": _Format(torch.float16, 16, "MixedPrecision", scaled=True),
 }
 _ALIASES: Final[dict[Any, str]] = {
     **dict.fromkeys((32, "32"), "32-true"),
@@ -52,6 +56,7 @@ class Precision:
             gradient scaler needs CUDA.
         scaler: The gradient scaler of ``"16-mixed"``; by default a new one.
         keeps_casts: Whether a mixed precision casts a weight once in a step, however often it is used.
+        plugins: Lightning's package of plugins.
 
     Attributes:
         name: The long name.
@@ -68,6 +73,7 @@ class Precision:
         device: torch.device,
         scaler: torch.amp.GradScaler | None = None,
         keeps_casts: bool = False,
+        plugins: Any = None,
     ) -> None:
         name = _ALIASES.get(precision, precision)
         if name not in _FORMATS:
@@ -82,10 +88,26 @@ class Precision:
         self._format: Final = _FORMATS[self.name]
         self._device: Final = device
         self._keeps_casts: Final = keeps_casts
+        self._lightnings_class: Final[type] = getattr(plugins, self._format.plugin, type(self))
         self.scaler: torch.amp.GradScaler | None = None
         if self._format.scaled:
             self.scaler = grad_scaler(device.type) if scaler is None else scaler
         self.converts_input: Final = not self._format.mixed and self._format.dtype != torch.float32
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """Lightning's class of this precision, for those who ask ``isinstance(trainer.precision_plugin, ...)``."""
+        return self._lightnings_class
+
+    @property
+    def precision(self) -> str:
+        """The long name, as Lightning's plugins have it."""
+        return self.name
+
+    @property
+    def _desired_input_dtype(self) -> torch.dtype:
+        """The dtype of the computation; Lightning's ThroughputMonitor reads it by this name."""
+        return self._format.dtype
 
     @property
     def lightning1_name(self) -> int | str:

@@ -77,6 +77,7 @@ class StrategyFacade:
             self.root_device,
             getattr(getattr(users_strategy, "precision_plugin", None), "scaler", None),
             keeps_casts=not AUTOCASTS_WEIGHTS_EACH_TIME.is_of(session.lightning.version),
+            plugins=session.lightning.plugins,
         )
         self.lightning_module: Final[Any] = session.module
         self.model: Any = None

@@ -234,6 +234,7 @@ class TrainingLoop:
             progress.is_last_batch = False
         self._continues_ended_epoch = progress.ends_early = progress.ends_within_step = False
         progress.epoch_is_running = True
+        progress.validation_batches_of_epoch = 0
         # The first epoch's iterators have been created by start(), and those of an interrupted one by resume().
         if self._batches is None:
             self._batches = self.source.batches()

@@ -152,6 +152,7 @@ class EvaluationLoop:
                     self._end_dataloader()
                     current = dataloader_idx
                 self.batches_started += 1
+                self._progress.validation_batches_of_epoch += 1
                 if iterator is None:
                     batch = transfer(batch, dataloader_idx)
                 collector.start_batch(batch, dataloader_idx if has_several else None)

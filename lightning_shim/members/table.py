@@ -307,7 +307,7 @@ save_checkpoint               >=0.9       it writes a Lightning checkpoint on ra
 get_model                     >=0.9,<1.4  it returns your module.
 [attribute: backed]
 _data_connector               >=1.5       Lightning's own methods find the transfer hooks through it and nothing else.
-_logger_connector             >=1.6       it has should_update_logs and nothing else.
+_logger_connector             >=1.6       it has should_update_logs and log_metrics, and nothing else.
 val_check_interval            >=0.9       it is the validation_period in batches, or 1.0 if that is in epochs.
 check_val_every_n_epoch       >=0.9       it is the validation_period in epochs, or None if that is in batches.
 val_check_batch               >=0.9       it is the number of batches between two validations.
@@ -453,8 +453,6 @@ on_keyboard_interrupt         >=0.9,<1.7  Determined handles interruptions; use 
     "callbacks": """
 [class: refused]
 LearningRateFinder BatchSizeFinder  >=1.9  it trains by itself; off-cluster a script's own Trainer may have it.
-ThroughputMonitor             >=2.2       it reads Lightning's own loops and precision; Determined's profiler measures a
-                                          trial.
 [class: ignored]
 BasePredictionWriter          >=1.3       a trial predicts nothing.
 [class: native]
@@ -475,6 +473,7 @@ ModelCheckpoint               >=0.9       it writes its files as in Lightning; D
 OnExceptionCheckpoint         >=1.8       it writes its file as in Lightning, on the machine of rank 0.
 LearningRateMonitor           >=0.9       it logs to the group "logger" of Determined's metrics and to TensorBoard.
 DeviceStatsMonitor            >=1.5       "
+ThroughputMonitor             >=2.2       "
 ModelSummary RichModelSummary >=1.5       it prints its summary.
 Timer                         >=1.3       it stops the trial through Determined.
 """,

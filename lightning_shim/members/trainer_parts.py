@@ -21,7 +21,7 @@ _SOURCE: Final = _leaves("dataloader is_defined is_module")
 
 # A member that is itself a part has its own members as its value.
 _TRAINER: Final[_Members] = {
-    "_logger_connector": _leaves("should_update_logs"),
+    "_logger_connector": _leaves("log_metrics should_update_logs"),
     "_results": _RESULTS,
     "fit_loop": {
         **_leaves("max_epochs max_steps max_batches restarting setup_data _combined_loader _skip_backward"),
@@ -38,7 +38,7 @@ _TRAINER: Final[_Members] = {
                 "_has_run": None,
                 "_data_source": _SOURCE,
                 "_results": _RESULTS,
-                "batch_progress": {"current": _COUNTS, "is_last_batch": None},
+                "batch_progress": {"current": _COUNTS, "total": _COUNTS, "is_last_batch": None},
             },
         },
     },

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Final
 
+from torch import Tensor
+
 from lightning_shim.diagnostics.writable import verify_writable
 from lightning_shim.session.progress import Progress
 from lightning_shim.upstream.lightning import Lightning
@@ -40,21 +42,33 @@ class Loggers:
             SimpleNamespace(loggers=self.loggers, lightning_module=module, datamodule=datamodule)
         )
 
-    def log_metrics(self, metrics: Mapping[str, Any], steps_back: int = 0) -> None:
+    def log_metrics(
+        self,
+        metrics: Mapping[str, Any],
+        steps_back: int = 0,
+        step: int | None = None,
+        loggers: list[Any] | None = None,
+    ) -> None:
         """Passes metrics to the loggers, with Lightning's step and epoch.
 
         Args:
-            metrics: Tensors by name.
+            metrics: Tensors or numbers by name.
             steps_back: The number of steps by which they are older than the current one.
+            step: Another step than that.
+            loggers: Other loggers than Lightning's own.
         """
-        if not self.loggers or not metrics:
+        loggers = self.loggers if loggers is None else loggers
+        if not loggers or not metrics:
             return
-        values = {name: value.item() for name, value in metrics.items()}
-        step = values.pop("step", None)
+        values: dict[str, Any] = {
+            name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()
+        }
+        if step is None:
+            step = values.pop("step", None)
         if step is None:
             values.setdefault("epoch", self._progress.current_epoch)
             step = self._progress.batches_that_stepped - steps_back
-        self._log(values, int(step))
+        self._log(values, int(step), loggers)
 
     def log_validation_step(self, metrics: Mapping[str, Any], dataloader_idx: int) -> None:
         """Passes what a validation batch has logged to the loggers, under the count of its loader's batches."""
@@ -62,10 +76,11 @@ class Loggers:
         step = counts.get(dataloader_idx, 0)
         counts[dataloader_idx] = step + 1
         if metrics:
-            self._log({name: value.item() for name, value in metrics.items()}, step)
+            self._log({name: value.item() for name, value in metrics.items()}, step, self.loggers)
 
-    def _log(self, values: dict[str, Any], step: int) -> None:
-        for logger in self.loggers:
+    @staticmethod
+    def _log(values: dict[str, Any], step: int, loggers: list[Any]) -> None:
+        for logger in loggers:
             logger.log_metrics(metrics=values, step=step)
             logger.save()
 

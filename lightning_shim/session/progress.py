@@ -29,6 +29,7 @@ class Progress:
     # The batches that have been evaluated of each validation loader, over all validations; the `step` of Lightning's
     # loggers for what a batch of them logs.
     validation_batches: dict[int, int] = field(default_factory=dict)
+    validation_batches_of_epoch: int = 0  # those of all loaders since the training epoch began
 
     @property
     def counts_last_batch(self) -> bool:

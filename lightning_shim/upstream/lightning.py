@@ -58,6 +58,7 @@ class Lightning:
     TensorBoardLogger: Annotated[type, "loggers"]
     CSVLogger: Annotated[type, "loggers"]
     PassThroughProfiler: Annotated[type, "profilers"]
+    plugins: Annotated[Any, ":plugins"]
     log_hyperparams: Annotated[Callable[[Any], None], "loggers.utilities:_log_hyperparams"]
     clean_namespace: Annotated[Callable[[MutableMapping[str, Any]], None], "utilities.parsing"]
     isolate_rng: Annotated[Callable[[], AbstractContextManager[None]], "utilities.seed"]

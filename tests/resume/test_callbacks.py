@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import (
     LearningRateMonitor,
     ModelCheckpoint,
     SpikeDetection,
+    ThroughputMonitor,
 )
 
 from tests.parity.modules import Regression, loaders
@@ -38,6 +39,26 @@ class GoesOnAfterSpikes(SpikeDetection):
             super().on_train_batch_end(*arguments)
 
 
+class LogsCounts(ThroughputMonitor):
+    """Logs its counts, which are private, in place of its times, which differ in each run."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda batch: len(batch[0]), lambda batch: batch[0].numel())
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        pl_module.flops_per_batch = 10
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *arguments: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, *arguments)
+        counted = {"batches": self._batches, "samples": self._samples, "lengths": self._lengths}
+        for name, counts in counted.items():
+            pl_module.log(f"trained {name}", float(counts[trainer.state.stage]))
+
+    def _compute(self, *arguments: Any, **options: Any) -> None:
+        pass
+
+
 CALLBACKS: dict[str, Any] = {
     "EarlyStopping": lambda: EarlyStopping("val_loss", patience=1, min_delta=100.0),
     "GradientAccumulationScheduler": lambda: GradientAccumulationScheduler({0: 4, 1: 1, 2: 3}),
@@ -45,6 +66,7 @@ CALLBACKS: dict[str, Any] = {
     "ModelCheckpoint for steps": lambda: fresh(every_n_train_steps=4),
     "LearningRateMonitor": lambda: LearningRateMonitor(log_momentum=True),
     "SpikeDetection": lambda: GoesOnAfterSpikes(exclude_batches_path="own", rtol=0.1),
+    "ThroughputMonitor": LogsCounts,
     **FINETUNING,
     **AVERAGING,
 }
