@@ -17,7 +17,7 @@ from lightning_shim.checkpoint.weight_averaging import WeightAveragingState
 from lightning_shim.diagnostics.errors import CheckpointError
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
-from lightning_shim.session.progress import Progress
+from lightning_shim.session.progress import Progress, counts, missing_of_batch
 from lightning_shim.upstream.lightning import hyperparameters_name, is_omegaconf
 from lightning_shim.upstream.lightning_plugins import read_checkpoint
 
@@ -43,7 +43,7 @@ class LightningCheckpoint:
         # no further space.
         checkpoint.update(
             {
-                **self._weights(),
+                **self._weights(is_between=self._progress.epoch_is_running),
                 "optimizer_states": checkpoint["optimizers_state_dict"],
                 "lr_schedulers": self._scheduler_states(),
                 "rng_state": without_arrays(checkpoint["rng_state"]),
@@ -79,13 +79,13 @@ class LightningCheckpoint:
         self._hooks.module("on_save_checkpoint", checkpoint)
         return checkpoint
 
-    def _weights(self) -> dict[str, Any]:
+    def _weights(self, is_between: bool = False) -> dict[str, Any]:
         return {
             "epoch": self._progress.current_epoch,
             "global_step": self._module.global_step,
             "pytorch-lightning_version": self._session.lightning.version,
             "state_dict": self._module.state_dict(),
-            "loops": loops_state(self._progress, vars(self._module)[CURRENT_FX_ATTRIBUTE]),
+            "loops": loops_state(self._progress, vars(self._module)[CURRENT_FX_ATTRIBUTE], is_between),
         }
 
     def _scheduler_states(self) -> list[dict[str, Any]]:
@@ -226,52 +226,62 @@ def _prefer_lightning_keys(checkpoint: dict[str, Any]) -> None:
         checkpoint["lr_schedulers_state_dict"] = checkpoint["lr_schedulers"]
 
 
-def _counts(**counts: int) -> dict[str, dict[str, int]]:
-    return {"total": dict(counts), "current": dict(counts)}
+def _pair(total: dict[str, int], current: dict[str, int]) -> dict[str, dict[str, int]]:
+    return {"total": total, "current": current}
 
 
-def loops_state(progress: Progress, hook: str | None = None) -> dict[str, Any]:
+def _steps(names: tuple[str, ...], number: int, before: int = 0) -> dict[str, dict[str, int]]:
+    """Returns the counts of steps, of which some were before the epoch."""
+    return _pair(dict.fromkeys(names, number), dict.fromkeys(names, number - before))
+
+
+def loops_state(progress: Progress, hook: str | None = None, is_between: bool = False) -> dict[str, Any]:
     """Returns the state of Lightning's loops that corresponds to a trial's progress.
 
     Args:
         progress: The progress of the training.
         hook: The running hook, if the checkpoint is written in one: the batch or epoch around it is not completed yet.
+        is_between: Whether it is written between two batches of an epoch, by Determined. Lightning writes none there:
+            it would count the last one when it goes on, or not, if a validation is due. It always does so if the last
+            hook was on_train_batch_end.
     """
-    batches, total = progress.batch_idx + 1, progress.total_batch_idx + 1
-    started = progress.current_epoch + progress.epoch_is_running
-    ended = progress.current_epoch
-    processed = ended + (hook == "on_train_epoch_end")
-    # Between two batches Lightning writes none: it would count the last one when it goes on, or not, if a validation is
-    # due. It always does so if the last hook was this one.
-    is_between = hook is None and progress.epoch_is_running
-    in_batch = is_between or hook == "on_train_batch_end"
+    missing = 1 if is_between else max(missing_of_batch(hook), progress.uncounted)
     stepped = progress.batches_that_stepped - (is_between and progress.counts_last_batch)
-    no_batches = {**_counts(ready=0, started=0, processed=0, completed=0), "is_last_batch": False}
-    steps = progress.automatic_steps
+    is_running = progress.epoch_is_running
+    epochs = counts(progress.current_epoch + is_running, 2 - progress.epoch_is_processed if is_running else 0)
+    before = progress.before_epoch
+    step = _steps(("ready", "completed"), progress.automatic_steps, before[0])
+    for tracked in step.values():
+        tracked["ready"] += progress.has_broken_step
+    missing_of_validation = 2 * progress.has_broken_validation
+    validated = (
+        counts(batches, missing_of_validation) for batches in (progress.validated_in_epoch, progress.validated)
+    )
     fit_loop = {
         "state_dict": {},
-        "epoch_progress": _counts(ready=started, started=started, processed=processed, completed=ended),
+        "epoch_progress": _pair(epochs, dict(epochs)),
         "epoch_loop.state_dict": {"_batches_that_stepped": stepped},
         "epoch_loop.batch_progress": {
-            "total": {**dict.fromkeys(("ready", "started", "processed"), total), "completed": total - in_batch},
-            "current": {**dict.fromkeys(("ready", "started", "processed"), batches), "completed": batches - in_batch},
+            **_pair(counts(progress.total_batch_idx + 1, missing), counts(progress.batch_idx + 1, missing)),
             "is_last_batch": progress.is_last_batch,
         },
-        "epoch_loop.scheduler_progress": _counts(ready=0, completed=0),
+        "epoch_loop.scheduler_progress": _steps(("ready", "completed"), progress.scheduler_steps, before[2]),
         "epoch_loop.automatic_optimization.state_dict": {},
         "epoch_loop.automatic_optimization.optim_progress": {
             "optimizer": {
-                "step": _counts(ready=steps, completed=steps),
-                "zero_grad": _counts(ready=steps, started=steps, completed=steps),
+                "step": step,
+                "zero_grad": _steps(("ready", "started", "completed"), progress.zero_grads, before[1]),
             }
         },
         "epoch_loop.manual_optimization.state_dict": {},
-        "epoch_loop.manual_optimization.optim_step_progress": _counts(
-            ready=progress.manual_steps, completed=progress.manual_steps
-        ),
+        "epoch_loop.manual_optimization.optim_step_progress": _steps(("ready", "completed"), progress.manual_steps),
         "epoch_loop.val_loop.state_dict": {},
-        "epoch_loop.val_loop.batch_progress": no_batches,
+        "epoch_loop.val_loop.batch_progress": {
+            **_pair(*validated),
+            "is_last_batch": progress.is_last_validated,
+        },
     }
+    no_batches = {**_pair(counts(0, 0), counts(0, 0)), "is_last_batch": False}
     other = {"state_dict": {}, "batch_progress": no_batches}
     return {"fit_loop": fit_loop, "validate_loop": other, "test_loop": other, "predict_loop": other}
 
@@ -289,6 +299,9 @@ def progress_of_loops(loops: dict[str, Any]) -> dict[str, Any]:
     has_ended = epochs["processed"] >= epochs["ready"]
     is_running = not is_last and trained > 0 and not has_ended
     optimizer = fit_loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    schedulers = fit_loop["epoch_loop.scheduler_progress"]
+    validations = fit_loop["epoch_loop.val_loop.batch_progress"]
+    steps = (optimizer["step"], optimizer["zero_grad"], schedulers)
     return {
         "current_epoch": epochs["ready"] - is_running,
         "batch_idx": trained - 1,
@@ -300,4 +313,10 @@ def progress_of_loops(loops: dict[str, Any]) -> dict[str, Any]:
         "automatic_steps": optimizer["step"]["total"]["completed"],
         "manual_steps": fit_loop["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"],
         "batches_that_stepped": fit_loop["epoch_loop.state_dict"].get("_batches_that_stepped", 0),
+        "zero_grads": optimizer["zero_grad"]["total"]["completed"],
+        "scheduler_steps": schedulers["total"]["completed"],
+        "before_epoch": tuple(each["total"]["completed"] - each["current"]["completed"] for each in steps),
+        "validated": validations["current"]["completed"],
+        "validated_in_epoch": validations["total"]["completed"],
+        "is_last_validated": validations["is_last_batch"],
     }

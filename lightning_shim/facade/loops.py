@@ -17,22 +17,8 @@ from lightning_shim.members.trainer_parts import SETTABLE, TRAINER_PARTS, instea
 from lightning_shim.metrics.collector import MetricCollector
 from lightning_shim.metrics.store import MetricStore
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
+from lightning_shim.session.progress import COUNTS, NOT_YET_COUNTED, counts, missing_of_batch
 from lightning_shim.session.session import Session
-
-_COUNTS: Final = ("ready", "started", "processed", "completed")
-
-_NOT_YET_COUNTED: Final = {
-    hook: missing
-    for missing, hooks in (
-        (3, "on_train_epoch_start on_batch_start on_train_batch_start on_validation_batch_start"),
-        (2, "training_step training_step_end on_before_backward backward on_after_backward on_before_zero_grad"),
-        (2, "optimizer_zero_grad on_before_optimizer_step configure_gradient_clipping optimizer_step"),
-        (2, "validation_step validation_step_end"),
-        (1, "on_train_epoch_end lr_scheduler_step on_train_batch_end on_batch_end on_validation_batch_end"),
-    )
-    for hook in hooks.split()
-}
-"""How many of Lightning's four counts do not include the batch or epoch in one of whose hooks they are read."""
 
 
 class Training(NamedTuple):
@@ -49,24 +35,19 @@ class Training(NamedTuple):
         return vars(self.session.module)[CURRENT_FX_ATTRIBUTE]
 
 
-def _counts(number: int, missing: int) -> dict[str, int]:
-    return {name: number - (place >= len(_COUNTS) - missing) for place, name in enumerate(_COUNTS)}
-
-
 def _epochs(training: Training) -> dict[str, int]:
     progress, hook = training.session.progress, training.hook
     starts = hook == "on_train_epoch_start"
     is_running = progress.epoch_is_running or starts
-    missing = 0 if not is_running else _NOT_YET_COUNTED[hook] if starts or hook == "on_train_epoch_end" else 2
-    return _counts(progress.current_epoch + is_running, missing)
+    missing = 0 if not is_running else NOT_YET_COUNTED[hook] if starts or hook == "on_train_epoch_end" else 2
+    return counts(progress.current_epoch + is_running, missing)
 
 
 def _batches(training: Training, batch_idx: int) -> dict[str, int]:
     hook = training.hook
     in_transfer = hook in TRANSFER_HOOKS and training.session.trainer.training
-    is_of_batch = hook is not None and "epoch" not in hook and "validation" not in hook
-    missing = 4 if in_transfer else _NOT_YET_COUNTED.get(hook, 0) if is_of_batch else 0
-    return _counts(batch_idx + 1, missing)
+    missing = 4 if in_transfer else max(missing_of_batch(hook), training.session.progress.uncounted)
+    return counts(batch_idx + 1, missing)
 
 
 def _batches_of_epoch(training: Training) -> dict[str, int]:
@@ -81,25 +62,25 @@ def _validation_batches(training: Training, batches: int) -> dict[str, int]:
     hook = training.hook
     in_transfer = hook in TRANSFER_HOOKS and training.session.trainer.evaluating
     is_of_validation = hook is not None and "validation" in hook
-    missing = 4 if in_transfer else _NOT_YET_COUNTED.get(hook, 0) if is_of_validation else 0
-    return _counts(batches, missing)
+    missing = 4 if in_transfer else NOT_YET_COUNTED.get(hook, 0) if is_of_validation else 0
+    return counts(batches, missing)
 
 
 def _batches_of_validation(training: Training) -> dict[str, int]:
-    return _validation_batches(training, training.evaluation_loop.batches_started)
+    return _validation_batches(training, training.session.progress.validated)
 
 
 def _validation_batches_of_epoch(training: Training) -> dict[str, int]:
-    return _validation_batches(training, training.session.progress.validation_batches_of_epoch)
+    return _validation_batches(training, training.session.progress.validated_in_epoch)
 
 
-def _progress(path: str, counts: Callable[[Training], dict[str, int]]) -> dict[str, Answer]:
+def _progress(path: str, read: Callable[[Training], dict[str, int]]) -> dict[str, Answer]:
     """Returns the answers of Lightning's ``_ProcessedTracker``."""
 
     def count_of(name: str) -> Answer:
-        return lambda training: counts(training)[name]
+        return lambda training: read(training)[name]
 
-    return {f"{path}.{name}": count_of(name) for name in _COUNTS}
+    return {f"{path}.{name}": count_of(name) for name in COUNTS}
 
 
 def _source(path: str, source: str) -> dict[str, Answer]:
@@ -149,7 +130,7 @@ def _updates_logs(training: Training) -> bool:
     trainer, progress = training.session.trainer, training.session.progress
     every = trainer.log_every_n_steps
     # One more, because the current batch is counted only after its validation.
-    step = training.evaluation_loop.batches_started if trainer.validating else progress.batches_that_stepped + 1
+    step = training.session.progress.validated if trainer.validating else progress.batches_that_stepped + 1
     return bool(every > 0 and (step % every == 0 or trainer.should_stop))
 
 
@@ -210,7 +191,7 @@ _ANSWERS: Final[dict[str, Answer]] = {
     **_results(_VALIDATION, "metrics.validation"),
     **_progress(f"{_VALIDATION}.batch_progress.current", _batches_of_validation),
     **_progress(f"{_VALIDATION}.batch_progress.total", _validation_batches_of_epoch),
-    f"{_VALIDATION}.batch_progress.is_last_batch": "evaluation_loop.is_last_batch",
+    f"{_VALIDATION}.batch_progress.is_last_batch": "session.progress.is_last_validated",
 }
 """The answers by the path to each member of ``members/trainer_parts``."""
 

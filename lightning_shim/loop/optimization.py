@@ -94,17 +94,21 @@ class Optimization:
                 closure()
         else:
             hooks, progress = self._hooks, self._progress
-            if "optimizer_step" in hooks.names:
-                arguments = (progress.current_epoch, self.batch_idx, strategy.lightning_optimizer, closure)
-                hooks.module("optimizer_step", *arguments)
-            else:
-                # Lightning's default optimizer_step, and LightningOptimizer.step within it, amount to this. It saves
-                # their calls, and that of hooks.run, in each step.
-                state = hooks.state
-                previous = state[CURRENT_FX_ATTRIBUTE]
-                state[CURRENT_FX_ATTRIBUTE] = "optimizer_step"
-                strategy.optimizer_step(strategy.optimizer, closure)
-                state[CURRENT_FX_ATTRIBUTE] = previous
+            try:
+                if "optimizer_step" in hooks.names:
+                    arguments = (progress.current_epoch, self.batch_idx, strategy.lightning_optimizer, closure)
+                    hooks.module("optimizer_step", *arguments)
+                else:
+                    # Lightning's default optimizer_step, and LightningOptimizer.step within it, amount to this. It
+                    # saves their calls, and that of hooks.run, in each step.
+                    state = hooks.state
+                    previous = state[CURRENT_FX_ATTRIBUTE]
+                    state[CURRENT_FX_ATTRIBUTE] = "optimizer_step"
+                    strategy.optimizer_step(strategy.optimizer, closure)
+                    state[CURRENT_FX_ATTRIBUTE] = previous
+            except BaseException:
+                progress.has_broken_step = True
+                raise
             progress.automatic_steps += 1
         return closure.outputs()
 
@@ -171,6 +175,7 @@ class Optimization:
                 state[CURRENT_FX_ATTRIBUTE] = "optimizer_zero_grad"
                 release_gradients(optimizer)
                 state[CURRENT_FX_ATTRIBUTE] = previous
+            progress.zero_grads += 1
         if loss is not None:
             strategy.run_backward(loss)
         return detached, extra
@@ -250,6 +255,7 @@ class Optimization:
                 warn_at_definition(definition, message, OptimizersWarning)
                 return
         self._hooks.module_or_default("lr_scheduler_step", config.scheduler, metric)
+        self._progress.scheduler_steps += 1
 
 
 class Closure:

@@ -230,11 +230,9 @@ class TrainingLoop:
         self._hooks.call("on_train_epoch_start")
         self._hooks.refresh_if_changed()
         if not self._continues_ended_epoch:
-            progress.batch_idx = -1
-            progress.is_last_batch = False
+            progress.start_epoch()
         self._continues_ended_epoch = progress.ends_early = progress.ends_within_step = False
         progress.epoch_is_running = True
-        progress.validation_batches_of_epoch = 0
         # The first epoch's iterators have been created by start(), and those of an interrupted one by resume().
         if self._batches is None:
             self._batches = self.source.batches()
@@ -404,6 +402,7 @@ class TrainingLoop:
             outputs = self._outputs.of_epoch()
             if outputs:
                 self._hooks.module("training_epoch_end", outputs)
+            progress.epoch_is_processed = True
             self._hooks.call_epoch_end("on_train_epoch_end", self._metrics.synchronise)
             self._hooks.call("on_epoch_end")
             self._outputs.clear()
@@ -412,7 +411,7 @@ class TrainingLoop:
                 self.optimization.step_schedulers("epoch", on_plateau=True)
             self._metrics.training.reset()
         progress.current_epoch += 1
-        progress.epoch_is_running = False
+        progress.epoch_is_running = progress.epoch_is_processed = False
         self.restarted_at = None
         self._session.heed_sigterm()
 

@@ -48,8 +48,6 @@ class EvaluationLoop:
     Attributes:
         source: The validation loaders.
         is_enabled: Whether there is anything to validate; loaders that turn out to be empty disable it.
-        batches_started: The number of batches started in the current validation, over all loaders.
-        is_last_batch: Whether the newest of them is the last one.
     """
 
     def __init__(self, runtime: Runtime, source: DataSource, loggers: Loggers) -> None:
@@ -72,8 +70,6 @@ class EvaluationLoop:
         self._modes: dict[str, bool] = {}
         # By loader, the outputs of validation_step for Lightning 1.x's validation_epoch_end.
         self._outputs: list[list[Any]] = []
-        self.batches_started = 0
-        self.is_last_batch = False
 
     def warn_if_incomplete(self) -> None:
         """Warns if there are loaders but no ``validation_step``, or the other way round."""
@@ -143,16 +139,17 @@ class EvaluationLoop:
         starts, ends_step, ends = (name in hooks.names for name in _HOOKS_OF_A_BATCH)
         owner = self._module if self._strategy.calls_directly else self._strategy
         counts, bar = not self._session.trainer.sanity_checking, self._session.progress_bar
+        progress = self._progress
         iterator = batches if isinstance(batches, DataFetcherWrapper) else None
         current = evaluated = 0
         try:
             for batch, batch_idx, dataloader_idx in self._each_of(batches, iterator):
-                self.is_last_batch = batches.done
+                progress.is_last_validated = batches.done
                 if dataloader_idx != current:
                     self._end_dataloader()
                     current = dataloader_idx
-                self.batches_started += 1
-                self._progress.validation_batches_of_epoch += 1
+                progress.validated += 1
+                progress.validated_in_epoch += counts
                 if iterator is None:
                     batch = transfer(batch, dataloader_idx)
                 collector.start_batch(batch, dataloader_idx if has_several else None)
@@ -182,10 +179,10 @@ class EvaluationLoop:
                 collector.end_batch()
                 if self._loggers.loggers and counts:
                     self._loggers.log_validation_step(collector.collect(on_step=True).logged, dataloader_idx)
-                self._progress.has_validated = counts
+                progress.has_validated = counts
                 if bar is not None:
                     bar.advance_validation()
-                if not self.is_last_batch:
+                if not progress.is_last_validated:
                     self._session.heed_sigterm()
                 evaluated += 1
                 if only_one:
@@ -193,6 +190,9 @@ class EvaluationLoop:
         except StopIteration:
             # As in Lightning, whoever raises it ends the validation: it is next(dataloader_iter) as a rule.
             pass
+        except BaseException as error:
+            progress.has_broken_validation = not isinstance(error, self._session.lightning.SIGTERMException)
+            raise
         return evaluated
 
     def _each_of(self, batches: Batches, iterator: DataFetcherWrapper | None) -> Iterator[tuple[Any, int, int]]:
@@ -220,8 +220,8 @@ class EvaluationLoop:
 
     def forget(self) -> None:
         """Forgets that there has been a validation."""
-        self.batches_started = 0
-        self.is_last_batch = False
+        self._progress.validated = 0
+        self._progress.is_last_validated = False
 
     def end(self) -> None:
         """Ends the validation and restores the modes of the module and its submodules."""

@@ -28,7 +28,6 @@ from lightning_shim.trial.fit import run_trial
 from lightning_shim.upstream.determined.context import is_on_cluster, make_current, own_device
 from lightning_shim.upstream.lightning import lightning_of
 from lightning_shim.upstream.lightning_trainer import (
-    batch_failed,
     fitted,
     has_nothing_to_fit,
     interrupted,
@@ -135,8 +134,6 @@ def _leave_as_lightning_does(trainer: Any, trials: list[ScriptTrial]) -> None:
     for trial in trials:
         join_processes(trainer)
         fitted(trainer, trial.trainer, trial.module, trial.datamodule, trial.loaders)
-        if trial.failed_in_batch:
-            batch_failed(trainer)
 
 
 def _checkpoint_policy(trainer: Any, configuration: Configuration) -> str:

@@ -112,9 +112,6 @@ class ScriptTrial(LightningTrial):
         random_state: The random state of the script, which Determined has replaced by its own on a cluster.
         module: The LightningModule.
         **options: Options of LightningTrial.
-
-    Attributes:
-        failed_in_batch: Whether an error has left a batch untrained.
     """
 
     trainer: ScriptTrainer
@@ -131,7 +128,6 @@ class ScriptTrial(LightningTrial):
         random_state.restore()
         self._script_trainer = users_trainer
         self._checkpoint_epochs: pytorch.Epoch | None = None
-        self.failed_in_batch = False
         self._is_time_to_validate = False
         self._last_validation = 0.0
         self._has_said_that_a_stop_waits = False
@@ -179,7 +175,8 @@ class ScriptTrial(LightningTrial):
         try:
             metrics = super().train_batch(batch, epoch_idx, batch_idx)
         except BaseException:
-            self.failed_in_batch = not self._session.progress.batch_end_is_due
+            progress = self._session.progress
+            progress.uncounted = 1 if progress.batch_end_is_due else 2
             raise
         self._say_if_a_stop_has_to_wait()
         self._look_at_the_clock()

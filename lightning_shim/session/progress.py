@@ -3,7 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
+
+COUNTS: Final = ("ready", "started", "processed", "completed")
+"""Lightning's counts of a batch or an epoch, in the order in which they come to include it."""
+
+NOT_YET_COUNTED: Final = {
+    hook: missing
+    for missing, hooks in (
+        (3, "on_train_epoch_start on_batch_start on_train_batch_start on_validation_batch_start"),
+        (2, "training_step training_step_end on_before_backward backward on_after_backward on_before_zero_grad"),
+        (2, "optimizer_zero_grad on_before_optimizer_step configure_gradient_clipping optimizer_step"),
+        (2, "validation_step validation_step_end"),
+        (1, "on_train_epoch_end lr_scheduler_step on_train_batch_end on_batch_end on_validation_batch_end"),
+    )
+    for hook in hooks.split()
+}
+"""How many of the four do not include the batch or epoch in one of whose hooks they are read."""
+
+
+def counts(number: int, missing: int) -> dict[str, int]:
+    """Returns Lightning's counts.
+
+    Args:
+        number: The number of batches or epochs, with the one that is running.
+        missing: How many of the counts do not include that one.
+    """
+    return {name: number - (place >= len(COUNTS) - missing) for place, name in enumerate(COUNTS)}
+
+
+def missing_of_batch(hook: str | None) -> int:
+    """Returns how many of the four counts do not include the training batch, in a hook of whatever kind."""
+    return 0 if hook is None or "epoch" in hook or "validation" in hook else NOT_YET_COUNTED.get(hook, 0)
 
 
 @dataclass(slots=True)
@@ -29,7 +60,24 @@ class Progress:
     # The batches that have been evaluated of each validation loader, over all validations; the `step` of Lightning's
     # loggers for what a batch of them logs.
     validation_batches: dict[int, int] = field(default_factory=dict)
-    validation_batches_of_epoch: int = 0  # those of all loaders since the training epoch began
+    validated: int = 0  # batches started in the newest validation, over all loaders
+    validated_in_epoch: int = 0  # the same over all validations of the epoch
+    is_last_validated: bool = False  # whether the newest of them is the last one of its validation
+    uncounted: int = 0  # how many of the four COUNTS an error has kept from including the last batch
+    has_broken_validation: bool = False  # whether an error has ended a validation within its newest batch
+    has_broken_step: bool = False  # whether an error has ended a step of automatic optimization
+    epoch_is_processed: bool = False  # whether the epoch that is ending is among Lightning's `processed` ones
+    zero_grads: int = 0  # times that automatic optimization has released gradients
+    scheduler_steps: int = 0  # steps of schedulers
+    # automatic_steps, zero_grads and scheduler_steps when the epoch began.
+    before_epoch: tuple[int, int, int] = (0, 0, 0)
+
+    def start_epoch(self) -> None:
+        """Counts the batches of another epoch."""
+        self.batch_idx = -1
+        self.is_last_batch = False
+        self.validated_in_epoch = 0
+        self.before_epoch = (self.automatic_steps, self.zero_grads, self.scheduler_steps)
 
     @property
     def counts_last_batch(self) -> bool:

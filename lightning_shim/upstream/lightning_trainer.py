@@ -155,6 +155,8 @@ def progress_of(trainer: Any) -> dict[str, int]:
         "automatic_steps": epoch_loop.automatic_optimization.optim_progress.optimizer_steps,
         "manual_steps": epoch_loop.manual_optimization.optim_step_progress.total.completed,
         "batches_that_stepped": epoch_loop._batches_that_stepped,
+        "zero_grads": epoch_loop.automatic_optimization.optim_progress.optimizer.zero_grad.total.completed,
+        "scheduler_steps": epoch_loop.scheduler_progress.total.completed,
     }
 
 
@@ -192,13 +194,6 @@ def searching(trainer: Any, finder: Any) -> Iterator[None]:
         yield
     finally:
         trainer.callbacks = callbacks
-
-
-def batch_failed(trainer: Any) -> None:
-    """Takes back the count of the last batch, which an error has left untrained."""
-    batches = trainer.fit_loop.epoch_loop.batch_progress
-    for counts in (batches.total, batches.current):
-        counts.processed = counts.completed = counts.ready - 1
 
 
 def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any, loaders: tuple[Any, Any]) -> None:

@@ -1,0 +1,86 @@
+"""The counters of Lightning's loops in what a script's Trainer saves, during ``fit``, after an error and after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from tests.script.test_trainer_object import ARGUMENTS, Module, loader
+
+
+class Scheduled(Module):
+    """A module with a scheduler of steps."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), 0.1)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class Saving(Callback):
+    """A callback that saves in hooks, as ModelCheckpoint and OnExceptionCheckpoint do."""
+
+    def __init__(self) -> None:
+        self.saved: list[Any] = []
+
+    def save(self, trainer: Any) -> None:
+        trainer.save_checkpoint("saved.ckpt")
+        saved = torch.load("saved.ckpt", weights_only=False)
+        self.saved.append((saved["global_step"], saved["epoch"], saved["loops"]["fit_loop"]))
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        self.save(trainer)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if not trainer.sanity_checking:
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.save(trainer)
+
+    def on_exception(self, trainer: Any, *args: Any) -> None:
+        self.save(trainer)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize(
+    ("at_hook", "at_batch"),
+    [
+        (None, None),
+        ("training_step", 6),
+        ("training_step", 7),
+        ("on_train_batch_end", 6),
+        ("on_train_epoch_end", 4),
+        ("validation_step", 6),
+    ],
+)
+def test_counters(compared: Any, at_hook: str | None, at_batch: int | None, accumulate: int) -> None:
+    def script() -> Any:
+        calls = 0
+
+        def act(hook: str, module: Any) -> None:
+            nonlocal calls
+            calls += hook == "training_step"
+            if hook == at_hook and calls - (hook == "training_step") == at_batch:
+                raise RuntimeError("out of memory")
+
+        saving = Saving()
+        trainer = pl.Trainer(
+            **ARGUMENTS, accumulate_grad_batches=accumulate, val_check_interval=0.5, callbacks=[saving]
+        )
+        try:
+            trainer.fit(Scheduled(act), loader(), loader(2))
+        except RuntimeError:
+            assert at_hook is not None
+        saving.save(trainer)
+        continued = Saving()
+        other = pl.Trainer(**{**ARGUMENTS, "max_epochs": 3}, callbacks=[continued], accumulate_grad_batches=accumulate)
+        other.fit(Scheduled(), loader(), loader(2), ckpt_path="saved.ckpt")
+        return [*saving.saved, [entry[:2] for entry in continued.saved[-3:]], other.global_step]
+
+    compared(script)
