@@ -249,14 +249,14 @@ class ScriptTrial(LightningTrial):
         if isinstance(interval, float):
             if batches is None and interval != 1.0:
                 raise ConfigurationError(
-                    f"{caller_location()}: Trainer(val_check_interval={interval!r}) is a part of an epoch, and the "
-                    "training loader has no length. Give 1.0, or a number of batches.",
-                    also=ValueError,
+                    f"{caller_location()}: When using an IterableDataset for `train_dataloader`, "
+                    f"`Trainer(val_check_interval)` must be time based, `1.0` or an int, not {interval!r}: the "
+                    "training loader has no length."
                 )
         elif interval > (batches or ENDLESS) and trainer.check_val_every_n_epoch and trainer.limit_val_batches:
             raise ConfigurationError(
-                f"{caller_location()}: Trainer(val_check_interval={interval}) must be less than or equal to the number "
-                f"of the training batches, {batches}, or it would never validate. Pass check_val_every_n_epoch=None to "
+                f"{caller_location()}: `val_check_interval` ({interval}) must be less than or equal to the number of "
+                f"the training batches ({batches}), or it would never validate. Pass check_val_every_n_epoch=None to "
                 "count the batches of all epochs.",
                 also=ValueError,
             )

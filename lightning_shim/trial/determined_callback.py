@@ -31,7 +31,7 @@ from lightning_shim.trial.cluster import Search
 from lightning_shim.trial.journal import Entry, shown_on_standard_error
 from lightning_shim.upstream.determined.context import add_to_checkpoint, checkpoint_path, close_tensorboard, replaced
 from lightning_shim.upstream.lightning_plugins import finish_writing
-from lightning_shim.upstream.lightning_trainer import warn_of_modules_in_eval_mode
+from lightning_shim.upstream.lightning_trainer import warn_of_module
 
 CALLBACK_NAME: Final = "lightning_shim"
 """The name of the callback for Determined."""
@@ -110,7 +110,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")
         if self._session.script_trainer is not None:
-            warn_of_modules_in_eval_mode(self._trainer)
+            warn_of_module(self._trainer)
         self._hooks.call("on_train_start")
         self._has_started_training = True
         if not self._ends_at_once():

@@ -8,7 +8,6 @@ import inspect
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import lightning_shim
 from tests.configurations.validation import problems
 from tests.parity.oracle import assert_same
+from tests.support.prepared_python import python
 from tests.support.repository import REPOSITORY
 from tests.support.user_files import import_file
 
@@ -220,7 +220,7 @@ def test_script_trains_with_a_configurations_hyperparameters(name: str, tmp_path
     hyperparameters = contents["hyperparameters"] = {**contents["hyperparameters"], "channels": 2, "batch_size": 500}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(contents))
     finished = subprocess.run(
-        [sys.executable, str(EXAMPLES / name / "model_def.py"), "--config", "small.yaml"],
+        [python(), str(EXAMPLES / name / "model_def.py"), "--config", "small.yaml"],
         env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -253,7 +253,7 @@ def test_script_for_lightnings_trainer_stays_as_it_is(tmp_path: Path) -> None:
         folder = tmp_path / side
         folder.mkdir()
         subprocess.run(
-            [sys.executable, *command, str(script)],
+            [python(), *command, str(script)],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
             capture_output=True,
