@@ -61,7 +61,7 @@ _ANSWERS: Final = {
     "optimizers": "strategy.optimizers",
     "lr_scheduler_configs": "strategy.lr_scheduler_configs",
     "precision_plugin": "strategy.precision_plugin",
-    "precision": "strategy.precision_plugin.name",
+    "precision": "strategy.precision_plugin.precision",
     "scaler": "strategy.precision_plugin.scaler",
     "world_size": "strategy.world_size",
     "num_nodes": "strategy.num_nodes",

@@ -59,7 +59,8 @@ class Precision:
         plugins: Lightning's package of plugins.
 
     Attributes:
-        name: The long name.
+        precision: The long name.
+        device: The type of the module's device.
         scaler: The ``torch.amp.GradScaler`` of ``"16-mixed"``, otherwise None.
         converts_input: Whether batches are converted to the dtype of the module, which is the default one of its steps.
 
@@ -84,9 +85,9 @@ class Precision:
         if name == "16-mixed" and device.type == "cpu":
             warn_at_caller("precision='16-mixed' needs a GPU; 'bf16-mixed' is used on this CPU, as in Lightning.")
             name = "bf16-mixed"
-        self.name: Final = str(name)
-        self._format: Final = _FORMATS[self.name]
-        self._device: Final = device
+        self.precision: Final = str(name)
+        self._format: Final = _FORMATS[self.precision]
+        self.device: Final = device.type
         self._keeps_casts: Final = keeps_casts
         self._lightnings_class: Final[type] = getattr(plugins, self._format.plugin, type(self))
         self.scaler: torch.amp.GradScaler | None = None
@@ -143,7 +144,7 @@ class Precision:
     def forward_context(self) -> AbstractContextManager[Any]:
         """Returns the context in which ``training_step`` and ``validation_step`` run."""
         if self._format.mixed:
-            return torch.autocast(self._device.type, dtype=self._format.dtype, cache_enabled=self._keeps_casts)
+            return torch.autocast(self.device, dtype=self._format.dtype, cache_enabled=self._keeps_casts)
         return self._default_dtype() if self.converts_input else nullcontext()
 
     def module_init_context(self) -> AbstractContextManager[Any]:

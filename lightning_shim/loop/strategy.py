@@ -6,6 +6,7 @@ its ``LightningOptimizer`` call ``trainer.strategy``, so they work unchanged wit
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, TypeVar
@@ -103,6 +104,18 @@ class StrategyFacade:
             if session.profiling.is_on:
                 setattr(self, method, session.profiling.measured(self.action(name), getattr(self, method)))
         hooks.lightning1_values.update(self._lightning1_values())
+        self._adopt_backward(users_strategy)
+
+    def _adopt_backward(self, users_strategy: Any) -> None:
+        """Goes backward as the strategy of a script's Trainer, if something has been put around its own method."""
+        backward = getattr(users_strategy, "backward", None)
+        if backward is not None and ("backward" in vars(users_strategy) or not inspect.ismethod(backward)):
+            # Lightning's own method, which it is put around, calls the hooks of this module.
+            users_strategy.connect(self.lightning_module)
+            vars(self).update(
+                backward=backward,
+                run_backward=lambda loss, *args, **kwargs: backward(loss, self.optimizer, *args, **kwargs),
+            )
 
     def action(self, name: str) -> str:
         """Returns Lightning's name of an action of its strategy, for a profiler.

@@ -57,6 +57,25 @@ def saved(precision: str, is_patched: bool) -> list[dict[str, Any]]:
     return contents
 
 
+class ReadsPrecision(tiny(pl)):  # type: ignore[misc]
+    """Notes what the plugin says of itself."""
+
+    def on_train_start(self) -> None:
+        plugin = self.trainer.precision_plugin
+        self.seen = (self.trainer.precision, plugin.precision, getattr(plugin, "device", "cpu"))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+def test_plugin_names_itself(precision: Any) -> None:
+    seen = []
+    for is_patched in (False, True):
+        module = ReadsPrecision()
+        with lightning_shim.patched(trainer=is_patched):
+            pl.Trainer(**QUIET, max_epochs=1, precision=precision).fit(module, loader(1))
+        seen.append(module.seen)
+    assert seen[0] == seen[1]
+
+
 @pytest.mark.parametrize("precision", ["32-true", "16-true", "bf16-mixed"])
 def test_saves_no_scaler(precision: str) -> None:
     lightning, ours = (saved(precision, is_patched) for is_patched in (False, True))

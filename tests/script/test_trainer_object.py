@@ -9,6 +9,7 @@ import pickle
 import signal
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import pytorch_lightning as pl
@@ -179,6 +180,33 @@ def test_what_a_script_gives_its_trainer(compared: Any, capsys: pytest.CaptureFi
     seen, epochs, _, printed = compared(script)
     assert len(seen) == 8
     assert epochs == printed == 2
+
+
+class GoesBackwardByHand(Module):
+    """Calls ``manual_backward``."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.optimizers().zero_grad()
+        self.manual_backward(loss)
+        self.optimizers().step()
+        return loss
+
+
+@pytest.mark.parametrize("module_class", [Module, GoesBackwardByHand])
+def test_what_a_script_puts_around_backward(compared: Any, module_class: type[Module]) -> None:
+    def script() -> Any:
+        trainer = pl.Trainer(**ARGUMENTS)
+        module, hooks = module_class(), []
+        module.on_before_backward = lambda loss: hooks.append(float(loss.detach()))  # type: ignore[method-assign]
+        module.on_after_backward = lambda: hooks.append("after")  # type: ignore[method-assign]
+        with mock.patch.object(trainer.strategy, "backward", wraps=trainer.strategy.backward) as backward:
+            trainer.fit(module, loader(), loader(2))
+        return backward.call_count, hooks, module.state_dict()
+
+    assert compared(script)[0] == 8
 
 
 def test_pickled_bar_holds_the_scripts_trainer(compared: Any) -> None:
