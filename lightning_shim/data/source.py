@@ -239,7 +239,7 @@ class DataSource:
             return loaders
         self.request.warn(
             f"You requested to overfit but enabled {self.request.stage} dataloader shuffling. With overfit_batches "
-            "loaders go through their datasets in order, whatever samplers they have.",
+            "loaders go through their datasets in order, whatever samplers they have."
         )
         try:
             return [self._sharing.in_order(loader) for loader in loaders]

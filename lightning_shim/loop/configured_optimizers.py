@@ -66,7 +66,7 @@ class _OptimizersReader:
         return ConfigurationError(f"{definition_location(self.definition)}: configure_optimizers {problem}", also)
 
     def warn(self, message: str, category: type[DifferenceWarning] = OptimizersWarning) -> None:
-        warn_at_definition(self.definition, f"configure_optimizers: {message}", category)
+        warn_at_definition(self.definition, message, category)
 
     def handle_none(self) -> None:
         """Warns that None was returned, or refuses it if a ``return`` seems to have been forgotten."""
@@ -76,8 +76,8 @@ class _OptimizersReader:
                 "value. Return the optimizer; or write `return None` if the module is to be trained without one."
             )
         self.warn(
-            "it returned `None`, this fit will run with no optimizer: gradients are computed, but the weights stay as "
-            "they are. Is a `return` missing?",
+            "`LightningModule.configure_optimizers` returned `None`, this fit will run with no optimizer: gradients "
+            "are computed, but the weights stay as they are. Is a `return` missing?",
             DifferenceWarning,
         )
 

@@ -225,7 +225,7 @@ class MetricCollector:
         if kwargs.get("logger") and not self._has_logger():
             warn_at_caller(
                 f"You called `self.log({name!r}, ..., logger=True)` but have no logger configured. You can enable one "
-                "by doing `Trainer(logger=ALogger(...))`.",
+                "by doing `Trainer(logger=ALogger(...))`."
             )
         metric.arguments = kwargs
         metric.synchronise = self._synchronisation(settings)

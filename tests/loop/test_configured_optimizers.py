@@ -169,7 +169,6 @@ class TestAccepted:
     @pytest.mark.parametrize("make", ONE_OPTIMIZER.values(), ids=ONE_OPTIMIZER)
     @pytest.mark.parametrize("automatic", [True, False], ids=["automatic", "manual"])
     @pytest.mark.filterwarnings("ignore:The lr scheduler dict contains the key:RuntimeWarning")
-    @pytest.mark.filterwarnings("ignore:.*The lr scheduler dict contains the key:lightning_shim.DifferenceWarning")
     def test_one_optimizer(self, lightning: ModuleType, make: Callable[[], Any], automatic: bool) -> None:
         module = returning(lightning, make(), automatic)
         same(read(module), read_by_lightning(lightning, module))
@@ -181,7 +180,6 @@ class TestAccepted:
 
     @pytest.mark.parametrize("automatic", [True, False], ids=["automatic", "manual"])
     @pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`:UserWarning")
-    @pytest.mark.filterwarnings("ignore:configure_optimizers. it returned .None.:lightning_shim.DifferenceWarning")
     def test_none(self, lightning: ModuleType, automatic: bool) -> None:
         module = returning(lightning, None, automatic)
         ours, theirs = read(module), read_by_lightning(lightning, module)
@@ -331,7 +329,9 @@ class TestNone:
         with pytest.warns(DifferenceWarning) as caught:
             read(configured_by(lightning, function))
         (warning,) = caught
-        assert "configure_optimizers: it returned `None`, this fit will run with no optimizer" in str(warning.message)
+        assert "`LightningModule.configure_optimizers` returned `None`, this fit will run with no optimizer" in str(
+            warning.message
+        )
         assert "Is a `return` missing?" in str(warning.message)
         assert f"{warning.filename}:{warning.lineno}" == place(where)
 

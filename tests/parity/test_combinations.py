@@ -27,7 +27,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`training_step` returned `None`"),
     pytest.mark.filterwarnings("ignore:You have overridden `.*` in:UserWarning"),
     pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`:UserWarning"),
-    pytest.mark.filterwarnings("ignore:configure_optimizers. it returned None:lightning_shim.DifferenceWarning"),
     pytest.mark.filterwarnings("ignore:`parameters` is an empty generator, no gradient clipping will occur"),
 ]
 

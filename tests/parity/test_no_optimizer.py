@@ -14,7 +14,6 @@ from tests.parity.oracle import Case, assert_equal, run_determined, run_lightnin
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`:UserWarning"),
-    pytest.mark.filterwarnings("ignore:configure_optimizers. it returned None:lightning_shim.DifferenceWarning"),
 ]
 
 

@@ -184,7 +184,6 @@ class NotStrict(Regression):
 
 
 @pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric nothing:RuntimeWarning")
-@pytest.mark.filterwarnings("ignore:the scheduler follows 'nothing'")
 def test_plateau_without_its_metric(mocker: MockerFixture) -> None:
     case = Case(NotStrict, loaders)
     assert_equal(run_lightning(case), run_determined(case, mocker))
@@ -206,7 +205,6 @@ class FollowsWhatIsLoggedSometimes(Regression):
 
 
 @pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric sometimes:RuntimeWarning")
-@pytest.mark.filterwarnings("ignore:the scheduler follows 'sometimes'")
 def test_plateau_with_its_metric_later(mocker: MockerFixture) -> None:
     case = Case(FollowsWhatIsLoggedSometimes, loaders, max_epochs=4)
     lightning = run_lightning(case)

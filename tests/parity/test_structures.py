@@ -454,7 +454,6 @@ def test_size_of_a_batch(mocker: MockerFixture, kind: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:train_dataloader yielded None")
-@pytest.mark.filterwarnings("ignore:The training loader returned None")
 @pytest.mark.parametrize("every_hook", [True, False], ids=["every hook overridden", "own hooks only"])
 def test_batch_that_is_none(mocker: MockerFixture, every_hook: bool) -> None:
     def collate(rows: list[Any]) -> Any:

@@ -29,7 +29,7 @@ class StepsOnceAnEpoch(Regression):
         return None
 
 
-@pytest.mark.filterwarnings("ignore:configure_optimizers. it returned None:lightning_shim.DifferenceWarning")
+@pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`:UserWarning")
 def test_every_checkpoint(
     mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
