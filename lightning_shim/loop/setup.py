@@ -107,9 +107,9 @@ def _configure_optimizers(runtime: Runtime) -> None:
         isinstance(optimizer, torch.optim.LBFGS) for optimizer in configured.optimizers
     ):
         raise ConfigurationError(
-            f"{definition_location(module.configure_optimizers)}: configure_optimizers returned LBFGS, which calls its "
-            "closure several times a step; the gradient scaler of precision='16-mixed' allows one. Use another "
-            "precision, such as 'bf16-mixed', or another optimizer."
+            f"{definition_location(module.configure_optimizers)}: AMP and the LBFGS optimizer are not compatible: it "
+            "calls its closure several times a step, and the gradient scaler of precision='16-mixed' allows one. Use "
+            "another precision, such as 'bf16-mixed', or another optimizer."
         )
     # Determined refuses a trial without an optimizer.
     for optimizer in configured.optimizers or [session.lightning.NoOptimizer()]:

@@ -180,7 +180,8 @@ class StrategyFacade:
                     raise ConfigurationError(
                         f"{definition_location(self.lightning_module.training_step)}: some parameters had no part "
                         "in the loss of the batch before, and the other processes wait for their gradients. Pass "
-                        "find_unused_parameters=True, or use every parameter in each loss."
+                        "find_unused_parameters=True, or use every parameter in each loss.",
+                        also=RuntimeError,
                     ) from error
                 raise
 

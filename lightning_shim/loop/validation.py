@@ -184,6 +184,8 @@ class EvaluationLoop:
                 self._progress.has_validated = counts
                 if bar is not None:
                     bar.advance_validation()
+                if not self.is_last_batch:
+                    self._session.heed_sigterm()
                 evaluated += 1
                 if only_one:
                     break

@@ -72,23 +72,28 @@ def test_continuous_integration_runs_the_commands() -> None:
     assert re.findall(r"^readme_command (\w+)$", (REPOSITORY / ".ci" / "run").read_text(), re.M) == ["example", "test"]
 
 
-def test_check_command_prints_what_the_picture_shows() -> None:
+@pytest.fixture(scope="module")
+def check() -> subprocess.CompletedProcess[str]:
+    """What the README's check command prints."""
     environment = os.environ | {"COLUMNS": str(check_picture.COLUMNS), "PYTHONPATH": str(REPOSITORY)}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     command = command_in_readme("check")
     assert command == f"python -m lightning_shim check {check_picture.TARGET}"
-    finished = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    return subprocess.run(["bash", "-c", command], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+
+
+def test_check_command_prints_what_the_picture_shows(check: subprocess.CompletedProcess[str]) -> None:
     # The README says so: the module has a refused member.
-    assert finished.returncode == 1, finished.stderr
-    assert check_picture.PICTURE.read_text() == check_picture.check_picture(finished.stdout), (
+    assert check.returncode == 1, check.stderr
+    assert check_picture.PICTURE.read_text() == check_picture.check_picture(check.stdout), (
         "docs/check.svg is out of date; draw it again with: python tools/check_picture.py"
     )
 
 
-def test_picture_of_the_check_has_every_line_of_it() -> None:
-    text = check_picture.printed()
-    shown = [unescape(re.sub("<[^>]+>", "", line)) for line in check_picture.check_picture(text).splitlines()]
-    assert [line for line in text.splitlines() if line] == [line for line in shown if line][1:]
+def test_picture_of_the_check_has_every_line_of_it(check: subprocess.CompletedProcess[str]) -> None:
+    picture = check_picture.check_picture(check.stdout)
+    shown = [unescape(re.sub("<[^>]+>", "", line)) for line in picture.splitlines()]
+    assert [line for line in check.stdout.splitlines() if line] == [line for line in shown if line][1:]
 
 
 def test_example_reaches_93_percent(clone: Path, run: Run) -> None:

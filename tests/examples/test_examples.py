@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import lightning_shim
 from tests.configurations.validation import problems
 from tests.parity.oracle import assert_same
+from tests.support.prepared_python import python
 from tests.support.repository import REPOSITORY
 from tests.support.user_files import import_file
 
@@ -36,8 +37,11 @@ FIELDS = {"name", "entrypoint", "hyperparameters", "searcher", "resources"}
 SEARCHER_FIELDS = {"name", "metric", "smaller_is_better", "max_trials", "max_time", "time_metric"}
 
 
-# Every example has a model.py.
+# Every example has a model.py. They read the same text file, which takes seconds.
 MODELS = {name: import_file(EXAMPLES / name / "model.py", f"{name}_example_model") for name in MODULES}
+read_digits = functools.cache(mnist_data)
+for imported in MODELS.values():
+    imported.mnist_data = read_digits  # type: ignore[attr-defined]  # that it imports
 
 
 def new_module(name: str, **hyperparameters: Any) -> Any:
@@ -114,7 +118,7 @@ class TestModel:
     def test_holds_out_a_fifth_of_each_digit(self, name: str) -> None:
         data = MODELS[name].MNISTDataModule()
         data.setup("fit")
-        pixels, digits = mnist_data()
+        pixels, digits = read_digits()
         digit_of = dict(zip((image.tobytes() for image in pixels.astype("uint8")), digits, strict=True))
         for split, of_each in ((data.train_set, 400), (data.val_set, 100)):
             images = (split.tensors[0] * 255).round().to(torch.uint8).flatten(start_dim=1).numpy()
@@ -216,7 +220,7 @@ def test_script_trains_with_a_configurations_hyperparameters(name: str, tmp_path
     hyperparameters = contents["hyperparameters"] = {**contents["hyperparameters"], "channels": 2, "batch_size": 500}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(contents))
     finished = subprocess.run(
-        [sys.executable, str(EXAMPLES / name / "model_def.py"), "--config", "small.yaml"],
+        [python(), str(EXAMPLES / name / "model_def.py"), "--config", "small.yaml"],
         env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -249,7 +253,7 @@ def test_script_for_lightnings_trainer_stays_as_it_is(tmp_path: Path) -> None:
         folder = tmp_path / side
         folder.mkdir()
         subprocess.run(
-            [sys.executable, *command, str(script)],
+            [python(), *command, str(script)],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
             capture_output=True,

@@ -12,6 +12,7 @@ import resource
 import signal
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from determined import pytorch
 from pytest_mock import MockerFixture
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import lightning_shim
 from lightning_shim import CheckpointError
@@ -133,6 +135,22 @@ def whole(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
         elsewhere.setenv("PL_TRAINER_DEFAULT_ROOT_DIR", str(tmp_path_factory.mktemp("undisturbed")))
         weights: dict[str, Tensor] = train().module.state_dict()
     return weights
+
+
+@pytest.fixture(autouse=True)
+def _ends_data_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ends the data workers that an error has left: if the garbage collector does, each takes PyTorch five seconds."""
+    started: weakref.WeakSet[Any] = weakref.WeakSet()
+    start = _MultiProcessingDataLoaderIter.__init__
+
+    def start_and_remember(self: Any, loader: Any) -> None:
+        started.add(self)
+        start(self, loader)
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "__init__", start_and_remember)
+    yield
+    for iterator in started:
+        iterator._shutdown_workers()
 
 
 class TestWorker:

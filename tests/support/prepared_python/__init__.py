@@ -5,8 +5,8 @@ one that has done nothing but import those packages. Ours is imported by each pr
 fork has its own arguments, environment, streams, working directory, process group, warning filters and random numbers;
 ``sys.executable`` is the prepared Python again. The hashes of texts are those of the process that it is a fork of.
 
-Not for tests of what is imported when, of Ctrl+C in a terminal, of the examples, and of the command line: those start
-with ``sys.executable``. If ``FRESH_PROCESSES`` is set in the environment, or there is a GPU, all of them do.
+Not for tests of what is imported when, of Ctrl+C in a terminal, of the README's commands, and of the command line:
+those start with ``sys.executable``. If ``FRESH_PROCESSES`` is set in the environment, or there is a GPU, all do.
 """
 
 from __future__ import annotations
