@@ -186,9 +186,9 @@ class LightningCheckpoint:
                 f"ckpt_path: Checkpoint file not found: {name}. Aborting training.", also=FileNotFoundError
             ) from error
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"ckpt_path: {name} is damaged, or no checkpoint ({error}).") from error
+            raise CheckpointError(f"ckpt_path: {name} is damaged, or is not a checkpoint ({error}).") from error
         if not isinstance(checkpoint, Mapping) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
-            raise CheckpointError(f"ckpt_path: {name} is no checkpoint of Lightning's: it has no state_dict.")
+            raise CheckpointError(f"ckpt_path: {name} is not a checkpoint of Lightning's: it has no state_dict.")
         migrated, _ = self._session.lightning.migrate_checkpoint(dict(checkpoint))
         return migrated
 

@@ -72,9 +72,9 @@ def _init(options: argparse.Namespace) -> int:
     if not path.is_file():
         raise TargetError(f"there is no file {name}. Name the script that trains: lightning_shim init train.py")
     if path.suffix != ".py":
-        raise TargetError(f"{name} is no Python file. Name the script that trains: lightning_shim init train.py")
+        raise TargetError(f"{name} is not a Python file. Name the script that trains: lightning_shim init train.py")
     if class_name and not all(part.isidentifier() for part in class_name.split(".")):
-        raise TargetError(f"{class_name} is no name of a class.")
+        raise TargetError(f"{class_name} is not the name of a class.")
     try:
         plan = _Plan(path, class_name, options.search)
     except SourceError as error:

@@ -35,7 +35,7 @@ def subjects_of(target: str, is_inspectable: Callable[[Any], bool]) -> list[Any]
             raise TargetError(f"{name} has no {attribute}.")
         subject = getattr(subject, part)
     if not is_inspectable(subject):
-        raise TargetError(f"{target} is no LightningModule, LightningDataModule or Callback.")
+        raise TargetError(f"{target} is not a LightningModule, LightningDataModule or Callback.")
     return [subject]
 
 

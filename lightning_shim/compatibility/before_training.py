@@ -66,7 +66,7 @@ def verify_module(lightning: Lightning, module: Any) -> None:
     if takes_argument(module.training_step, "optimizer_idx") and not module.automatic_optimization:
         raise ConfigurationError(
             f"{definition_location(module.training_step)}: training_step takes optimizer_idx, which manual "
-            "optimization has no use for. Take it out and step the optimizers by yourself (self.optimizers()), or "
+            "optimization has no use for. Remove it and step the optimizers yourself (self.optimizers()), or "
             "leave automatic_optimization on."
         )
 
@@ -110,7 +110,7 @@ def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: 
         return
     if not isinstance(datamodule, lightning.LightningDataModule):
         raise ConfigurationError(
-            f"{caller_location()}: datamodule is a {type(datamodule).__qualname__}, which is no "
+            f"{caller_location()}: datamodule is a {type(datamodule).__qualname__}, which is not a "
             f"{lightning.LightningDataModule.__module__}.LightningDataModule. Loaders are passed as train_dataloaders "
             "and val_dataloaders; module and data module have to come from the same package, pytorch_lightning or "
             "lightning."
@@ -177,7 +177,7 @@ def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
     for callback in callbacks:
         if not derives_from(callback, "Callback"):
             package = lightning.Callback.__module__.rpartition(".")[0]
-            raise ConfigurationError(f"{caller_location()}: {callback!r} is no {package}.Callback.")
+            raise ConfigurationError(f"{caller_location()}: {callback!r} is not a {package}.Callback.")
         row = lightnings_callback(type(callback))
         message = f"{type(callback).__qualname__} is {row.support.value}: {row.sentence}"
         if row.support is Support.REFUSED:

@@ -87,8 +87,8 @@ def inspect_members(module_or_class: Any, files: SourceFiles | None = None) -> C
     if found is None:
         cls = subject if isinstance(subject, type) else type(subject)
         raise ConfigurationError(
-            f"{caller_location()}: {cls.__module__}.{cls.__qualname__} is no LightningModule, LightningDataModule or "
-            f"Callback of {' or '.join(NAMESPACES)}."
+            f"{caller_location()}: {cls.__module__}.{cls.__qualname__} is not a LightningModule, LightningDataModule "
+            f"or Callback of {' or '.join(NAMESPACES)}."
         )
     return _Inspection(subject, *found, files or SourceFiles()).report()
 

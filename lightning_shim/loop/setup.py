@@ -72,8 +72,8 @@ def _synchronise_batch_norm(module: Any, device: torch.device) -> None:
     layer.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
     if device.type == "cpu" and any(isinstance(submodule, layer) for submodule in module.modules()):
         raise ConfigurationError(
-            f"{definition_location(type(module))}: sync_batchnorm=True makes PyTorch's SyncBatchNorm of the layers "
-            "that normalise batches, which works on GPUs alone. Leave it out where there are none."
+            f"{definition_location(type(module))}: sync_batchnorm=True replaces the layers that normalise "
+            "batches by PyTorch's SyncBatchNorm, which works only on GPUs. Leave it out on a machine without them."
         )
 
 

@@ -192,9 +192,9 @@ class StrategyFacade:
             except RuntimeError as error:
                 if _UNFINISHED_REDUCTION in str(error) and not self.model.find_unused_parameters:
                     raise ConfigurationError(
-                        f"{definition_location(self.lightning_module.training_step)}: not every parameter had a part "
-                        "in the loss of the batch before, and the processes wait for the gradients of all of them. "
-                        "Pass find_unused_parameters=True, or make every parameter count in each loss.",
+                        f"{definition_location(self.lightning_module.training_step)}: some parameters had no part "
+                        "in the loss of the batch before, and the other processes wait for their gradients. Pass "
+                        "find_unused_parameters=True, or use every parameter in each loss.",
                         also=RuntimeError,
                     ) from error
                 raise
@@ -406,7 +406,9 @@ class StrategyFacade:
             return tensor
         name = reduce_op.lower() if isinstance(reduce_op, str) else reduce_op
         if name not in _REDUCE_OPERATIONS:
-            raise ConfigurationError(f"strategy.reduce: reduce_op={reduce_op!r} is none of mean, sum, min, max.")
+            raise ConfigurationError(
+                f"{caller_location()}: strategy.reduce has no reduce_op={reduce_op!r}; it is mean, sum, min or max."
+            )
         reduced = tensor.clone()
         is_mean, operation = name in ("mean", "avg"), _REDUCE_OPERATIONS[name]
         # Only gloo has no means of its own; as in Lightning, the others' are taken, which may round otherwise.

@@ -148,8 +148,8 @@ def _verify() -> None:
     if _has_run_on_cluster:
         raise ConfigurationError(
             f"{caller_location()}: the script has fitted a module already, and a trial of a cluster is one training: "
-            "the first fit is the trial's. Make a trial of each training, as by a hyperparameter of a grid search that "
-            "says which one it is; off-cluster a script may fit as often as it likes."
+            "the first fit is the trial's. Make each training a trial of its own, for example by a hyperparameter of a "
+            "grid search that says which one to run; off-cluster a script may fit as often as it likes."
         )
 
 

@@ -296,9 +296,9 @@ class LightningCallback(pytorch.PyTorchCallback):
         """Raises an error if this process alone ends without one: the others would wait for it for ever."""
         if not self._parts.processes.all_give_up():
             raise ConfigurationError(
-                f"Rank {self._trainer.global_rank} has raised {error!r}, and other processes have not. What ends a "
-                "trial has to be raised on all of them: decide it by what they have in common "
-                "(trainer.strategy.reduce_boolean_decision)."
+                f"Rank {self._trainer.global_rank} has raised {error!r}, and other processes have not. An error that "
+                "is to end the trial has to be raised on all of them: decide it together, by "
+                "trainer.strategy.reduce_boolean_decision."
             )
 
     def on_trial_shutdown(self) -> None:

@@ -232,13 +232,14 @@ def _verify_trial_options(options: Mapping[str, Any]) -> None:
 
 def _verify_choices(checkpoint_policy: Any, seed: Any, hparams: Any) -> None:
     if hparams is not None and not isinstance(hparams, Mapping):
-        raise ConfigurationError(f"{caller_location()}: hparams={hparams!r} is no dictionary.")
+        raise ConfigurationError(f"{caller_location()}: hparams={hparams!r} is not a dictionary of hyperparameters.")
     if checkpoint_policy not in CHECKPOINT_POLICIES:
         raise ConfigurationError(
-            f"{caller_location()}: checkpoint_policy={checkpoint_policy!r} is none of {', '.join(CHECKPOINT_POLICIES)}."
+            f"{caller_location()}: checkpoint_policy={checkpoint_policy!r} is not one of "
+            f"{', '.join(CHECKPOINT_POLICIES)}."
         )
     if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**32):
-        raise ConfigurationError(f"{caller_location()}: seed={seed!r} is no integer from 0 to 2**32 - 1.")
+        raise ConfigurationError(f"{caller_location()}: seed={seed!r} is not an integer from 0 to 2**32 - 1.")
 
 
 # Off-cluster Determined joins its own folder and the UUID. An absolute path replaces that folder, so a checkpoint may
@@ -254,7 +255,7 @@ def _storage_id(checkpoint: str | os.PathLike[str], on_cluster: bool) -> str:
         raise CheckpointError(f"{path} is a file. latest_checkpoint is the folder that it is in: {path.parent}.")
     if os.sep in name:
         raise CheckpointError(
-            f"{path} is not there. latest_checkpoint is a checkpoint's folder (fit(...).checkpoint_path) or its UUID."
+            f"{path} does not exist. latest_checkpoint is a checkpoint's folder (fit(...).checkpoint_path) or its UUID."
         )
     return name
 

@@ -76,7 +76,7 @@ class SourceModule:
                 self.tree: Final = ast.parse(file.read())
         except SyntaxError as error:
             place = f"{shown(path)}:{error.lineno or 1}"
-            raise SourceError(f"{place}: {error.msg}. Mend the line: Python cannot read the file either.") from error
+            raise SourceError(f"{place}: {error.msg}. Correct the line: Python cannot read the file either.") from error
         except (OSError, ValueError, RecursionError) as error:
             raise SourceError(f"{shown(path)} cannot be read: {error}") from error
         self.bindings: Final[dict[str, ast.ClassDef | Import | ast.expr]] = {}

@@ -262,11 +262,11 @@ class TestMistakes:
 
     def test_no_checkpoint(self, module_class: Any) -> None:
         Path("text.ckpt").write_text("text")
-        assert "text.ckpt is damaged, or no checkpoint" in self.refuse(module_class(), "text.ckpt")
+        assert "text.ckpt is damaged, or is not a checkpoint" in self.refuse(module_class(), "text.ckpt")
 
     def test_no_checkpoint_of_lightning(self, module_class: Any) -> None:
         torch.save({"weights": 1}, "other.ckpt")
-        assert "other.ckpt is no checkpoint of Lightning's" in self.refuse(module_class(), "other.ckpt")
+        assert "other.ckpt is not a checkpoint of Lightning's" in self.refuse(module_class(), "other.ckpt")
 
     def test_another_module(self, lightning: ModuleType) -> None:
         module_class: Any = modules(lightning)["automatic"]

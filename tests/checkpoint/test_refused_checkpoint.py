@@ -58,7 +58,7 @@ class TestCheckpoint:
     @pytest.mark.parametrize("kind", [str, Path])
     def test_folder_is_missing(self, module: Any, tmp_path: Path, kind: Callable[[Path], Any]) -> None:
         message = self.refused(module, kind(tmp_path / "gone"))
-        assert f"{tmp_path / 'gone'} is not there" in message
+        assert f"{tmp_path / 'gone'} does not exist" in message
         assert "fit(...).checkpoint_path" in message
         trains(module)
 
@@ -76,7 +76,7 @@ class TestCheckpoint:
     def test_file_instead_of_the_folder(self, module: Any, checkpoint: Path) -> None:
         message = self.refused(module, checkpoint / "state_dict.pth")
         assert "state_dict.pth" in message
-        assert "is not there" not in message, "the file is there; it is its folder that is wanted"
+        assert "does not exist" not in message, "the file is there; it is its folder that is wanted"
 
     @pytest.mark.parametrize("name", ["state_dict.pth", "trial_state.pkl"])
     def test_file_is_missing(self, module: Any, checkpoint: Path, name: str) -> None:

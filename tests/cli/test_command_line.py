@@ -94,8 +94,8 @@ CANNOT = {
     "no_such_file.py:LitModel": "there is no file no_such_file.py.",
     "refused:NoSuchModel": "refused has no NoSuchModel.",
     "refused:Outer.NoSuchModel": "refused has no Outer.NoSuchModel.",
-    "refused:Outer": "refused:Outer is no LightningModule, LightningDataModule or Callback.",
-    "refused:number": "refused:number is no LightningModule, LightningDataModule or Callback.",
+    "refused:Outer": "refused:Outer is not a LightningModule, LightningDataModule or Callback.",
+    "refused:number": "refused:number is not a LightningModule, LightningDataModule or Callback.",
     "else where/lit.py": "else where/lit.py defines no LightningModule, LightningDataModule or Callback.",
     "deep/torch.py:LitModel": "{project}/deep/torch.py cannot be imported, since there is another module torch: "
     "{torch}.",

@@ -584,12 +584,12 @@ class TestOverwritesNothing:
 
 CANNOT = {
     "no_such_file.py": "there is no file no_such_file.py. Name the script that trains: lightning_shim init train.py",
-    "notes.txt": "notes.txt is no Python file. Name the script that trains: lightning_shim init train.py",
-    "train.py:No Name": "No Name is no name of a class.",
+    "notes.txt": "notes.txt is not a Python file. Name the script that trains: lightning_shim init train.py",
+    "train.py:No Name": "No Name is not the name of a class.",
     "train.py:NoSuchModel": "train.py has no LightningModule NoSuchModel.",
     "train.py:models.RandomData": "train.py has no LightningModule models.RandomData.",
-    "broken.py": "broken.py:2: '(' was never closed. Mend the line: Python cannot read the file either.",
-    "imports_broken.py": "broken.py:2: '(' was never closed. Mend the line: Python cannot read the file either.",
+    "broken.py": "broken.py:2: '(' was never closed. Correct the line: Python cannot read the file either.",
+    "imports_broken.py": "broken.py:2: '(' was never closed. Correct the line: Python cannot read the file either.",
     "nothing.py": "nothing.py: neither it nor the files that it imports have a LightningModule. Name the script that "
     "trains one: lightning_shim init train.py",
     "two.py": "two.py may train any of One (two.py:3), Two (two.py:4). Say which one: two.py:One",

@@ -948,7 +948,7 @@ def test_nothing_else_can_be_checked(subject: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
         check(subject)
     assert str(caught.value).startswith(f"{__file__}:")
-    assert "is no LightningModule, LightningDataModule or Callback of pytorch_lightning or" in str(caught.value)
+    assert "is not a LightningModule, LightningDataModule or Callback of pytorch_lightning or" in str(caught.value)
 
 
 # What it costs.

@@ -155,13 +155,13 @@ class TestData:
         module = tiny(lightning)()
         message = refuse(ConfigurationError, module, datamodule=Data())
         assert message.startswith(f"{FIT_CALL}: datamodule is a ")
-        assert "Data, which is no " in message
+        assert "Data, which is not a " in message
         assert "Loaders are passed as train_dataloaders" in message
         trains(module)
 
     def test_loader_in_the_place_of_the_datamodule(self, pl: ModuleType) -> None:
         message = refuse(ConfigurationError, tiny(pl)(), datamodule=loader())
-        assert "datamodule is a DataLoader, which is no pytorch_lightning" in message
+        assert "datamodule is a DataLoader, which is not a pytorch_lightning" in message
         assert "Loaders are passed as train_dataloaders" in message
         assert FIT_CALL in message
 

@@ -398,5 +398,5 @@ def test_cluster_has_one_training(monkeypatch: pytest.MonkeyPatch) -> None:
     with lightning_shim.patched(trainer=True):
         trainer = pl.Trainer(**ARGUMENTS)
         monkeypatch.setattr(fit, "_has_run_on_cluster", True)
-        with pytest.raises(ConfigurationError, match=r"the first fit is the trial's. Make a trial of each"):
+        with pytest.raises(ConfigurationError, match=r"the first fit is the trial's. Make each training a trial"):
             trainer.fit(Module(), loader(), loader(2))

@@ -67,7 +67,7 @@ class TestOptions:
             ({"devices": 2}, "fit has no option 'devices'. Determined says on what to train"),
             ({"colour": "red"}, "fit has no option 'colour'. The options are module, .*hparams, .*precision"),
             ({"context": None}, "fit has no option 'context'. The options are"),
-            ({"hparams": [1]}, "hparams=.1. is no dictionary"),
+            ({"hparams": [1]}, "hparams=.1. is not a dictionary"),
             ({"checkpoint_policy": "sometimes"}, "checkpoint_policy='sometimes'"),
         ],
         ids=str,

@@ -46,7 +46,7 @@ def read_files(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with _damage(path / TRIAL_STATE_FILE), (path / TRIAL_STATE_FILE).open("rb") as stream:
         state = pickle.load(stream)
     if not isinstance(content, dict) or not isinstance(state, dict):
-        raise CheckpointError(f"{path / STATE_FILE} holds no checkpoint of a PyTorchTrial.")
+        raise CheckpointError(f"{path / STATE_FILE} holds no checkpoint of a PyTorchTrial. Resume from another one.")
     return content, state
 
 

@@ -77,7 +77,7 @@ class Controller:
             raise CheckpointError(
                 f"Determined's Trainer.fit was given latest_checkpoint={controller.latest_checkpoint!r}, and the trial "
                 f"was made to start from {name!r}. A trial loads its checkpoint before it makes its optimizers: pass "
-                "LightningTrial(context, module, latest_checkpoint=...) the same."
+                "the same to LightningTrial(context, module, latest_checkpoint=...)."
             )
 
     @property
