@@ -264,6 +264,6 @@ CONTESTANTS: Final[dict[str, Callable[[Task], None]]] = {
 
 
 def silence() -> None:
-    """Keeps Lightning and Determined from writing into the table."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "determined"):
+    """Keeps what the contestants say of a training out of the table."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "determined", "lightning_shim"):
         logging.getLogger(name).setLevel(logging.ERROR)

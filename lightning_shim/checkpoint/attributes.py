@@ -25,6 +25,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.wrappers import MetricTracker
 
 from lightning_shim.checkpoint.attribute_pickle import NEVER_KEPT, AttributeUnpickler, CheckpointPickler, HashingPickler
+from lightning_shim.checkpoint.callbacks import attributes_left_out
 from lightning_shim.checkpoint.initial_objects import (
     NAMED,
     PLAIN_TYPES,
@@ -38,7 +39,7 @@ from lightning_shim.diagnostics.warn import warn_at_caller
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.session.fingerprints import IN_CHECKPOINTS, is_large, mark_of
 from lightning_shim.upstream.lightning import is_overridden, lightning_of
-from lightning_shim.upstream.torch import buffers_without_state
+from lightning_shim.upstream.torch import buffers_without_state, pruned_tensors
 from lightning_shim.user_code.bytecode import may_read_earlier_value
 from lightning_shim.user_code.user_class import is_users_class
 
@@ -70,6 +71,9 @@ class _Owner:
         own = {name: value for name, value in vars(self.instance).items() if name not in self.names_left_out}
         if not isinstance(self.instance, nn.Module):
             return own
+        # Pruned tensors are saved with the trial's state, and a forward pass makes them anew.
+        for tensor in pruned_tensors(self.instance):
+            own.pop(tensor.name, None)
         if _is_of_torch(self.instance):
             # Its other attributes are derived from its parameters, as weight normalisation derives the weight.
             own = {name: value for name, value in own.items() if type(value) in PLAIN_TYPES}
@@ -339,10 +343,9 @@ class OwnAttributes:
                 left_out = of_module.union(FLAGS_OF_LAYERS)
             yield _Owner(f"module {name}", submodule, left_out)
         for key, callback in self._callbacks.items():
-            is_users = type(callback).__module__.partition(".")[0] not in NEVER_KEPT
-            if is_users and not is_overridden("state_dict", callback, lightning_of(callback).Callback):
-                yield _Owner(f"{key} {type(callback).__qualname__}", callback)
-
+            callbacks_left_out = attributes_left_out(callback)
+            if callbacks_left_out is not None:
+                yield _Owner(f"{key} {type(callback).__qualname__}", callback, callbacks_left_out)
         for stage, loaders in self._loaders.items():
             yield from self._owners_in(loaders, stage)
 

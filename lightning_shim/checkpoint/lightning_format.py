@@ -11,6 +11,8 @@ from typing import Any, Final
 import numpy as np
 from lightning_utilities.core.apply_func import apply_to_collection
 
+from lightning_shim.checkpoint.callbacks import attributes_left_out
+from lightning_shim.checkpoint.pruning import PruningState, fitting_weights
 from lightning_shim.checkpoint.weight_averaging import WeightAveragingState
 from lightning_shim.diagnostics.errors import CheckpointError
 from lightning_shim.loop.runtime import Runtime
@@ -48,7 +50,10 @@ class LightningCheckpoint:
             }
         )
         # The states of Determined's callbacks are in there as well. Each looks for its own key only.
-        checkpoint["callbacks"].update(self._callback_states())
+        # Where the attributes are kept, the state is left out: Lightning cannot load it.
+        kept = {each.state_key for each in self._session.callbacks if attributes_left_out(each) is not None}
+        states = self._callback_states()
+        checkpoint["callbacks"].update({key: state for key, state in states.items() if key not in kept})
         self._averaging.save(checkpoint)
         self._add_scaler(checkpoint)
         self._add_owners(checkpoint)
@@ -103,10 +108,9 @@ class LightningCheckpoint:
                     checkpoint[owner.CHECKPOINT_HYPER_PARAMS_TYPE] = type(owner.hparams)
                 if hyperparameters_name(owner) is not None:
                     checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = hyperparameters_name(owner)
-        if self._datamodule is not None:
-            state = self._datamodule.state_dict()
-            if state:
-                checkpoint[type(self._datamodule).__qualname__] = state
+        state = self._hooks.datamodule("state_dict")
+        if state:
+            checkpoint[type(self._datamodule).__qualname__] = state
 
     def _hyperparameters(self, owner: Any) -> Any:
         if is_omegaconf(owner.hparams):
@@ -117,16 +121,17 @@ class LightningCheckpoint:
             self._session.lightning.clean_namespace(hparams)
         return hparams
 
-    def load(self, checkpoint: dict[str, Any]) -> None:
+    def load(self, checkpoint: dict[str, Any], pruning: PruningState | None = None) -> None:
         """Calls the ``on_load_checkpoint`` hooks, and restores module, callbacks and data module.
 
         Args:
             checkpoint: The checkpoint that was read; changed in place. Its optimizers and schedulers are loaded later.
+            pruning: What is pruned, if this trial has written it.
         """
         # Lightning's order. The optimizers are configured afterwards, since on_load_checkpoint may rebuild layers.
-        self.load_weights(checkpoint)
+        self.load_weights(checkpoint, pruning)
         if self._datamodule is not None and type(self._datamodule).__qualname__ in checkpoint:
-            self._datamodule.load_state_dict(checkpoint[type(self._datamodule).__qualname__])
+            self._hooks.datamodule("load_state_dict", checkpoint[type(self._datamodule).__qualname__])
         # As in Lightning, they find the weights loaded, and may load others.
         self._hooks.callbacks("on_load_checkpoint", checkpoint)
         _prefer_lightning_keys(checkpoint)
@@ -136,11 +141,14 @@ class LightningCheckpoint:
                 callback.load_state_dict(copy.deepcopy(states[callback.state_key]))
         self._averaging.load(checkpoint)
 
-    def load_weights(self, checkpoint: dict[str, Any]) -> None:
+    def load_weights(self, checkpoint: dict[str, Any], pruning: PruningState | None = None) -> None:
         """Gives the module the weights, as ``load_from_checkpoint`` does: with its own ``on_load_checkpoint`` alone."""
         self._hooks.module("on_load_checkpoint", checkpoint)
         _prefer_lightning_keys(checkpoint)
-        self._module.load_state_dict(checkpoint["models_state_dict"][0], strict=self._module.strict_loading)
+        weights = checkpoint["models_state_dict"][0]
+        if pruning is not None:
+            weights = fitting_weights(weights, self._module, pruning)
+        self._module.load_state_dict(weights, strict=self._module.strict_loading)
 
     def load_training_state(self, checkpoint: dict[str, Any]) -> None:
         """Gives the scaler, the optimizers and the schedulers their state.

@@ -48,17 +48,18 @@ class StartingCheckpoint:
         Raises:
             CheckpointError: If it is missing, damaged, or another module's.
         """
-        session, latest = self._session, None
+        session, latest, pruning = self._session, None, None
         if session.latest_checkpoint is not None:
             latest = session.controller.latest = read_latest_checkpoint(session.context, session.latest_checkpoint)
         if latest is not None and latest.is_own:
             self._content, self._name = latest.content, latest.folder
+            pruning = self._trial_state.pruning_in(latest.content)
             self._kept_files.restore_folders(latest.content)
         else:
             self._read_ckpt_path()
         if self._content is not None:
             with fitting_errors(self._name):
-                self._lightning_checkpoint.load(self._content)
+                self._lightning_checkpoint.load(self._content, pruning)
             self._datamodule_state = captured_state(session.datamodule)
         elif latest is not None:
             with fitting_errors(latest.folder):

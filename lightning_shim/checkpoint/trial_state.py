@@ -25,6 +25,7 @@ from torchmetrics import Metric, MetricTracker
 
 from lightning_shim.checkpoint.attributes import FLAGS_OF_LAYERS, OwnAttributes
 from lightning_shim.checkpoint.lightning_format import without_arrays
+from lightning_shim.checkpoint.pruning import PruningState, prune_again, pruning_of
 from lightning_shim.checkpoint.weight_averaging import WeightAveragingState
 from lightning_shim.compatibility.inspection import may_change_optimization
 from lightning_shim.loop.other_length import continue_elsewhere
@@ -55,6 +56,7 @@ class TrialState:
         self._attributes: Final = attributes
         self._processes: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] | None = None
+        self._pruning: PruningState | None = None
         self._initial_flags: dict[str, Any] = {}
 
     def start(self) -> None:
@@ -76,6 +78,7 @@ class TrialState:
         state = {
             "progress": self._progress.state_dict(),
             "flags": flags,
+            "pruning": pruning_of(self._module, self._session.callbacks),
             "parameter_groups": names_of_groups(self._module, self._strategy.optimizers),
             "processes": self._processes,
         }
@@ -83,11 +86,23 @@ class TrialState:
         self._processes = []
         checkpoint[STATE_KEY] = without_arrays(state)
 
+    @staticmethod
+    def pruning_in(checkpoint: dict[str, Any]) -> PruningState | None:
+        """Returns what was pruned when a checkpoint was written; None if it does not say so."""
+        pruning: PruningState | None = checkpoint.get(STATE_KEY, {}).get("pruning")
+        return pruning
+
+    def restore_pruning(self) -> None:
+        """Prunes what was pruned when the checkpoint was written, and nothing else, whatever hooks have pruned."""
+        if self._pruning is not None:
+            prune_again(self._module, self._session.callbacks, self._pruning)
+
     def load(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the state until training starts, and adds the parameter groups that the optimizers' states need."""
         # The checkpoint may turn out to be another trial's, from which only the weights are used. Then training starts
         # with batch 0, and nobody calls apply().
-        self._loaded = checkpoint.get(STATE_KEY)
+        self._loaded, self._pruning = checkpoint.get(STATE_KEY), self.pruning_in(checkpoint)
+        self.restore_pruning()
         if self._loaded is not None:
             # Determined loads the optimizers next, and fails if a hook had added a group, as when it unfreezes layers.
             add_missing_groups(self._module, self._strategy.optimizers, self._loaded["parameter_groups"])

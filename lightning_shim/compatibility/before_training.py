@@ -117,7 +117,8 @@ def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: 
         )
     if train_dataloaders is not None or val_dataloaders is not None:
         raise ConfigurationError(
-            f"{caller_location()}: pass either a datamodule, or train_dataloaders and val_dataloaders."
+            f"{caller_location()}: You cannot pass `train_dataloader` or `val_dataloaders` to "
+            "`trainer.fit(datamodule=...)`: pass either a datamodule, or train_dataloaders and val_dataloaders."
         )
 
 

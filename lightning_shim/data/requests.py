@@ -34,7 +34,8 @@ class LoaderRequest:
             else (session.datamodule, lightning.LightningDataModule)
         )
         if given is None and is_overridden(name, owner, base):
-            self._hook = getattr(owner, name)
+            action = f"[{base.__name__}]{type(owner).__name__}.{name}"
+            self._hook = session.profiling.measured(action, getattr(owner, name))
         # In words that can follow "which was".
         self.origin: Final = (
             f"passed to `Trainer.fit({stage}_dataloaders=...)`"

@@ -132,6 +132,11 @@ def _validates_in_epoch(training: Training) -> bool:
     return training.evaluation_loop.is_enabled and is_due
 
 
+def _is_last_batch_of_training(training: Training) -> bool:
+    session = training.session
+    return session.progress.is_last_batch or 0 <= session.trainer.max_steps <= session.global_step
+
+
 def _updates_logs(training: Training) -> bool:
     trainer, progress = training.session.trainer, training.session.progress
     every = trainer.log_every_n_steps
@@ -162,6 +167,10 @@ _ANSWERS: Final[dict[str, Answer]] = {
     f"{_LOOP}.setup_data": "training_loop.set_up",
     # Modules reach datasets by it.
     f"{_LOOP}._combined_loader": "training_loop.source.combined",
+    f"{_LOOP}.batch_idx": lambda training: _batches_of_epoch(training)["ready"] - 1,
+    f"{_LOOP}.total_batch_idx": lambda training: _batches_in_all(training)["ready"] - 1,
+    # Callbacks call it.
+    f"{_LOOP}._should_accumulate": "training_loop.optimization.should_accumulate",
     # Callbacks set it, to stop ``backward``.
     f"{_LOOP}._skip_backward": "training_loop.optimization.skips_backward",
     **_source(_LOOP, "training_loop.source"),
@@ -174,6 +183,8 @@ _ANSWERS: Final[dict[str, Answer]] = {
     f"{_EPOCH_LOOP}.restarting": _is_first_after_restart,
     # The step under which Lightning logs; modules set it.
     f"{_EPOCH_LOOP}._batches_that_stepped": "session.progress.batches_that_stepped",
+    f"{_EPOCH_LOOP}._is_training_done": _is_last_batch_of_training,
+    f"{_EPOCH_LOOP}._should_accumulate": "training_loop.optimization.should_accumulate",
     # Progress bars call it.
     f"{_EPOCH_LOOP}._should_check_val_epoch": lambda training: functools.partial(_validates_in_epoch, training),
     **_results(_EPOCH_LOOP, "metrics.training"),

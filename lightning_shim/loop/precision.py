@@ -200,8 +200,10 @@ class Precision:
             return
         if self.scaler is not None and self._unscales_itself(optimizer):
             raise ConfigurationError(
-                f"{caller_location()}: {type(optimizer).__name__}(fused=True) unscales gradients in its step; they "
-                "cannot be clipped before it. Use fused=False, or no gradient_clip_val."
+                f"{caller_location()}: The current optimizer, {type(optimizer).__qualname__}, does not allow for "
+                "gradient clipping because it performs unscaling of gradients internally. Use fused=False, or no "
+                "gradient_clip_val.",
+                also=RuntimeError,
             )
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if gradient_clip_algorithm == "value":

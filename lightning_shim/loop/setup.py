@@ -88,7 +88,8 @@ def _prepare_data(runtime: Runtime) -> None:
             # One process downloads, on each node or on the first one; the others wait for it.
             rank = strategy.local_rank if owner.prepare_data_per_node else strategy.global_rank
             if rank == 0:
-                hooks.run("prepare_data", owner.prepare_data)
+                action = f"[{base.__name__}]{type(owner).__name__}.prepare_data"
+                hooks.run("prepare_data", session.profiling.measured(action, owner.prepare_data))
             strategy.barrier("prepare_data")
 
 
@@ -107,9 +108,9 @@ def _configure_optimizers(runtime: Runtime) -> None:
         isinstance(optimizer, torch.optim.LBFGS) for optimizer in configured.optimizers
     ):
         raise ConfigurationError(
-            f"{definition_location(module.configure_optimizers)}: configure_optimizers returned LBFGS, which calls its "
-            "closure several times a step; the gradient scaler of precision='16-mixed' allows one. Use another "
-            "precision, such as 'bf16-mixed', or another optimizer."
+            f"{definition_location(module.configure_optimizers)}: AMP and the LBFGS optimizer are not compatible: it "
+            "calls its closure several times a step, and the gradient scaler of precision='16-mixed' allows one. Use "
+            "another precision, such as 'bf16-mixed', or another optimizer."
         )
     # Determined refuses a trial without an optimizer.
     for optimizer in configured.optimizers or [session.lightning.NoOptimizer()]:

@@ -180,7 +180,8 @@ class StrategyFacade:
                     raise ConfigurationError(
                         f"{definition_location(self.lightning_module.training_step)}: not every parameter had a part "
                         "in the loss of the batch before, and the processes wait for the gradients of all of them. "
-                        "Pass find_unused_parameters=True, or make every parameter count in each loss."
+                        "Pass find_unused_parameters=True, or make every parameter count in each loss.",
+                        also=RuntimeError,
                     ) from error
                 raise
 

@@ -255,6 +255,7 @@ class TrainingLoop:
             # The rest of the last batch: Determined has reported it, and validated if that was due.
             if progress.batch_end_is_due:
                 self.finish_batch()
+                self._session.heed_sigterm()
             # A look at the request first saves the calls that tell whether it may be met.
             while self._session.should_stop and self._session.stops_at_once:
                 yield SKIPPED
@@ -412,6 +413,7 @@ class TrainingLoop:
         progress.current_epoch += 1
         progress.epoch_is_running = False
         self.restarted_at = None
+        self._session.heed_sigterm()
 
     @property
     def _steps_epoch_schedulers(self) -> bool:

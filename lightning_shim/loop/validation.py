@@ -82,7 +82,7 @@ class EvaluationLoop:
     def set_up(self) -> None:
         """Requests the loaders if that is due."""
         were_there = self.source.loaders is not None
-        if self.is_enabled and self.source.set_up():
+        if self.is_enabled and self.source.set_up(self._session.trainer.check_val_every_n_epoch or 1):
             if were_there:
                 # As in Lightning, other loaders are counted anew; after a pause they are the same ones.
                 self._progress.validation_batches.clear()
@@ -184,6 +184,8 @@ class EvaluationLoop:
                 self._progress.has_validated = counts
                 if bar is not None:
                     bar.advance_validation()
+                if not self.is_last_batch:
+                    self._session.heed_sigterm()
                 evaluated += 1
                 if only_one:
                     break

@@ -452,9 +452,7 @@ on_keyboard_interrupt         >=0.9,<1.7  Determined handles interruptions; use 
 """,
     "callbacks": """
 [class: refused]
-ModelPruning                  >=1.2       its checkpoints lack the masks, so a trial could not continue after a pause.
 LearningRateFinder BatchSizeFinder  >=1.9  it trains by itself; off-cluster a script's own Trainer may have it.
-SpikeDetection                >=2.2       Lightning cannot load its state, which a trial needs after a pause.
 ThroughputMonitor             >=2.2       it reads Lightning's own loops and precision; Determined's profiler measures a
                                           trial.
 [class: ignored]
@@ -469,6 +467,8 @@ GradientAccumulationScheduler >=0.9       it works as in Lightning.
 BaseFinetuning BackboneFinetuning  >=1.1  "
 StochasticWeightAveraging     >=1.2       "
 WeightAveraging EMAWeightAveraging  >=2.6  "
+ModelPruning                  >=1.2       it works as in Lightning; a trial's checkpoint has the masks as well.
+SpikeDetection                >=2.2       it works as in Lightning; a trial's checkpoint has the running mean as well.
 Checkpoint                    >=1.5       the trial calls its hooks.
 LambdaCallback                >=0.9       "
 ModelCheckpoint               >=0.9       it writes its files as in Lightning; Determined's checkpoints hold copies.

@@ -25,11 +25,13 @@ _TRAINER: Final[_Members] = {
     "_results": _RESULTS,
     "fit_loop": {
         **_leaves("max_epochs max_steps max_batches restarting setup_data _combined_loader _skip_backward"),
+        **_leaves("batch_idx total_batch_idx _should_accumulate"),
         "_data_source": _SOURCE,
         "_results": _RESULTS,
         "epoch_progress": {"current": _COUNTS, "total": _COUNTS},
         "epoch_loop": {
             **_leaves("batch_idx total_batch_idx global_step restarting _batches_that_stepped _should_check_val_epoch"),
+            **_leaves("_is_training_done _should_accumulate"),
             "_results": _RESULTS,
             "batch_progress": {"current": _COUNTS, "total": _COUNTS, "is_last_batch": None},
             "val_loop": {

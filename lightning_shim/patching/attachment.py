@@ -44,6 +44,10 @@ class Attached:
     metrics: Any
     barebones: bool = False
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Returns the trainer itself, for a copy of a callback that has it as an attribute: a trial is there once."""
+        return self
+
 
 def attached_trainer(module: Any) -> Any | None:
     """Returns the trainer of a module that is attached to a trial.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import sys
@@ -33,6 +34,7 @@ from lightning_shim.upstream.lightning_trainer import (
     interrupted,
     resolved_checkpoint,
     set_loop_limits,
+    taking_signals,
     verified_module,
 )
 
@@ -92,11 +94,21 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
 
     _has_run_on_cluster = is_on_cluster()
     trials: list[ScriptTrial] = []
+
+    def periods(trial: ScriptTrial) -> dict[str, Any]:
+        if not is_on_cluster():
+            # There it is Determined that asks for a pause.
+            signals.enter_context(taking_signals(trainer))
+        return trial.periods(checkpoint_period)
+
     try:
-        with torch.autograd.set_detect_anomaly(bool(given.get("detect_anomaly"))):
+        with (
+            contextlib.ExitStack() as signals,
+            torch.autograd.set_detect_anomaly(bool(given.get("detect_anomaly"))),
+        ):
             trial = run_trial(
                 make_trial,
-                lambda trial: trial.periods(checkpoint_period),
+                periods,
                 checkpoint_policy=_checkpoint_policy(trainer, configuration),
                 step_zero_validation=configuration.settle("step_zero_validation", False, False),
                 strategy=options["strategy"],

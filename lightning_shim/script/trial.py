@@ -32,13 +32,14 @@ _SETTINGS: Final = (
     "log_every_n_steps",
     "max_epochs",
     "max_steps",
+    "received_sigterm",
     "val_check_interval",
 )
 """Attributes that are read from the user's own Trainer."""
 
 
-# ModelCheckpoint reads the private name.
-@delegates({name: f"users.{name}" for name in (*_SETTINGS, "_val_check_time_interval")})
+# ModelCheckpoint reads the first private name.
+@delegates({name: f"users.{name}" for name in (*_SETTINGS, "_val_check_time_interval", "_signal_connector")})
 class ScriptTrainer(TrainerFacade):
     """The trainer of a module while a script's own Trainer fits it."""
 
@@ -248,14 +249,14 @@ class ScriptTrial(LightningTrial):
         if isinstance(interval, float):
             if batches is None and interval != 1.0:
                 raise ConfigurationError(
-                    f"{caller_location()}: Trainer(val_check_interval={interval!r}) is a part of an epoch, and the "
-                    "training loader has no length. Give 1.0, or a number of batches.",
-                    also=ValueError,
+                    f"{caller_location()}: When using an IterableDataset for `train_dataloader`, "
+                    f"`Trainer(val_check_interval)` must be time based, `1.0` or an int, not {interval!r}: the "
+                    "training loader has no length."
                 )
         elif interval > (batches or ENDLESS) and trainer.check_val_every_n_epoch and trainer.limit_val_batches:
             raise ConfigurationError(
-                f"{caller_location()}: Trainer(val_check_interval={interval}) must be less than or equal to the number "
-                f"of the training batches, {batches}, or it would never validate. Pass check_val_every_n_epoch=None to "
+                f"{caller_location()}: `val_check_interval` ({interval}) must be less than or equal to the number of "
+                f"the training batches ({batches}), or it would never validate. Pass check_val_every_n_epoch=None to "
                 "count the batches of all epochs.",
                 also=ValueError,
             )

@@ -102,6 +102,20 @@ class Session:
         return next((f"{name}={limits[name]}" for name in counts if 0 <= limits[name] <= counts[name]), None)
 
     @property
+    def received_sigterm(self) -> bool:
+        """Whether SIGTERM has come to a script's Trainer."""
+        return self.script_trainer is not None and self.script_trainer.received_sigterm
+
+    def heed_sigterm(self) -> None:
+        """Ends the training if SIGTERM has come; several processes have to agree first, as for :attr:`stops_at_once`.
+
+        Raises:
+            SIGTERMException: Lightning's.
+        """
+        if self.received_sigterm and self.world_size == 1:
+            raise self.lightning.SIGTERMException
+
+    @property
     def stops_at_once(self) -> bool:
         """Whether to train no further batch.
 

@@ -31,7 +31,7 @@ from lightning_shim.trial.cluster import Search
 from lightning_shim.trial.journal import Entry, shown_on_standard_error
 from lightning_shim.upstream.determined.context import add_to_checkpoint, checkpoint_path, close_tensorboard, replaced
 from lightning_shim.upstream.lightning_plugins import finish_writing
-from lightning_shim.upstream.lightning_trainer import warn_of_modules_in_eval_mode
+from lightning_shim.upstream.lightning_trainer import warn_of_module
 
 CALLBACK_NAME: Final = "lightning_shim"
 """The name of the callback for Determined."""
@@ -110,10 +110,11 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")
         if self._session.script_trainer is not None:
-            warn_of_modules_in_eval_mode(self._trainer)
+            warn_of_module(self._trainer)
         self._hooks.call("on_train_start")
         self._has_started_training = True
         if not self._ends_at_once():
+            self._parts.trial_state.restore_pruning()
             self._parts.attributes.start()
             self._training_loop.resume()
             self._parts.attributes.restore()
@@ -234,8 +235,12 @@ class LightningCallback(pytorch.PyTorchCallback):
 
     def _agree_to_stop(self, stops: bool = True) -> None:
         """Stops the trial if any process has requested it, and if this one lets it. Call it on all processes."""
+        session = self._session
+        wishes = self._context.distributed.allgather((session.stops_early, session.received_sigterm))
+        if session.world_size > 1 and any(has_signal for _, has_signal in wishes):
+            raise session.lightning.SIGTERMException
         # Determined looks at the request after each report, validation or checkpoint, which comes next.
-        if any(self._context.distributed.allgather(self._session.stops_early)) and stops:
+        if any(stops_early for stops_early, _ in wishes) and stops:
             self._stop()
 
     def _stop(self) -> None:

@@ -23,6 +23,7 @@ from lightning_shim.trial.trial import LightningTrial
 from lightning_shim.upstream.determined.context import (
     checkpoint_to_start_from,
     no_device_of_determined,
+    no_handler_of_determined,
     process_group_with,
     tensorboard_folder,
     trial_info,
@@ -201,7 +202,11 @@ def run_trial(
         latest_checkpoint = checkpoint_to_start_from(latest_checkpoint)
     storage_id = None if latest_checkpoint is None else _storage_id(latest_checkpoint, info is not None)
     with contextlib.ExitStack() as stack:
-        with no_device_of_determined(), process_group_with(StrategySettings.of(strategy).process_group):
+        with (
+            no_device_of_determined(),
+            no_handler_of_determined(),
+            process_group_with(StrategySettings.of(strategy).process_group),
+        ):
             context = stack.enter_context(pytorch.init(hparams=dict(hparams or {}), distributed=join_processes()))
         trial = make_trial(context, storage_id)
         with _reporting(trial, info is None, shows_progress):

@@ -14,6 +14,7 @@ It relies on these private and undocumented names of Lightning:
   ``_auto_add_worker_init_fn``, and
   ``utilities.data._update_dataloader``, ``_is_dataloader_shuffled``: a loader's share for one of several processes.
 - ``DistributedSamplerWrapper.dataset``, and the ``_sampler`` of that: the sampler whose indices it shares out.
+- ``ModelPruning._original_layers``: copies of the layers to prune as they were at first, for the lottery ticket.
 - ``loops.fetchers._DataFetcherWrapper``: the class that a step may expect of its ``dataloader_iter``.
 - ``loggers.utilities._log_hyperparams``: the first entry of hyperparameters in each logger.
 - ``overrides.distributed.prepare_for_backward`` and ``utilities.compile.from_compiled``, which have no underscore.
@@ -27,7 +28,7 @@ import functools
 import inspect
 import itertools
 import sys
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
@@ -36,7 +37,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_shim.upstream.namespaces import Namespace, namespace_of
+from lightning_shim.upstream.namespaces import Namespace, derives_from, namespace_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Lightning:
     RunningStage: Annotated[Any, "trainer.states"]
     GradClipAlgorithmType: Annotated[Any, "utilities"]
     extract_batch_size: Annotated[Callable[[Any], int], "utilities.data"]
+    SIGTERMException: Annotated[type[SystemExit], "utilities.exceptions"]
     move_data_to_device: Annotated[Callable[[Any, torch.device], Any], "utilities"]
     prepare_for_backward: Annotated[
         Callable[[torch.nn.parallel.DistributedDataParallel, Any], None], "overrides.distributed"
@@ -289,3 +291,9 @@ def call_after_step(optimizers: list[Any], function: Callable[[], None]) -> None
     """Sets the function that Lightning's wrapped optimizers call after each ``step()``."""
     for optimizer in optimizers:
         optimizer._on_after_step = function
+
+
+def first_layers_of(callbacks: Iterable[Any]) -> list[Any]:
+    """Returns the copies of layers as they were at first, which ModelPruning resets weights to."""
+    pruning = [callback for callback in callbacks if derives_from(callback, "ModelPruning")]
+    return [entry["data"] for callback in pruning for entry in (callback._original_layers or {}).values()]

@@ -39,7 +39,7 @@ class Plugins:
 
     def __init__(self, namespace: Namespace, given: dict[str, Any]) -> None:
         self._classes: Final = namespace.module("plugins")
-        self._environment: Final = namespace.module("plugins.environments").ClusterEnvironment
+        self._environments: Final = namespace.module("plugins.environments")
         self.used: Final[list[Any]] = []
         self.ignored: Final[list[Any]] = []
         self.refused: Final[list[Any]] = []
@@ -56,9 +56,12 @@ class Plugins:
             self.used.append(plugin)
         elif isinstance(plugin, classes.TorchSyncBatchNorm):
             self.synchronises_batch_norm = True
-        elif isinstance(plugin, self._environment):
+        elif isinstance(plugin, self._environments.ClusterEnvironment):
             if type(plugin).__name__ not in _OWN_PROCESSES:
                 self.ignored.append(plugin)
+            if isinstance(plugin, self._environments.SLURMEnvironment):
+                # It says by which signal SLURM asks for the job to be put back into its queue.
+                self.used.append(plugin)
         elif isinstance(plugin, (classes.Precision, classes.LayerSync)):
             self.refused.append(plugin)
         else:

@@ -12,8 +12,11 @@ It relies on these private names of Lightning:
   ``teardown``: the metrics that the Trainer's attributes show.
 - ``_TrainingEpochLoop._batches_that_stepped``: the step under which Lightning logs.
 - ``Profiler._lightning_module``: the module that is measured.
+- ``Trainer._signal_connector``, its ``register_signal_handlers``, ``teardown``, ``received_sigterm`` and
+  ``_sigterm_notifier_fn``: SIGTERM, and SLURM's request to requeue.
 - ``LearningRateFinder._early_exit`` and ``BatchSizeFinder._early_exit``: set by a Tuner.
-- ``_FitLoop._warn_if_modules_in_eval_mode``: Lightning's warning of them, since 2.6.
+- ``_FitLoop._warn_if_modules_in_eval_mode``, which is there since 2.6, and
+  ``trainer.configuration_validator.__warn_dataloader_iter_limitations``: warnings before the first batch.
 - ``utilities.exceptions._TunerExitException``: ends a Trainer's ``fit`` without an error.
 - ``utilities.compile._maybe_unwrap_optimized``: refuses what is no module of the Trainer's namespace.
 - ``_FitLoop._combined_loader``, ``_last_train_dl_reload_epoch``, ``_EvaluationLoop._combined_loader``,
@@ -35,9 +38,12 @@ _DEFAULT_BAR: Final = "_lightning_shim_default_bar"
 """The entry of a Trainer's ``__dict__`` with the progress bar that Lightning has added."""
 
 
-def warn_of_modules_in_eval_mode(stand_in: Any) -> None:
-    """Warns as Lightning does, if it does, of modules that are in eval mode when the training starts."""
-    loop = namespace_of(stand_in.lightning_module).module("loops.fit_loop")._FitLoop
+def warn_of_module(stand_in: Any) -> None:
+    """Warns before the first batch, as Lightning does, of what may be wrong with a module: layers in eval mode."""
+    module = stand_in.lightning_module
+    namespace = namespace_of(module)
+    getattr(namespace.module("trainer.configuration_validator"), "__warn_dataloader_iter_limitations")(module)
+    loop = namespace.module("loops.fit_loop")._FitLoop
     if hasattr(loop, "_warn_if_modules_in_eval_mode"):
         loop._warn_if_modules_in_eval_mode(SimpleNamespace(trainer=stand_in))
 
@@ -52,6 +58,25 @@ def start_profiler(trainer: Any, stand_in: Any) -> None:
 def verified_module(trainer: Any, module: Any) -> Any:
     """Returns the module for ``Trainer.fit``, under ``torch.compile`` or not, or raises Lightning's error about it."""
     return namespace_of(trainer).module("utilities.compile")._maybe_unwrap_optimized(module)
+
+
+@contextlib.contextmanager
+def taking_signals(trainer: Any) -> Iterator[None]:
+    """Has a Trainer take the signals that it takes during its own ``fit``, and puts the script's handlers back.
+
+    Args:
+        trainer: The user's Trainer.
+    """
+    connector = trainer._signal_connector
+    if trainer.world_size > 1:
+        # Lightning's own would have the other processes take part in a collective of its loop.
+        connector._sigterm_notifier_fn = lambda *signal: setattr(connector, "received_sigterm", True)
+    connector.register_signal_handlers()
+    try:
+        yield
+    finally:
+        connector.teardown()
+        vars(connector).pop("_sigterm_notifier_fn", None)
 
 
 def resolved_checkpoint(trainer: Any, ckpt_path: Any) -> Any:

@@ -42,8 +42,8 @@ class Namespace:
         return sys.modules.get(f"{self.name}.{path}")
 
 
-def derives_from(instance: Any, name: str) -> bool:
-    """Whether an object is an instance of a class of Lightning's, or of one that derives from it, in either namespace.
+def lightnings_class(instance: Any, name: str) -> type | None:
+    """Returns the class of Lightning's, in either namespace, that an object is an instance of; None if it is none.
 
     Lightning's Trainer calls the hooks of callbacks of both.
 
@@ -54,7 +54,17 @@ def derives_from(instance: Any, name: str) -> bool:
     # By name, since a namespace need not be installed.
     packages = tuple(f"{namespace}." for namespace in NAMESPACES)
     classes = instance.__mro__ if isinstance(instance, type) else type(instance).__mro__
-    return any(base.__name__ == name and base.__module__.startswith(packages) for base in classes)
+    return next((base for base in classes if base.__name__ == name and base.__module__.startswith(packages)), None)
+
+
+def derives_from(instance: Any, name: str) -> bool:
+    """Whether an object is an instance of a class of Lightning's, or of one that derives from it, in either namespace.
+
+    Args:
+        instance: Any object, or its class.
+        name: The name of Lightning's class.
+    """
+    return lightnings_class(instance, name) is not None
 
 
 def namespace_of(instance: Any) -> Namespace:

@@ -12,6 +12,7 @@ It relies on these private names of PyTorch:
 - ``_SingleProcessDataLoaderIter._dataset_fetcher`` and its ``ended``: whether an iterable dataset has ended.
 - ``Module._non_persistent_buffers_set``: the names of the buffers that are not in a module's ``state_dict``.
 - ``Module._register_load_state_dict_pre_hook``: the name of ``register_load_state_dict_pre_hook`` before PyTorch 2.5.
+- ``BasePruningMethod._tensor_name``, and ``Module._forward_pre_hooks`` and ``_parameters``: what is pruned, and how.
 - ``torch.autograd._profiler_enabled``: whether a profiler is on, for which ``Optimizer.zero_grad`` has a label.
 - ``Tensor._version``: the count of in-place writes, which PyTorch's notes on autograd explain.
 - The traceback of an error of the C++ writer, which ends in ``torch.serialization``.
@@ -24,10 +25,12 @@ from __future__ import annotations
 import functools
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.data import DataLoader
 
@@ -161,3 +164,48 @@ def has_ended(iterator: Any) -> bool:
 def has_workers_running(loader: DataLoader[Any]) -> bool:
     """Whether a loader has persistent workers that have been started."""
     return loader.persistent_workers and loader._iterator is not None
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedTensor:
+    """A tensor of a layer that ``torch.nn.utils.prune`` has made the product of a parameter and a mask."""
+
+    layer: nn.Module
+    name: str  # the parameter is called `name_orig`, and the mask `name_mask`
+    hook: int  # the number of the hook that makes it before each forward pass
+    method: Any  # that hook, a BasePruningMethod
+
+    @property
+    def original(self) -> nn.Parameter:
+        """The parameter."""
+        return self.layer.get_parameter(f"{self.name}_orig")
+
+    @property
+    def mask(self) -> Tensor:
+        """The mask."""
+        return self.layer.get_buffer(f"{self.name}_mask")
+
+    @property
+    def value(self) -> Tensor:
+        """Their product at the last forward pass, by which the next pruning may decide."""
+        return getattr(self.layer, self.name)  # type: ignore[no-any-return]
+
+    def replace_method(self, method: Any) -> None:
+        """Has another pruning method make the tensor."""
+        self.layer._forward_pre_hooks[self.hook] = method
+
+    def undo(self) -> None:
+        """Makes it a parameter again, whose values the mask has not changed, unlike ``prune.remove``."""
+        original = self.original
+        del self.layer._forward_pre_hooks[self.hook]
+        for name in (self.name, f"{self.name}_orig", f"{self.name}_mask"):
+            delattr(self.layer, name)
+        self.layer.register_parameter(self.name, original)
+
+
+def pruned_tensors(layer: nn.Module) -> list[PrunedTensor]:
+    """Returns the pruned tensors of a layer itself, in the order of its parameters."""
+    hooks = layer._forward_pre_hooks.items()
+    methods = {hook._tensor_name: (key, hook) for key, hook in hooks if isinstance(hook, prune.BasePruningMethod)}
+    names = [name.removesuffix("_orig") for name in layer._parameters]
+    return [PrunedTensor(layer, name, *methods[name]) for name in names if name in methods]

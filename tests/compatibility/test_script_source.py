@@ -34,7 +34,7 @@ SCRIPT = """
 import argparse
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelPruning
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder
 from lightning.pytorch.strategies import FSDPStrategy
 from mine import Own, Watch
 
@@ -50,7 +50,7 @@ trainer = Trainer(
     plugins=options.plugins,
     barebones=options.barebones,
     accelerator=choose(),
-    callbacks=[EarlyStopping("loss"), ModelPruning("l1"), Watch(), Own("loss")],
+    callbacks=[EarlyStopping("loss"), LearningRateFinder(), Watch(), Own("loss")],
     unknown=1,
     **more,
 )
@@ -116,7 +116,7 @@ def test_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         "Trainer(accelerator)": ("train.py", 20, Support.IGNORED),
         "Trainer(callbacks)": ("train.py", 21, Support.BACKED),
         "callbacks.EarlyStopping": ("train.py", 21, Support.NATIVE),
-        "callbacks.ModelPruning": ("train.py", 21, Support.REFUSED),
+        "callbacks.LearningRateFinder": ("train.py", 21, Support.REFUSED),
         "Callback.on_predict_start": ("mine.py", 9, Support.IGNORED),
     }
     assert main(["check", "train.py"]) == 1

@@ -96,7 +96,11 @@ class ManualRegression(StepsByHand, Regression):
     [
         (Regression, 0, "accumulate_grad_batches=0 makes no sense; it is a number of batches, at least 1."),
         (Regression, 2.0, "accumulate_grad_batches=2.0 makes no sense; it is a number of batches, at least 1."),
-        (ManualRegression, 2, "accumulation is not supported for manual optimization, which ManualRegression has"),
+        (
+            ManualRegression,
+            2,
+            "Automatic gradient accumulation is not supported for manual optimization, which ManualReg",
+        ),
     ],
 )
 def test_what_cannot_be_set(module: type, batches: Any, problem: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from determined import pytorch
 from pytest_mock import MockerFixture
@@ -18,8 +18,7 @@ import lightning_shim
 from lightning_shim.members.member import Support
 from lightning_shim.members.query import member
 from tests.parity.modules import Regression, loaders
-from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
-from tests.support.lightning_trainer import fit_by_lightning
+from tests.parity.oracle import Case, assert_equal, assert_same, run_determined, run_lightning
 
 
 class Finetunes(callbacks.BaseFinetuning):
@@ -62,6 +61,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "ModelPruning": lambda: callbacks.ModelPruning("l1_unstructured"),
     "OnExceptionCheckpoint": lambda: callbacks.OnExceptionCheckpoint("own"),
     "RichModelSummary": PrintsNothing,
+    "SpikeDetection": lambda: callbacks.SpikeDetection(exclude_batches_path="own", warmup=100),
     "StochasticWeightAveraging": lambda: callbacks.StochasticWeightAveraging(0.05),
     "ThroughputMonitor": lambda: callbacks.ThroughputMonitor(len),
     "Timer": lambda: callbacks.Timer(timedelta(days=1)),
@@ -103,15 +103,16 @@ def test_summary_is_printed(caplog: pytest.LogCaptureFixture) -> None:
     assert "Total params" in caplog.text
 
 
-def test_why_spike_detection_is_refused() -> None:
-    state = callbacks.SpikeDetection().state_dict()
-    with pytest.raises(AttributeError, match="running"):
-        callbacks.SpikeDetection().load_state_dict(state)
+def test_pruning_is_permanent_in_files(mocker: MockerFixture) -> None:
+    def prune_and_save() -> list[Any]:
+        shutil.rmtree("own", ignore_errors=True)
+        return [callbacks.ModelPruning("l1_unstructured", amount=0.3), callbacks.ModelCheckpoint("own", save_last=True)]
 
-
-def test_why_model_pruning_is_refused(tmp_path: Any) -> None:
-    pruning = callbacks.ModelPruning("l1_unstructured", amount=0.5)
-    trainer = fit_by_lightning(pl, Regression(), **loaders(), max_epochs=1, callbacks=pruning)
-    trainer.save_checkpoint(tmp_path / "pruned.ckpt")
-    state = torch.load(tmp_path / "pruned.ckpt", weights_only=False)["state_dict"]
-    assert not any("mask" in name for name in state)
+    case = Case(Regression, loaders, callbacks=prune_and_save, every_hook=False)
+    states = []
+    for run in (lambda: run_determined(case, mocker), lambda: run_lightning(case, enable_checkpointing=True)):
+        run()
+        states.append(torch.load("own/last.ckpt", weights_only=False)["state_dict"])
+    ours, theirs = states
+    assert (ours["layers.0.weight"] == 0).sum() > 12
+    assert_same(ours, theirs)

@@ -17,6 +17,7 @@ import lightning_shim
 from tests.parity.modules import Regression, dataset
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
 from tests.parity.runs import run_determined_by, run_lightning_by_steps
+from tests.support.lightning_trainer import fit_by_lightning
 
 
 def of_epoch(epoch: int, samples: int = 22, shuffle: bool = True) -> DataLoader[Any]:
@@ -59,6 +60,36 @@ def test_validation_every_other_epoch(mocker: MockerFixture, period: int) -> Non
     case = Case(Reloads, dict, max_epochs=4, options={"reload_dataloaders_every_n_epochs": period})
     lightning = run_lightning(case, check_val_every_n_epoch=2)
     assert_equal(lightning, run_determined(case, mocker, validation_period=pytorch.Epoch(2)))
+
+
+class NotesEpochs(Regression):
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs: list[Any] = []
+
+    def val_dataloader(self) -> Any:
+        self.epochs.append((self.trainer.sanity_checking, self.trainer.current_epoch))
+        return of_epoch(0, samples=8, shuffle=False)
+
+
+@pytest.mark.parametrize(("every", "period"), [(3, 4), (2, 2), (1, 2), (2, 0)])
+def test_loaders_of_a_sanity_check(every: int, period: int) -> None:
+    """They last only if the epoch that begins is one with a validation."""
+    epochs = []
+    for trainer in (False, True):
+        module = NotesEpochs()
+        with lightning_shim.patched(trainer=trainer):
+            fit_by_lightning(
+                pl,
+                module,
+                of_epoch(0, samples=8),
+                max_epochs=7,
+                num_sanity_val_steps=1,
+                check_val_every_n_epoch=every,
+                reload_dataloaders_every_n_epochs=period,
+            )
+        epochs.append(module.epochs)
+    assert epochs[0] == epochs[1]
 
 
 def test_validation_within_epochs(mocker: MockerFixture) -> None:

@@ -104,7 +104,6 @@ def test_ddp_on_one_process_is_warned_of() -> None:
         {"accelerator": "cpu", "plugins": [mock.Mock(spec=LayerSync)], "sync_batchnorm": True},
         {"accelerator": "cuda", "strategy": DDPStrategy(parallel_devices=[torch.device("cpu")])},
     ],
-    ids=str,
 )
 def test_what_no_machine_could_do_is_lightnings_error(
     arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -200,6 +200,21 @@ CASES: dict[str, Case] = {
         "You requested to check 0.1 of the `train_dataloader` but 0.1 * 4 < 1.",
         {"limit_train_batches": 0.1},
     ),
+    "interval of validations": (
+        Module,
+        "`val_check_interval` (5) must be less than or equal to the number of the training batches (4)",
+        {"val_check_interval": 5},
+    ),
+    "part of a stream to validate after": (
+        Module,
+        "When using an IterableDataset for `train_dataloader`, `Trainer(val_check_interval)` must be ",
+        {"data": lambda: DataLoader(Stream(), batch_size=None), "val_check_interval": 0.5},
+    ),
+    "checkpoint of another module": (
+        with_member("layer", torch.nn.Linear(2, 2)),
+        "size mismatch",
+        {"ckpt_path": "other.ckpt"},
+    ),
     "no checkpoint": (Module, "Checkpoint file not found: no.ckpt", {"ckpt_path": "no.ckpt"}),
     "text": (logs("x", "good"), "`self.log(x, good)` was called, but `str` values cannot be logged", {}),
     "vector": (logs("x", torch.ones(2)), "was called, but the tensor must have a single element", {}),
@@ -231,6 +246,10 @@ CASES: dict[str, Case] = {
 
 def raised_by(make: Callable[[], Any], arguments: dict[str, Any]) -> Exception:
     given = {**ARGUMENTS, "max_epochs": 1, **arguments}
+    if given.get("ckpt_path") == "other.ckpt":
+        other = pl.Trainer(**ARGUMENTS)
+        other.fit(Module(), loader(), loader(2))
+        other.save_checkpoint("other.ckpt")
     data, ckpt_path = given.pop("data", loader), given.pop("ckpt_path", None)
     with pytest.raises(Exception) as caught:  # noqa: PT011
         pl.Trainer(**given).fit(make(), data() if callable(data) else data, loader(2), ckpt_path=ckpt_path)

@@ -11,6 +11,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.loops.optimization.automatic import Closure
+from pytorch_lightning.utilities.rank_zero import WarningCache
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -19,6 +21,13 @@ from lightning_shim.upstream.lightning import lightning_of
 from tests.script.test_errors import Plateau, returns, scheduler, step_lr, with_member
 from tests.script.test_length import Stream, StreamOfAWrongLength
 from tests.script.test_trainer_object import ARGUMENTS, Module, loader
+
+
+class TakesBatches(Module):
+    def training_step(self, dataloader_iter: Any) -> torch.Tensor:  # type: ignore[override]
+        batch, *_ = next(dataloader_iter)
+        loss: torch.Tensor = self.layer(batch[0]).square().mean()
+        return loss
 
 
 def frozen() -> Any:
@@ -73,6 +82,12 @@ CASES: dict[str, Case] = {
         {"data": lambda: DataLoader(StreamOfAWrongLength())},
     ),
     "eval mode": (frozen, PossibleUserWarning, "Found 1 module(s) in eval mode at the start of training", {}),
+    "iterator": (
+        TakesBatches,
+        PossibleUserWarning,
+        "You are using the `dataloader_iter` step flavor",
+        {},
+    ),
     "rest of an epoch": (Module, PossibleUserWarning, "checkpoint that ended before the epoch ended", after(2, 4)),
     "no rest without max_steps": (Module, UserWarning, "checkpoint that ended before the epoch ended", after(2, -1)),
     "callback that is missing": (
@@ -148,6 +163,8 @@ def warned_by(make: Callable[[], Any], given: Any) -> list[warnings.WarningMessa
 @pytest.mark.parametrize("name", CASES)
 def test_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     make, category, sentence, given = CASES[name]
+    # Lightning gives this one once in a process.
+    monkeypatch.setattr(Closure, "warning_cache", WarningCache())
     # Few workers are no matter where there are few processors.
     monkeypatch.setattr("lightning_fabric.utilities.data._num_cpus_available", lambda: 4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import os
 import pickle
@@ -211,6 +212,20 @@ def test_stop_by_reference(compared: Any, by_signal: bool) -> None:
         return attributes(trainer)
 
     assert compared(script)["global_step"] == 2
+
+
+def test_copied_callbacks(compared: Any) -> None:
+    class Keeping(pl.Callback):
+        def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+            self.trainer = trainer
+            self.copies = copy.deepcopy(trainer.callbacks)
+
+    def script() -> Any:
+        callback = Keeping()
+        pl.Trainer(**ARGUMENTS, callbacks=[callback]).fit(Module(), loader(), loader(2))
+        return [type(each).__name__ for each in callback.copies], copy.deepcopy(callback).trainer.global_step
+
+    assert compared(script) == (["Keeping"], 8)
 
 
 def fails(at_hook: str, at_step: int, error: BaseException) -> Callable[[str, Any], None]:

@@ -74,7 +74,9 @@ def fitting_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     except Exception as error:
         raise CheckpointError(
             f"the checkpoint {path} does not fit this module ({type(error).__name__}: {error}). Resume from another "
-            "one."
+            "one.",
+            # What load_state_dict raises, for scripts that go on without the checkpoint then.
+            also=RuntimeError if isinstance(error, RuntimeError) else None,
         ) from error
 
 

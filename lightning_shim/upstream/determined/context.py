@@ -6,6 +6,7 @@ It relies on these private names of Determined:
 - ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` wraps a model with.
 - ``PyTorchTrialContext._init_device``: chooses the device when a context is made.
 - ``determined.gpu.get_gpu_uuids``: starts ``nvidia-smi`` or ``rocm-smi`` to count the GPUs for it.
+- ``determined.core._context._install_stacktrace_on_sigusr1``: takes a signal when a context is made.
 - ``PyTorchTrialContext._current_batch_idx``: the index of the current batch.
 - ``PyTorchTrialContext._tbd_writer``: the TensorBoard writer, or None before it is first asked for.
 - ``determined.pytorch._log_tb_metrics``: writes metrics to TensorBoard as the training loop does.
@@ -34,6 +35,7 @@ import determined as det
 import torch
 from determined import core, gpu, pytorch, tensorboard
 from determined.common.api import bindings, errors
+from determined.core import _context as core_context
 
 from lightning_shim.diagnostics.errors import ConfigurationError
 
@@ -123,6 +125,13 @@ def no_device_of_determined() -> Iterator[None]:
         replaced(gpu, get_gpu_uuids=list),
     ):
         yield
+
+
+def no_handler_of_determined() -> contextlib.AbstractContextManager[None]:
+    """Leaves SIGUSR1 to the script off-cluster, such as for SLURM, while a context is made: it would print a trace."""
+    if is_on_cluster():
+        return contextlib.nullcontext()
+    return replaced(core_context, _install_stacktrace_on_sigusr1=lambda: None)
 
 
 def make_current(device: torch.device) -> None:
