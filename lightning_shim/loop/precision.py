@@ -101,11 +101,6 @@ class Precision:
         return self._lightnings_class
 
     @property
-    def precision(self) -> str:
-        """The long name, as Lightning's plugins have it."""
-        return self.name
-
-    @property
     def _desired_input_dtype(self) -> torch.dtype:
         """The dtype of the computation; Lightning's ThroughputMonitor reads it by this name."""
         return self._format.dtype
