@@ -22,7 +22,8 @@ from tests.script.test_trainer_object import ARGUMENTS, Exceptions, Module, attr
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
     numbers = (signal.SIGTERM, signal.SIGUSR1)
-    former = [signal.getsignal(number) for number in numbers]
+    # Lightning leaves a signal alone that somebody handles, as Determined may since an earlier test.
+    former = [signal.signal(number, signal.SIG_DFL) for number in numbers]
     yield
     for number, handler in zip(numbers, former, strict=True):
         signal.signal(number, handler)
