@@ -15,7 +15,7 @@ import torch
 
 import lightning_shim
 from tests.support.given_warnings import forget_given_warnings
-from tests.support.lightning_version import has_lightning
+from tests.support.installed_versions import has_lightning, has_torch
 from tests.support.namespaces import NAMESPACES
 
 # The tensors of the tests are tiny: several threads would only wait for each other.
@@ -42,8 +42,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out the tests of what the installed Lightning lacks: pytest.mark.lightning says which versions have it."""
-    lacking = {item for item in items if not all(has_lightning(*mark.args) for mark in item.iter_markers("lightning"))}
+    """Leaves out the tests of what is not installed: pytest.mark.lightning and torch say which versions have it."""
+    marks = {"lightning": has_lightning, "torch": has_torch}
+    lacking = {
+        item
+        for item in items
+        if not all(has(*mark.args) for name, has in marks.items() for mark in item.iter_markers(name))
+    }
     config.hook.pytest_deselected(items=list(lacking))
     items[:] = [item for item in items if item not in lacking]
 

@@ -41,7 +41,7 @@ from lightning_shim.members.query import member, members
 from lightning_shim.members.table import MEMBERS
 from lightning_shim.metrics.log_settings import REMOVED_ARGUMENTS
 from lightning_shim.upstream.lightning import is_overridden
-from tests.support.lightning_version import has_lightning
+from tests.support.installed_versions import has_lightning
 from tests.support.places import place_in
 from tests.support.user_files import load
 

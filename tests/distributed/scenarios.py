@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from tests.distributed import sampling
 from tests.distributed.sampling import HOOKS
 from tests.parity.modules import Regression, StepsWithClosure, dataset, loaders
-from tests.support.lightning_version import has_lightning
+from tests.support.installed_versions import has_lightning
 
 
 @rank_zero_only

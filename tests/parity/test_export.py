@@ -76,6 +76,7 @@ def test_torchscript(mocker: MockerFixture, tmp_path: Path, module: type, method
 # The exporter that PyTorch is giving up, and what it calls.
 @pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The feature will be removed. Please remove usage:DeprecationWarning")
+@pytest.mark.torch(">=2.5")  # Lightning's to_onnx passes both on, and PyTorch knows neither before.
 @pytest.mark.parametrize("dynamo", [False, True], ids=["by trace", "by torch.export"])
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_onnx(mocker: MockerFixture, tmp_path: Path, module: type, dynamo: bool) -> None:

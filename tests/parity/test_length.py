@@ -19,7 +19,7 @@ from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
 from tests.parity.runs import forget_last_validation, keeping, run_determined_by, run_lightning_by_steps
 from tests.support.hooks import HOOKS_OF_FIT
-from tests.support.lightning_version import has_lightning
+from tests.support.installed_versions import has_lightning
 
 BATCHES_OF_AN_EPOCH = 6
 

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
 
-PRECISIONS = ["32-true", "64-true", "16-true", "bf16-true", "bf16-mixed"]
+# The loss of the modules is one that a CPU computes slowly in float16 with PyTorch 2.3, and not in bfloat16.
+PRECISIONS = [
+    "32-true",
+    "64-true",
+    *(pytest.param(name, marks=pytest.mark.torch(">=2.4")) for name in ("16-true", "bf16-true")),
+    "bf16-mixed",
+]
 
 
 @pytest.mark.parametrize("precision", [*PRECISIONS, 32, "64"])

@@ -132,6 +132,8 @@ SHAPES = [
 ]
 
 
+# SequentialLR calls it so in older PyTorch.
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step\\(\\)` was not necessary")
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_shape(mocker: MockerFixture, shape: Any, accumulate: int) -> None:

@@ -9,7 +9,7 @@ from pytest_mock import MockerFixture
 
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
-from tests.support.lightning_version import has_lightning
+from tests.support.installed_versions import has_lightning
 
 AVERAGING: dict[str, Any] = {}
 

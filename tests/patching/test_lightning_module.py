@@ -35,7 +35,7 @@ from lightning_shim.diagnostics import warn as _warnings
 from lightning_shim.patching import lightning_module as patches
 from lightning_shim.patching.attachment import Attached
 from tests.support.given_warnings import forget_given_warnings
-from tests.support.lightning_version import ALL_OF_THE_FILE
+from tests.support.installed_versions import ALL_OF_THE_FILE
 
 METHODS = (
     "log",

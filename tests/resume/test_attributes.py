@@ -28,7 +28,7 @@ from tests.checkpoint.test_attribute_pickle import resident_bytes
 from tests.parity.modules import Regression, StepsByHand, loaders
 from tests.parity.oracle import Case, assert_equal, assert_same, run_determined, run_lightning
 from tests.resume.conftest import Resumes, checkpoints
-from tests.support.lightning_version import has_lightning
+from tests.support.installed_versions import has_lightning
 from tests.support.refusals import no_warnings_of_ours
 
 EPOCHS = 2

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 import lightning_shim
 from tests.parity.modules import Regression, dataset
 from tests.resume.conftest import checkpoints
-from tests.support.lightning_version import ALL_OF_THE_FILE
+from tests.support.installed_versions import ALL_OF_THE_FILE
 
 BATCHES = 6
 

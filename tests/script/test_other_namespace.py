@@ -20,7 +20,7 @@ from lightning.pytorch import callbacks
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.script.test_trainer_object import ARGUMENTS, attributes, loader
-from tests.support.lightning_version import has_lightning
+from tests.support.installed_versions import has_lightning
 from tests.support.namespaces import NAMESPACES
 
 Made = Callable[[], Any]

@@ -100,6 +100,7 @@ def with_step_scheduler(optimizer: torch.optim.Optimizer) -> Any:
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+@pytest.mark.torch(">=2.4")  # Before, a result of an operation cannot become a tensor of a subclass.
 class TestWaitingForTheDevice:
     @pytest.mark.parametrize("report", [50, 1000], ids=lambda report: f"report={report}")
     @pytest.mark.parametrize(
