@@ -33,6 +33,8 @@ VALIDATIONS = [4, 8, 12, 16, 18]
 # After the first epoch's last batch, when no validation is due; in the middle of an epoch; and after an epoch's last
 # batch and its validation.
 PAUSES = (6, 9, 12)
+# With those of PyTorch 2.3 the first validation is the best, and the test could not tell what it is about.
+WITH_NUMBERS_OF_NEWER_TORCH = pytest.mark.torch(">=2.4")
 # Of two processes, each trains on half of the batches. They step every other batch, and pause between.
 DISTRIBUTED_LENGTH = MAX_LENGTH // 2
 DISTRIBUTED_PAUSE = 4
@@ -304,7 +306,8 @@ class TestTraining:
         metrics = uninterrupted.master.metrics("validation")
         assert sorted(metrics) == VALIDATIONS
         assert all(values.keys() == {"val_loss", "batches", "epochs"} for values in metrics.values())
-        assert metrics[MAX_LENGTH]["val_loss"] == uninterrupted.results()["val_loss"]
+        # The one is a mean over batches, the other of all samples at once: they may differ in the last bit.
+        assert metrics[MAX_LENGTH]["val_loss"] == pytest.approx(uninterrupted.results()["val_loss"], rel=2e-7)
 
     def test_progress(self, uninterrupted: Trial) -> None:
         reported = uninterrupted.master.runs[0].progress
@@ -390,6 +393,7 @@ class TestPause:
             assert_same(ours[name], theirs[name], name)
         assert_same_random_state(ours["rng_state"], theirs["rng_state"])
 
+    @WITH_NUMBERS_OF_NEWER_TORCH
     def test_model_checkpoint_is_that_of_an_uninterrupted_trial(self, paused: Trial, uninterrupted: Trial) -> None:
         ours, theirs = (trial.results()["models"] for trial in (paused, uninterrupted))
         assert_same(ours, theirs, "models")
@@ -435,6 +439,7 @@ class TestBest:
         assert 1 < len(due) < len(VALIDATIONS)
         return sorted({*due, MAX_LENGTH})
 
+    @WITH_NUMBERS_OF_NEWER_TORCH
     def test_smaller_is_better(self, uninterrupted: Trial) -> None:
         due = self.expected(uninterrupted, lambda now, before: now < before)
         assert list(uninterrupted.master.checkpoints) == due
