@@ -54,7 +54,8 @@ class Saving(Callback):
         (None, None),
         ("training_step", 6),
         ("training_step", 7),
-        ("on_train_batch_end", 6),
+        # Older Trainers repeat a part of the epoch if they go on from there.
+        pytest.param("on_train_batch_end", 6, marks=pytest.mark.lightning(">=2.5")),
         ("on_train_epoch_end", 4),
         ("validation_step", 6),
     ],
