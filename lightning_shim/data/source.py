@@ -111,12 +111,12 @@ class DataSource:
         sizes = (getattr(holder, "batch_size", None) for holder in (loader, getattr(loader, "batch_sampler", None)))
         return next((size for size in sizes if isinstance(size, int)), None)
 
-    def set_up(self, every_n_epochs: int = 1) -> bool:
+    def set_up(self, is_used_in: Callable[[int], bool] = lambda epoch: True) -> bool:
         """Requests the loaders, and returns True, unless they are there and need not be reloaded yet.
 
         Args:
-            every_n_epochs: The period of the epochs that need them. As in Lightning, loaders that are to be reloaded
-                at all are so in the first of these epochs if they were requested in another, for a sanity check.
+            is_used_in: Whether an epoch needs them. As in Lightning, loaders that are to be reloaded at all are so in
+                the first such epoch if they were requested in another, for a sanity check.
 
         Raises:
             ConfigurationError: If they are no loaders, are empty, or cannot be rebuilt with the samplers they need.
@@ -124,7 +124,7 @@ class DataSource:
         epoch = self._session.progress.current_epoch
         if self._requested is not None:
             age = epoch - self._requested.epoch
-            is_of_another = age > 0 and (self._requested.epoch + 1) % every_n_epochs != 0
+            is_of_another = age > 0 and not is_used_in(self._requested.epoch)
             if not self._reload_period or (age < self._reload_period and not is_of_another):
                 return False
         self._requested = _Circumstances(epoch, RandomState.capture(), self._datamodule_state())

@@ -116,9 +116,8 @@ def _is_first_after_restart(training: Training) -> bool:
 
 
 def _validates_in_epoch(training: Training) -> bool:
-    every = training.session.trainer.check_val_every_n_epoch
-    is_due = every is None or (training.session.progress.current_epoch + 1) % every == 0
-    return training.evaluation_loop.is_enabled and is_due
+    session = training.session
+    return training.evaluation_loop.is_enabled and session.validates_in_epoch(session.progress.current_epoch)
 
 
 def _is_last_batch_of_training(training: Training) -> bool:

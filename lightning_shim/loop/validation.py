@@ -78,7 +78,7 @@ class EvaluationLoop:
     def set_up(self) -> None:
         """Requests the loaders if that is due."""
         were_there = self.source.loaders is not None
-        if self.is_enabled and self.source.set_up(self._session.trainer.check_val_every_n_epoch or 1):
+        if self.is_enabled and self.source.set_up(self._session.validates_in_epoch):
             if were_there:
                 # As in Lightning, other loaders are counted anew; after a pause they are the same ones.
                 self._progress.validation_batches.clear()

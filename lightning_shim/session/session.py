@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from determined import pytorch
+
 from lightning_shim.session.options import TrainerOptions
 from lightning_shim.session.profiling import Profiling
 from lightning_shim.session.progress import Progress
@@ -100,6 +102,11 @@ class Session:
         counts = {"max_steps": self.global_step, "max_epochs": self.progress.epochs_trained}
         limits = {name: getattr(trainer, name) for name in counts}
         return next((f"{name}={limits[name]}" for name in counts if 0 <= limits[name] <= counts[name]), None)
+
+    def validates_in_epoch(self, epoch: int) -> bool:
+        """Whether an epoch ends with a validation, or may have some by batches."""
+        every = self.trainer.check_val_every_n_epoch
+        return every is None or pytorch.Epoch(every).should_stop(epoch + 1)
 
     @property
     def received_sigterm(self) -> bool:

@@ -100,12 +100,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._training_loop.start(fits_again)
         if self._ends_at_once():
             return
-        every = self._trainer.check_val_every_n_epoch
-        if (
-            self._training_loop.goes_on
-            or every is None
-            or pytorch.Epoch(every).should_stop(self._trainer.current_epoch + 1)
-        ):
+        if self._training_loop.goes_on or self._session.validates_in_epoch(self._trainer.current_epoch):
             self._evaluation_loop.set_up()
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")

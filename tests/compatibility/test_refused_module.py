@@ -55,7 +55,7 @@ class TestModule:
 
         message = refuse(ConfigurationError, Old(), loader())
         assert message.startswith(place("optimizer_idx"))
-        assert "Take it out" in message
+        assert "Remove it" in message
 
     @pytest.mark.parametrize(
         "name", [row.name for row in members("LightningModule", Support.REFUSED) if row.kind is Kind.HOOK]
