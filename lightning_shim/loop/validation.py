@@ -138,8 +138,8 @@ class EvaluationLoop:
         has_several, takes_batch_idx, transfer = self._has_several, self._takes_batch_idx, self._transfer
         starts, ends_step, ends = (name in hooks.names for name in _HOOKS_OF_A_BATCH)
         owner = self._module if self._strategy.calls_directly else self._strategy
-        counts, bar = not self._session.trainer.sanity_checking, self._session.progress_bar
-        progress = self._progress
+        trainer, progress, bar = self._session.trainer, self._progress, self._session.progress_bar
+        counts, reports_returned = not trainer.sanity_checking, not trainer.barebones
         iterator = batches if isinstance(batches, DataFetcherWrapper) else None
         current = evaluated = 0
         try:
@@ -174,7 +174,7 @@ class EvaluationLoop:
                 if output is not None:
                     if self._keeps_outputs:
                         self._outputs[dataloader_idx].append(output)
-                    if not self._session.trainer.barebones:
+                    if reports_returned:
                         self._metrics.returned.keep(output, dataloader_idx if has_several else None)
                 collector.end_batch()
                 if self._loggers.loggers and counts:
