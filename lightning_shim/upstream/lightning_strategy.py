@@ -3,7 +3,9 @@
 It relies on these private names of Lightning:
 
 - ``DDPStrategy._ddp_kwargs``, ``_ddp_comm_state``, ``_ddp_comm_hook``, ``_ddp_comm_wrapper``,
-  ``_model_averaging_period``, ``_process_group_backend`` and ``_timeout``: the arguments of its constructor.
+  ``_model_averaging_period``, ``_process_group_backend``, ``_timeout``, ``_start_method``, ``_accelerator``,
+  ``_parallel_devices``, ``_checkpoint_io`` and ``_precision_plugin``: the arguments of its constructor.
+- ``DDPStrategy._configure_launcher``: makes what starts its processes.
 - ``overrides.distributed._register_ddp_comm_hook``: puts a communication hook in place.
 - ``DistributedDataParallel.reducer`` and its ``_delay_all_reduce``, of PyTorch: synchronise the gradients of a static
   graph's first step, as Lightning does after each ``manual_backward``.
@@ -55,7 +57,7 @@ class StrategySettings:
         """
         if isinstance(strategy, str):
             return cls({"find_unused_parameters": True} if strategy.endswith("find_unused_parameters_true") else {})
-        if not is_for_several(strategy):
+        if not is_distributed(strategy):
             return cls()
         hook = {name: getattr(strategy, f"_{name}") for name in ("ddp_comm_state", "ddp_comm_hook", "ddp_comm_wrapper")}
         group = {"backend": strategy._process_group_backend, "timeout": strategy._timeout}
@@ -88,9 +90,34 @@ def problem_of_strategy(strategy: Any) -> str | None:
     return None
 
 
-def is_for_several(strategy: Any) -> bool:
-    """Whether a strategy that :func:`problem_of_strategy` accepts is DDP, which Lightning uses for one process too."""
+def is_distributed(strategy: Any) -> bool:
+    """Whether a strategy that :func:`problem_of_strategy` accepts is DDP, which may have one process only."""
     return strategy.startswith("ddp") if isinstance(strategy, str) else hasattr(strategy, "_ddp_kwargs")
+
+
+def forget_parts(strategy: Any) -> None:
+    """Takes from a strategy of the script's what its Trainer is given by other arguments, such as the device."""
+    if not isinstance(strategy, str):
+        for part in ("accelerator", "parallel_devices", "checkpoint_io", "precision_plugin"):
+            setattr(strategy, f"_{part}", None)
+        strategy.cluster_environment = None
+
+
+def keep_in_this_process(trainer: Any) -> None:
+    """Has the DDP of a Trainer start no process and wait for none: this process is all that trains."""
+    strategy = trainer.strategy
+    if strategy.world_size > 1:
+        # SLURM's tasks, for example, train each by itself.
+        strategy.cluster_environment = namespace_of(trainer).module("plugins.environments").LightningEnvironment()
+        strategy.set_world_ranks()
+    start_method, strategy._start_method = strategy._start_method, "popen"
+    strategy._configure_launcher()
+    strategy._start_method = start_method
+
+
+def join_alone(strategy: Any) -> None:
+    """Makes the process group of a DDP that has one process, as a Trainer's ``fit`` does at first."""
+    strategy.launcher.launch(strategy.setup_environment)
 
 
 def synchronise_static_graph(model: Any) -> None:
