@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from determined import pytorch
 
@@ -15,6 +13,7 @@ from lightning_shim.loop.forward_redirection import ForwardRedirection
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.upstream.determined.context import wrap_model
 from lightning_shim.upstream.lightning import announce_device, is_overridden
+from lightning_shim.upstream.lightning_plugins import layer_sync_of
 from lightning_shim.upstream.lightning_strategy import StrategySettings
 from lightning_shim.upstream.lightning_trainer import start_profiler
 
@@ -47,7 +46,7 @@ def prepare_training(runtime: Runtime) -> None:
     session, hooks, strategy = runtime.session, runtime.hooks, runtime.strategy
     module, options, precision = session.module, session.options, strategy.precision_plugin
     if options.sync_batchnorm and session.is_distributed:
-        _synchronise_batch_norm(module, strategy.root_device)
+        _synchronise_layers(runtime)
     precision.convert_module(module).to(strategy.root_device)
     if precision.scaler is not None:
         # Determined expects the scaler before the model.
@@ -67,13 +66,20 @@ def prepare_training(runtime: Runtime) -> None:
     hooks.refresh_if_changed()
 
 
-def _synchronise_batch_norm(module: Any, device: torch.device) -> None:
-    layer = torch.nn.SyncBatchNorm
-    layer.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
-    if device.type == "cpu" and any(isinstance(submodule, layer) for submodule in module.modules()):
+def _synchronise_layers(runtime: Runtime) -> None:
+    session, strategy = runtime.session, runtime.strategy
+    module = session.module
+    layer_sync = layer_sync_of(session.script_trainer, session.lightning.plugins)
+    layer_sync.apply(module)
+    # A script's own DDP of one process does it when its Trainer is given what has been trained.
+    if session.script_trainer is None or strategy.world_size > 1:
+        strategy.revert_layers = layer_sync.revert
+    is_synchronised = any(isinstance(submodule, torch.nn.SyncBatchNorm) for submodule in module.modules())
+    if is_synchronised and strategy.root_device.type == "cpu":
         raise ConfigurationError(
             f"{definition_location(type(module))}: sync_batchnorm=True replaces the layers that normalise "
-            "batches by PyTorch's SyncBatchNorm, which works only on GPUs. Leave it out on a machine without them."
+            "batches by PyTorch's SyncBatchNorm, which works only on GPUs. Leave it out on a machine without them.",
+            also=ValueError,
         )
 
 

@@ -55,6 +55,7 @@ class StrategyFacade:
         model: The module, or DistributedDataParallel around it.
         calls_directly: Whether the module's steps can be called as they are: without autocast, wrapper or scaler.
         checkpoint_io: Lightning's plugin that writes and removes checkpoints.
+        revert_layers: Undoes at the end what has been done to layers to synchronise them.
         launcher: None, as in Lightning when something else has started the processes.
         lr_scheduler_configs: The schedulers that ``configure_optimizers`` returned.
         optimizer_frequencies: The length of each optimizer's turn in batches; empty if they do not take turns.
@@ -87,6 +88,7 @@ class StrategyFacade:
         self.checkpoint_io: Any = (
             session.lightning.TorchCheckpointIO() if users_strategy is None else users_strategy.checkpoint_io
         )
+        self.revert_layers: Callable[[nn.Module], Any] = lambda module: module
         self._optimizers: list[torch.optim.Optimizer] = []
         self.lr_scheduler_configs: list[SchedulerConfig] = []
         self.optimizer_frequencies: list[int] = []
@@ -386,7 +388,8 @@ class StrategyFacade:
             self.checkpoint_io.remove_checkpoint(filepath)
 
     def teardown(self) -> None:
-        """Moves the module and the states of its optimizers to the CPU, where Lightning leaves them after ``fit``."""
+        """Reverts layers, and moves module and optimizers to the CPU, where Lightning leaves them after ``fit``."""
+        self.revert_layers(self.lightning_module)
         if self.root_device.type == "cpu":
             return
         self.lightning_module.cpu()

@@ -60,7 +60,7 @@ use_distributed_sampler backed  the trial shards the samples as Lightning does.
 profiler                backed  it measures as in Lightning; the report is in the log and, on a cluster, the checkpoint.
 detect_anomaly          backed  the trial trains with it.
 barebones               backed  the trial does without all that Lightning switches off, and reports nothing.
-plugins                 backed   those of checkpoints and of the trial's precisions are used; most others are refused.
+plugins                 backed   those of checkpoints, layers and the trial's precisions are used; other precisions are refused.
 sync_batchnorm          backed  the trial synchronizes batch normalization as Lightning does.
 reload_dataloaders_every_n_epochs  backed  the trial asks for the loaders as Lightning does.
 default_root_dir        backed  all files are below it, but for what Determined keeps on a cluster.

@@ -44,13 +44,13 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
     from lightning_shim.script.default_logger import logger_of
     from lightning_shim.script.strategy import strategy_of
     from lightning_shim.upstream.determined.context import devices
-    from lightning_shim.upstream.lightning_trainer import has_bar, remember_default_bar
+    from lightning_shim.upstream.lightning_trainer import arguments_of_environment, has_bar, remember_default_bar
 
-    given = dict(kwargs)
+    given = {**arguments_of_environment(type(instance)), **kwargs}
     refuse_contradictions(namespace_of(instance), given)
     plugins = Plugins(namespace_of(instance), given)
     _verify(given, plugins)
-    given["sync_batchnorm"] = plugins.synchronises_batch_norm or given.get("sync_batchnorm", False)
+    given["sync_batchnorm"] = plugins.synchronises_layers or given.get("sync_batchnorm", False)
     vars(instance)[GIVEN] = given
     own = {
         **kwargs,

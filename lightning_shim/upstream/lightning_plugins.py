@@ -4,6 +4,7 @@ It relies on these private names of Lightning:
 
 - ``Strategy._checkpoint_io`` and ``_precision_plugin``: the plugins that a strategy was given.
 - ``AsyncCheckpointIO._executor``: the thread that writes checkpoints.
+- ``Trainer._accelerator_connector._layer_sync``: the plugin that synchronises layers, if the Trainer has one.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Plugins:
 
     Attributes:
         used: The plugins of checkpoints and precision that Trainer and trial use.
-        synchronises_batch_norm: Whether one of them does what ``sync_batchnorm`` does.
-        ignored: The plugins without an effect.
+        synchronises_layers: Whether one of them does what ``sync_batchnorm`` does.
+        ignored: The plugins that start no processes here.
         refused: The plugins without which the training would be another one.
     """
 
@@ -43,7 +44,7 @@ class Plugins:
         self.used: Final[list[Any]] = []
         self.ignored: Final[list[Any]] = []
         self.refused: Final[list[Any]] = []
-        self.synchronises_batch_norm = False
+        self.synchronises_layers = False
         plugins, strategy = given.get("plugins") or (), given.get("strategy")
         of_strategy = [getattr(strategy, name, None) for name in ("_checkpoint_io", "_precision_plugin")]
         for plugin in (*(plugins if isinstance(plugins, Iterable) else [plugins]), *of_strategy):
@@ -54,15 +55,15 @@ class Plugins:
         classes = self._classes
         if isinstance(plugin, classes.CheckpointIO) or self._is_known_precision(plugin):
             self.used.append(plugin)
-        elif isinstance(plugin, classes.TorchSyncBatchNorm):
-            self.synchronises_batch_norm = True
+        elif isinstance(plugin, classes.LayerSync):
+            self.used.append(plugin)
+            self.synchronises_layers = True
         elif isinstance(plugin, self._environments.ClusterEnvironment):
+            # SLURM's, for one, says by which signal it asks for the job to be put back into its queue.
+            self.used.append(plugin)
             if type(plugin).__name__ not in _OWN_PROCESSES:
                 self.ignored.append(plugin)
-            if isinstance(plugin, self._environments.SLURMEnvironment):
-                # It says by which signal SLURM asks for the job to be put back into its queue.
-                self.used.append(plugin)
-        elif isinstance(plugin, (classes.Precision, classes.LayerSync)):
+        elif isinstance(plugin, classes.Precision):
             self.refused.append(plugin)
         else:
             # Lightning's own error says what it takes for a plugin.
@@ -73,6 +74,17 @@ class Plugins:
             return False
         # A trial on a CPU takes "bf16-mixed" in its place, as Lightning does for the argument `precision`.
         return not (plugin.precision == "16-mixed" and str(plugin.device) == "cpu")
+
+
+def layer_sync_of(trainer: Any, classes: Any) -> Any:
+    """Returns the plugin that synchronises layers: the one of a script's Trainer, or Lightning's.
+
+    Args:
+        trainer: The script's Trainer, or None.
+        classes: Lightning's module ``plugins``.
+    """
+    own = None if trainer is None else trainer._accelerator_connector._layer_sync
+    return own or classes.TorchSyncBatchNorm()
 
 
 def finish_writing(checkpoint_io: Any) -> None:

@@ -18,6 +18,7 @@ It relies on these private names of Lightning:
 - ``_FitLoop._warn_if_modules_in_eval_mode``, which is there since 2.6, and
   ``trainer.configuration_validator.__warn_dataloader_iter_limitations``: warnings before the first batch.
 - ``utilities.exceptions._TunerExitException``: ends a Trainer's ``fit`` without an error.
+- ``utilities.argparse._parse_env_variables``: reads variables such as ``PL_TRAINER_LOGGER``.
 - ``utilities.compile._maybe_unwrap_optimized``: refuses what is no module of the Trainer's namespace.
 - ``_FitLoop._combined_loader``, ``_last_train_dl_reload_epoch``, ``_EvaluationLoop._combined_loader``,
   ``_max_batches``: the loaders of its loops.
@@ -115,6 +116,12 @@ def has_nothing_to_fit(trainer: Any, callback: Any) -> bool:
     )
 
 
+def arguments_of_environment(trainer_class: type) -> dict[str, Any]:
+    """Returns the arguments that environment variables give to each Trainer of a class, as in Lightning."""
+    parse = namespace_of(trainer_class).module("utilities.argparse")._parse_env_variables
+    return dict(vars(parse(trainer_class)))
+
+
 def has_bar(trainer: Any, callbacks: Any) -> bool:
     """Whether the argument ``callbacks`` of a Trainer has a progress bar, so that Lightning adds none."""
     given = callbacks if isinstance(callbacks, list) else [callbacks]
@@ -140,6 +147,7 @@ def interrupted(trainer: Any, error: BaseException) -> None:
     """Marks a Trainer whose ``fit`` has ended with an error; after Ctrl+C its stage is still what it was."""
     lightning = lightning_of(trainer)
     trainer.state.fn, trainer.state.status = lightning.TrainerFn.FITTING, lightning.TrainerStatus.INTERRUPTED
+    trainer.strategy.on_exception(error)
     if not isinstance(error, KeyboardInterrupt):
         trainer.state.stage = None
 

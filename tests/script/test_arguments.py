@@ -87,9 +87,15 @@ def test_is_ignored_with_a_warning(name: str) -> None:
 
 
 @pytest.mark.usefixtures("_scripts")
-def test_ddp_on_one_process_is_warned_of() -> None:
-    with pytest.warns(lightning_shim.DifferenceWarning, match="DistributedSampler"):
-        pl.Trainer(strategy="ddp", logger=False)
+def test_environment_gives_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_TRAINER_LOGGER", "False")
+    monkeypatch.setenv("PL_TRAINER_STRATEGY", "ddp")
+    monkeypatch.setenv("PL_TRAINER_MAX_STEPS", "7")
+    trainer = pl.Trainer(max_steps=6)
+    assert (trainer.logger, type(trainer.strategy), trainer.max_steps) == (None, DDPStrategy, 6)
+    monkeypatch.setenv("PL_TRAINER_STRATEGY", "fsdp")
+    with pytest.raises(lightning_shim.ConfigurationError, match=r"'fsdp'.*is refused"):
+        pl.Trainer()
 
 
 @pytest.mark.parametrize(

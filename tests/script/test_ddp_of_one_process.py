@@ -14,6 +14,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from determined.pytorch import Epoch
+from pytorch_lightning.plugins import LayerSync
 from pytorch_lightning.strategies import DDPStrategy
 from torch import distributed
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
@@ -138,6 +139,20 @@ def test_trains_and_evaluates_as_under_lightning(compared: Any, make_strategy: A
     compared(script)
 
 
+class Sync(LayerSync):
+    """A user's own, which notes in the module what is asked of it."""
+
+    def apply(self, model: Any) -> Any:
+        model.layers[1] = torch.nn.Identity()
+        model.seen.append("applied")
+        return model
+
+    def revert(self, model: Any) -> Any:
+        model.layers[1] = torch.nn.Dropout(0.5)
+        model.seen.append("reverted")
+        return model
+
+
 class Manual(Module):
     """A module that steps by itself, each second time without an exchange of gradients."""
 
@@ -161,10 +176,23 @@ class Manual(Module):
         ({"reload_dataloaders_every_n_epochs": 1, "limit_train_batches": 2}, Module),
         ({"overfit_batches": 2}, lambda: Module(lambda: DataLoader(SAMPLES, batch_size=3))),
         ({"devices": 2, "num_nodes": 3}, Module),
+        ({"plugins": [Sync()]}, Module),
+        ({"sync_batchnorm": True}, Module),
         ({}, Manual),
         ({}, lambda: Module(lambda: DataLoader(SAMPLES, batch_size=3, sampler=WeightedRandomSampler([1, 2] * 5, 7)))),
     ],
-    ids=["accumulated", "mixed", "own sampler", "reloaded", "overfits", "other processes", "manual", "weights"],
+    ids=[
+        "accumulated",
+        "mixed",
+        "own sampler",
+        "reloaded",
+        "overfits",
+        "other processes",
+        "layers",
+        "none to synchronise",
+        "manual",
+        "weights",
+    ],
 )
 def test_options_are_those_of_lightning(compared: Any, arguments: dict[str, Any], make_module: Any) -> None:
     def script() -> Any:
@@ -188,9 +216,12 @@ def test_options_are_those_of_lightning(compared: Any, arguments: dict[str, Any]
 def test_process_group_outlives_a_fit(compared: Any) -> None:
     def script() -> Any:
         leave_group()
-        model, found = Module(), []
+        model, found = Module(), list[Any]()
+        strategy = DDPStrategy()
+        strategy.on_exception = found.append  # type: ignore[method-assign]
         with pytest.raises(KeyError):
-            pl.Trainer(**ARGUMENTS, strategy="ddp").fit(Module(lambda: {}["missing"]))
+            pl.Trainer(**ARGUMENTS, strategy=strategy).fit(Module(lambda: {}["missing"]))
+        found[0] = type(found[0]).__name__
         for strategy in ("auto", "ddp", "auto"):
             trainer = pl.Trainer(**{**ARGUMENTS, "max_epochs": 1}, strategy=strategy)
             trainer.fit(model)

@@ -14,7 +14,6 @@ from pytorch_lightning.plugins import (
     AsyncCheckpointIO,
     DoublePrecision,
     HalfPrecision,
-    LayerSync,
     MixedPrecision,
     Precision,
     TorchCheckpointIO,
@@ -119,7 +118,6 @@ def _scripts() -> Any:
         ({"plugins": MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))}, "precisions"),
         ({"plugins": [type("Own", (Precision,), {})()]}, "precisions"),
         ({"strategy": SingleDeviceStrategy("cpu", precision_plugin=type("Own", (Precision,), {})())}, "precisions"),
-        ({"plugins": [type("Own", (LayerSync,), {"apply": None, "revert": None})()]}, "precisions"),
     ],
     ids=[
         "name of a strategy",
@@ -129,7 +127,6 @@ def _scripts() -> Any:
         "scaler on a CPU",
         "own precision",
         "own precision of a strategy",
-        "own synchronisation",
     ],
 )
 def test_is_refused(arguments: dict[str, Any], reason: str) -> None:
