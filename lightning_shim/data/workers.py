@@ -95,13 +95,7 @@ class ChangingAttributes:
 
 
 class WorkerReporter:
-    """Replaces a loader's ``collate_fn`` and ``worker_init_fn`` in its workers.
-
-    Args:
-        collate_fn: The loader's own.
-        worker_init_fn: The loader's own, if there is one.
-        seen: The random states to start from, other workers start from their seed; and the user's packages.
-    """
+    """Replaces a loader's ``collate_fn`` and ``worker_init_fn`` in its workers."""
 
     def __init__(
         self, collate_fn: Callable[[Any], Any], worker_init_fn: Callable[[int], None] | None, seen: InWorkers
@@ -165,11 +159,8 @@ def iterate_with_workers(
 ) -> Iterator[Any]:
     """Does the same as ``iter(loader)`` for a loader with workers, and keeps track of the workers' random states.
 
-    Args:
-        loader: The loader.
-        seen: The state that lives in the workers.
-        skip: Advances the sampler's iterator before anything is loaded.
-        before_reset: Called after the workers have been started and before the sampler is iterated.
+    ``skip`` advances the sampler's iterator before anything is loaded, and ``before_reset`` is called after the workers
+    have been started and before the sampler is iterated.
     """
     if has_workers_running(loader) and not isinstance(loader._iterator, _WorkerIterator):
         # The user has iterated the loader before, and its persistent workers report nothing.

@@ -114,11 +114,7 @@ def _parts(namespace: Namespace) -> Lightning:
 
 
 def lightning_of(instance: Any) -> Lightning:
-    """Returns the parts of the namespace that an object comes from.
-
-    Raises:
-        ConfigurationError: If it comes from no Lightning namespace.
-    """
+    """Returns the parts of the namespace that an object comes from."""
     return _parts(namespace_of(instance))
 
 
@@ -132,10 +128,6 @@ def given_hyperparameters(owner: Any, override: Callable[[dict[str, Any]], dict[
     """Overrides the hyperparameters that LightningCLI has ``save_hyperparameters`` save.
 
     Without LightningCLI it saves the constructor's arguments, which have been overridden already.
-
-    Args:
-        owner: The module or data module that is being built.
-        override: Returns the values by name, given those of LightningCLI.
     """
     variable = getattr(namespace_of(owner).module("core.mixins.hparams_mixin"), "_given_hyperparameters", None)
     if variable is None:  # An older LightningCLI has the constructor's arguments saved.
@@ -158,15 +150,9 @@ def unwrapped(module: Any) -> Any:
 
 
 def is_overridden(name: str, instance: Any, base: type) -> bool:
-    """Whether the user has replaced a member, in a class or on the instance itself.
+    """Whether the user has replaced a member of the base, in a class or on the instance itself, and not by None.
 
-    Args:
-        name: The member's name.
-        instance: The user's object, or its class.
-        base: The Lightning class that defines the default.
-
-    Returns:
-        Whether it is another than the default, and not None; one that Lightning does not have counts as overridden.
+    One that Lightning does not have counts as overridden.
     """
     # The entries of the classes are compared: binding a patched method makes a new wrapper each time.
     is_class = isinstance(instance, type)

@@ -21,12 +21,7 @@ class _Checked(Exception):
 
 
 def refuse_contradictions(namespace: Namespace, given: dict[str, Any]) -> None:
-    """Lets Lightning refuse arguments of a Trainer, in its own words, by what can be told without the devices.
-
-    Args:
-        namespace: The Trainer's namespace.
-        given: The arguments by name.
-    """
+    """Lets Lightning refuse arguments of a Trainer, in its own words, by what can be told without the devices."""
     connector = namespace.module("trainer.connectors.accelerator_connector")._AcceleratorConnector
     arguments = {name: given[name] for name in inspect.signature(connector).parameters.keys() & given.keys()}
     if isinstance(arguments.get("strategy"), str):

@@ -84,13 +84,7 @@ def finish_writing(checkpoint_io: Any) -> None:
 
 
 def read_checkpoint(checkpoint_io: Any, path: str, default: type[Any]) -> Any:
-    """Reads a checkpoint as a plugin has written it.
-
-    Args:
-        checkpoint_io: The plugin.
-        path: A path, or a URL that fsspec supports.
-        default: Lightning's own plugin, whose files may hold any object here.
-    """
+    """Reads a checkpoint from a path, or a URL that fsspec supports, as a plugin has written it."""
     while hasattr(checkpoint_io, "checkpoint_io"):
         checkpoint_io = checkpoint_io.checkpoint_io
     if type(checkpoint_io).load_checkpoint is default.load_checkpoint:

@@ -48,11 +48,7 @@ class StrategySettings:
 
     @classmethod
     def of(cls, strategy: Any) -> StrategySettings:
-        """Reads a strategy.
-
-        Args:
-            strategy: One of Lightning's names, or an object of Lightning's, that :func:`problem_of_strategy` accepts.
-        """
+        """Reads a strategy that :func:`problem_of_strategy` accepts, which may be one of Lightning's names."""
         if isinstance(strategy, str):
             return cls({"find_unused_parameters": True} if strategy.endswith("find_unused_parameters_true") else {})
         if not is_for_several(strategy):

@@ -62,11 +62,7 @@ def verified_module(trainer: Any, module: Any) -> Any:
 
 @contextlib.contextmanager
 def taking_signals(trainer: Any) -> Iterator[None]:
-    """Has a Trainer take the signals that it takes during its own ``fit``, and puts the script's handlers back.
-
-    Args:
-        trainer: The user's Trainer.
-    """
+    """Has a Trainer take the signals that it takes during its own ``fit``, and puts the script's handlers back."""
     connector = trainer._signal_connector
     if trainer.world_size > 1:
         # Lightning's own would have the other processes take part in a collective of its loop.
@@ -197,16 +193,10 @@ def searching(trainer: Any, finder: Any) -> Iterator[None]:
 
 
 def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any, loaders: tuple[Any, Any]) -> None:
-    """Puts a Trainer into the state that it would be in after ``fit``.
+    """Puts a Trainer into the state that it would be in after ``fit``, given the trial's facade.
 
-    Most of its attributes are read from its loops, strategy and connectors, so these are what is set.
-
-    Args:
-        trainer: The user's Trainer.
-        stand_in: The trial's facade, which was the module's trainer.
-        module: The trained module.
-        datamodule: The LightningDataModule, if there is one.
-        loaders: The CombinedLoaders of training and validation; None for one that was never requested.
+    Most of its attributes are read from its loops, strategy and connectors, so these are what is set. Of the
+    CombinedLoaders of training and validation one is None if it was never requested.
     """
     trainer.state.fn = stand_in.state.fn
     trainer.state.status, trainer.state.stage = stand_in.state.status, stand_in.state.stage

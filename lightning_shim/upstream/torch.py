@@ -122,12 +122,9 @@ def buffers_without_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def count_of_writes(tensor: torch.Tensor) -> int:
-    """Returns the number of in-place writes to a tensor and to its views.
+    """Returns the number of in-place writes to a tensor and to its views; an inference tensor has none.
 
     Writes through ``tensor.data``, through a NumPy array over the same memory, and by another process do not count.
-
-    Raises:
-        RuntimeError: If it is an inference tensor, which has no count.
     """
     return tensor._version
 

@@ -62,11 +62,7 @@ class Controller:
         self.written_folder: pathlib.Path | None = None
 
     def connect(self, controller: Any) -> None:
-        """Connects the view to the loop.
-
-        Raises:
-            CheckpointError: If it is to continue from another checkpoint than the trial was made for.
-        """
+        """Connects the view to the loop, which has to continue from the checkpoint that the trial was made for."""
         self._controller = controller
         # Training may have been started while an error is handled, which must not be mistaken for one of training.
         self._outer_error = sys.exc_info()[1]
@@ -171,10 +167,8 @@ class Controller:
     def is_reporting_time(self, is_trained: bool, is_last_batch: bool) -> bool:
         """Whether a reporting period ends with the batch that was counted last.
 
-        Args:
-            is_trained: Whether that batch was trained on. If it fills up an epoch, the values are of a batch before it,
-                which are reported at the end of an epoch alone.
-            is_last_batch: Whether the batch that was trained last is its epoch's last one.
+        If that one was not trained on but fills up an epoch, the values are of a batch before it, which are reported at
+        the end of an epoch alone.
         """
         period, state = self._controller.reporting_period, self._controller.state
         if isinstance(period, pytorch.Epoch):
