@@ -190,16 +190,8 @@ def _send_the_error(queue: Any, error: Exception, data: tuple[int, Any]) -> None
     queue.put((index, ExceptionWrapper(info, where)))  # type: ignore[no-untyped-call]
 
 
-# It relies on these private names: of `_MultiProcessingDataLoaderIter` on `_reset`, `_get_data`, `_process_data`,
-# `_next_index`, `_sampler_iter`, `_num_workers`, `_task_info` and `_worker_queue_idx_cycle`, by which batches are given
-# to the workers in turn, and come back; on `DataLoader._iterator`, the iterator of persistent workers; on
-# `torch._utils.ExceptionWrapper`, a worker's substitute for a batch that could not be made; and on
-# `multiprocessing.queues.Queue._on_queue_feeder_error`, which Python calls if a batch cannot be handed over.
 class _WorkerIterator(_MultiProcessingDataLoaderIter):
-    """PyTorch's own iterator, which also keeps the workers' states and can skip indices.
-
-    The private names of PyTorch's that it overrides and reads are listed above.
-    """
+    """PyTorch's own iterator, which also keeps the workers' states and can skip indices."""
 
     def __init__(
         self, loader: DataLoader[Any], seen: InWorkers, skip: Skip | None, before_reset: Callable[[], None] | None

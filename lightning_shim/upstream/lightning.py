@@ -1,26 +1,4 @@
-"""Access to the parts of Lightning that a trial uses, in whichever namespace the module comes from.
-
-It relies on these private and undocumented names of Lightning:
-
-- ``core.mixins.hparams_mixin._given_hyperparameters``: the values that LightningCLI has ``save_hyperparameters`` save.
-- ``core.optimizer._MockOptimizer``: the optimizer over nothing, for a ``configure_optimizers`` that returns None.
-- ``HyperparametersMixin._hparams_name``: the parameter of the constructor that took all hyperparameters.
-- ``LightningModule._on_before_batch_transfer``, ``_apply_batch_transfer_handler``: the transfer hooks of an example.
-- ``LightningOptimizer._to_lightning_optimizer``, ``_on_after_step``: the wrapper that ``self.optimizers()`` returns,
-  and the function by which it counts steps.
-- ``_DeviceDtypeModuleMixin._device``: the value of ``self.device`` until the module is moved.
-- ``CombinedLoader._mode``, ``_iterator`` and the ``iterators`` of that: how it combines, and one iterator a loader.
-- ``trainer.connectors.data_connector._replace_dunder_methods``, ``_get_distributed_sampler``, ``_worker_check``,
-  ``_auto_add_worker_init_fn``, and
-  ``utilities.data._update_dataloader``, ``_is_dataloader_shuffled``: a loader's share for one of several processes.
-- ``DistributedSamplerWrapper.dataset``, and the ``_sampler`` of that: the sampler whose indices it shares out.
-- ``ModelPruning._original_layers``: copies of the layers to prune as they were at first, for the lottery ticket.
-- ``loops.fetchers._DataFetcherWrapper``: the class that a step may expect of its ``dataloader_iter``.
-- ``loggers.utilities._log_hyperparams``: the first entry of hyperparameters in each logger.
-- ``overrides.distributed.prepare_for_backward`` and ``utilities.compile.from_compiled``, which have no underscore.
-
-Of PyTorch it relies on ``OptimizedModule._orig_mod``, the module under ``torch.compile``.
-"""
+"""Access to the parts of Lightning that a trial uses, in whichever namespace the module comes from."""
 
 from __future__ import annotations
 

@@ -1,10 +1,4 @@
-"""Arguments of a Trainer about devices and plugins that Lightning refuses on any machine.
-
-It relies on these private names of Lightning:
-
-- ``trainer.connectors.accelerator_connector._AcceleratorConnector``, whose constructor checks the arguments, its
-  ``_choose_gpu_accelerator_backend`` and ``_set_parallel_devices_and_init_accelerator``, which look at the machine.
-"""
+"""Arguments of a Trainer about devices and plugins that Lightning refuses on any machine."""
 
 from __future__ import annotations
 

@@ -1,10 +1,4 @@
-"""Lightning's ``plugins`` argument: those that a script's Trainer and its trial use, and those they do without.
-
-It relies on these private names of Lightning:
-
-- ``Strategy._checkpoint_io`` and ``_precision_plugin``: the plugins that a strategy was given.
-- ``AsyncCheckpointIO._executor``: the thread that writes checkpoints.
-"""
+"""Lightning's ``plugins`` argument: those that a script's Trainer and its trial use, and those they do without."""
 
 from __future__ import annotations
 

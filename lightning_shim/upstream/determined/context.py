@@ -1,23 +1,4 @@
-"""Access to a trial's context in Determined: reports, TensorBoard, checkpoint storage and the cluster.
-
-It relies on these private names of Determined:
-
-- ``PyTorchTrialContext._core``: the Core API context, which reports metrics beside those of the training loop.
-- ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` wraps a model with.
-- ``PyTorchTrialContext._init_device``: chooses the device when a context is made.
-- ``determined.gpu.get_gpu_uuids``: starts ``nvidia-smi`` or ``rocm-smi`` to count the GPUs for it.
-- ``determined.core._context._install_stacktrace_on_sigusr1``: takes a signal when a context is made.
-- ``PyTorchTrialContext._current_batch_idx``: the index of the current batch.
-- ``PyTorchTrialContext._tbd_writer``: the TensorBoard writer, or None before it is first asked for.
-- ``determined.pytorch._log_tb_metrics``: writes metrics to TensorBoard as the training loop does.
-- ``TrainContext._session`` and ``_trial_id``: ask the master for the trial's state.
-- ``TrainContext._metrics``, its ``_shipper`` and ``_post_metrics``: sends each report, in a thread.
-- ``_tensorboard_manager`` of the Core API's ``train``, and its ``_sync``: uploads TensorBoard files.
-- ``DummyTrainContext._tbd_directory``: the folder of TensorBoard files off-cluster.
-- ``_storage_manager`` of the Core API's ``checkpoint``, its ``_base_path``, the folder of checkpoints, and ``upload``.
-- ``TrialInfo._config`` and ``_steps_completed``: the experiment's configuration, and whether the trial has trained.
-- ``determined._DistributedBackend``: the library that synchronizes the processes.
-"""
+"""Access to a trial's context in Determined: reports, TensorBoard, checkpoint storage and the cluster."""
 
 from __future__ import annotations
 

@@ -1,16 +1,4 @@
-"""A trial's view of Determined's training loop: its length and periods, its counters, and requests to it.
-
-It relies on these private names of Determined:
-
-- ``determined.pytorch._PyTorchTrialController``: the loop, of which ``_steps_until_complete``, ``checkpoint_period``,
-  ``context``, ``core_context``, ``latest_checkpoint``, ``local_training``, ``max_length``, ``reporting_period``,
-  ``start_from_batch``, ``state``, ``test_mode``, ``training_enumerator``, ``training_iterator``, ``trial`` and
-  ``validation_period`` are used.
-- ``determined.pytorch._TrialState``, the loop's ``state``: ``batches_trained``, ``epochs_trained``, ``last_ckpt`` and
-  ``last_val``.
-- ``determined.pytorch._TrainBoundary`` and ``_TrainBoundaryType``: the periods of the loop.
-- ``PyTorchTrialContext._epoch_len``: the batches of an epoch.
-"""
+"""A trial's view of Determined's training loop: its length and periods, its counters, and requests to it."""
 
 from __future__ import annotations
 
