@@ -70,11 +70,11 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._search: Final = Search(parts.session.context)
         # Of the logger's lines, which are shown whoever calls Determined's Trainer: fit, an entry point or the user.
         self._shown: Final = contextlib.ExitStack()
+        self._shown.enter_context(kept_out_of_a_log(self._trainer.progress_bar_callback))
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
         """Remembers the checkpoint from which the trial continues, and shows the lines about the training."""
         self._shown.enter_context(shown_on_standard_error())
-        self._shown.enter_context(kept_out_of_a_log(self._trainer.progress_bar_callback, is_wanted=True))
         if self._controller.latest is not None and self._controller.latest.is_own:
             self._keep(self._controller.latest.name)
 
