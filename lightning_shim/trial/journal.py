@@ -54,7 +54,6 @@ class Journal:
 
     def start(self, checkpoint: Any) -> None:
         """Says what is about to be trained."""
-        self._started = time.monotonic()
         session, trainer = self._session, self._session.trainer
         limits = ((trainer.max_epochs, "epoch"), (trainer.max_steps, "step"))
         lengths = [_counted(limit, unit) for limit, unit in limits if limit != -1]
