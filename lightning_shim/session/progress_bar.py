@@ -1,4 +1,7 @@
-"""The progress bar of a trial, shown off-cluster in a terminal. A script's Trainer has Lightning's."""
+"""The progress bar of a trial, shown off-cluster in a terminal.
+
+A script's Trainer has Lightning's, which draws at every batch and waits for the device to do so; this one does neither.
+"""
 
 from __future__ import annotations
 

@@ -75,6 +75,12 @@ class TestScript:
             "lightning_shim: trained to its length, after 2 epochs, 8 batches, 8 steps",
         ]
 
+    def test_evaluations_have_lightnings_bar(self, tmp_path: Path) -> None:
+        seen = run_in_terminal(*RUN, "evaluate", folder=tmp_path)
+        assert seen.exit_code == 0
+        for verb in ("Validation", "Testing", "Predicting"):
+            assert f"{verb} DataLoader 0: 100%" in seen.written
+
 
 class TestTraining:
     @pytest.mark.parametrize("command", [FIT, (*torchrun(), *FIT)], ids=["fit", "fit on two processes"])
@@ -118,27 +124,6 @@ class TestTraining:
         assert {batch for _, batch in shown} >= {0, 2}
         # A batch is late by the second that values last, and by itself.
         assert all(trained - 1 - batch <= 1 / seconds + 1 for trained, batch in shown), shown
-
-
-class TestBarsOfLightnings:
-    def test_one_that_the_script_has_given(self, tmp_path: Path) -> None:
-        seen = run_in_terminal(*RUN, "evaluate", "bar", folder=tmp_path)
-        assert seen.exit_code == 0
-        for verb in ("Validation", "Testing", "Predicting"):
-            assert f"{verb} DataLoader 0: 100%" in seen.written
-        for epoch in range(EPOCHS):
-            assert counts(bars(seen, f"Epoch {epoch}")) == [*range(BATCHES + 1)]
-            for batch in range(BATCHES):
-                assert f"printed in epoch {epoch}, batch {batch}" in seen.screen, "self.print was torn by the bar"
-        assert "batch/s" not in seen.written
-
-    def test_one_of_an_evaluation(self, tmp_path: Path) -> None:
-        seen = run_in_terminal(
-            "-m", "lightning_shim", "run", "-m", "tests.terminal.train", "0", "evaluate", folder=tmp_path
-        )
-        assert seen.exit_code == 0
-        for verb in ("Validation", "Testing", "Predicting"):
-            assert f"{verb} DataLoader 0: 100%" in seen.written
 
 
 class TestInterruption:
