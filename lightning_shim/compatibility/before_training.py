@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from lightning_shim.compatibility.inspection import inspect_members, lightnings_callback
-from lightning_shim.compatibility.report import Role
+from lightning_shim.compatibility.report import Finding, Role
 from lightning_shim.diagnostics.errors import (
     ConfigurationError,
     IgnoredMemberWarning,
@@ -19,6 +19,7 @@ from lightning_shim.diagnostics.source_files import SourceFiles
 from lightning_shim.diagnostics.warn import warn_at_caller, warn_at_place
 from lightning_shim.lightning1.hook_arguments import takes_argument
 from lightning_shim.members.member import Support
+from lightning_shim.members.query import find
 from lightning_shim.session.options import TrainerOptions
 from lightning_shim.upstream.lightning import Lightning, is_overridden
 from lightning_shim.upstream.namespaces import derives_from
@@ -122,7 +123,7 @@ def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: 
         )
 
 
-def verify_members(module: Any, datamodule: Any, callbacks: list[Any], tests_afterwards: bool) -> None:
+def verify_members(module: Any, datamodule: Any, callbacks: list[Any], script_trainer: Any) -> None:
     """Refuses hooks whose absence would change the result, and warns about other members that are not supported.
 
     The findings are those of :func:`lightning_shim.check`. A warning points at the definition of a hook that will not
@@ -132,7 +133,7 @@ def verify_members(module: Any, datamodule: Any, callbacks: list[Any], tests_aft
         module: The user's module.
         datamodule: The user's data module, or None.
         callbacks: The Lightning callbacks.
-        tests_afterwards: Whether Lightning's own Trainer tests and predicts after the training, with their hooks.
+        script_trainer: The script's own Trainer, if there is one. It tests and predicts after the training.
 
     Raises:
         RefusedMemberError: If refused hooks are overridden; the error names them all.
@@ -151,7 +152,7 @@ def verify_members(module: Any, datamodule: Any, callbacks: list[Any], tests_aft
             )
         )
     for finding in findings:
-        if tests_afterwards and finding.role is Role.OVERRIDE and _is_of_another_loop(finding.member):
+        if script_trainer is not None and _is_of_trainer(script_trainer, finding):
             continue
         # Code that is never reached cannot go wrong, and a callback that the source only creates is judged for itself
         # once it is passed.
@@ -161,9 +162,14 @@ def verify_members(module: Any, datamodule: Any, callbacks: list[Any], tests_aft
             warn_at_place(finding.file, finding.line, finding.module, message, category)
 
 
-def _is_of_another_loop(member: str) -> bool:
-    """Whether a member, such as ``LightningModule.on_test_start``, belongs to Lightning's test or predict loop."""
-    return not {"test", "predict"}.isdisjoint(member.rpartition(".")[2].split("_"))
+def _is_of_trainer(trainer: Any, finding: Finding) -> bool:
+    """Whether a hook, such as ``on_test_start``, or an attribute is one of the script's own Trainer."""
+    owner, _, name = finding.member.rpartition(".")
+    if finding.role is Role.OVERRIDE:
+        return not {"test", "predict"}.isdisjoint(name.split("_"))
+    row = find("Trainer", name)
+    is_trials = row is not None and row.support is not Support.IGNORED and not name.startswith("_")
+    return owner == "Trainer" and not is_trials and (name in vars(trainer) or hasattr(type(trainer), name))
 
 
 def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
