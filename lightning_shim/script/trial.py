@@ -110,11 +110,6 @@ class ScriptTrial(LightningTrial):
         context.set_enable_tensorboard_logging(is_on_cluster())
 
     @property
-    def writes_checkpoints(self) -> bool:
-        """Whether Determined writes checkpoints. Off-cluster there are those of the script's own ModelCheckpoint."""
-        return is_on_cluster()
-
-    @property
     def is_over(self) -> bool:
         """Whether ``max_epochs`` or ``max_steps`` has been reached."""
         return self._session.has_reached_its_limits

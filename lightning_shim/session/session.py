@@ -14,6 +14,7 @@ from lightning_shim.session.profiling import Profiling
 from lightning_shim.session.progress import Progress
 from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.session.schedule import Schedule
+from lightning_shim.upstream.determined.context import is_on_cluster
 from lightning_shim.upstream.determined.controller import Controller
 from lightning_shim.upstream.lightning import Lightning
 from lightning_shim.upstream.namespaces import derives_from
@@ -112,6 +113,11 @@ class Session:
         """Whether an epoch ends with a validation, or may have some by batches."""
         every = self.trainer.check_val_every_n_epoch
         return every is None or pytorch.Epoch(every).should_stop(epoch + 1)
+
+    @property
+    def writes_checkpoints(self) -> bool:
+        """Whether Determined writes checkpoints. Off-cluster a script has those of its own ModelCheckpoint."""
+        return self.script_trainer is None or is_on_cluster()
 
     @property
     def received_sigterm(self) -> bool:

@@ -329,7 +329,7 @@ class LightningTrial(pytorch.PyTorchTrial):
     @property
     def writes_checkpoints(self) -> bool:
         """Whether Determined writes checkpoints."""
-        return True
+        return self._session.writes_checkpoints
 
     @property
     def is_over(self) -> bool | None:
