@@ -64,6 +64,7 @@ def prepare_training(runtime: Runtime) -> None:
     hooks.refresh()
     hooks.call("on_fit_start")
     hooks.refresh_if_changed()
+    module.zero_grad()
 
 
 def _synchronise_layers(runtime: Runtime) -> None:

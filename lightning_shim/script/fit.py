@@ -114,7 +114,8 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
                 checkpoint_policy=_checkpoint_policy(trainer, configuration),
                 step_zero_validation=configuration.settle("step_zero_validation", False, False),
                 strategy=options["strategy"],
-                shows_progress=trainer.progress_bar_callback is not None,
+                # Its Trainer has a bar of Lightning's, or wants none.
+                shows_progress=False,
             )
     except BaseException as error:
         _leave_as_lightning_does(trainer, trials)

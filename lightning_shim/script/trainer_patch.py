@@ -44,7 +44,7 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
     from lightning_shim.script.default_logger import logger_of
     from lightning_shim.script.strategy import strategy_of
     from lightning_shim.upstream.determined.context import devices
-    from lightning_shim.upstream.lightning_trainer import arguments_of_environment, has_bar, remember_default_bar
+    from lightning_shim.upstream.lightning_trainer import arguments_of_environment
 
     given = {**arguments_of_environment(type(instance)), **kwargs}
     refuse_contradictions(namespace_of(instance), given)
@@ -62,11 +62,7 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
         "devices": devices(),
         "logger": logger_of(instance, given),
     }
-    # Asked before, since Lightning adds its own to the list that it gets.
-    chooses_bar = not has_bar(instance, given.get("callbacks"))
     wrapped(*args, **own)
-    if chooses_bar:
-        remember_default_bar(instance)
     if is_distributed(instance.strategy):
         keep_in_this_process(instance)
 
@@ -129,11 +125,9 @@ def _evaluated(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...]
     from lightning_shim.script.evaluation import share_checkpoint
     from lightning_shim.script.fit import arguments_of
     from lightning_shim.session.progress_bar import kept_out_of_a_log
-    from lightning_shim.upstream.lightning_trainer import default_bar
 
     share_checkpoint(instance, arguments_of(wrapped, args, kwargs).get("ckpt_path"))
-    bar = instance.progress_bar_callback
-    with kept_out_of_a_log(bar, is_wanted=bar is not default_bar(instance)):
+    with kept_out_of_a_log(instance.progress_bar_callback):
         return wrapped(*args, **kwargs)
 
 

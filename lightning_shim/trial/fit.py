@@ -187,7 +187,8 @@ def run_trial(
         checkpoint_policy: As for :func:`fit`.
         hparams: As for :func:`fit`.
         latest_checkpoint: As for :func:`fit`.
-        shows_progress: Whether there is a progress bar in a terminal; elsewhere, and on a cluster, there are lines.
+        shows_progress: Whether a terminal has a progress bar, unless Lightning's is among the callbacks; elsewhere, and
+            on a cluster, there are lines.
         strategy: The option of the trial with the settings of the process group.
         **fit_options: Further arguments of Determined's ``Trainer.fit``.
     """

@@ -85,8 +85,8 @@ def is_distributed(strategy: Any) -> bool:
 def forget_parts(strategy: Any) -> None:
     """Takes from a strategy of the script's what its Trainer is given by other arguments, such as the device."""
     if not isinstance(strategy, str):
-        for part in ("_accelerator", "_parallel_devices", "_checkpoint_io", "_precision_plugin"):
-            setattr(strategy, part, None)
+        for name in ("_accelerator", "_parallel_devices", "_checkpoint_io", "_precision_plugin"):
+            setattr(strategy, name, None)
         strategy.cluster_environment = None
 
 
