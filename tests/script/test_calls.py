@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from typing import Any
+from unittest import mock
 
 import pytest
 import pytorch_lightning as pl
@@ -98,3 +99,22 @@ def test_every_call(compared: Any, automatic: bool) -> None:
     calls = compared(script)
     names = [call[0] for call in calls]
     assert {"LightningModule.zero_grad", "LightningDataModule.state_dict", "Callback.state_dict"} <= set(names)
+
+
+def test_callback_that_is_a_mock(compared: Any) -> None:
+    """It is one by ``isinstance``, whatever its type, as is a proxy."""
+
+    def script() -> Any:
+        given, configured = (mock.Mock(spec=pl.Callback) for _ in range(2))
+
+        class Configuring(Module):
+            def configure_callbacks(self) -> Any:
+                return configured
+
+        module = Configuring(automatic=True)
+        trainer = pl.Trainer(**ARGUMENTS, callbacks=[given])
+        trainer.fit(module, loader(2), loader(1))
+        names = [[name for name, *_ in each.method_calls] for each in (given, configured)]
+        return names, trainer.callbacks[-1] is configured
+
+    assert "on_train_batch_end" in compared(script)[0][0]
