@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from tests.script.test_trainer_object import ARGUMENTS, loader
 
@@ -118,3 +119,37 @@ def test_callback_that_is_a_mock(compared: Any) -> None:
         return names, trainer.callbacks[-1] is configured
 
     assert "on_train_batch_end" in compared(script)[0][0]
+
+
+@pytest.mark.parametrize("failing", ["on_fit_start", "on_train_batch_start"])
+def test_strategy_is_told_of_errors(compared: Any, failing: str) -> None:
+    def script() -> Any:
+        seen = []
+        trainer = pl.Trainer(**ARGUMENTS)
+        trainer.strategy.on_exception = lambda error: seen.append(repr(error))  # type: ignore[method-assign]
+        module = Module(automatic=True)
+        setattr(module, failing, mock.Mock(side_effect=RuntimeError("out of memory")))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            trainer.fit(module, loader(2), loader(1))
+        return seen
+
+    assert compared(script) == ["RuntimeError('out of memory')"]
+
+
+def test_hooks_that_cannot_log(compared: Any) -> None:
+    class Logging(Module):
+        def cannot_log(self, hook: str, value: Any) -> Any:
+            with pytest.raises(MisconfigurationException, match=rf"You can't `self.log\(\)` inside `{hook}`"):
+                self.log("value", 1.0)
+            return value
+
+        def configure_callbacks(self) -> Any:
+            return self.cannot_log("configure_callbacks", [])
+
+        def train_dataloader(self) -> Any:
+            return self.cannot_log("train_dataloader", loader(2))
+
+        def val_dataloader(self) -> Any:
+            return self.cannot_log("val_dataloader", loader(1))
+
+    compared(lambda: pl.Trainer(**ARGUMENTS).fit(Logging(automatic=True)))
