@@ -119,7 +119,7 @@ def verify_members(module: Any, datamodule: Any, callbacks: list[Any], script_tr
     """
     files = SourceFiles()
     # `usable_callbacks` has judged Lightning's own callbacks as a whole.
-    subjects = [module, datamodule, *(callback for callback in callbacks if is_users(type(callback).__module__))]
+    subjects = [module, datamodule, *(callback for callback in callbacks if is_users(callback.__class__.__module__))]
     reports = [inspect_members(subject, files) for subject in subjects if subject is not None]
     findings = [finding for report in reports for finding in report.findings]
     refused = [finding for finding in findings if finding.support is Support.REFUSED and finding.role is Role.OVERRIDE]
@@ -158,7 +158,7 @@ def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
         if not derives_from(callback, "Callback"):
             package = lightning.Callback.__module__.rpartition(".")[0]
             raise ConfigurationError(f"{caller_location()}: {callback!r} is not a {package}.Callback.")
-        row = lightnings_callback(type(callback))
+        row = lightnings_callback(callback.__class__)
         message = f"{type(callback).__qualname__} is {row.support.value}: {row.sentence}"
         if row.support is Support.REFUSED:
             raise RefusedMemberError(f"{caller_location()}: {message}")

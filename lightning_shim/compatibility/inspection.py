@@ -119,7 +119,7 @@ def _owner_of(subject: Any) -> tuple[str, Lightning] | None:
         lightning = lightning_of(subject)
     except ConfigurationError:
         return None
-    cls = subject if isinstance(subject, type) else type(subject)
+    cls = subject if isinstance(subject, type) else subject.__class__
     owners = [owner for owner in _OWNERS if issubclass(cls, getattr(lightning, owner))]
     return (owners[0], lightning) if owners else None
 

@@ -8,7 +8,9 @@ from typing import Any, Final
 from lightning_shim.diagnostics.errors import ConfigurationError, DifferenceWarning, LightningShimWarning
 from lightning_shim.diagnostics.locations import caller_location, definition_location
 from lightning_shim.diagnostics.warn import warn_at_caller, warn_at_definition
+from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.session.session import Session
+from lightning_shim.upstream.determined.context import replaced
 from lightning_shim.upstream.lightning import is_overridden
 
 
@@ -26,6 +28,7 @@ class LoaderRequest:
     def __init__(self, session: Session, stage: str, given: Any) -> None:
         self.stage: Final = stage
         self._given: Final = given
+        self._module: Final = session.module
         self._hook: Callable[[], Any] | None = None
         lightning, name = session.lightning, f"{stage}_dataloader"
         owner, base = (
@@ -55,7 +58,11 @@ class LoaderRequest:
 
     def __call__(self) -> Any:
         """Returns the loaders, or None."""
-        return self._given if self._hook is None else self._hook()
+        if self._hook is None:
+            return self._given
+        # So that ``self.log`` says where it is called.
+        with replaced(self._module, **{CURRENT_FX_ATTRIBUTE: f"{self.stage}_dataloader"}):
+            return self._hook()
 
     def error(self, problem: str, also: type[Exception] | None = None) -> ConfigurationError:
         """Returns an error that points at the loaders' source, which is the subject of the problem's sentence."""

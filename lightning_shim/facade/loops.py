@@ -197,6 +197,8 @@ class TrainerPart:
     """A part of Lightning's Trainer, as :func:`trainer_part` makes it; it refuses the members that it does not have."""
 
     _path: str
+    _replaced: Any = None
+    """The counts of a script's own Trainer that this part stands for in its loops."""
 
     def __init__(self, path: str, training: Training) -> None:
         inner = {name: f"{path}.{name}" for name in TRAINER_PARTS[path] if f"{path}.{name}" in TRAINER_PARTS}
@@ -213,6 +215,12 @@ class TrainerPart:
     def __deepcopy__(self, memo: Any) -> TrainerPart:
         """A copy of a script's Trainer, whose loops have it, shows the same training."""
         return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickles what this part stands for, with the Trainer that has it."""
+        if self._replaced is None:
+            return super().__reduce_ex__(protocol)
+        return operator.itemgetter(0), ((self._replaced,),)
 
     def __setattr__(self, name: str, value: Any) -> None:
         path = f"{self._path}.{name}"

@@ -144,6 +144,7 @@ class TrainerFacade(Attached):
         session.trainer = self._lightning_shim_facade = self
         self._session: Final = session
         self._lightning: Final = session.lightning
+        self._hooks: Final = runtime.hooks
         self.metrics: MetricStore = runtime.metrics
         self.strategy: Final = runtime.strategy
         self._training_loop: Final = training_loop
@@ -214,7 +215,7 @@ class TrainerFacade(Attached):
         for submodule in module.modules():
             if isinstance(submodule, self._lightning.LightningModule):
                 self._former_attributes.give(submodule, self)
-        own = module.configure_callbacks() or []
+        own = self._hooks.run("configure_callbacks", module.configure_callbacks) or []
         own = list(own) if isinstance(own, (list, tuple)) else [own]
         replaced = {type(callback) for callback in own}
         merged = [callback for callback in callbacks if type(callback) not in replaced] + own

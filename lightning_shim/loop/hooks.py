@@ -201,11 +201,12 @@ class Hooks:
         self.module(name, stage=stage)
 
     def on_exception(self, error: BaseException) -> None:
-        """Reports an error that ends the trial to the callbacks, the data module and Lightning's own loggers."""
+        """Reports an error that ends the trial to callbacks, data module, strategy and loggers."""
         self._session.trainer.state.status = self._lightning.TrainerStatus.INTERRUPTED
         self.callbacks("on_exception", error)
         if TELLS_DATA_MODULES_OF_ERRORS.is_of(self._lightning.version):
             self.datamodule("on_exception", error)
+        self._session.trainer.strategy.on_exception(error)
         self._session.trainer.lightning_loggers.finalize("failed")
 
     @contextlib.contextmanager

@@ -73,7 +73,8 @@ class StrategyFacade:
         self._hooks: Final = hooks
         self.root_device: Final[torch.device] = session.context.device
         # A script's own Trainer has been given the plugins.
-        users_strategy = None if session.script_trainer is None else session.script_trainer.strategy
+        self._users: Final[Any] = None if session.script_trainer is None else session.script_trainer.strategy
+        users_strategy = self._users
         self.precision_plugin: Final = Precision(
             session.options.precision,
             self.root_device,
@@ -118,6 +119,11 @@ class StrategyFacade:
                 backward=backward,
                 run_backward=lambda loss, *args, **kwargs: backward(loss, self.optimizer, *args, **kwargs),
             )
+
+    def on_exception(self, error: BaseException) -> None:
+        """Tells the strategy of a script's Trainer of an error that ends the training."""
+        if self._users is not None:
+            self._users.on_exception(error)
 
     def action(self, name: str) -> str:
         """Returns Lightning's name of an action of its strategy, for a profiler.

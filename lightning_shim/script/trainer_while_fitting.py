@@ -43,8 +43,12 @@ def show_facade(trainer: Any, facade: Any, own: frozenset[str]) -> None:
         or (row.support is Support.REFUSED and not (row.is_removed or row.name.startswith("_")))
     )
     vars(trainer)[FACADE] = facade
-    vars(trainer)[_OWN_PROGRESS] = {path: operator.attrgetter(path)(trainer) for path in _PROGRESS}
-    _set_progress(trainer, {path: operator.attrgetter(path)(facade) for path in _PROGRESS})
+    own_progress = {path: operator.attrgetter(path)(trainer) for path in _PROGRESS}
+    shown_progress = {path: operator.attrgetter(path)(facade) for path in _PROGRESS}
+    for path, counts in own_progress.items():
+        vars(shown_progress[path])["_replaced"] = counts
+    vars(trainer)[_OWN_PROGRESS] = own_progress
+    _set_progress(trainer, shown_progress)
     own_class: Any = type(trainer)
     trainer.__class__ = _showing(own_class, namespace_of(trainer).module("trainer").Trainer, shown - own - {*METHODS})
 
@@ -86,7 +90,7 @@ class _Showing(Attached):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies and pickles the Trainer as it is without a trial."""
-        state = {name: value for name, value in vars(self).items() if name != FACADE}
+        state = {name: value for name, value in vars(self).items() if name not in (FACADE, _OWN_PROGRESS)}
         return object.__new__, (type(self).__bases__[0],), state
 
 

@@ -135,6 +135,9 @@ def is_overridden(name: str, instance: Any, base: type) -> bool:
     """
     # The entries of the classes are compared: binding a patched method makes a new wrapper each time.
     is_class = isinstance(instance, type)
+    if not is_class and type(instance) is not instance.__class__:
+        # A proxy, or a mock, may do anything.
+        return hasattr(instance, name)
     own, default = _entry(instance if is_class else type(instance), name), _entry(base, name)
     if not is_class and name in getattr(instance, "__dict__", {}):
         # torch.compile leaves compiled methods on the instance, the default ones too; and tracers wrap them.

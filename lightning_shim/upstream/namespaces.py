@@ -45,7 +45,8 @@ def lightnings_class(instance: Any, name: str) -> type | None:
     """
     # By name, since a namespace need not be installed.
     packages = tuple(f"{namespace}." for namespace in NAMESPACES)
-    classes = instance.__mro__ if isinstance(instance, type) else type(instance).__mro__
+    # Not the type: as for isinstance, a proxy, or a mock, has the class of what it stands for.
+    classes = instance.__mro__ if isinstance(instance, type) else instance.__class__.__mro__
     return next((base for base in classes if base.__name__ == name and base.__module__.startswith(packages)), None)
 
 
@@ -56,7 +57,7 @@ def derives_from(instance: Any, name: str) -> bool:
 
 def namespace_of(instance: Any) -> Namespace:
     """Returns the namespace that an object's class, or a class, inherits from."""
-    subclass = instance if isinstance(instance, type) else type(instance)
+    subclass = instance if isinstance(instance, type) else instance.__class__
     for base in subclass.__mro__:
         for name in NAMESPACES:
             if base.__module__.startswith(f"{name}."):

@@ -148,7 +148,9 @@ class TestLog:
 
         with pytest.raises(MetricError) as caught:
             train(Module())
-        assert str(caught.value).startswith(f"{place('log in train_dataloader')}: You are trying to `self.log('x'")
+        assert str(caught.value).startswith(
+            f"{place('log in train_dataloader')}: self.log('x'): You can't `self.log()` inside `train_dataloader`;"
+        )
 
     def test_after_training(self, lightning: ModuleType) -> None:
         module = tiny(lightning)()

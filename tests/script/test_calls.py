@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from typing import Any
+from unittest import mock
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from tests.script.test_trainer_object import ARGUMENTS, loader
 
@@ -98,3 +100,56 @@ def test_every_call(compared: Any, automatic: bool) -> None:
     calls = compared(script)
     names = [call[0] for call in calls]
     assert {"LightningModule.zero_grad", "LightningDataModule.state_dict", "Callback.state_dict"} <= set(names)
+
+
+def test_callback_that_is_a_mock(compared: Any) -> None:
+    """It is one by ``isinstance``, whatever its type, as is a proxy."""
+
+    def script() -> Any:
+        given, configured = (mock.Mock(spec=pl.Callback) for _ in range(2))
+
+        class Configuring(Module):
+            def configure_callbacks(self) -> Any:
+                return configured
+
+        module = Configuring(automatic=True)
+        trainer = pl.Trainer(**ARGUMENTS, callbacks=[given])
+        trainer.fit(module, loader(2), loader(1))
+        names = [[name for name, *_ in each.method_calls] for each in (given, configured)]
+        return names, trainer.callbacks[-1] is configured
+
+    assert "on_train_batch_end" in compared(script)[0][0]
+
+
+@pytest.mark.parametrize("failing", ["on_fit_start", "on_train_batch_start"])
+def test_strategy_is_told_of_errors(compared: Any, failing: str) -> None:
+    def script() -> Any:
+        seen = []
+        trainer = pl.Trainer(**ARGUMENTS)
+        trainer.strategy.on_exception = lambda error: seen.append(repr(error))  # type: ignore[method-assign]
+        module = Module(automatic=True)
+        setattr(module, failing, mock.Mock(side_effect=RuntimeError("out of memory")))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            trainer.fit(module, loader(2), loader(1))
+        return seen
+
+    assert compared(script) == ["RuntimeError('out of memory')"]
+
+
+def test_hooks_that_cannot_log(compared: Any) -> None:
+    class Logging(Module):
+        def cannot_log(self, hook: str, value: Any) -> Any:
+            with pytest.raises(MisconfigurationException, match=rf"You can't `self.log\(\)` inside `{hook}`"):
+                self.log("value", 1.0)
+            return value
+
+        def configure_callbacks(self) -> Any:
+            return self.cannot_log("configure_callbacks", [])
+
+        def train_dataloader(self) -> Any:
+            return self.cannot_log("train_dataloader", loader(2))
+
+        def val_dataloader(self) -> Any:
+            return self.cannot_log("val_dataloader", loader(1))
+
+    compared(lambda: pl.Trainer(**ARGUMENTS).fit(Logging(automatic=True)))
