@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -18,14 +17,11 @@ from lightning_shim.script.trainer_while_fitting import METHODS as OF_TRIAL
 from lightning_shim.script.trainer_while_fitting import trials_method
 from lightning_shim.upstream.lightning_devices import refuse_contradictions
 from lightning_shim.upstream.lightning_plugins import Plugins
-from lightning_shim.upstream.lightning_strategy import is_for_several, problem_of_strategy
+from lightning_shim.upstream.lightning_strategy import is_distributed, keep_in_this_process, problem_of_strategy
 from lightning_shim.upstream.namespaces import namespace_of
 
 GIVEN: Final = "_lightning_shim_arguments"
 """The entry of a Trainer's ``__dict__`` with the arguments that the user has passed."""
-
-_OF_ONE_PROCESS: Final[dict[str, Any]] = {"num_nodes": 1, "sync_batchnorm": False}
-"""Arguments that the script's own Trainer is built with, since it validates and tests on each process alone."""
 
 
 # This module imports Determined only inside functions, so that patching alone stays quick.
@@ -58,7 +54,7 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
     own = {
         **kwargs,
         **asked_arguments(inspect.signature(wrapped), given),
-        **_OF_ONE_PROCESS,
+        "num_nodes": 1,
         "strategy": strategy_of(instance, given),
         "plugins": plugins.used or None,
         "accelerator": _accelerator(),
@@ -66,6 +62,8 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
         "logger": logger_of(instance, given),
     }
     wrapped(*args, **own)
+    if is_distributed(instance.strategy):
+        keep_in_this_process(instance)
 
 
 def _verify(given: dict[str, Any], plugins: Plugins) -> None:
@@ -90,11 +88,6 @@ def _verify_strategy(strategy: Any) -> None:
     problem = problem_of_strategy(strategy)
     if problem is not None:
         raise _refusal("strategy", strategy, problem)
-    if is_for_several(strategy) and os.environ.get("WORLD_SIZE", "1") == "1":
-        warn_at_caller(
-            f"Trainer(strategy={strategy!r}) has no effect, since one process trains: each loader keeps its own "
-            "sampler, where Lightning would give it a DistributedSampler, with another order of the samples."
-        )
 
 
 def _refusal(name: str, value: Any, reason: str) -> ConfigurationError:

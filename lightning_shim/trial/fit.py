@@ -208,7 +208,9 @@ def run_trial(
             no_handler_of_determined(),
             process_group_with(StrategySettings.of(strategy).process_group),
         ):
-            context = stack.enter_context(pytorch.init(hparams=dict(hparams or {}), distributed=join_processes()))
+            context = stack.enter_context(
+                pytorch.init(hparams=dict(hparams or {}), distributed=join_processes(strategy))
+            )
         trial = make_trial(context, storage_id)
         with _reporting(trial, info is None, shows_progress):
             # A script's depend on its loaders, before which comes the sanity check.
