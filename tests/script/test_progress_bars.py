@@ -127,3 +127,36 @@ def test_default_bar_is_lightnings(compared: Any, monkeypatch: pytest.MonkeyPatc
     seen, types, *_ = compared(script)
     assert type(default).__name__ in types
     assert {entry[1] for entry in seen} == {True}
+
+
+@pytest.mark.lightning(">=2.5")  # Before, a Trainer starts the epoch once more.
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_bar_goes_on_within_an_epoch(compared: Any) -> None:
+
+    class Drawn(TQDMProgressBar):
+        def note(self, hook: str) -> None:
+            bar = self.train_progress_bar
+            seen.append((hook, bar.n, bar.total, bar.desc))
+
+        def on_train_start(self, *args: Any) -> None:
+            super().on_train_start(*args)
+            self.note("start")
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            super().on_train_batch_end(*args)
+            self.note("batch")
+
+    seen: Seen = []
+
+    def script() -> Any:
+        def save(hook: str, module: Any) -> None:
+            if hook == "on_train_batch_end" and module.global_step == 2:
+                module.trainer.save_checkpoint("first.ckpt")
+
+        pl.Trainer(**ARGUMENTS).fit(Module(save), loader(), loader(2))
+        seen.clear()
+        trainer = pl.Trainer(**{**ARGUMENTS, "enable_progress_bar": True}, callbacks=[Drawn()])
+        trainer.fit(Module(), loader(), loader(2), ckpt_path="first.ckpt")
+        return list(seen)
+
+    assert compared(script)[1][:2] == ("batch", 3)
