@@ -29,7 +29,8 @@ STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY: Final = Behaviour(
 )
 
 STEPS_SCHEDULERS_ONCE_AFTER_A_RESTART: Final = Behaviour(
-    ">=2.5", "At the end of an epoch that goes on from a checkpoint, schedulers of epochs are not stepped a second time."
+    ">=2.5",
+    "At the end of an epoch that goes on from a checkpoint, schedulers of epochs are not stepped a second time.",
 )
 
 AUTOCASTS_WEIGHTS_EACH_TIME: Final = Behaviour(

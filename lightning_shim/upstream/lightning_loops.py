@@ -1,16 +1,4 @@
-"""Where Lightning's loops go on from a checkpoint: they are asked, since each version has its own answer.
-
-It relies on these private names of Lightning:
-
-- ``loops.fit_loop._FitLoop``: ``load_state_dict``, ``state_dict``, ``reset``, ``restarting``, ``epoch_progress``,
-  ``epoch_loop``, ``_combined_loader``, ``_load_combined_loader_states`` and ``_iteration_based_training``; since 2.5
-  also ``restarted_on_epoch_start``, ``restarted_mid_epoch`` and ``restarted_on_epoch_end``.
-- ``_TrainingEpochLoop``: ``reset``, ``on_run_start``, ``done``, ``advance``, ``min_steps``, ``max_steps`` and
-  ``val_loop``; since 2.5 also ``_skip_next_val``.
-- ``_EvaluationLoop``: ``setup_data``, ``reset``, ``_max_batches`` and ``batch_progress``.
-- ``loops.fetchers._PrefetchDataFetcher`` and ``_DataLoaderIterDataFetcher``.
-- ``CombinedLoader._state_dicts``.
-"""
+"""Where Lightning's loops go on from a checkpoint: they are asked, since each version has its own answer."""
 
 from __future__ import annotations
 
