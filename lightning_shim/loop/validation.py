@@ -105,6 +105,7 @@ class EvaluationLoop:
             self._hooks.module_or_default("on_validation_model_zero_grad")
         self.set_up()
         self._progress.has_validated = False
+        self._progress.corrections.pop("validated", None)
         if not self.goes_on:
             self.forget()
         self.source.set_epoch(self._progress.current_epoch)
@@ -233,7 +234,6 @@ class EvaluationLoop:
     def forget(self) -> None:
         """Forgets that there has been a validation."""
         self._progress.validated = 0
-        self._progress.corrections.pop("validated", None)
         self._progress.is_last_validated = False
 
     def end(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import lightning_shim
@@ -157,7 +158,7 @@ def test_after_an_error_in_a_validation(compared: Any, failing: int) -> None:
                 trainer.save_checkpoint("broken.ckpt")
 
         module.in_validation = fail
-        options = {"max_epochs": 2, "val_check_interval": 0.5}
+        options = {"max_epochs": 1, "val_check_interval": 0.5}
         with pytest.raises(Broken):
             fitted({**options, "callbacks": [SavesErrors()]}, module)
         loops = torch.load("broken.ckpt", weights_only=False)["loops"]["fit_loop"]
@@ -211,3 +212,17 @@ def test_loaders(compared: Any, make: Any) -> None:
         return results
 
     compared(script)
+
+
+def test_what_is_said_if_nothing_is_left(compared: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def script() -> Any:
+        caplog.clear()
+        trainer, _ = fitted({"max_epochs": 2})
+        trainer.save_checkpoint("complete.ckpt")
+        fitted({"max_epochs": 2}, ckpt_path="complete.ckpt")
+        with pytest.raises(MisconfigurationException, match=r"with current_epoch=2, but you have set .*max_epochs=1"):
+            fitted({"max_epochs": 1}, ckpt_path="complete.ckpt")
+        return [message for message in caplog.messages if "Restoring" in message or "stopped" in message]
+
+    with caplog.at_level("INFO", "pytorch_lightning"):
+        assert "`Trainer.fit` stopped: `max_epochs=2` reached." in compared(script)[2:]
