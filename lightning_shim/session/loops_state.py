@@ -72,9 +72,10 @@ def loops_state(progress: Progress, hook: str | None = None, is_between: bool = 
         tracked = trackers(fit_loop)[name]
         for count, difference in correction.items():
             tracked[count] += difference
-    no_batches = {**_pair(counts(0, 0), counts(0, 0)), "is_last_batch": False}
-    other = {"state_dict": {}, "batch_progress": no_batches}
-    return {"fit_loop": fit_loop, "validate_loop": other, "test_loop": other, "predict_loop": other}
+    no_batches = _pair(counts(0, 0), counts(0, 0))
+    evaluation = {"state_dict": {}, "batch_progress": {**no_batches, "is_last_batch": False}}
+    prediction = {"state_dict": {}, "batch_progress": no_batches}
+    return {"fit_loop": fit_loop, "validate_loop": evaluation, "test_loop": evaluation, "predict_loop": prediction}
 
 
 def trackers(fit_loop: dict[str, Any]) -> dict[str, dict[str, int]]:

@@ -233,7 +233,9 @@ class LightningCallback(pytorch.PyTorchCallback):
         """Stops the trial if any process has requested it, and if this one lets it. Call it on all processes."""
         session = self._session
         wishes = self._context.distributed.allgather((session.stops_early, session.received_sigterm))
-        if session.world_size > 1 and any(has_signal for _, has_signal in wishes):
+        if session.world_size > 1 and stops and any(has_signal for _, has_signal in wishes):
+            # As with one process, the batch is counted first.
+            self._training_loop.finish_batch()
             raise session.lightning.SIGTERMException
         # Determined looks at the request after each report, validation or checkpoint, which comes next.
         if any(stops_early for stops_early, _ in wishes) and stops:

@@ -27,7 +27,7 @@ class Plugins:
     Attributes:
         used: The plugins of checkpoints and precision that Trainer and trial use.
         synchronises_batch_norm: Whether one of them does what ``sync_batchnorm`` does.
-        ignored: The plugins without an effect.
+        ignored: The plugins whose processes are not started; those that are in ``used`` have another effect.
         refused: The plugins without which the training would be another one.
     """
 
@@ -53,7 +53,7 @@ class Plugins:
         elif isinstance(plugin, self._environments.ClusterEnvironment):
             if type(plugin).__name__ not in _OWN_PROCESSES:
                 self.ignored.append(plugin)
-            if isinstance(plugin, self._environments.SLURMEnvironment):
+            if isinstance(plugin, self._environments.SLURMEnvironment) and plugin.auto_requeue:
                 # It says by which signal SLURM asks for the job to be put back into its queue.
                 self.used.append(plugin)
         elif isinstance(plugin, (classes.Precision, classes.LayerSync)):

@@ -161,7 +161,7 @@ def test_after_an_error_in_a_validation(compared: Any, failing: int) -> None:
         options = {"max_epochs": 1, "val_check_interval": 0.5}
         with pytest.raises(Broken):
             fitted({**options, "callbacks": [SavesErrors()]}, module)
-        loops = torch.load("broken.ckpt", weights_only=False)["loops"]["fit_loop"]
+        loops = torch.load("broken.ckpt", weights_only=False)["loops"]
         return [loops, fitted(options, ckpt_path="broken.ckpt")[1]]
 
     compared(script)
@@ -207,7 +207,7 @@ def test_loaders(compared: Any, make: Any) -> None:
         results = []
         for batches in (2, 4, 6):
             path = f"saved/on_train_batch_end-{batches}.ckpt"
-            results.append(torch.load(path, weights_only=False)["loops"]["fit_loop"])
+            results.append(torch.load(path, weights_only=False)["loops"])
             results.append(fitted(options, Wrapped(), data=(make(),), ckpt_path=path)[1])
         return results
 
