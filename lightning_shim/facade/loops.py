@@ -109,7 +109,6 @@ def _shown(collector: MetricCollector, on_step: bool) -> dict[str, dict[str, Any
 
 
 def _is_first_after_restart(training: Training) -> bool:
-    # After a pause the training goes on as if there had been none, so it has not restarted.
     restarted_at = training.training_loop.restarted_at
     return restarted_at is not None and training.session.progress.total_batch_idx <= restarted_at + 1
 

@@ -484,6 +484,7 @@ class TrainingLoop:
             "skips_backward": self.optimization.skips_backward,
             "more_batches": self.epoch_length.more,
             "length": self.epoch_length.of_first,
+            "restarted_at": self.restarted_at,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -494,4 +495,5 @@ class TrainingLoop:
                 restores rank 0's on all processes.
         """
         self._loaded = state
+        self.restarted_at = state["restarted_at"]
         self._outputs.load_state_dict(state["outputs"], self._session.context.device)

@@ -202,17 +202,22 @@ class TestFromLightning:
         trial = determined_trial(module, pytorch.Epoch(4), ckpt_path="after.ckpt", callbacks=[callback(lightning)])
         assert_same(outcome(module, trial.trainer), whole)
 
-    def test_pause_after_it(self, lightning: ModuleType, module_class: Any, whole: dict[str, Any]) -> None:
-        trainer = fit_by_lightning(
-            lightning, module_class(), **loaders(), max_epochs=2, callbacks=[callback(lightning)]
-        )
-        trainer.save_checkpoint("after.ckpt")
-        options: dict[str, Any] = {"ckpt_path": "after.ckpt", "callbacks": [callback(lightning)]}
-        paused = determined_trial(module_class(), pytorch.Batch(12), **options)
-        module = module_class()
-        options = {"ckpt_path": "after.ckpt", "callbacks": [callback(lightning)]}
-        trial = determined_trial(module, pytorch.Epoch(4), latest_checkpoint=paused.checkpoint_path, **options)
-        assert_same(outcome(module, trial.trainer), whole)
+    @pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
+    @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+    @pytest.mark.parametrize("batches", [7, 10])
+    def test_pause_after_it(self, lightning: ModuleType, module_class: Any, batches: int) -> None:
+        saving = lightning.callbacks.ModelCheckpoint("kept", "{step}", every_n_train_steps=batches, save_top_k=-1)
+        options: dict[str, Any] = {"callbacks": [callback(lightning), saving], "enable_checkpointing": True}
+        fit_by_lightning(lightning, module_class(), **loaders(), max_epochs=2, **options)
+        results = []
+        for pauses in (False, True):
+            module = module_class()
+            options = {"ckpt_path": f"kept/step={batches}.ckpt", "callbacks": [callback(lightning)]}
+            if pauses:
+                paused = determined_trial(module_class(), pytorch.Batch(batches + 2), **options)
+                options |= {"latest_checkpoint": paused.checkpoint_path, "callbacks": [callback(lightning)]}
+            results.append(outcome(module, determined_trial(module, pytorch.Epoch(4), **options).trainer))
+        assert_same(*results)
 
     def test_weights_alone(self, lightning: ModuleType, module_class: Any) -> None:
         trainer = fit_by_lightning(lightning, module_class(), **loaders(), max_epochs=1)
