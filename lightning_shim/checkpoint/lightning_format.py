@@ -17,8 +17,9 @@ from lightning_shim.checkpoint.weight_averaging import WeightAveragingState
 from lightning_shim.diagnostics.errors import CheckpointError
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
-from lightning_shim.session.progress import Progress, counts, missing_of_batch
+from lightning_shim.session.loops_state import loops_state, progress_of_loops
 from lightning_shim.upstream.lightning import hyperparameters_name, is_omegaconf
+from lightning_shim.upstream.lightning_loops import RestartedLoops, states_of_loaders
 from lightning_shim.upstream.lightning_plugins import read_checkpoint
 
 SCALER_KEY: Final = "MixedPrecision"
@@ -80,12 +81,16 @@ class LightningCheckpoint:
         return checkpoint
 
     def _weights(self, is_between: bool = False) -> dict[str, Any]:
+        loops = loops_state(self._progress, vars(self._module)[CURRENT_FX_ATTRIBUTE], is_between)
+        combined = self._session.trainer.fit_loop._combined_loader
+        if combined is not None and (states := states_of_loaders(combined)):
+            loops["fit_loop"]["state_dict"]["combined_loader"] = states
         return {
             "epoch": self._progress.current_epoch,
             "global_step": self._module.global_step,
             "pytorch-lightning_version": self._session.lightning.version,
             "state_dict": self._module.state_dict(),
-            "loops": loops_state(self._progress, vars(self._module)[CURRENT_FX_ATTRIBUTE], is_between),
+            "loops": loops,
         }
 
     def _scheduler_states(self) -> list[dict[str, Any]]:
@@ -170,10 +175,12 @@ class LightningCheckpoint:
         """Counts from where Lightning's loops were, and returns whether they restart: not if their epoch had ended."""
         if "loops" not in checkpoint:
             return False
-        self._progress.load_state_dict(progress_of_loops(checkpoint["loops"]))
-        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-        is_within_epoch = not epochs["ready"] == epochs["started"] == epochs["processed"]
-        return is_within_epoch or self._session.trainer.max_steps != -1
+        script_trainer = self._session.script_trainer
+        max_steps = -1 if script_trainer is None else script_trainer.max_steps
+        loops = RestartedLoops(self._session.trainer, checkpoint["loops"]["fit_loop"], max_steps)
+        self._session.restarted_loops = loops
+        self._progress.load_state_dict(progress_of_loops(loops.state))
+        return loops.is_restarting or self._session.trainer.max_steps != -1
 
     def read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Reads a checkpoint that Lightning has written.
@@ -233,99 +240,3 @@ def _prefer_lightning_keys(checkpoint: dict[str, Any]) -> None:
     # Determined restores the module's own schedulers. After a swap, Lightning's key holds that of the callback instead.
     if "lr_schedulers" in checkpoint and not WeightAveragingState.has_swapped_schedulers(checkpoint):
         checkpoint["lr_schedulers_state_dict"] = checkpoint["lr_schedulers"]
-
-
-def _pair(total: dict[str, int], current: dict[str, int]) -> dict[str, dict[str, int]]:
-    return {"total": total, "current": current}
-
-
-def _steps(names: tuple[str, ...], number: int, before: int = 0) -> dict[str, dict[str, int]]:
-    """Returns the counts of steps, of which some were before the epoch."""
-    return _pair(dict.fromkeys(names, number), dict.fromkeys(names, number - before))
-
-
-def loops_state(progress: Progress, hook: str | None = None, is_between: bool = False) -> dict[str, Any]:
-    """Returns the state of Lightning's loops that corresponds to a trial's progress.
-
-    Args:
-        progress: The progress of the training.
-        hook: The running hook, if the checkpoint is written in one: the batch or epoch around it is not completed yet.
-        is_between: Whether it is written between two batches of an epoch, by Determined. Lightning writes none there:
-            it would count the last one when it goes on, or not, if a validation is due. It always does so if the last
-            hook was on_train_batch_end.
-    """
-    missing = 1 if is_between else max(missing_of_batch(hook), progress.uncounted)
-    stepped = progress.batches_that_stepped - (is_between and progress.counts_last_batch)
-    is_running = progress.epoch_is_running
-    epochs = counts(progress.current_epoch + is_running, 2 - progress.epoch_is_processed if is_running else 0)
-    before = progress.before_epoch
-    step = _steps(("ready", "completed"), progress.automatic_steps, before[0])
-    for tracked in step.values():
-        tracked["ready"] += progress.has_broken_step
-    missing_of_validation = 2 * progress.has_broken_validation
-    validated = (
-        counts(batches, missing_of_validation) for batches in (progress.validated_in_epoch, progress.validated)
-    )
-    fit_loop = {
-        "state_dict": {},
-        "epoch_progress": _pair(epochs, dict(epochs)),
-        "epoch_loop.state_dict": {"_batches_that_stepped": stepped},
-        "epoch_loop.batch_progress": {
-            **_pair(counts(progress.total_batch_idx + 1, missing), counts(progress.batch_idx + 1, missing)),
-            "is_last_batch": progress.is_last_batch,
-        },
-        "epoch_loop.scheduler_progress": _steps(("ready", "completed"), progress.scheduler_steps, before[2]),
-        "epoch_loop.automatic_optimization.state_dict": {},
-        "epoch_loop.automatic_optimization.optim_progress": {
-            "optimizer": {
-                "step": step,
-                "zero_grad": _steps(("ready", "started", "completed"), progress.zero_grads, before[1]),
-            }
-        },
-        "epoch_loop.manual_optimization.state_dict": {},
-        "epoch_loop.manual_optimization.optim_step_progress": _steps(("ready", "completed"), progress.manual_steps),
-        "epoch_loop.val_loop.state_dict": {},
-        "epoch_loop.val_loop.batch_progress": {
-            **_pair(*validated),
-            "is_last_batch": progress.is_last_validated,
-        },
-    }
-    no_batches = {**_pair(counts(0, 0), counts(0, 0)), "is_last_batch": False}
-    other = {"state_dict": {}, "batch_progress": no_batches}
-    return {"fit_loop": fit_loop, "validate_loop": other, "test_loop": other, "predict_loop": other}
-
-
-def progress_of_loops(loops: dict[str, Any]) -> dict[str, Any]:
-    """Returns the counters of :class:`Progress`, by name, that correspond to the state of Lightning's loops."""
-    fit_loop = loops["fit_loop"]
-    batches = fit_loop["epoch_loop.batch_progress"]
-    epochs = fit_loop["epoch_progress"]["current"]
-    # Not the completed ones: Lightning saves in `on_train_batch_end`, before it counts the batch as completed, and
-    # likewise for epochs.
-    trained = batches["current"]["processed"]
-    is_in_batch = batches["current"]["ready"] > trained
-    is_last = batches["is_last_batch"] and not is_in_batch
-    has_ended = epochs["processed"] >= epochs["ready"]
-    is_running = not is_last and trained > 0 and not has_ended
-    optimizer = fit_loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
-    schedulers = fit_loop["epoch_loop.scheduler_progress"]
-    validations = fit_loop["epoch_loop.val_loop.batch_progress"]
-    steps = (optimizer["step"], optimizer["zero_grad"], schedulers)
-    return {
-        "current_epoch": epochs["ready"] - is_running,
-        "batch_idx": trained - 1,
-        "total_batch_idx": batches["total"]["processed"] - 1,
-        "is_last_batch": is_last,
-        # Written in the hooks between a batch and where Lightning counts it.
-        "batch_end_is_due": trained > 0 and not is_in_batch and not has_ended,
-        "epoch_is_running": is_running,
-        "automatic_steps": optimizer["step"]["total"]["completed"],
-        "manual_steps": fit_loop["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"],
-        "batches_that_stepped": fit_loop["epoch_loop.state_dict"].get("_batches_that_stepped", 0),
-        "zero_grads": optimizer["zero_grad"]["total"]["completed"],
-        "scheduler_steps": schedulers["total"]["completed"],
-        "before_epoch": tuple(each["total"]["completed"] - each["current"]["completed"] for each in steps),
-        "validated": validations["current"]["completed"],
-        "validated_in_epoch": validations["total"]["completed"],
-        "is_last_validated": validations["is_last_batch"],
-    }

@@ -17,7 +17,13 @@ from lightning_shim.members.trainer_parts import SETTABLE, TRAINER_PARTS, instea
 from lightning_shim.metrics.collector import MetricCollector
 from lightning_shim.metrics.store import MetricStore
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
-from lightning_shim.session.progress import COUNTS, NOT_YET_COUNTED, counts, missing_of_batch
+from lightning_shim.session.progress import (
+    COUNTS,
+    counts,
+    counts_of_epochs,
+    missing_of_batch,
+    missing_of_validation_batch,
+)
 from lightning_shim.session.session import Session
 
 
@@ -36,11 +42,7 @@ class Training(NamedTuple):
 
 
 def _epochs(training: Training) -> dict[str, int]:
-    progress, hook = training.session.progress, training.hook
-    starts = hook == "on_train_epoch_start"
-    is_running = progress.epoch_is_running or starts
-    missing = 0 if not is_running else NOT_YET_COUNTED[hook] if starts or hook == "on_train_epoch_end" else 2
-    return counts(progress.current_epoch + is_running, missing)
+    return counts_of_epochs(training.session.progress, training.hook)
 
 
 def _batches(training: Training, batch_idx: int) -> dict[str, int]:
@@ -59,11 +61,8 @@ def _batches_in_all(training: Training) -> dict[str, int]:
 
 
 def _validation_batches(training: Training, batches: int) -> dict[str, int]:
-    hook = training.hook
-    in_transfer = hook in TRANSFER_HOOKS and training.session.trainer.evaluating
-    is_of_validation = hook is not None and "validation" in hook
-    missing = 4 if in_transfer else NOT_YET_COUNTED.get(hook, 0) if is_of_validation else 0
-    return counts(batches, missing)
+    in_transfer = training.hook in TRANSFER_HOOKS and training.session.trainer.evaluating
+    return counts(batches, 4 if in_transfer else missing_of_validation_batch(training.hook))
 
 
 def _batches_of_validation(training: Training) -> dict[str, int]:
@@ -113,7 +112,6 @@ def _shown(collector: MetricCollector, on_step: bool) -> dict[str, dict[str, Any
 
 
 def _is_first_after_restart(training: Training) -> bool:
-    # After a pause the training goes on as if there had been none, so it has not restarted.
     restarted_at = training.training_loop.restarted_at
     return restarted_at is not None and training.session.progress.total_batch_idx <= restarted_at + 1
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from determined import pytorch
 
-from lightning_shim.checkpoint.lightning_format import LightningCheckpoint, loops_state
+from lightning_shim.checkpoint.lightning_format import LightningCheckpoint
 from lightning_shim.compatibility.before_training import no_accumulation, usable_callbacks
 from lightning_shim.diagnostics.errors import IgnoredMemberWarning, RefusedMemberError
 from lightning_shim.diagnostics.locations import caller_location, caller_name
@@ -31,6 +31,7 @@ from lightning_shim.members.query import find
 from lightning_shim.metrics.lightning_loggers import Loggers
 from lightning_shim.metrics.store import MetricStore
 from lightning_shim.patching.attachment import FIXED, FIXED_SENTENCE, Attached
+from lightning_shim.session.loops_state import loops_state
 from lightning_shim.session.options import root_dir_of, verify_option
 
 _ANSWERS: Final = {
@@ -253,7 +254,8 @@ class TrainerFacade(Attached):
 
     def loops_state(self) -> dict[str, Any]:
         """Returns the progress of the training in the form of Lightning's loops."""
-        return loops_state(self._session.progress)
+        restarted = self._session.restarted_loops
+        return loops_state(self._session.progress) if restarted is None else {"fit_loop": restarted.state}
 
     # Called by the module and its callbacks.
 

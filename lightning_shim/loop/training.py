@@ -7,7 +7,6 @@ when a validation has ended. ``Progress`` records what is still due, so that a c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -22,8 +21,14 @@ from lightning_shim.loop.epoch_outputs import StepOutputs, TrainingOutputs
 from lightning_shim.loop.optimization import Optimization
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.loop.validation import EvaluationLoop
+from lightning_shim.session.loops_state import progress_of_loops
+from lightning_shim.session.loops_state import restart as restart_progress
 from lightning_shim.session.random_state import RandomState
-from lightning_shim.upstream.lightning_behaviour import STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY
+from lightning_shim.upstream.lightning_behaviour import (
+    STEPS_SCHEDULERS_ONCE_AFTER_A_RESTART,
+    STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY,
+)
+from lightning_shim.upstream.lightning_loops import FirstWork, Restart
 
 SKIPPED: Final = object()
 """A batch that Determined counts and nobody trains on: all of its epochs have the same number of batches."""
@@ -42,6 +47,8 @@ class TrainingLoop:
         epoch_length: The number of batches of an epoch.
         restarted_at: The index over all epochs of the last batch before a checkpoint of Lightning's, while the epoch
             goes on that it was written in; otherwise None.
+        validates_first: While the batch before a checkpoint of Lightning's is counted once more, whether the validation
+            after it is run; otherwise None.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class TrainingLoop:
     ) -> None:
         session, hooks = runtime.session, runtime.hooks
         self.source: Final = source
+        self._evaluation_loop: Final = evaluation_loop
         self._validation_source: Final = evaluation_loop.source
         self._session: Final = session
         self._hooks: Final = hooks
@@ -69,8 +77,10 @@ class TrainingLoop:
         self._outputs: Final = TrainingOutputs()
         hooks.lightning1_values["outputs"] = lambda args: self._outputs.of_epoch()
         self._steps_schedulers_early: Final = STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY.is_of(session.lightning.version)
+        self._steps_schedulers_once: Final = STEPS_SCHEDULERS_ONCE_AFTER_A_RESTART.is_of(session.lightning.version)
         self.epoch_length: Final = EpochLength(session, source)
-        self._continues_ended_epoch = False
+        self._restart: Restart | None = None
+        self.validates_first: bool | None = None
         self._batches: Batches | None = None
         self.restarted_at: int | None = None
         self._loaded: dict[str, Any] | None = None
@@ -97,6 +107,8 @@ class TrainingLoop:
             self.epoch_length.of_first = self.source.length
             latest = self._session.controller.latest
             if latest is None or not latest.is_own:
+                if self._session.restarted_loops is not None:
+                    self._session.restarted_loops.restore_loaders(self.source.combined)
                 # As in Lightning, their iterators are made at once, which draws random numbers.
                 self._batches = self.source.batches()
 
@@ -122,47 +134,14 @@ class TrainingLoop:
                 self._batches = self.source.batches()
             if self._batches.length == 0 and self.epoch_length.is_fixed:
                 raise self.source.without_batches(0)
-            self._continues_ended_epoch = self._goes_on_after_max_steps()
-            if self._progress.epoch_is_running or self._continues_ended_epoch:
-                # There are no positions to restore: the checkpoint is Lightning's, which has none, or that of another
-                # number of processes, which had other samples. So the batches are loaded once more and dropped.
-                self._warn_of_loaders_that_start_anew()
+            if self._progress.epoch_is_running:
+                # There are no positions to restore: the checkpoint is that of another number of processes, which had
+                # other samples. So the batches are loaded once more and dropped.
                 self.source.set_epoch(self._progress.current_epoch)
                 for _ in range(self._progress.batch_idx + 1):
                     # The batches may run out: another number of processes may have had more of them each.
                     next(self._batches, None)
                     self._progress.is_last_batch = self._batches.done
-
-    def _warn_of_loaders_that_start_anew(self) -> None:
-        """Warns a script as Lightning does of a checkpoint within an epoch, whose other batches may not come."""
-        session, batches = self._session, self._session.trainer.num_training_batches
-        steps = batches if batches == math.inf else math.ceil(batches / self.optimization.accumulate_grad_batches)
-        are_resumable = all(
-            hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
-            for loader in self.source.combined.flattened
-        )
-        if (
-            session.script_trainer is None
-            or steps == math.inf
-            or are_resumable
-            or not session.module.global_step % steps
-        ):
-            return
-        session.lightning.rank_zero_warn(
-            "You're resuming from a checkpoint that ended before the epoch ended and your dataloader is not resumable. "
-            "This can cause unreliable results if further training is done. Consider using an end-of-epoch checkpoint "
-            "or make your dataloader resumable by implementing the `state_dict` / `load_state_dict` interface.",
-            category=session.lightning.PossibleUserWarning,
-        )
-
-    def _goes_on_after_max_steps(self) -> bool:
-        """Whether the checkpoint's last epoch was ended within by ``max_steps``, and the batches left make up the next.
-
-        As in Lightning, which goes on within an epoch, even an ended one, wherever ``max_steps`` is given.
-        """
-        progress, trainer = self._progress, self._session.script_trainer
-        was_cut = progress.batch_idx >= 0 and not progress.is_last_batch and not progress.epoch_is_running
-        return was_cut and trainer is not None and trainer.max_steps != -1
 
     def resume(self) -> None:
         """Restores the loaders and random numbers of the checkpoint, if one was loaded."""
@@ -196,11 +175,16 @@ class TrainingLoop:
         # whether it is still due.
         progress = self._progress
         while True:
-            if not progress.epoch_is_running:
+            if self._restart is not None:
+                self._start_epoch()
+            elif not progress.epoch_is_running:
                 # A checkpoint may have been written when Lightning's epoch had ended and Determined's had not.
                 yield from self._rest_of_determined_epoch()
                 self._start_epoch()
             self._show_epoch()
+            if self.validates_first is not None:
+                yield SKIPPED
+                self.validates_first = None
             with self._session.profiling.action("run_training_epoch"):
                 yield from self._rest_of_epoch()
             # In Lightning the validation of an epoch comes before on_train_epoch_end; Determined validates at the end
@@ -225,17 +209,34 @@ class TrainingLoop:
             self.source.batches()
         self.source.set_epoch(progress.current_epoch)
         # Before the hooks, for what the last epoch's have assigned; after them, for what these have.
+        restart, self._restart = self._restart, None
         self._hooks.refresh_if_changed()
-        self._hooks.call("on_epoch_start")
-        self._hooks.call("on_train_epoch_start")
-        self._hooks.refresh_if_changed()
-        if not self._continues_ended_epoch:
+        if restart is None or restart.starts_epoch:
+            self._hooks.call("on_epoch_start")
+            self._hooks.call("on_train_epoch_start")
+            self._hooks.refresh_if_changed()
+        if restart is None:
             progress.start_epoch()
-        self._continues_ended_epoch = progress.ends_early = progress.ends_within_step = False
+        else:
+            self._go_on(restart)
+        progress.ends_early = progress.ends_within_step = False
         progress.epoch_is_running = True
         # The first epoch's iterators have been created by start(), and those of an interrupted one by resume().
-        if self._batches is None:
+        if self._batches is None or (restart is not None and restart.makes_iterators):
             self._batches = self.source.batches()
+        if restart is not None:
+            # As in Lightning, the epoch takes as many batches as are left of it.
+            self._batches.fetched += progress.batch_idx + 1
+
+    def _go_on(self, restart: Restart) -> None:
+        """Goes on within the epoch that a checkpoint of Lightning's was written in."""
+        progress, first = self._progress, restart.first
+        restart_progress(progress, restart.loops)
+        progress.is_last_batch &= first is not FirstWork.BATCH
+        progress.batch_end_is_due = first in (FirstWork.VALIDATION, FirstWork.END_OF_BATCH)
+        self._evaluation_loop.goes_on = first is FirstWork.VALIDATION
+        if restart.leaves_out_validation:
+            self._evaluation_loop.leave_out()
 
     def _show_epoch(self) -> None:
         """Opens the progress bar of an epoch that starts, or goes on from a checkpoint."""
@@ -375,14 +376,41 @@ class TrainingLoop:
         progress.last_batch_stepped = not self.optimization.should_accumulate()
         progress.batches_that_stepped += progress.last_batch_stepped
 
+    @property
+    def ends_with_checkpoint(self) -> bool:
+        """Whether nothing is left to train after a checkpoint of Lightning's."""
+        loops = self._session.restarted_loops
+        is_done = loops is not None and loops.are_done
+        if loops is not None and is_done:
+            self._progress.load_state_dict(progress_of_loops(loops.state))
+        return is_done
+
     def restart(self) -> None:
-        """Goes on from a checkpoint of Lightning's."""
-        if self._progress.epoch_is_running:
-            self.restarted_at = self._progress.total_batch_idx
-        # In the hooks of a batch Lightning may have written the checkpoint; it counts batches after them.
-        if self._progress.batch_end_is_due:
-            self._progress.batch_end_is_due = False
-            self._count_batch()
+        """Counts as Lightning does when it goes on from a checkpoint of its own, up to ``on_train_start``."""
+        loops = self._session.restarted_loops
+        if loops is not None:
+            loops.start()
+            self._progress.load_state_dict(progress_of_loops(loops.state))
+
+    def plan_restart(self) -> tuple[int, int]:
+        """Finds out how the first epoch begins after a checkpoint of Lightning's.
+
+        Returns:
+            The batches and epochs that Determined counts before it.
+        """
+        loops, self._session.restarted_loops = self._session.restarted_loops, None
+        if loops is None:
+            return self.epoch_length.batches_and_epochs()
+        self.restarted_at = self._progress.total_batch_idx if loops.is_restarting else None
+        self._restart = restart = loops.start_epoch(self.source.is_taken_by_steps)
+        counted = progress_of_loops(restart.loops)
+        epochs, length = counted["current_epoch"], self.epoch_length.of_all
+        batches = counted["total_batch_idx"] + 1 if length is None else epochs * length + counted["batch_idx"] + 1
+        if restart.first is not FirstWork.BATCH and (batches or not self.epoch_length.is_fixed):
+            # Determined looks after a batch whether to validate and whether to stop.
+            self.validates_first = restart.first is FirstWork.VALIDATION
+            batches = max(batches - 1, 0)
+        return batches, epochs
 
     def finish_epoch(self) -> None:
         """Ends an epoch whose last batch has been trained, once."""
@@ -407,8 +435,9 @@ class TrainingLoop:
             self._hooks.call("on_epoch_end")
             self._outputs.clear()
             self._report_epoch()
-            if self._steps_epoch_schedulers:
-                self.optimization.step_schedulers("epoch", on_plateau=True)
+            if self._steps_epoch_schedulers and (self.restarted_at is None or not self._steps_schedulers_once):
+                # As in Lightning, which has no metrics for those that monitor one if the epoch goes on from elsewhere.
+                self.optimization.step_schedulers("epoch", on_plateau=self.restarted_at is None)
             self._metrics.training.reset()
         progress.current_epoch += 1
         progress.epoch_is_running = progress.epoch_is_processed = False
@@ -455,6 +484,7 @@ class TrainingLoop:
             "skips_backward": self.optimization.skips_backward,
             "more_batches": self.epoch_length.more,
             "length": self.epoch_length.of_first,
+            "restarted_at": self.restarted_at,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -465,4 +495,5 @@ class TrainingLoop:
                 restores rank 0's on all processes.
         """
         self._loaded = state
+        self.restarted_at = state["restarted_at"]
         self._outputs.load_state_dict(state["outputs"], self._session.context.device)

@@ -48,6 +48,7 @@ class EvaluationLoop:
     Attributes:
         source: The validation loaders.
         is_enabled: Whether there is anything to validate; loaders that turn out to be empty disable it.
+        goes_on: Whether the next validation goes on that a checkpoint of Lightning's was written in.
     """
 
     def __init__(self, runtime: Runtime, source: DataSource, loggers: Loggers) -> None:
@@ -65,6 +66,7 @@ class EvaluationLoop:
         self._has_step: Final = hooks.overridden("validation_step")
         self._takes_batch_idx: Final = self._has_step and takes_batch_idx(self._module.validation_step)
         self.is_enabled = source.request.is_defined and self._has_step and not source.is_switched_off
+        self.goes_on = False
         self._batches: Batches | None = None
         self._has_several = False
         self._modes: dict[str, bool] = {}
@@ -84,6 +86,12 @@ class EvaluationLoop:
                 self._progress.validation_batches.clear()
             self.is_enabled = sum(self.source.num_batches) > 0
 
+    def leave_out(self) -> None:
+        """Makes the loaders' iterators for a validation that Lightning counts and does not run, as it does."""
+        if self.is_enabled:
+            self.source.set_epoch(self._progress.current_epoch)
+            self.source.batches()
+
     def start(self, releases_gradients: bool, limit: int | float = math.inf) -> None:
         """Starts a validation.
 
@@ -97,9 +105,14 @@ class EvaluationLoop:
             self._hooks.module_or_default("on_validation_model_zero_grad")
         self.set_up()
         self._progress.has_validated = False
-        self.forget()
+        self._progress.corrections.pop("validated", None)
+        if not self.goes_on:
+            self.forget()
         self.source.set_epoch(self._progress.current_epoch)
         self._batches = self.source.batches(limit)
+        # As in Lightning, a validation that a checkpoint was written in takes as many batches as were left.
+        self._batches.fetched += self._progress.validated
+        self.goes_on = False
         self._has_several = self.source.has_several
         self._outputs = [[] for _ in self.source.num_batches]
         self._modes = {name: submodule.training for name, submodule in self._module.named_modules()}

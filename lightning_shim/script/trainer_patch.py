@@ -80,8 +80,10 @@ def _verify(given: dict[str, Any], plugins: Plugins) -> None:
     for plugin in plugins.refused:
         raise _refusal("plugins", plugin, ARGUMENTS["plugins"].sentence)
     for plugin in plugins.ignored:
+        requeues = getattr(plugin, "auto_requeue", False)
+        is_ignored = "has no effect but SLURM's signal, off-cluster" if requeues else "is ignored"
         warn_at_caller(
-            f"Trainer(plugins={plugin!r}) is ignored: Determined starts the processes; off-cluster torchrun does."
+            f"Trainer(plugins={plugin!r}) {is_ignored}: Determined starts the processes; off-cluster torchrun does."
         )
 
 

@@ -117,7 +117,9 @@ class ScriptTrial(LightningTrial):
     @property
     def validation_is_due(self) -> bool:
         """Whether Lightning would validate after the batch that was trained last."""
-        trainer, progress = self.trainer, self._session.progress
+        trainer, progress, is_due = self.trainer, self._session.progress, super().validation_is_due
+        if is_due is not None:
+            return is_due
         epochs, period = trainer.check_val_every_n_epoch, trainer.val_check_batch
         # After a batch that on_train_batch_start has refused there is no validation.
         if not progress.batch_end_is_due or (epochs is not None and (progress.current_epoch + 1) % epochs):

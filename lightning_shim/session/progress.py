@@ -37,6 +37,11 @@ def missing_of_batch(hook: str | None) -> int:
     return 0 if hook is None or "epoch" in hook or "validation" in hook else NOT_YET_COUNTED.get(hook, 0)
 
 
+def missing_of_validation_batch(hook: str | None) -> int:
+    """Returns how many of the four counts do not include the validation batch, in a hook of whatever kind."""
+    return NOT_YET_COUNTED.get(hook, 0) if hook is not None and "validation" in hook else 0
+
+
 @dataclass(slots=True)
 class Progress:
     """Counters that follow ``pytorch_lightning.loops.progress``."""
@@ -71,6 +76,8 @@ class Progress:
     scheduler_steps: int = 0  # steps of schedulers
     # automatic_steps, zero_grads and scheduler_steps when the epoch began.
     before_epoch: tuple[int, int, int] = (0, 0, 0)
+    # What Lightning's counts have more than these, after a restart from a checkpoint: see session/loops_state.
+    corrections: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def start_epoch(self) -> None:
         """Counts the batches of another epoch."""
@@ -78,6 +85,7 @@ class Progress:
         self.is_last_batch = False
         self.validated_in_epoch = 0
         self.before_epoch = (self.automatic_steps, self.zero_grads, self.scheduler_steps)
+        self.corrections.pop("validated_in_epoch", None)
 
     @property
     def counts_last_batch(self) -> bool:
@@ -97,3 +105,11 @@ class Progress:
         """Takes over the counters of a checkpoint."""
         for name, value in state.items():
             setattr(self, name, value)
+
+
+def counts_of_epochs(progress: Progress, hook: str | None) -> dict[str, int]:
+    """Returns Lightning's counts of epochs, as they are in a hook."""
+    if hook == "on_train_epoch_start":
+        return counts(progress.current_epoch + 1, NOT_YET_COUNTED[hook])
+    is_running = progress.epoch_is_running
+    return counts(progress.current_epoch + is_running, 2 - progress.epoch_is_processed if is_running else 0)

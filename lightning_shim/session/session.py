@@ -17,6 +17,7 @@ from lightning_shim.session.schedule import Schedule
 from lightning_shim.upstream.determined.context import is_on_cluster
 from lightning_shim.upstream.determined.controller import Controller
 from lightning_shim.upstream.lightning import Lightning
+from lightning_shim.upstream.lightning_loops import RestartedLoops
 from lightning_shim.upstream.lightning_strategy import is_distributed
 from lightning_shim.upstream.namespaces import derives_from
 
@@ -43,6 +44,8 @@ class Session:
     stopped_by: str | None = None  # the requester, in words; None if it was another process
     # Whether there are no batches to train on, which ends a script's training without an error.
     lacks_batches: bool = False
+    # Lightning's loops, after a checkpoint of its own, until the first epoch goes on from there.
+    restarted_loops: RestartedLoops | None = None
     # The progress bar that is shown, or None. Everything is printed through it, above the bar.
     progress_bar: ProgressBar | None = None
 

@@ -82,26 +82,30 @@ class LightningCallback(pytorch.PyTorchCallback):
         """Calls the hooks before the first batch, and restores the second and third part of a loaded checkpoint."""
         self._search.start()
         # Determined sets the count only from a checkpoint of this very trial.
-        if self._controller.batches_trained > 0:
-            if not self._parts.trial_state.apply():
-                raise CheckpointError(
-                    f"the checkpoint {self.checkpoint_path} was not written by a LightningTrial: it does not say where "
-                    "in an epoch its training stood. Load its weights when you build the module, or resume from "
-                    "another one."
-                )
+        if self._controller.batches_trained > 0 and not self._parts.trial_state.apply():
+            raise CheckpointError(
+                f"the checkpoint {self.checkpoint_path} was not written by a LightningTrial: it does not say where in "
+                "an epoch its training stood. Load its weights when you build the module, or resume from another one."
+            )
         # Of another trial's checkpoint the module has the weights alone, and Determined counts from zero.
-        elif self._trainer.ckpt_path is not None:
-            self._go_on_from(self._trainer.ckpt_path)
         fits_again = self._controller.batches_trained == 0 and self._session.progress.total_batch_idx >= 0
-        if fits_again:
+        loops = self._session.restarted_loops
+        if loops is not None:
+            self._verify_length()
+            fits_again = False
+        elif fits_again:
             # The script's Trainer has fitted before, and goes on counting.
             self._controller.continue_at(*self._training_loop.epoch_length.batches_and_epochs())
         self._parts.journal.starts_complete = self._controller.has_trained_its_length
         self._training_loop.start(fits_again)
         if self._ends_at_once():
             return
+        self._training_loop.restart()
         if self._training_loop.goes_on or self._session.validates_in_epoch(self._trainer.current_epoch):
             self._evaluation_loop.set_up()
+        if loops is not None:
+            self._controller.continue_at(*self._training_loop.plan_restart())
+            self._controller.skips_training = self._controller.has_trained_its_length
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")
         if self._session.script_trainer is not None:
@@ -117,24 +121,21 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._hooks.refresh_if_changed()
             self._parts.journal.start(self.checkpoint_path)
 
-    def _go_on_from(self, path: str | os.PathLike[str]) -> None:
-        """Has Determined count on from a checkpoint of Lightning's; there may be nothing left to train."""
-        self._training_loop.restart()
-        batches, epochs = self._training_loop.epoch_length.batches_and_epochs()
-        max_epochs = self._trainer.max_epochs
+    def _verify_length(self) -> None:
+        """Refuses a checkpoint of Lightning's after more epochs than are to be trained."""
+        epochs, max_epochs = self._trainer.current_epoch, self._trainer.max_epochs
         if max_epochs != -1 and epochs > max_epochs:
             raise CheckpointError(
                 f"ckpt_path: You restored a checkpoint with current_epoch={epochs}, but you have set "
-                f"Trainer(max_epochs={max_epochs}). Train for more than {path} was, or load the weights alone when you "
-                "build the module."
+                f"Trainer(max_epochs={max_epochs}). Train for more than {self._trainer.ckpt_path} was, or load the "
+                "weights alone when you build the module."
             )
-        self._controller.continue_at(batches, epochs)
-        self._controller.skips_training = self._controller.has_trained_its_length
 
     def _ends_at_once(self) -> bool:
         """Skips the training if it is complete, or if a hook has requested a stop; returns whether it is skipped."""
         self._agree_to_stop()
-        if self._session.stops_early or self._session.has_reached_its_limits:
+        session = self._session
+        if session.stops_early or self._training_loop.ends_with_checkpoint or session.has_reached_its_limits:
             self._controller.skips_training = True
         return self._controller.skips_training
 
@@ -231,7 +232,9 @@ class LightningCallback(pytorch.PyTorchCallback):
         """Stops the trial if any process has requested it, and if this one lets it. Call it on all processes."""
         session = self._session
         wishes = self._context.distributed.allgather((session.stops_early, session.received_sigterm))
-        if session.world_size > 1 and any(has_signal for _, has_signal in wishes):
+        if session.world_size > 1 and stops and any(has_signal for _, has_signal in wishes):
+            # As with one process, the batch is counted first.
+            self._training_loop.finish_batch()
             raise session.lightning.SIGTERMException
         # Determined looks at the request after each report, validation or checkpoint, which comes next.
         if any(stops_early for stops_early, _ in wishes) and stops:

@@ -295,6 +295,8 @@ class LightningTrial(pytorch.PyTorchTrial):
                 and self._session.validates_early
                 and self._parts.evaluation_loop.is_enabled
             )
+        elif self._parts.training_loop.validates_first is not None:
+            self.controller.pause_after_this_batch(validates=self._parts.training_loop.validates_first)
         elif self.trainer.is_last_batch and self._validates_epochs_itself:
             self.controller.pause_after_this_batch(validates=self._parts.evaluation_loop.is_enabled)
         return self._parts.reports.end_batch(outputs, is_trained=batch is not SKIPPED)
@@ -339,7 +341,7 @@ class LightningTrial(pytorch.PyTorchTrial):
     @property
     def validation_is_due(self) -> bool | None:
         """Whether to validate after the batch trained last; None where Determined's period of validations says so."""
-        return None
+        return self._parts.training_loop.validates_first
 
     # The user's interface.
 

@@ -28,6 +28,11 @@ STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY: Final = Behaviour(
     ">=2.6", "If `on_train_batch_start` returns -1, learning rate schedulers are stepped as after the last batch."
 )
 
+STEPS_SCHEDULERS_ONCE_AFTER_A_RESTART: Final = Behaviour(
+    ">=2.5",
+    "At the end of an epoch that goes on from a checkpoint, schedulers of epochs are not stepped a second time.",
+)
+
 AUTOCASTS_WEIGHTS_EACH_TIME: Final = Behaviour(
     ">=2.5.5", "In mixed precision a weight is cast each time that a step uses it, and no cast is kept for the next."
 )

@@ -27,7 +27,7 @@ class Plugins:
     Attributes:
         used: The plugins of checkpoints and precision that Trainer and trial use.
         synchronises_layers: Whether one of them does what ``sync_batchnorm`` does.
-        ignored: The plugins that start no processes here.
+        ignored: The plugins whose processes are not started.
         refused: The plugins without which the training would be another one.
     """
 

@@ -110,7 +110,7 @@ def test_restarting_from_lightnings_checkpoint(pl: ModuleType, tmp_path: Path) -
         # Lightning says that its loader starts anew within the epoch.
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
         fit_by_lightning(pl, lightnings, loader(), max_epochs=2, ckpt_path=checkpoint)
-    lightning_shim.fit(ours, loader(), max_length=pytorch.Epoch(2), ckpt_path=checkpoint)
+        lightning_shim.fit(ours, loader(), max_length=pytorch.Epoch(2), ckpt_path=checkpoint)
     assert ours.seen == lightnings.seen
     assert ours.seen[0] == (True, True)
 

@@ -54,8 +54,7 @@ class Saving(Callback):
         (None, None),
         ("training_step", 6),
         ("training_step", 7),
-        # Older Trainers repeat a part of the epoch if they go on from there.
-        pytest.param("on_train_batch_end", 6, marks=pytest.mark.lightning(">=2.5")),
+        ("on_train_batch_end", 6),
         ("on_train_epoch_end", 4),
         ("validation_step", 6),
     ],

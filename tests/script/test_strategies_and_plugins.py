@@ -136,5 +136,6 @@ def test_is_refused(arguments: dict[str, Any], reason: str) -> None:
 
 @pytest.mark.usefixtures("_scripts")
 def test_environment_of_other_processes_is_warned_of() -> None:
-    with pytest.warns(lightning_shim.DifferenceWarning, match=r"Trainer\(plugins=.*SLURM.* is ignored: Determined"):
-        pl.Trainer(**ARGUMENTS, plugins=[SLURMEnvironment()])
+    for requeues, effect in ((False, "is ignored"), (True, "has no effect but SLURM's signal")):
+        with pytest.warns(lightning_shim.DifferenceWarning, match=rf"plugins=.*SLURM.* {effect}.*: Determined"):
+            pl.Trainer(**ARGUMENTS, plugins=[SLURMEnvironment(auto_requeue=requeues)])

@@ -192,4 +192,4 @@ class Controller:
     @property
     def is_complete(self) -> bool:
         """Whether the training is complete."""
-        return self.test_mode or self.has_trained_its_length
+        return self.test_mode or self.skips_training or self.has_trained_its_length
