@@ -18,7 +18,7 @@ from lightning_shim.diagnostics.errors import CheckpointError
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.session.progress import Progress, counts, missing_of_batch
-from lightning_shim.upstream.lightning import hyperparameters_name, is_omegaconf
+from lightning_shim.upstream.lightning import HYPERPARAMETERS_NAME, is_omegaconf
 from lightning_shim.upstream.lightning_plugins import read_checkpoint
 
 SCALER_KEY: Final = "MixedPrecision"
@@ -106,8 +106,8 @@ class LightningCheckpoint:
                 checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = self._hyperparameters(owner)
                 if is_omegaconf(owner.hparams):
                     checkpoint[owner.CHECKPOINT_HYPER_PARAMS_TYPE] = type(owner.hparams)
-                if hyperparameters_name(owner) is not None:
-                    checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = hyperparameters_name(owner)
+                if hasattr(owner, HYPERPARAMETERS_NAME):
+                    checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = getattr(owner, HYPERPARAMETERS_NAME)
         state = self._hooks.datamodule("state_dict")
         if state:
             checkpoint[type(self._datamodule).__qualname__] = state
@@ -262,7 +262,10 @@ def loops_state(progress: Progress, hook: str | None = None, is_between: bool = 
         "epoch_progress": _pair(epochs, dict(epochs)),
         "epoch_loop.state_dict": {"_batches_that_stepped": stepped},
         "epoch_loop.batch_progress": {
-            **_pair(counts(progress.total_batch_idx + 1, missing), counts(progress.batch_idx + 1, missing)),
+            **_pair(
+                counts(progress.total_batch_idx + 1, missing, progress.refused_batches),
+                counts(progress.batch_idx + 1, missing, progress.last_batch_is_refused),
+            ),
             "is_last_batch": progress.is_last_batch,
         },
         "epoch_loop.scheduler_progress": _steps(("ready", "completed"), progress.scheduler_steps, before[2]),
@@ -281,9 +284,10 @@ def loops_state(progress: Progress, hook: str | None = None, is_between: bool = 
             "is_last_batch": progress.is_last_validated,
         },
     }
-    no_batches = {**_pair(counts(0, 0), counts(0, 0)), "is_last_batch": False}
-    other = {"state_dict": {}, "batch_progress": no_batches}
-    return {"fit_loop": fit_loop, "validate_loop": other, "test_loop": other, "predict_loop": other}
+    no_batches = _pair(counts(0, 0), counts(0, 0))
+    evaluation = {"state_dict": {}, "batch_progress": {**no_batches, "is_last_batch": False}}
+    prediction = {"state_dict": {}, "batch_progress": no_batches}
+    return {"fit_loop": fit_loop, "validate_loop": evaluation, "test_loop": evaluation, "predict_loop": prediction}
 
 
 def progress_of_loops(loops: dict[str, Any]) -> dict[str, Any]:
@@ -306,6 +310,7 @@ def progress_of_loops(loops: dict[str, Any]) -> dict[str, Any]:
         "current_epoch": epochs["ready"] - is_running,
         "batch_idx": trained - 1,
         "total_batch_idx": batches["total"]["processed"] - 1,
+        "refused_batches": max(0, batches["total"]["processed"] - batches["total"]["started"]),
         "is_last_batch": is_last,
         # Written in the hooks between a batch and where Lightning counts it.
         "batch_end_is_due": trained > 0 and not is_in_batch and not has_ended,

@@ -117,9 +117,6 @@ class TrainingLoop:
         )
         if self._loaded is None and not self._session.lacks_batches:
             self._batches = self._batches or self.source.batches()
-            if fits_again and self._progress.current_epoch > 0:
-                # Lightning creates them again, as for any epoch but its first, which draws random numbers.
-                self._batches = self.source.batches()
             if self._batches.length == 0 and self.epoch_length.is_fixed:
                 raise self.source.without_batches(0)
             self._continues_ended_epoch = self._goes_on_after_max_steps()
@@ -132,6 +129,9 @@ class TrainingLoop:
                     # The batches may run out: another number of processes may have had more of them each.
                     next(self._batches, None)
                     self._progress.is_last_batch = self._batches.done
+            if fits_again and self._progress.current_epoch > 0:
+                # Lightning creates them again, as for any epoch but its first, which draws random numbers.
+                self._batches = None
 
     def _warn_of_loaders_that_start_anew(self) -> None:
         """Warns a script as Lightning does of a checkpoint within an epoch, whose other batches may not come."""
@@ -319,7 +319,8 @@ class TrainingLoop:
                 skips_rest_of_epoch = hooks.call("on_train_batch_start", batch, batch_idx) == -1
             if skips_rest_of_epoch:
                 progress.ends_early = not progress.is_last_batch
-                progress.is_last_batch = True
+                progress.is_last_batch = progress.last_batch_is_refused = True
+                progress.refused_batches += 1
             else:
                 try:
                     outputs = self._run_batch(args)

@@ -35,10 +35,12 @@ def is_attribute(name: str) -> bool:
     return not name.startswith("_") and find("Trainer", name) is not None
 
 
-def show_itself(trainer: Any) -> None:
-    """Ends :func:`show_facade`, if it was called."""
-    if vars(trainer).pop(_FACADE, None) is not None:
+def show_itself(trainer: Any) -> Any:
+    """Ends :func:`show_facade`, and returns the facade; None if it was not called."""
+    facade = vars(trainer).pop(_FACADE, None)
+    if facade is not None:
         trainer.__class__ = type(trainer).__bases__[0]
+    return facade
 
 
 def trials_method(name: str, wrapped: Callable[..., Any], trainer: Any) -> Callable[..., Any]:

@@ -22,14 +22,18 @@ NOT_YET_COUNTED: Final = {
 """How many of the four do not include the batch or epoch in one of whose hooks they are read."""
 
 
-def counts(number: int, missing: int) -> dict[str, int]:
+def counts(number: int, missing: int, refused: int = 0) -> dict[str, int]:
     """Returns Lightning's counts.
 
     Args:
         number: The number of batches or epochs, with the one that is running.
         missing: How many of the counts do not include that one.
+        refused: The number of batches that ``on_train_batch_start`` has refused, which are neither started nor completed.
     """
-    return {name: number - (place >= len(COUNTS) - missing) for place, name in enumerate(COUNTS)}
+    return {
+        name: number - (place >= len(COUNTS) - missing) - refused * (name in ("started", "completed"))
+        for place, name in enumerate(COUNTS)
+    }
 
 
 def missing_of_batch(hook: str | None) -> int:
@@ -46,6 +50,8 @@ class Progress:
     total_batch_idx: int = -1  # the same over all epochs
     is_last_batch: bool = False  # whether that batch is the last of its epoch
     ends_early: bool = False  # whether it is the last because `on_train_batch_start` returned -1
+    last_batch_is_refused: bool = False  # whether it was, even if it would have been the last
+    refused_batches: int = 0  # batches of all epochs for which `on_train_batch_start` returned -1
     # Whether it is the last because `training_step` raised StopIteration, as `next(dataloader_iter)` does after the
     # last batch.
     ends_within_step: bool = False
@@ -75,7 +81,7 @@ class Progress:
     def start_epoch(self) -> None:
         """Counts the batches of another epoch."""
         self.batch_idx = -1
-        self.is_last_batch = False
+        self.is_last_batch = self.last_batch_is_refused = False
         self.validated_in_epoch = 0
         self.before_epoch = (self.automatic_steps, self.zero_grads, self.scheduler_steps)
 

@@ -7,7 +7,7 @@ It relies on these private names of Lightning:
 - ``Trainer._val_check_time_interval``: the period of validation as a time.
 - ``loops.utilities._parse_loop_limits``: the default length of a training.
 - ``Trainer._callback_connector._reorder_callbacks``: puts checkpoint callbacks last.
-- ``Trainer._data_connector.attach_data``: connects module and data module to the Trainer.
+- ``Trainer._data_connector.attach_data`` and ``Strategy._lightning_module``: connect module and data to the Trainer.
 - ``Trainer._logger_connector``, its ``_callback_metrics``, ``_logged_metrics``, ``_progress_bar_metrics`` and
   ``teardown``: the metrics that the Trainer's attributes show.
 - ``_TrainingEpochLoop._batches_that_stepped``: the step under which Lightning logs.
@@ -32,6 +32,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from lightning_shim.upstream.lightning import lightning_of
+from lightning_shim.upstream.lightning_behaviour import TELLS_DATA_MODULES_OF_ERRORS
 from lightning_shim.upstream.namespaces import derives_from, namespace_of
 
 _DEFAULT_BAR: Final = "_lightning_shim_default_bar"
@@ -77,6 +78,21 @@ def taking_signals(trainer: Any) -> Iterator[None]:
     finally:
         connector.teardown()
         vars(connector).pop("_sigterm_notifier_fn", None)
+
+
+def started(trainer: Any, module: Any, data: dict[str, Any]) -> None:
+    """Puts a Trainer into the state in which its ``fit`` begins.
+
+    Args:
+        trainer: The user's Trainer.
+        module: The LightningModule.
+        data: The loaders or the data module, by the names of the arguments of ``fit``.
+    """
+    lightning = lightning_of(trainer)
+    trainer.strategy._lightning_module = module
+    trainer.state.fn, trainer.state.status = lightning.TrainerFn.FITTING, lightning.TrainerStatus.RUNNING
+    trainer.training = True
+    trainer._data_connector.attach_data(module, **data)
 
 
 def resolved_checkpoint(trainer: Any, ckpt_path: Any) -> Any:
@@ -136,10 +152,24 @@ def draws_with_tqdm(bar: Any) -> bool:
     return isinstance(bar, namespace_of(bar).module("callbacks").TQDMProgressBar)
 
 
-def interrupted(trainer: Any, error: BaseException) -> None:
-    """Marks a Trainer whose ``fit`` has ended with an error; after Ctrl+C its stage is still what it was."""
+def interrupted(trainer: Any, error: BaseException, is_told: bool) -> None:
+    """Ends a Trainer's ``fit`` with an error.
+
+    Args:
+        trainer: The user's Trainer.
+        error: The error.
+        is_told: Whether callbacks and loggers know of it already.
+    """
     lightning = lightning_of(trainer)
     trainer.state.fn, trainer.state.status = lightning.TrainerFn.FITTING, lightning.TrainerStatus.INTERRUPTED
+    if not is_told:
+        for callback in trainer.callbacks:
+            callback.on_exception(trainer, trainer.lightning_module, error)
+        if trainer.datamodule is not None and TELLS_DATA_MODULES_OF_ERRORS.is_of(lightning.version):
+            trainer.datamodule.on_exception(error)
+        for logger in trainer.loggers:
+            logger.finalize("failed")
+    # After Ctrl+C the stage is still what it was.
     if not isinstance(error, KeyboardInterrupt):
         trainer.state.stage = None
 
@@ -196,7 +226,7 @@ def searching(trainer: Any, finder: Any) -> Iterator[None]:
         trainer.callbacks = callbacks
 
 
-def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any, loaders: tuple[Any, Any]) -> None:
+def fitted(trainer: Any, stand_in: Any, module: Any, data: dict[str, Any]) -> None:
     """Puts a Trainer into the state that it would be in after ``fit``.
 
     Most of its attributes are read from its loops, strategy and connectors, so these are what is set.
@@ -205,19 +235,19 @@ def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any, loaders: t
         trainer: The user's Trainer.
         stand_in: The trial's facade, which was the module's trainer.
         module: The trained module.
-        datamodule: The LightningDataModule, if there is one.
-        loaders: The CombinedLoaders of training and validation; None for one that was never requested.
+        data: The loaders or the data module, by the names of the arguments of ``fit``.
     """
     trainer.state.fn = stand_in.state.fn
     trainer.state.status, trainer.state.stage = stand_in.state.status, stand_in.state.stage
     trainer.should_stop = stand_in.should_stop
+    trainer.accumulate_grad_batches = stand_in.accumulate_grad_batches
     # Callbacks of configure_callbacks, and the trial's own, belong to the Trainer now, in Lightning's order.
     kept = [each for each in trainer.callbacks if each in stand_in.callbacks or has_nothing_to_fit(trainer, each)]
     added = [each for each in stand_in.callbacks if each not in kept]
     trainer.callbacks = trainer._callback_connector._reorder_callbacks([*kept, *added])
     # This clears the loaders of all loops, which are set afterwards.
-    trainer._data_connector.attach_data(module, datamodule=datamodule)
-    _fitted_loops(trainer, stand_in, *loaders)
+    trainer._data_connector.attach_data(module, **data)
+    _fitted_loops(trainer, stand_in, *stand_in.loaders)
     trainer.strategy.connect(module)
     trainer.strategy.optimizers = stand_in.optimizers
     trainer.strategy.lr_scheduler_configs = stand_in.lr_scheduler_configs
