@@ -198,8 +198,7 @@ class AttributePickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         """Returns how to pickle an object that is not of one of Python's own classes.
 
-        Raises:
-            pickle.PicklingError: If the object belongs to the process, as a dataset or one of Lightning's own does.
+        What belongs to the process, as a dataset or an object of Lightning's own does, is refused.
         """
         cls = type(value)
         if cls in TENSORS and is_usual_tensor(value):
@@ -231,11 +230,7 @@ class AttributePickler(pickle.Pickler):
 
 
 class CheckpointPickler(AttributePickler):
-    """Pickles values for a checkpoint.
-
-    Attributes:
-        buffers: The large buffers, which are not part of the pickle: tensors over the original memory.
-    """
+    """Pickles values for a checkpoint, with large buffers apart from the pickle, over the original memory."""
 
     def __init__(self, known: KnownObjects, initial: InitialObjects, storages: Mapping[int, int]) -> None:
         self._stream: Final = io.BytesIO()
@@ -324,11 +319,7 @@ class AttributeUnpickler(pickle.Unpickler):
         self._reached: Final[set[str]] = set()
 
     def load_with_contents(self) -> Any:
-        """Returns the value, and fills the initial objects in it.
-
-        Raises:
-            MissingObjectError: If one of them is missing or of another kind.
-        """
+        """Returns the value, and fills the initial objects in it; MissingObjectError means that one is not there."""
         # Everything is read before anything is filled, so that a missing object leaves the others as they are.
         value = self.load()
         filled: list[tuple[tuple[InitialObject, Any], Any]] = []

@@ -153,12 +153,7 @@ class OwnAttributes:
         self._begin([owner for owner in self._owners() if owner.loader is None])
 
     def add_loaders(self, stage: str, loaders: Sequence[TrackedLoader]) -> None:
-        """Records the attributes of loaders that have been requested.
-
-        Args:
-            stage: Their stage; its loaders up to now are forgotten.
-            loaders: The loaders.
-        """
+        """Records the attributes of a stage's loaders that have been requested, in place of its former ones."""
         self._loaders[stage] = loaders
         if self._digests is not None:
             owners = self._owners_in(loaders, stage)
@@ -254,12 +249,7 @@ class OwnAttributes:
         return [torch.frombuffer(bytearray(pickled), dtype=torch.uint8), *buffers]
 
     def load(self, state: list[Tensor] | None, with_loaders: bool) -> None:
-        """Keeps a state until :meth:`restore`.
-
-        Args:
-            state: The return value of :meth:`state`.
-            with_loaders: Whether the loaders are those of the checkpoint; an order of other samples would not fit.
-        """
+        """Keeps a state until :meth:`restore`; to other loaders than the checkpoint's it would not fit."""
         self._loaded, self._loads_loaders = state, with_loaders
 
     def restore(self) -> None:

@@ -85,16 +85,7 @@ def _init(options: argparse.Namespace) -> int:
 
 
 class _Plan:
-    """What is to be written, and said.
-
-    Args:
-        path: The script.
-        class_name: The LightningModule, where the user has said which one.
-        is_search: Whether hyperparameters are searched.
-
-    Attributes:
-        files: The texts, by file name.
-    """
+    """What is to be written, the texts by file name, and what is to be said."""
 
     def __init__(self, path: Path, class_name: str, is_search: bool) -> None:
         self._path: Final = path

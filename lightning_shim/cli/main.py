@@ -22,14 +22,7 @@ _NAMED_BY_VERSION: Final = ("pytorch-lightning", "lightning", "determined", "tor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command.
-
-    Args:
-        arguments: The command and its arguments; by default those of the process.
-
-    Returns:
-        The exit code: 0, 1 if something is refused, 2 if the command cannot be carried out.
-    """
+    """Runs a command and returns its exit code: 0, 1 if something is refused, 2 if it cannot be carried out."""
     parser = argparse.ArgumentParser(
         prog=_program(),
         description="Trains unchanged PyTorch Lightning modules on Determined AI.",

@@ -36,12 +36,7 @@ class SearcherMetric:
 
 
 def choose_metric(logged: LoggedNames, monitors: Iterable[Monitor]) -> SearcherMetric:
-    """Chooses the searcher's metric.
-
-    Args:
-        logged: What the module logs in validation.
-        monitors: What callbacks look at: what the user has called best comes before all others.
-    """
+    """Chooses the searcher's metric: what the user has called best for a callback comes before all others."""
     for monitor in monitors:
         # A name that was not found may still be among those that the source does not say.
         is_logged = monitor.metric in logged.places or (logged.unread and smaller_is_better(monitor.metric) is not None)

@@ -44,12 +44,7 @@ def takes_dataloader_iter(step: Callable[..., Any] | None) -> bool:
 
 
 def verify_module(lightning: Lightning, module: Any) -> None:
-    """Refuses a module that cannot be trained.
-
-    Raises:
-        ConfigurationError: If it is no LightningModule, lacks a required hook, or mixes manual optimization with
-            ``optimizer_idx``.
-    """
+    """Refuses what is no LightningModule, lacks a required hook, or takes ``optimizer_idx`` by hand."""
     module_class: Any = lightning.LightningModule
     if not isinstance(module, module_class):
         raise ConfigurationError(
@@ -72,11 +67,7 @@ def verify_module(lightning: Lightning, module: Any) -> None:
 
 
 def verify_manual_optimization(module: Any, options: TrainerOptions) -> None:
-    """Refuses options that have no effect on manual optimization, as Lightning does.
-
-    Raises:
-        ConfigurationError: If the options clip or accumulate gradients.
-    """
+    """Refuses to clip or accumulate gradients in manual optimization, as Lightning does."""
     if module.automatic_optimization:
         return
     if (options.gradient_clip_val or 0) > 0:
@@ -101,11 +92,7 @@ def _not_supported(module: Any, what: str, name: str, value: Any, instead: str) 
 
 
 def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: Any, val_dataloaders: Any) -> None:
-    """Refuses a data module that cannot be used.
-
-    Raises:
-        ConfigurationError: If it is no LightningDataModule of the module's namespace, or loaders are passed as well.
-    """
+    """Refuses what is no LightningDataModule of the module's namespace, or comes with loaders."""
     if datamodule is None:
         return
     if not isinstance(datamodule, lightning.LightningDataModule):
@@ -126,16 +113,8 @@ def verify_members(module: Any, datamodule: Any, callbacks: list[Any], tests_aft
     """Refuses hooks whose absence would change the result, and warns about other members that are not supported.
 
     The findings are those of :func:`lightning_shim.check`. A warning points at the definition of a hook that will not
-    be called, or at the use of an ignored or refused member.
-
-    Args:
-        module: The user's module.
-        datamodule: The user's data module, or None.
-        callbacks: The Lightning callbacks.
-        tests_afterwards: Whether Lightning's own Trainer tests and predicts after the training, with their hooks.
-
-    Raises:
-        RefusedMemberError: If refused hooks are overridden; the error names them all.
+    be called, or at the use of an ignored or refused member. If Lightning's own Trainer tests and predicts afterwards,
+    those hooks are called.
     """
     files = SourceFiles()
     # `usable_callbacks` has judged Lightning's own callbacks as a whole.
@@ -167,12 +146,7 @@ def _is_of_another_loop(member: str) -> bool:
 
 
 def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:
-    """Removes callbacks that have no effect in a trial, with a warning.
-
-    Raises:
-        ConfigurationError: If one is no callback of Lightning's.
-        RefusedMemberError: If one is refused.
-    """
+    """Removes callbacks that have no effect in a trial, with a warning, and refuses those that would change it."""
     usable = []
     for callback in callbacks:
         if not derives_from(callback, "Callback"):

@@ -73,15 +73,7 @@ def is_inspectable(module_or_class: Any) -> bool:
 
 
 def inspect_members(module_or_class: Any, files: SourceFiles | None = None) -> CompatibilityReport:
-    """Makes the report of :func:`check` without printing it.
-
-    Args:
-        module_or_class: As for :func:`check`.
-        files: A cache of source files, to share between several objects.
-
-    Raises:
-        ConfigurationError: If it cannot be checked.
-    """
+    """Makes the report of :func:`check` without printing it; several objects may share a cache of source files."""
     subject = original(module_or_class)
     found = _owner_of(subject)
     if found is None:

@@ -38,15 +38,9 @@ def warn_of_names_never_logged(
     monitors: Iterable[tuple[str, str]],
     searcher_metric: str | None,
 ) -> None:
-    """Warns of names that somebody monitors and that the module never logs.
+    """Warns of names that the module never logs, though somebody monitors them (in words, and the name).
 
-    Args:
-        lightning: The module's Lightning.
-        module: The user's module.
-        others: The callbacks and the data module.
-        monitors: Who monitors, in words, and the name.
-        searcher_metric: The metric of the experiment's searcher, which Determined looks for in validations; None
-            off-cluster.
+    Determined looks for the searcher's metric in validations; off-cluster there is none.
     """
     # Lightning's LearningRateMonitor adds names of its own.
     wanted = [
@@ -114,13 +108,7 @@ class _Logged:
         self.everywhere = self.validation.union(elsewhere.places)
 
     def warn(self, what: str, wanted: str, names: frozenset[str]) -> None:
-        """Warns that a name cannot come, unless it can or nobody knows.
-
-        Args:
-            what: Where the name is wanted, as the beginning of a sentence.
-            wanted: The name.
-            names: The names that may come.
-        """
+        """Warns that a name cannot come, unless it can or nobody knows; ``what`` begins the sentence."""
         plain = {_SUFFIX.sub("", name) for name in names}
         if not self._is_known or _SUFFIX.sub("", wanted) in plain:
             return

@@ -58,20 +58,9 @@ OWN_END: Final = CommonEnd()
 
 
 class Batches:
-    """One pass over the loaders.
+    """One pass over the loaders, which may be resumed after the ``fetched`` batches and the one fetched ``ahead``.
 
     Without a length, one batch is fetched ahead to find out which is the last, as in Lightning's prefetcher.
-
-    Args:
-        combined: Lightning's CombinedLoader.
-        end: The end of the pass on all processes; by default that of the loaders.
-        fetched: The number of batches already taken, if the pass is resumed.
-        ahead: The batch fetched ahead at that time, as in :meth:`state_dict`.
-
-    Attributes:
-        length: The number of batches, or None if it is unknown.
-        fetched: The number of batches taken so far.
-        done: Whether the batch that was taken last is known to be the last one.
     """
 
     def __init__(self, combined: Any, end: CommonEnd = OWN_END, fetched: int = 0, ahead: Tensor | None = None) -> None:
@@ -132,18 +121,9 @@ class Batches:
 class DataFetcherWrapper(Batches):
     """The argument of ``training_step(self, dataloader_iter)``: the step itself takes batches, as many as it likes.
 
-    Lightning's ``_DataFetcherWrapper``. Nothing is fetched ahead, so that only a step that asks in vain finds the end
-    of a loader without a length.
-
-    Args:
-        lightnings_class: Lightning's class, of which it says that it is: modules ask by isinstance.
-        latest: What was taken last, as in :meth:`state_dict`. The other arguments are those of :class:`Batches`, which
-            never has a batch fetched ahead here.
-
-    Attributes:
-        batch: The batch that was taken last, or None before the first. Hooks get it, and ``self.log`` its size.
-        batch_idx: Its index.
-        dataloader_idx: The index of its loader.
+    Lightning's ``_DataFetcherWrapper``, whose class it says it is of: modules ask by isinstance. Nothing is fetched
+    ahead, so that only a step that asks in vain finds the end of a loader without a length. Hooks get the ``batch``
+    that was taken last, and ``self.log`` its size.
     """
 
     def __init__(

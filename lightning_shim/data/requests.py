@@ -58,12 +58,7 @@ class LoaderRequest:
         return self._given if self._hook is None else self._hook()
 
     def error(self, problem: str, also: type[Exception] | None = None) -> ConfigurationError:
-        """Returns an error that points at the source of the loaders.
-
-        Args:
-            problem: A sentence without its subject, which is the hook or the argument.
-            also: The class of Lightning's own error, unless it is MisconfigurationException.
-        """
+        """Returns an error that points at the loaders' source, which is the subject of the problem's sentence."""
         if self._hook is None:
             return ConfigurationError(f"{caller_location()}: {self.stage}_dataloaders {problem}", also)
         return ConfigurationError(f"{definition_location(self._hook)}: {self.stage}_dataloader {problem}", also)

@@ -17,16 +17,10 @@ class SamplerError(Exception):
 
 
 class SampleSharing:
-    """Gives each process its share of a loader's samples.
+    """Gives each process its share of a loader's samples, where ``use_distributed_sampler`` is set.
 
     A user's own sampler runs on every process, and its indices are then shared out. A batch sampler, or a subclass of
     DataLoader, is rebuilt around the share.
-
-    Args:
-        session: The training. Without ``use_distributed_sampler`` loaders stay as the user built them.
-
-    Attributes:
-        overfits: Whether every epoch has the same samples.
     """
 
     def __init__(self, session: Session) -> None:
@@ -40,11 +34,7 @@ class SampleSharing:
         return request_loaders(self._lightning, hook) if self._is_needed or self.overfits else hook()
 
     def in_order(self, loader: Any) -> Any:
-        """Rebuilds a loader to go through its dataset in order; one that has no dataset stays as it is.
-
-        Raises:
-            SamplerError: If it cannot be rebuilt.
-        """
+        """Rebuilds a loader to go through its dataset in order; one that has no dataset stays as it is."""
         if not hasattr(loader, "dataset"):
             return loader
         try:
@@ -53,18 +43,7 @@ class SampleSharing:
             raise SamplerError(str(error).strip()) from error
 
     def share(self, loader: DataLoader[Any], is_training: bool) -> DataLoader[Any]:
-        """Rebuilds a loader around this process's share of its samples.
-
-        Args:
-            loader: The user's loader.
-            is_training: Whether to shuffle if the user's loader does not decide that.
-
-        Returns:
-            The loader to iterate; the user's own if there is nothing to share, or if it is a share already.
-
-        Raises:
-            SamplerError: If it cannot be rebuilt.
-        """
+        """Rebuilds a loader around this process's share; one without anything to share, or a share, stays as it is."""
         is_stream = isinstance(loader.dataset, IterableDataset)
         if not self._is_needed or is_stream or isinstance(loader.sampler, DistributedSampler):
             return loader

@@ -114,12 +114,8 @@ class DataSource:
     def set_up(self, is_used_in: Callable[[int], bool] = lambda epoch: True) -> bool:
         """Requests the loaders, and returns True, unless they are there and need not be reloaded yet.
 
-        Args:
-            is_used_in: Whether an epoch needs them. As in Lightning, loaders that are to be reloaded at all are so in
-                the first such epoch if they were requested in another, for a sanity check.
-
-        Raises:
-            ConfigurationError: If they are no loaders, are empty, or cannot be rebuilt with the samplers they need.
+        As in Lightning, loaders that are to be reloaded at all are so in the first epoch that needs them, if they were
+        requested in another one, for a sanity check.
         """
         epoch = self._session.progress.current_epoch
         if self._requested is not None:
@@ -331,11 +327,7 @@ class DataSource:
         self._combined_tracked.reset()
 
     def batches(self, limit: int | float = math.inf) -> Batches:
-        """Starts a pass: creates the loaders' iterators. The first batch is fetched later.
-
-        Args:
-            limit: The most batches to take from each loader.
-        """
+        """Starts a pass of at most ``limit`` batches of each loader; the first one is fetched later."""
         # Ends the workers of the previous pass now. An exception's traceback could keep its iterator alive for long.
         self._end_pass()
         for loader in self._tracked:
@@ -356,19 +348,9 @@ class DataSource:
         }
 
     def resume(self, state: dict[str, Any], epoch: int, now: RandomState, continues: bool) -> Batches | None:
-        """Moves the loaders to the positions that they had in another process.
+        """Moves the loaders to the positions that they had in another process; returns the rest of a pass that goes on.
 
-        Args:
-            state: The return value of :meth:`state_dict` there.
-            epoch: The index of the running epoch.
-            now: The random state that the caller will restore; this method leaves a different one.
-            continues: Whether the pass goes on.
-
-        Returns:
-            The rest of the pass, if it goes on.
-
-        Raises:
-            ConfigurationError: If the loaders are not the same as before.
+        It leaves another random state than ``now``, which the caller restores.
         """
         if state["requested"] is not None:
             self._request_loaders_as_before(**state["requested"])

@@ -263,16 +263,9 @@ class TrackedLoader:
         return {entry.name: _plain(getattr(position, entry.name)) for entry in fields(Position)}
 
     def resume(self, state: dict[str, Any], epoch: int, now: RandomState, continues: bool) -> None:
-        """Moves to the position of another process's loader.
+        """Moves to the position of another process's loader; the caller then restores the random state ``now``.
 
-        Args:
-            state: The return value of :meth:`state_dict` there.
-            epoch: The index of the running epoch.
-            now: The random state that the caller will restore.
-            continues: Whether the pass goes on; otherwise the next pass starts from where this one ended.
-
-        Raises:
-            TooFewBatchesError: If the loader has fewer batches than were taken.
+        Unless the pass ``continues``, the next one starts from where this one ended.
         """
         if not state:
             return

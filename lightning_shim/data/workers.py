@@ -95,13 +95,7 @@ class ChangingAttributes:
 
 
 class WorkerReporter:
-    """Replaces a loader's ``collate_fn`` and ``worker_init_fn`` in its workers.
-
-    Args:
-        collate_fn: The loader's own.
-        worker_init_fn: The loader's own, if there is one.
-        seen: The random states to start from, other workers start from their seed; and the user's packages.
-    """
+    """Replaces a loader's ``collate_fn`` and ``worker_init_fn`` in its workers."""
 
     def __init__(
         self, collate_fn: Callable[[Any], Any], worker_init_fn: Callable[[int], None] | None, seen: InWorkers
@@ -165,11 +159,8 @@ def iterate_with_workers(
 ) -> Iterator[Any]:
     """Does the same as ``iter(loader)`` for a loader with workers, and keeps track of the workers' random states.
 
-    Args:
-        loader: The loader.
-        seen: The state that lives in the workers.
-        skip: Advances the sampler's iterator before anything is loaded.
-        before_reset: Called after the workers have been started and before the sampler is iterated.
+    ``skip`` advances the sampler's iterator before anything is loaded, and ``before_reset`` is called after the workers
+    have been started and before the sampler is iterated.
     """
     if has_workers_running(loader) and not isinstance(loader._iterator, _WorkerIterator):
         # The user has iterated the loader before, and its persistent workers report nothing.
@@ -199,16 +190,8 @@ def _send_the_error(queue: Any, error: Exception, data: tuple[int, Any]) -> None
     queue.put((index, ExceptionWrapper(info, where)))  # type: ignore[no-untyped-call]
 
 
-# It relies on these private names: of `_MultiProcessingDataLoaderIter` on `_reset`, `_get_data`, `_process_data`,
-# `_next_index`, `_sampler_iter`, `_num_workers`, `_task_info` and `_worker_queue_idx_cycle`, by which batches are given
-# to the workers in turn, and come back; on `DataLoader._iterator`, the iterator of persistent workers; on
-# `torch._utils.ExceptionWrapper`, a worker's substitute for a batch that could not be made; and on
-# `multiprocessing.queues.Queue._on_queue_feeder_error`, which Python calls if a batch cannot be handed over.
 class _WorkerIterator(_MultiProcessingDataLoaderIter):
-    """PyTorch's own iterator, which also keeps the workers' states and can skip indices.
-
-    The private names of PyTorch's that it overrides and reads are listed above.
-    """
+    """PyTorch's own iterator, which also keeps the workers' states and can skip indices."""
 
     def __init__(
         self, loader: DataLoader[Any], seen: InWorkers, skip: Skip | None, before_reset: Callable[[], None] | None

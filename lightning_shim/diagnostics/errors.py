@@ -45,9 +45,7 @@ class LightningShimError(Exception):
 class _LightningsError(LightningShimError):
     """An error for which Lightning has a class, so that an ``except`` written for Lightning catches it as well.
 
-    Args:
-        message: What is wrong, where, and what to do.
-        also: The class that Lightning raises in its place, unless it is MisconfigurationException.
+    That class is MisconfigurationException unless another is given in ``also``.
     """
 
     def __new__(cls: Any, message: str, also: type[Exception] | None = None) -> Any:

@@ -15,12 +15,7 @@ _LAMBDA: Final = "<lambda>"
 
 
 class SourceFile:
-    """The syntax tree of one file.
-
-    Args:
-        name: The file's name, as in ``co_filename``; a cell of a notebook has one as well.
-        tree: Its syntax tree.
-    """
+    """The syntax tree of a file, or of a notebook's cell, by its name in ``co_filename``."""
 
     def __init__(self, name: str, tree: ast.Module) -> None:
         self.name: Final = name

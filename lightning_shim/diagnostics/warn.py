@@ -49,15 +49,7 @@ def _emit(
 
 
 def warn_at_caller(message: str, category: type[LightningShimWarning] = DifferenceWarning) -> None:
-    """Warns at the user's line that is running, on rank 0 only.
-
-    Args:
-        message: What happens instead, and what to do.
-        category: The warning's class.
-
-    Raises:
-        StrictModeError: After ``patch(strict=True)``.
-    """
+    """Warns at the user's line that is running, on rank 0 only; after ``patch(strict=True)`` it raises instead."""
     frame = users_frame()
     _emit(message, category, frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
 
@@ -65,18 +57,7 @@ def warn_at_caller(message: str, category: type[LightningShimWarning] = Differen
 def warn_at_place(
     filename: str, line: int, module: str, message: str, category: type[LightningShimWarning] = DifferenceWarning
 ) -> None:
-    """Warns at a given line of the user's, on rank 0 only.
-
-    Args:
-        filename: The file, as in a traceback.
-        line: The line.
-        module: The name of the file's module, for Python's warning filters.
-        message: What happens instead, and what to do.
-        category: The warning's class.
-
-    Raises:
-        StrictModeError: After ``patch(strict=True)``.
-    """
+    """Warns like :func:`warn_at_caller` at a given line of the user's, whose module Python's filters may name."""
     loaded = sys.modules.get(module)
     _emit(message, category, filename, line, {"__name__": module} if loaded is None else vars(loaded))
 
@@ -84,7 +65,7 @@ def warn_at_place(
 def warn_at_definition(
     definition: Callable[..., Any], message: str, category: type[LightningShimWarning] = DifferenceWarning
 ) -> None:
-    """Warns at the line of the user's ``def``, on rank 0 only."""
+    """Warns like :func:`warn_at_caller` at the line of the user's ``def``."""
     found = definition_of(definition)
     if found is None:
         warn_at_caller(message, category)

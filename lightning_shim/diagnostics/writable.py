@@ -11,14 +11,9 @@ from lightning_shim.diagnostics.warn import is_rank_zero
 
 
 def verify_writable(folder: str | os.PathLike[str] | None, setting: str) -> None:
-    """Refuses a folder that rank 0 cannot write to; the others write nothing. It need not exist yet.
+    """Refuses a folder that rank 0 cannot write to, though it need not exist yet; the others write nothing.
 
-    Args:
-        folder: The folder. None, and a URL, are not looked at.
-        setting: How the user chooses another one.
-
-    Raises:
-        ConfigurationError: If it cannot be written to.
+    None, and a URL, are not looked at. ``setting`` is how the user chooses another folder.
     """
     if folder is None or "://" in os.fspath(folder) or not is_rank_zero():
         return

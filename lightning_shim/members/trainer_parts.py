@@ -84,9 +84,5 @@ _INSTEAD: Final = {
 
 
 def instead_of(path: str) -> str:
-    """Says why a part lacks a member, and what to use instead.
-
-    Args:
-        path: The path to the part, as in :data:`TRAINER_PARTS`.
-    """
+    """Says why a part, given by its path, lacks a member, and what to use instead."""
     return next(_INSTEAD[name] for name in reversed(path.split(".")) if name in _INSTEAD)

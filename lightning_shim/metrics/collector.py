@@ -122,12 +122,7 @@ class MetricCollector:
         self._in_first_batch = training._in_first_batch
 
     def start_batch(self, batch: Any, dataloader_idx: int | None = None) -> None:
-        """Starts a batch, to which values belong from now on.
-
-        Args:
-            batch: The batch. Its number of samples is inferred if a mean needs it.
-            dataloader_idx: The index of its loader if there are several.
-        """
+        """Starts a batch, to which values belong from now on; of several loaders it names the index."""
         self._in_first_batch = self._in_first_batch is None
         self.batch = batch
         # Inferred when a mean first needs it: to search a nested batch for tensors takes time.
@@ -162,13 +157,7 @@ class MetricCollector:
     def log(self, fx: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keeps a value. The arguments come as wrapt has them: to unpack and collect them again would take time.
 
-        Args:
-            fx: The running hook.
-            args: The arguments of ``LightningModule.log`` without a name: as a rule the name and the value.
-            kwargs: Those by name. The dictionary is kept, and has to be the caller's own.
-
-        Raises:
-            MetricError: If the hook may not log, or if the value or an argument cannot be used.
+        ``kwargs`` is kept, and has to be the caller's own.
         """
         if len(args) != 2:
             args, kwargs = _by_name(args, kwargs)
@@ -245,11 +234,7 @@ class MetricCollector:
         return self.batch_size
 
     def log_dict(self, fx: str | None, dictionary: Any, *args: Any, **kwargs: Any) -> None:
-        """Keeps several values. The arguments after ``fx`` are those of ``LightningModule.log_dict``.
-
-        Raises:
-            MetricError: As for :meth:`log`, or if ``dictionary`` is neither.
-        """
+        """Keeps several values. The arguments after ``fx`` are those of ``LightningModule.log_dict``."""
         if isinstance(dictionary, MetricCollection):
             # The metrics themselves, since copies would not be found among the module's attributes.
             entries = dictionary.items(keep_base=False, copy_state=False)
@@ -264,12 +249,7 @@ class MetricCollector:
             self.log(fx, (name, value, *args), dict(kwargs))
 
     def collect(self, on_step: bool, every_dataloader: bool = False) -> MetricViews:
-        """Returns the current values, as Lightning's ``_ResultCollection.metrics`` does.
-
-        Args:
-            on_step: Whether to return the last step's values; otherwise those of the epoch so far.
-            every_dataloader: Whether to return the values of all loaders; otherwise those of the current one.
-        """
+        """Returns the last step's values or those of the epoch so far, as Lightning's ``_ResultCollection.metrics``."""
         views = MetricViews()
         for metric in self._fresh(every_dataloader):
             settings = metric.settings
@@ -294,11 +274,8 @@ class MetricCollector:
     def partial_epoch_values(self, only_synchronised: bool = True) -> dict[Key, tuple[Any, int]]:
         """Returns this process's share of the epoch values that are still to be reduced over all processes.
 
-        A torchmetrics object synchronises itself.
-
-        Args:
-            only_synchronised: Whether to leave out the values logged without ``sync_dist=True``. They are reduced in
-                validation, where each process sees only a part of the data.
+        A torchmetrics object synchronises itself. Values logged without ``sync_dist=True`` are reduced in validation,
+        where each process sees only a part of the data.
         """
         return {
             key: metric.fold()
@@ -312,11 +289,7 @@ class MetricCollector:
         }
 
     def merge_epoch_values(self, shares: list[dict[Key, tuple[Any, int]]]) -> None:
-        """Sets the epoch values to the reduction of all processes' shares.
-
-        Args:
-            shares: The return values of :meth:`partial_epoch_values`, by rank.
-        """
+        """Sets the epoch values to the reduction of all processes' :meth:`partial_epoch_values`, by rank."""
         # Every process folds the shares in the same order, so that all of them round to the same value.
         for key, metric in self._metrics.items():
             own = [share[key] for share in shares if share.get(key, (None, 0))[0] is not None]
@@ -357,12 +330,7 @@ class MetricCollector:
         }
 
     def load_state_dict(self, state: dict[str, Any], metrics: dict[str, Metric]) -> None:
-        """Restores the values of an interrupted epoch.
-
-        Args:
-            state: The return value of :meth:`state_dict`.
-            metrics: The module's torchmetrics objects by name.
-        """
+        """Restores the values of an interrupted epoch, given the module's torchmetrics objects by name."""
         self._metrics = {
             key: LoggedMetric.from_state_dict(
                 saved, metrics.get(saved["settings"]["metric_attribute"] or ""), self._device

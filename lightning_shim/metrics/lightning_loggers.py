@@ -23,11 +23,7 @@ class Loggers:
         self._progress: Final = progress
 
     def start(self) -> None:
-        """Has each logger create its experiment, before ``setup`` is called.
-
-        Raises:
-            ConfigurationError: If the folder of one cannot be written to.
-        """
+        """Has each logger create its experiment, before ``setup`` is called."""
         for logger in self.loggers:
             if any(derives_from(logger, name) for name in ("TensorBoardLogger", "CSVLogger")):
                 verify_writable(logger.save_dir, f"{type(logger).__name__}(save_dir=...)")
@@ -49,14 +45,7 @@ class Loggers:
         step: int | None = None,
         loggers: list[Any] | None = None,
     ) -> None:
-        """Passes metrics to the loggers, with Lightning's step and epoch.
-
-        Args:
-            metrics: Tensors or numbers by name.
-            steps_back: The number of steps by which they are older than the current one.
-            step: Another step than that.
-            loggers: Other loggers than Lightning's own.
-        """
+        """Passes metrics to the loggers, with Lightning's epoch and its step, or that ``steps_back`` before it."""
         loggers = self.loggers if loggers is None else loggers
         if not loggers or not metrics:
             return
@@ -85,10 +74,6 @@ class Loggers:
             logger.save()
 
     def finalize(self, status: str) -> None:
-        """Closes the loggers at the end of the process.
-
-        Args:
-            status: ``"success"`` or ``"failed"``, as in Lightning.
-        """
+        """Closes the loggers at the end of the process: ``"success"`` or ``"failed"``, as in Lightning."""
         for logger in self.loggers:
             logger.finalize(status)

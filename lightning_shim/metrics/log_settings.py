@@ -140,11 +140,7 @@ class Settings:
     rank_zero_only: bool
 
     def reported_name(self, on_step: bool) -> str:
-        """Returns the name under which loggers see the value.
-
-        Args:
-            on_step: Whether it is the step's value; otherwise it is the epoch's.
-        """
+        """Returns the name under which loggers see the value of the step, or else that of the epoch."""
         fork = ("_step" if on_step else "_epoch") if self.on_step and self.on_epoch else ""
         return f"{self.name}{fork}{self._suffix}"
 
@@ -202,11 +198,8 @@ def resolve_settings(
 ) -> Settings:
     """Checks the arguments of a ``self.log`` call and fills in the hook's defaults.
 
-    The keyword arguments are those of ``LightningModule.log``. Of the value only the type matters.
-    ``metric_attributes`` returns the names of the module's torchmetrics objects by their identity.
-
-    Raises:
-        MetricError: If the hook may not log, or an argument makes no sense.
+    Of the value only the type matters. ``metric_attributes`` returns the names of the module's torchmetrics objects by
+    their identity.
     """
     where = f"{caller_location()}: self.log({name!r})"
     if not isinstance(name, str):

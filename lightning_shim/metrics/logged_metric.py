@@ -71,11 +71,7 @@ class LoggedMetric:
         return _NUMPY[self._dtype](step) if isinstance(step, float) and self._dtype is not None else step  # type: ignore[return-value]
 
     def update_tensor(self, value: Tensor, batch_size: int) -> None:
-        """Stores a tensor of the current batch.
-
-        Raises:
-            MetricError: If it has another number of elements.
-        """
+        """Stores a tensor of the current batch, which must have one element."""
         # The usual tensor is a scalar like the last one, and can be stored without any conversion.
         if not value.is_cpu:
             self._update_on_device(value, batch_size)
@@ -153,11 +149,7 @@ class LoggedMetric:
             self._step, self._dtype = None, dtype
 
     def update_metric(self, metric: Any) -> None:
-        """Notes that a torchmetrics object was logged, after the user has called its ``forward``.
-
-        Raises:
-            MetricError: If another object, or a number, was logged under this name before.
-        """
+        """Notes that a torchmetrics object was logged, after the user has called its ``forward``."""
         if self.metric is None or metric is not self.metric:
             raise MetricError(
                 f"{caller_location()}: self.log({self.settings.name!r}) got {metric!r}, but before it got "
@@ -171,11 +163,7 @@ class LoggedMetric:
             self._step = None if cache is None else self._tensor("forward", cache)
 
     def fold(self) -> tuple[Any, int]:
-        """Folds the stored values.
-
-        Returns:
-            The folded value, a NumPy scalar (for a mean, the weighted sum), and the sum of the batch sizes.
-        """
+        """Folds the stored values to one (for a mean, the weighted sum), and returns it with the sum of batch sizes."""
         if self._batch_sizes:
             # There are never both tensors and numbers: either are folded before the others come.
             values = (
@@ -218,12 +206,7 @@ class LoggedMetric:
         return value.detach()
 
     def set_epoch_value(self, folded: Any, weight: int) -> None:
-        """Sets the epoch's value, after it may have been reduced over all processes.
-
-        Args:
-            folded: The folded value, a NumPy scalar.
-            weight: The sum of the weights.
-        """
+        """Sets the epoch's value from folded ones, which may have been reduced over all processes."""
         if self.settings.reduction is MEAN:
             with np.errstate(invalid="ignore", divide="ignore"):
                 folded = folded / folded.dtype.type(weight)
@@ -286,9 +269,6 @@ class TensorLog:
     """Scalar tensors of one dtype and device, side by side in the order in which they came.
 
     Writing into a place that exists takes half the time of a copy, which has to be allocated.
-
-    Args:
-        like: A tensor of that dtype and device.
     """
 
     __slots__ = ("_array", "_count", "_full", "_places", "device", "dtype")
@@ -305,14 +285,7 @@ class TensorLog:
         self._count = 0
 
     def append(self, value: Tensor) -> Tensor:
-        """Stores a value.
-
-        Args:
-            value: A scalar tensor. Its graph is not kept.
-
-        Returns:
-            The stored value. It is overwritten when :data:`CAPACITY` further ones have been stored.
-        """
+        """Stores a scalar without its graph, and returns it; it is overwritten :data:`CAPACITY` values later."""
         if self._count == CAPACITY:
             self._full.append(self._array.clone())
             self._count = 0

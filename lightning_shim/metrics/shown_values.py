@@ -34,11 +34,7 @@ class ShownValues:
         return bool(self._values)
 
     def send(self, values: Mapping[str, Any]) -> None:
-        """Has values copied when the device has computed them.
-
-        Args:
-            values: By name; what is no number, or no tensor of one element, is left out.
-        """
+        """Has numbers, and tensors of one element, copied when the device has computed them."""
         numbers = {name: value for name, value in values.items() if not isinstance(value, Tensor) or value.numel() == 1}
         is_there = {name: isinstance(value, Tensor) and value.device == self._device for name, value in numbers.items()}
         self._copied = [name for name in numbers if is_there[name]]

@@ -1,8 +1,4 @@
-"""The test by which a patched method recognizes a module that is attached to a trial. Standard library only.
-
-It relies on two private names of LightningModule: ``_trainer``, where the setter of ``trainer`` stores it (the getter
-raises if there is none), and ``_current_fx_name``, the hook that is running.
-"""
+"""The test by which a patched method recognizes a module that is attached to a trial. Standard library only."""
 
 from __future__ import annotations
 

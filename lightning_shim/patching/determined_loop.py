@@ -1,15 +1,4 @@
-"""Repairs of Determined's training loop, for trials of this package only.
-
-It relies on these private names of Determined:
-
-- ``determined.pytorch._PyTorchTrialController``: the loop itself. The methods in ``_REPAIRS`` are patched; the shorter
-  inner loop calls ``_train_batch``, ``_step_batch`` and ``_on_epoch_start``, and the repairs read ``trial``,
-  ``context``, ``core_context``, ``is_chief``, ``local_training``, ``state`` and ``test_mode``.
-- ``determined.pytorch._TrainBoundary`` and ``_TrainBoundaryType``: the periods of the loop.
-- ``PyTorchTrialContext._epoch_len`` and ``_current_batch_idx``: the batches of an epoch, and the current batch.
-- ``determined.util.write_user_code``: copies code into a checkpoint; ``_save`` calls it.
-- ``determined.util.make_timing_log``: words the line about a validation; ``_validate`` calls it.
-"""
+"""Repairs of Determined's training loop, for trials of this package only."""
 
 from __future__ import annotations
 

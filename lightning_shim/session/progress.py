@@ -28,7 +28,7 @@ def counts(number: int, missing: int, refused: int = 0) -> dict[str, int]:
     Args:
         number: The number of batches or epochs, with the one that is running.
         missing: How many of the counts do not include that one.
-        refused: The number of batches that ``on_train_batch_start`` has refused, which are neither started nor completed.
+        refused: The number of batches that ``on_train_batch_start`` has refused: neither started nor completed.
     """
     return {
         name: number - (place >= len(COUNTS) - missing) - refused * (name in ("started", "completed"))

@@ -1,26 +1,4 @@
-"""Access to the parts of Lightning that a trial uses, in whichever namespace the module comes from.
-
-It relies on these private and undocumented names of Lightning:
-
-- ``core.mixins.hparams_mixin._given_hyperparameters``: the values that LightningCLI has ``save_hyperparameters`` save.
-- ``core.optimizer._MockOptimizer``: the optimizer over nothing, for a ``configure_optimizers`` that returns None.
-- ``HyperparametersMixin._hparams_name``: the parameter of the constructor that took all hyperparameters.
-- ``LightningModule._on_before_batch_transfer``, ``_apply_batch_transfer_handler``: the transfer hooks of an example.
-- ``LightningOptimizer._to_lightning_optimizer``, ``_on_after_step``: the wrapper that ``self.optimizers()`` returns,
-  and the function by which it counts steps.
-- ``_DeviceDtypeModuleMixin._device``: the value of ``self.device`` until the module is moved.
-- ``CombinedLoader._mode``, ``_iterator`` and the ``iterators`` of that: how it combines, and one iterator a loader.
-- ``trainer.connectors.data_connector._replace_dunder_methods``, ``_get_distributed_sampler``, ``_worker_check``,
-  ``_auto_add_worker_init_fn``, and
-  ``utilities.data._update_dataloader``, ``_is_dataloader_shuffled``: a loader's share for one of several processes.
-- ``DistributedSamplerWrapper.dataset``, and the ``_sampler`` of that: the sampler whose indices it shares out.
-- ``ModelPruning._original_layers``: copies of the layers to prune as they were at first, for the lottery ticket.
-- ``loops.fetchers._DataFetcherWrapper``: the class that a step may expect of its ``dataloader_iter``.
-- ``loggers.utilities._log_hyperparams``: the first entry of hyperparameters in each logger.
-- ``overrides.distributed.prepare_for_backward`` and ``utilities.compile.from_compiled``, which have no underscore.
-
-Of PyTorch it relies on ``OptimizedModule._orig_mod``, the module under ``torch.compile``.
-"""
+"""Access to the parts of Lightning that a trial uses, in whichever namespace the module comes from."""
 
 from __future__ import annotations
 
@@ -38,7 +16,6 @@ from torch.utils.data import BatchSampler, DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_shim.upstream.namespaces import Namespace, derives_from, namespace_of
-
 
 HYPERPARAMETERS_NAME: Final = "_hparams_name"
 """The attribute with the name of the constructor's parameter that took all hyperparameters, if there is one."""
@@ -118,11 +95,7 @@ def _parts(namespace: Namespace) -> Lightning:
 
 
 def lightning_of(instance: Any) -> Lightning:
-    """Returns the parts of the namespace that an object comes from.
-
-    Raises:
-        ConfigurationError: If it comes from no Lightning namespace.
-    """
+    """Returns the parts of the namespace that an object comes from."""
     return _parts(namespace_of(instance))
 
 
@@ -136,10 +109,6 @@ def given_hyperparameters(owner: Any, override: Callable[[dict[str, Any]], dict[
     """Overrides the hyperparameters that LightningCLI has ``save_hyperparameters`` save.
 
     Without LightningCLI it saves the constructor's arguments, which have been overridden already.
-
-    Args:
-        owner: The module or data module that is being built.
-        override: Returns the values by name, given those of LightningCLI.
     """
     variable = getattr(namespace_of(owner).module("core.mixins.hparams_mixin"), "_given_hyperparameters", None)
     if variable is None:  # An older LightningCLI has the constructor's arguments saved.
@@ -162,15 +131,9 @@ def unwrapped(module: Any) -> Any:
 
 
 def is_overridden(name: str, instance: Any, base: type) -> bool:
-    """Whether the user has replaced a member, in a class or on the instance itself.
+    """Whether the user has replaced a member of the base, in a class or on the instance itself, and not by None.
 
-    Args:
-        name: The member's name.
-        instance: The user's object, or its class.
-        base: The Lightning class that defines the default.
-
-    Returns:
-        Whether it is another than the default, and not None; one that Lightning does not have counts as overridden.
+    One that Lightning does not have counts as overridden.
     """
     # The entries of the classes are compared: binding a patched method makes a new wrapper each time.
     is_class = isinstance(instance, type)

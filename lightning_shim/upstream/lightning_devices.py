@@ -1,10 +1,4 @@
-"""Arguments of a Trainer about devices and plugins that Lightning refuses on any machine.
-
-It relies on these private names of Lightning:
-
-- ``trainer.connectors.accelerator_connector._AcceleratorConnector``, whose constructor checks the arguments, its
-  ``_choose_gpu_accelerator_backend`` and ``_set_parallel_devices_and_init_accelerator``, which look at the machine.
-"""
+"""Arguments of a Trainer about devices and plugins that Lightning refuses on any machine."""
 
 from __future__ import annotations
 
@@ -21,12 +15,7 @@ class _Checked(Exception):
 
 
 def refuse_contradictions(namespace: Namespace, given: dict[str, Any]) -> None:
-    """Lets Lightning refuse arguments of a Trainer, in its own words, by what can be told without the devices.
-
-    Args:
-        namespace: The Trainer's namespace.
-        given: The arguments by name.
-    """
+    """Lets Lightning refuse arguments of a Trainer, in its own words, by what can be told without the devices."""
     connector = namespace.module("trainer.connectors.accelerator_connector")._AcceleratorConnector
     arguments = {name: given[name] for name in inspect.signature(connector).parameters.keys() & given.keys()}
     if isinstance(arguments.get("strategy"), str):

@@ -1,10 +1,4 @@
-"""Lightning's ``plugins`` argument: those that a script's Trainer and its trial use, and those they do without.
-
-It relies on these private names of Lightning:
-
-- ``Strategy._checkpoint_io`` and ``_precision_plugin``: the plugins that a strategy was given.
-- ``AsyncCheckpointIO._executor``: the thread that writes checkpoints.
-"""
+"""Lightning's ``plugins`` argument: those that a script's Trainer and its trial use, and those they do without."""
 
 from __future__ import annotations
 
@@ -84,13 +78,7 @@ def finish_writing(checkpoint_io: Any) -> None:
 
 
 def read_checkpoint(checkpoint_io: Any, path: str, default: type[Any]) -> Any:
-    """Reads a checkpoint as a plugin has written it.
-
-    Args:
-        checkpoint_io: The plugin.
-        path: A path, or a URL that fsspec supports.
-        default: Lightning's own plugin, whose files may hold any object here.
-    """
+    """Reads a checkpoint from a path, or a URL that fsspec supports, as a plugin has written it."""
     while hasattr(checkpoint_io, "checkpoint_io"):
         checkpoint_io = checkpoint_io.checkpoint_io
     if type(checkpoint_io).load_checkpoint is default.load_checkpoint:

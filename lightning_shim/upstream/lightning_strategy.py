@@ -1,13 +1,4 @@
-"""Lightning's ``strategy`` argument: the settings of DistributedDataParallel and of the process group in it.
-
-It relies on these private names of Lightning:
-
-- ``DDPStrategy._ddp_kwargs``, ``_ddp_comm_state``, ``_ddp_comm_hook``, ``_ddp_comm_wrapper``,
-  ``_model_averaging_period``, ``_process_group_backend`` and ``_timeout``: the arguments of its constructor.
-- ``overrides.distributed._register_ddp_comm_hook``: puts a communication hook in place.
-- ``DistributedDataParallel.reducer`` and its ``_delay_all_reduce``, of PyTorch: synchronise the gradients of a static
-  graph's first step, as Lightning does after each ``manual_backward``.
-"""
+"""Lightning's ``strategy`` argument: the settings of DistributedDataParallel and of the process group in it."""
 
 from __future__ import annotations
 
@@ -48,16 +39,14 @@ class StrategySettings:
 
     @classmethod
     def of(cls, strategy: Any) -> StrategySettings:
-        """Reads a strategy.
-
-        Args:
-            strategy: One of Lightning's names, or an object of Lightning's, that :func:`problem_of_strategy` accepts.
-        """
+        """Reads a strategy that :func:`problem_of_strategy` accepts, which may be one of Lightning's names."""
         if isinstance(strategy, str):
             return cls({"find_unused_parameters": True} if strategy.endswith("find_unused_parameters_true") else {})
         if not is_for_several(strategy):
             return cls()
-        hook = {name: getattr(strategy, f"_{name}") for name in ("ddp_comm_state", "ddp_comm_hook", "ddp_comm_wrapper")}
+        hook = {
+            name[1:]: getattr(strategy, name) for name in ("_ddp_comm_state", "_ddp_comm_hook", "_ddp_comm_wrapper")
+        }
         group = {"backend": strategy._process_group_backend, "timeout": strategy._timeout}
         return cls(
             dict(strategy._ddp_kwargs),

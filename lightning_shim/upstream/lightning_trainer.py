@@ -1,27 +1,4 @@
-"""The state that a script's own Trainer has before and after ``fit``, though the trial has trained in its place.
-
-It relies on these private names of Lightning:
-
-- ``Trainer._checkpoint_connector``, its ``_select_ckpt_path`` and ``_ckpt_path``: resolves ``"last"``, ``"best"`` and
-  ``"hpc"``, and keeps what ``Trainer.ckpt_path`` shows.
-- ``Trainer._val_check_time_interval``: the period of validation as a time.
-- ``loops.utilities._parse_loop_limits``: the default length of a training.
-- ``Trainer._callback_connector._reorder_callbacks``: puts checkpoint callbacks last.
-- ``Trainer._data_connector.attach_data`` and ``Strategy._lightning_module``: connect module and data to the Trainer.
-- ``Trainer._logger_connector``, its ``_callback_metrics``, ``_logged_metrics``, ``_progress_bar_metrics`` and
-  ``teardown``: the metrics that the Trainer's attributes show.
-- ``_TrainingEpochLoop._batches_that_stepped``: the step under which Lightning logs.
-- ``Profiler._lightning_module``: the module that is measured.
-- ``Trainer._signal_connector``, its ``register_signal_handlers``, ``teardown``, ``received_sigterm`` and
-  ``_sigterm_notifier_fn``: SIGTERM, and SLURM's request to requeue.
-- ``LearningRateFinder._early_exit`` and ``BatchSizeFinder._early_exit``: set by a Tuner.
-- ``_FitLoop._warn_if_modules_in_eval_mode``, which is there since 2.6, and
-  ``trainer.configuration_validator.__warn_dataloader_iter_limitations``: warnings before the first batch.
-- ``utilities.exceptions._TunerExitException``: ends a Trainer's ``fit`` without an error.
-- ``utilities.compile._maybe_unwrap_optimized``: refuses what is no module of the Trainer's namespace.
-- ``_FitLoop._combined_loader``, ``_last_train_dl_reload_epoch``, ``_EvaluationLoop._combined_loader``,
-  ``_max_batches``: the loaders of its loops.
-"""
+"""The state that a script's own Trainer has before and after ``fit``, though the trial has trained in its place."""
 
 from __future__ import annotations
 
@@ -63,11 +40,7 @@ def verified_module(trainer: Any, module: Any) -> Any:
 
 @contextlib.contextmanager
 def taking_signals(trainer: Any) -> Iterator[None]:
-    """Has a Trainer take the signals that it takes during its own ``fit``, and puts the script's handlers back.
-
-    Args:
-        trainer: The user's Trainer.
-    """
+    """Has a Trainer take the signals that it takes during its own ``fit``, and puts the script's handlers back."""
     connector = trainer._signal_connector
     if trainer.world_size > 1:
         # Lightning's own would have the other processes take part in a collective of its loop.
@@ -227,15 +200,10 @@ def searching(trainer: Any, finder: Any) -> Iterator[None]:
 
 
 def fitted(trainer: Any, stand_in: Any, module: Any, data: dict[str, Any]) -> None:
-    """Puts a Trainer into the state that it would be in after ``fit``.
+    """Puts a Trainer into the state that it would be in after ``fit``, given the trial's facade.
 
-    Most of its attributes are read from its loops, strategy and connectors, so these are what is set.
-
-    Args:
-        trainer: The user's Trainer.
-        stand_in: The trial's facade, which was the module's trainer.
-        module: The trained module.
-        data: The loaders or the data module, by the names of the arguments of ``fit``.
+    Most of its attributes are read from its loops, strategy and connectors, so these are what is set. Of the
+    CombinedLoaders of training and validation one is None if it was never requested.
     """
     trainer.state.fn = stand_in.state.fn
     trainer.state.status, trainer.state.stage = stand_in.state.status, stand_in.state.stage

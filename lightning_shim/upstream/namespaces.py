@@ -25,11 +25,7 @@ class Namespace:
     name: str  # its importable name, one of `NAMESPACES`
 
     def module(self, path: str) -> ModuleType:
-        """Imports a module of the namespace.
-
-        Args:
-            path: Its dotted path below the namespace, such as ``"core.module"``; empty for the namespace itself.
-        """
+        """Imports a module of the namespace, such as ``"core.module"``; the empty path is the namespace itself."""
         return importlib.import_module(f"{self.name}.{path}" if path else self.name)
 
     @property
@@ -43,13 +39,9 @@ class Namespace:
 
 
 def lightnings_class(instance: Any, name: str) -> type | None:
-    """Returns the class of Lightning's, in either namespace, that an object is an instance of; None if it is none.
+    """Returns the class of Lightning's of that name that an object, or a class, is one of; None if it is none.
 
-    Lightning's Trainer calls the hooks of callbacks of both.
-
-    Args:
-        instance: Any object, or its class.
-        name: The name of Lightning's class.
+    Lightning's Trainer calls the hooks of callbacks of both namespaces.
     """
     # By name, since a namespace need not be installed.
     packages = tuple(f"{namespace}." for namespace in NAMESPACES)
@@ -58,24 +50,12 @@ def lightnings_class(instance: Any, name: str) -> type | None:
 
 
 def derives_from(instance: Any, name: str) -> bool:
-    """Whether an object is an instance of a class of Lightning's, or of one that derives from it, in either namespace.
-
-    Args:
-        instance: Any object, or its class.
-        name: The name of Lightning's class.
-    """
+    """Whether an object, or a class, is one of a class of Lightning's of that name, in either namespace."""
     return lightnings_class(instance, name) is not None
 
 
 def namespace_of(instance: Any) -> Namespace:
-    """Returns the namespace that an object's class inherits from.
-
-    Args:
-        instance: A LightningModule, LightningDataModule, Trainer or Callback, or its class.
-
-    Raises:
-        ConfigurationError: If it inherits from neither.
-    """
+    """Returns the namespace that an object's class, or a class, inherits from."""
     subclass = instance if isinstance(instance, type) else type(instance)
     for base in subclass.__mro__:
         for name in NAMESPACES:

@@ -1,24 +1,4 @@
-"""Access to PyTorch's optimizers, loaders, modules and tensors beneath their documented interfaces.
-
-It relies on these private names of PyTorch:
-
-- ``Optimizer._optimizer_step_pre_hooks``, ``_optimizer_step_post_hooks``, and in ``torch.optim.optimizer``
-  ``_global_optimizer_pre_hooks``, ``_global_optimizer_post_hooks``: the hooks before and after a step.
-- ``_wrapped_by_lr_sched``, before PyTorch 2.5 ``_with_counter``: the mark of the ``step`` with which a scheduler
-  replaces its optimizer's own.
-- ``DataLoader._get_iterator`` and ``_iterator``: makes the iterator, and keeps the one of persistent workers.
-- ``_BaseDataLoaderIter._sampler_iter``: the iterator of the indices of batches.
-- ``_BaseDataLoaderIter._reset``: starts the sampler; once more if there are workers.
-- ``_SingleProcessDataLoaderIter._dataset_fetcher`` and its ``ended``: whether an iterable dataset has ended.
-- ``Module._non_persistent_buffers_set``: the names of the buffers that are not in a module's ``state_dict``.
-- ``Module._register_load_state_dict_pre_hook``: the name of ``register_load_state_dict_pre_hook`` before PyTorch 2.5.
-- ``BasePruningMethod._tensor_name``, and ``Module._forward_pre_hooks`` and ``_parameters``: what is pruned, and how.
-- ``torch.autograd._profiler_enabled``: whether a profiler is on, for which ``Optimizer.zero_grad`` has a label.
-- ``Tensor._version``: the count of in-place writes, which PyTorch's notes on autograd explain.
-- The traceback of an error of the C++ writer, which ends in ``torch.serialization``.
-
-The private names that the iterator in ``data/workers`` overrides and reads are listed there.
-"""
+"""Access to PyTorch's optimizers, loaders, modules and tensors beneath their documented interfaces."""
 
 from __future__ import annotations
 
@@ -122,12 +102,9 @@ def buffers_without_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def count_of_writes(tensor: torch.Tensor) -> int:
-    """Returns the number of in-place writes to a tensor and to its views.
+    """Returns the number of in-place writes to a tensor and to its views; an inference tensor has none.
 
     Writes through ``tensor.data``, through a NumPy array over the same memory, and by another process do not count.
-
-    Raises:
-        RuntimeError: If it is an inference tensor, which has no count.
     """
     return tensor._version
 

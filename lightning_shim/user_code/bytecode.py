@@ -125,14 +125,9 @@ def _is_library(base: type) -> bool:
 
 
 def is_own_method(row: Member, *owners: type) -> bool:
-    """Whether a method only has the name of a removed hook, and is called by the user's own code.
+    """Whether a method only has the name of a removed hook, and is called by the user's own classes.
 
-    Args:
-        row: The hook's row.
-        *owners: The classes of the module, the data module and the callbacks, as far as they are known.
-
-    Returns:
-        Whether it is the user's own method; a hook of Lightning 2 never is.
+    A hook of Lightning 2 never is such a method.
     """
     # A method of the same name that calls super() does not count as a caller.
     return row.is_removed and any(row.name in names_in_code(owner, without=row.name).read for owner in owners)

@@ -63,13 +63,9 @@ def names_logged_in_validation(project: Project, module: ClassDefinition) -> Log
 
 
 def logged_in_validation(ancestry: Sequence[ClassDefinition]) -> LoggedNames:
-    """Finds the names of the values that a module reports for each validation.
+    """Finds the names of the values that a module, given with its bases, reports for each validation.
 
-    Args:
-        ancestry: The LightningModule and its bases that have a source, in the order in which methods are looked up.
-
-    Returns:
-        The names that it logs; if it logs none, the keys of the dictionary that ``validation_step`` returns.
+    If it logs none, they are the keys of the dictionary that ``validation_step`` returns.
     """
     reader = _Reader(ancestry, trains=False)
     for hook in _HOOKS:
@@ -104,10 +100,7 @@ def logged_elsewhere(ancestry: Sequence[ClassDefinition]) -> LoggedNames:
 def logged_otherwise(module: SourceModule, involved: Collection[int], known: Collection[_Position]) -> LoggedNames:
     """Finds what a file may log outside the hooks of the module: through a callback, a submodule or a function.
 
-    Args:
-        module: The file.
-        involved: The lines of the classes in it whose objects take part in the training.
-        known: The calls that are known already.
+    The classes at the ``involved`` lines take part in the training; the ``known`` calls are left out.
     """
     found = LoggedNames()
     nodes: list[tuple[ast.AST, bool, str]] = [(module.tree, False, "")]

@@ -77,13 +77,9 @@ Names = Mapping[str, Value]
 
 
 def read_uses(node: FunctionNode, owner: str, names: Names, is_users: Callable[[str], bool]) -> FunctionUses:
-    """Finds the uses of members in a method.
+    """Finds the uses of members in a method, whose arguments have the known values ``names``.
 
-    Args:
-        node: The method.
-        owner: The Lightning class that the method's own class derives from.
-        names: The known values of the method's arguments, by name.
-        is_users: Returns whether an attribute of ``self`` is the user's own rather than Lightning's.
+    ``is_users`` says whether an attribute of ``self`` is the user's own rather than Lightning's.
     """
     reader = _Reader(owner, names, is_users)
     reader.read(node)

@@ -178,13 +178,9 @@ class SourceModule:
         return node
 
     def literal(self, node: ast.expr) -> Any:
-        """Evaluates an expression.
+        """Evaluates a literal, a name for one, or an argument of the command line that has a default.
 
-        Args:
-            node: A literal, a name for one, or an argument of the command line with a default.
-
-        Raises:
-            NotLiteralError: If the source does not tell the value.
+        Raises NotLiteralError if the source does not tell the value.
         """
         try:
             return ast.literal_eval(self.origin(node))
@@ -219,11 +215,7 @@ Resolved = ClassDefinition | Outside | None
 
 
 class Project:
-    """A script and the files that it imports.
-
-    Raises:
-        SourceError: If the script cannot be read.
-    """
+    """A script and the files that it imports; SourceError is raised if the script cannot be read."""
 
     def __init__(self, script: Path) -> None:
         self._folder: Final = script.resolve().parent
@@ -287,16 +279,7 @@ class Project:
         return sorted(names - own - sys.stdlib_module_names - FRAMEWORK_PACKAGES)
 
     def resolve(self, module: SourceModule, node: ast.expr) -> Resolved:
-        """Finds the class that a name refers to.
-
-        Args:
-            module: The file of the expression.
-            node: The name, or ``package.name``.
-
-        Returns:
-            A class with its source, or the full name of something that the project does not define, or None if neither
-            is known.
-        """
+        """Finds the class that a name, or ``package.name``, refers to; None if that is not known."""
         parts = _dotted(node)
         return self._look_up(module, parts, frozenset()) if parts else None
 

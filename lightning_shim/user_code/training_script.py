@@ -104,14 +104,9 @@ class TrainingScript:
         return [each for each in classes if each not in objects]
 
     def parameters(self, configured: Mapping[str, Mapping[str, Any]], config_place: str) -> Iterator[Parameter]:
-        """Yields the parameters of the constructors, with the values that the script passes.
+        """Yields the parameters of the constructors with the script's values, once for each call of a class.
 
-        Args:
-            configured: The values in a configuration file, by the name of Lightning's class and by parameter.
-            config_place: The name of that file.
-
-        Yields:
-            Each parameter of each class, once for each call of the class.
+        The values of a configuration file are by the name of Lightning's class and by parameter.
         """
         given = self.call.argument("hparams") if self.way == OWN_FIT and self.call is not None else None
         of_fit: dict[str, ast.expr] = {}
@@ -190,15 +185,9 @@ def _parameter(
 
 
 def read_training_script(project: Project, class_name: str = "", class_path: str = "") -> TrainingScript:
-    """Finds the training in a script.
+    """Finds the training in a script; SourceError is raised if the source does not tell which module is trained.
 
-    Args:
-        project: The script and its files.
-        class_name: The LightningModule, if the user has named one.
-        class_path: The LightningModule's full name, if a configuration file of LightningCLI has it.
-
-    Raises:
-        SourceError: If the source does not tell which LightningModule is trained.
+    The user may have named the LightningModule, or a configuration file of LightningCLI may have its full name.
     """
     calls = calls_of(project)
     way, call = _training_call(project, calls)

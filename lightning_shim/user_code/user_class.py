@@ -35,9 +35,7 @@ _FOLDERS_OF_PACKAGES: Final = frozenset({"site-packages", "dist-packages"})
 def is_users_class(cls: type, packages: frozenset[str]) -> bool:
     """Whether a class is the user's own, whose objects are what is in their attributes; or a configuration's.
 
-    Args:
-        cls: The class.
-        packages: The packages whose classes are the user's, wherever they are installed.
+    Those of the given packages are the user's wherever they are installed.
     """
     package = cls.__module__.partition(".")[0]
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
@@ -151,12 +149,7 @@ class UserCode:
         return self._definer(name, after) in self._sources
 
     def defines(self, name: str, after: type | None = None) -> bool:
-        """Whether a member of the object is the user's own rather than Lightning's.
-
-        Args:
-            name: The member's name.
-            after: The class whose ``super()`` looks for it; by default it is looked for on ``self``.
-        """
+        """Whether a member of the object is the user's own; with ``after``, as ``super()`` in that class finds it."""
         if self._is_in_a_class(name, after):
             return True
         row = self._rows.get(name)

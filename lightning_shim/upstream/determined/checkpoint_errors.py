@@ -27,14 +27,7 @@ _DISK_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno
 
 
 def read_files(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads the files of a checkpoint of Determined's, which are trusted: Determined unpickles them as well.
-
-    Returns:
-        What Determined has saved of the trial, and the state of its loop.
-
-    Raises:
-        CheckpointError: If they are missing or damaged.
-    """
+    """Returns what Determined has saved of a trial, and its loop's state; the files are trusted, as by Determined."""
     for name in READ_FILES:
         if not (path / name).is_file():
             raise CheckpointError(
@@ -62,11 +55,7 @@ def _damage(file: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def fitting_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Makes errors of ours of those that are raised when a module takes over a checkpoint.
-
-    Raises:
-        CheckpointError: If it is another module's.
-    """
+    """Turns errors that are raised when a module takes over another one's checkpoint into CheckpointError."""
     try:
         yield
     except LightningShimError:
@@ -94,13 +83,6 @@ def writing_errors(batches: int, last: pathlib.Path | str | None) -> Iterator[No
     """Turns errors of the disk that occur while a checkpoint is written into CheckpointError.
 
     Errors of any other kind, such as those of the user's hooks, pass unchanged.
-
-    Args:
-        batches: The number of batches trained, for the message.
-        last: The previous checkpoint, or None.
-
-    Raises:
-        CheckpointError: If the disk cannot be written to.
     """
     try:
         yield

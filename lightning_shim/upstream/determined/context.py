@@ -1,23 +1,4 @@
-"""Access to a trial's context in Determined: reports, TensorBoard, checkpoint storage and the cluster.
-
-It relies on these private names of Determined:
-
-- ``PyTorchTrialContext._core``: the Core API context, which reports metrics beside those of the training loop.
-- ``PyTorchTrialContext._PyTorchDistributedDataParallel``: the class that ``wrap_model`` wraps a model with.
-- ``PyTorchTrialContext._init_device``: chooses the device when a context is made.
-- ``determined.gpu.get_gpu_uuids``: starts ``nvidia-smi`` or ``rocm-smi`` to count the GPUs for it.
-- ``determined.core._context._install_stacktrace_on_sigusr1``: takes a signal when a context is made.
-- ``PyTorchTrialContext._current_batch_idx``: the index of the current batch.
-- ``PyTorchTrialContext._tbd_writer``: the TensorBoard writer, or None before it is first asked for.
-- ``determined.pytorch._log_tb_metrics``: writes metrics to TensorBoard as the training loop does.
-- ``TrainContext._session`` and ``_trial_id``: ask the master for the trial's state.
-- ``TrainContext._metrics``, its ``_shipper`` and ``_post_metrics``: sends each report, in a thread.
-- ``_tensorboard_manager`` of the Core API's ``train``, and its ``_sync``: uploads TensorBoard files.
-- ``DummyTrainContext._tbd_directory``: the folder of TensorBoard files off-cluster.
-- ``_storage_manager`` of the Core API's ``checkpoint``, its ``_base_path``, the folder of checkpoints, and ``upload``.
-- ``TrialInfo._config`` and ``_steps_completed``: the experiment's configuration, and whether the trial has trained.
-- ``determined._DistributedBackend``: the library that synchronizes the processes.
-"""
+"""Access to a trial's context in Determined: reports, TensorBoard, checkpoint storage and the cluster."""
 
 from __future__ import annotations
 
@@ -67,11 +48,7 @@ def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
 
 
 def own_device() -> torch.device:
-    """Returns the device that Lightning's Trainer would give to this process: the GPU of its local rank, or the CPU.
-
-    Raises:
-        ConfigurationError: If there are more processes than GPUs.
-    """
+    """Returns the device that Lightning's Trainer would give to this process: the GPU of its local rank, or the CPU."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
         return torch.device("cpu")
@@ -87,11 +64,7 @@ def own_device() -> torch.device:
 
 @contextlib.contextmanager
 def process_group_with(settings: Mapping[str, Any]) -> Iterator[None]:
-    """Has a process group that is made within the block, on a cluster by Determined, made with further arguments.
-
-    Args:
-        settings: Arguments of ``torch.distributed.init_process_group``; they take precedence.
-    """
+    """Has a process group that is made within the block, by Determined on a cluster, take further arguments."""
     initialize: Callable[..., None] = torch.distributed.init_process_group
 
     def with_settings(**arguments: Any) -> None:
@@ -105,9 +78,6 @@ def settle_device(context: Any) -> None:
     """Makes a trial's device the one that PyTorch sees, and the current one.
 
     Determined counts the GPUs that ``nvidia-smi`` names, of which PyTorch may see none or others.
-
-    Raises:
-        ConfigurationError: If there are more processes than GPUs.
     """
     context.device = own_device()
     make_current(context.device)
@@ -137,8 +107,7 @@ def no_handler_of_determined() -> contextlib.AbstractContextManager[None]:
 def make_current(device: torch.device) -> None:
     """Makes a GPU the current one, as Lightning does with one process too; the CPU needs nothing.
 
-    Args:
-        device: Its random states are used and new tensors of ``"cuda"`` are made on it from then on.
+    Its random states are used and new tensors of ``"cuda"`` are made on it from then on.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -149,11 +118,7 @@ def report_training_metrics(
 ) -> None:
     """Reports training metrics in addition to those of the loop. Call it on the chief.
 
-    Args:
-        context: Determined's trial context.
-        steps_completed: The number of batches trained.
-        metrics: Numbers by name.
-        reported: The names that the loop has reported for this batch. They go to TensorBoard only.
+    Those that the loop has ``reported`` for this batch go to TensorBoard only.
     """
     # The master refuses a second value of a name for the same batch.
     fresh = {name: value for name, value in metrics.items() if name not in reported}
@@ -169,14 +134,7 @@ def batches_trained(context: Any) -> int:
 
 
 def report_metrics(context: Any, group: str, metrics: dict[str, Any], step: int) -> None:
-    """Reports metrics in a group of their own.
-
-    Args:
-        context: Determined's trial context.
-        group: The group's name.
-        metrics: Numbers by name; the master refuses a name that it has for this step.
-        step: The number of batches trained.
-    """
+    """Reports metrics in a group of their own; the master refuses a name that it has for this step."""
     context._core.train.report_metrics(group=group, steps_completed=step, metrics=metrics)
 
 
@@ -194,11 +152,9 @@ MASTER_ERRORS: Final = (errors.BadRequestException, OSError, ValueError, KeyErro
 
 
 def notify_of_sent_reports(context: Any, notify: Callable[[str, int | None], None]) -> None:
-    """Has a function called when the master has taken a report of metrics; the chief does it, on a cluster.
+    """Has Determined's thread call a function, with group and batches, when the master has taken a report.
 
-    Args:
-        context: Determined's trial context.
-        notify: Is called by Determined's thread, with the group and the batches trained.
+    The chief does it, on a cluster.
     """
     shipper = context._core.train._metrics._shipper
     post = shipper._post_metrics
@@ -213,8 +169,7 @@ def notify_of_sent_reports(context: Any, notify: Callable[[str, int | None], Non
 def is_stopped_by_search(context: Any, seconds: float) -> bool:
     """Asks the master whether the search has stopped the trial; one process does it, on a cluster.
 
-    Returns:
-        Whether it has. One of ``MASTER_ERRORS`` is raised if the master does not answer.
+    One of ``MASTER_ERRORS`` is raised if the master does not answer.
     """
     train = context._core.train
     # The bindings' get_GetTrial asks the same, but has no limit; the session would try again for half a minute.
@@ -326,11 +281,7 @@ def lacks_launcher() -> bool:
 
 
 def verify_backend() -> None:
-    """Refuses a library that cannot synchronize the gradients of a LightningModule.
-
-    Raises:
-        ConfigurationError: If the processes were started for Horovod, or only one was for several slots.
-    """
+    """Refuses Horovod, and one process for several slots, which cannot synchronize a LightningModule's gradients."""
     if lacks_launcher():
         command = shlex.join(["python3", *sys.orig_argv[1:]])
         raise ConfigurationError(
@@ -354,22 +305,16 @@ def experiment_config() -> dict[str, Any]:
 
 
 def checkpoint_to_start_from(given: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
-    """Returns the checkpoint that a trial of a cluster starts from: its own, if it has trained before.
-
-    Args:
-        given: Where it is to start from the first time; by default what the cluster says.
-    """
+    """Returns the checkpoint that a trial of a cluster starts from: its own if it has trained, or the given one."""
     info = det.get_cluster_info()
     assert info is not None
     return info.latest_checkpoint if info.trial._steps_completed > 0 else given or info.latest_checkpoint
 
 
 def experiment_length(config: Mapping[str, Any]) -> tuple[str, Any, pytorch.TrainUnit | None]:
-    """Returns the length that an experiment's configuration gives for the training.
+    """Returns the name, the value and, if it is in epochs or batches, the unit of the experiment's length.
 
-    Returns:
-        The name of the entry, ``searcher.max_time`` or the deprecated ``searcher.max_length``; its value, None if there
-        is none; and the length, None if it is not in epochs or batches.
+    The name is ``searcher.max_time`` or the deprecated ``searcher.max_length``.
     """
     searcher = config.get("searcher") or {}
     name = "max_length" if searcher.get("max_length") is not None else "max_time"
@@ -379,11 +324,7 @@ def experiment_length(config: Mapping[str, Any]) -> tuple[str, Any, pytorch.Trai
 
 
 def train_unit(length: Mapping[Any, Any] | None) -> pytorch.TrainUnit | None:
-    """Returns a length or a period of an experiment's configuration, if it is one in epochs or batches.
-
-    Args:
-        length: As in ``{"epochs": 5}``; none at all is ``{"batches": 0}``.
-    """
+    """Returns a length or period such as ``{"epochs": 5}`` if it is one; none at all is ``{"batches": 0}``."""
     units = {"epochs": pytorch.Epoch, "batches": pytorch.Batch}
     return next((units[name](int(n)) for name, n in (length or {}).items() if name in units and n), None)
 

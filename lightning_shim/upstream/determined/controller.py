@@ -1,16 +1,4 @@
-"""A trial's view of Determined's training loop: its length and periods, its counters, and requests to it.
-
-It relies on these private names of Determined:
-
-- ``determined.pytorch._PyTorchTrialController``: the loop, of which ``_steps_until_complete``, ``checkpoint_period``,
-  ``context``, ``core_context``, ``latest_checkpoint``, ``local_training``, ``max_length``, ``reporting_period``,
-  ``start_from_batch``, ``state``, ``test_mode``, ``training_enumerator``, ``training_iterator``, ``trial`` and
-  ``validation_period`` are used.
-- ``determined.pytorch._TrialState``, the loop's ``state``: ``batches_trained``, ``epochs_trained``, ``last_ckpt`` and
-  ``last_val``.
-- ``determined.pytorch._TrainBoundary`` and ``_TrainBoundaryType``: the periods of the loop.
-- ``PyTorchTrialContext._epoch_len``: the batches of an epoch.
-"""
+"""A trial's view of Determined's training loop: its length and periods, its counters, and requests to it."""
 
 from __future__ import annotations
 
@@ -62,11 +50,7 @@ class Controller:
         self.written_folder: pathlib.Path | None = None
 
     def connect(self, controller: Any) -> None:
-        """Connects the view to the loop.
-
-        Raises:
-            CheckpointError: If it is to continue from another checkpoint than the trial was made for.
-        """
+        """Connects the view to the loop, which has to continue from the checkpoint that the trial was made for."""
         self._controller = controller
         # Training may have been started while an error is handled, which must not be mistaken for one of training.
         self._outer_error = sys.exc_info()[1]
@@ -166,10 +150,8 @@ class Controller:
     def is_reporting_time(self, is_trained: bool, is_last_batch: bool) -> bool:
         """Whether a reporting period ends with the batch that was counted last.
 
-        Args:
-            is_trained: Whether that batch was trained on. If it fills up an epoch, the values are of a batch before it,
-                which are reported at the end of an epoch alone.
-            is_last_batch: Whether the batch that was trained last is its epoch's last one.
+        If that one was not trained on but fills up an epoch, the values are of a batch before it, which are reported at
+        the end of an epoch alone.
         """
         period, state = self._controller.reporting_period, self._controller.state
         if isinstance(period, pytorch.Epoch):

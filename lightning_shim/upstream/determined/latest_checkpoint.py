@@ -75,15 +75,7 @@ def name_of_latest_checkpoint(context: Any) -> str | None:
 
 
 def read_latest_checkpoint(context: Any, name: str) -> LatestCheckpoint:
-    """Reads a checkpoint; all processes do so together.
-
-    Args:
-        context: Determined's trial context.
-        name: The checkpoint's UUID; off-cluster its folder as well.
-
-    Raises:
-        CheckpointError: If it is missing, incomplete or damaged.
-    """
+    """Reads a checkpoint, given by its UUID or, off-cluster, its folder; all processes do so together."""
     info = det.get_cluster_info() if is_on_cluster() else None
     is_here = contextlib.nullcontext(_local_folder(context, name)) if info is None else None
     with is_here or context._core.checkpoint.restore_path(name, selector=READ_FILES.__contains__) as folder:

@@ -1,10 +1,4 @@
-"""Determined's TensorBoard writer, created without what others need to be imported for it.
-
-It relies on a private name of Determined, and on an import of TensorBoard's:
-
-- ``PyTorchTrialContext._tbd_writer``: the TensorBoard writer, or None before it is first asked for.
-- ``tensorboard.compat.tensorflow_stub.io.gfile`` imports boto3, and uses it for paths that begin with ``s3://``.
-"""
+"""Determined's TensorBoard writer, created without what others need to be imported for it."""
 
 from __future__ import annotations
 
