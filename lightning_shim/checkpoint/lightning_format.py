@@ -252,7 +252,7 @@ def loops_state(progress: Progress, hook: str | None = None, is_between: bool = 
     before = progress.before_epoch
     step = _steps(("ready", "completed"), progress.automatic_steps, before[0])
     for tracked in step.values():
-        tracked["ready"] += progress.has_broken_step
+        tracked["ready"] += progress.step_is_running
     missing_of_validation = 2 * progress.has_broken_validation
     validated = (
         counts(batches, missing_of_validation) for batches in (progress.validated_in_epoch, progress.validated)

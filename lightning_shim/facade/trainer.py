@@ -209,6 +209,7 @@ class TrainerFacade(Attached):
         for submodule in module.modules():
             if isinstance(submodule, self._lightning.LightningModule):
                 self._former_attributes.give(submodule, self)
+        self.callbacks = callbacks
         own = module.configure_callbacks() or []
         own = list(own) if isinstance(own, (list, tuple)) else [own]
         replaced = {type(callback) for callback in own}

@@ -71,7 +71,7 @@ class Progress:
     is_last_validated: bool = False  # whether the newest of them is the last one of its validation
     uncounted: int = 0  # how many of the four COUNTS an error has kept from including the last batch
     has_broken_validation: bool = False  # whether an error has ended a validation within its newest batch
-    has_broken_step: bool = False  # whether an error has ended a step of automatic optimization
+    step_is_running: bool = False  # whether a step of automatic optimization is not over, which an error may have ended
     epoch_is_processed: bool = False  # whether the epoch that is ending is among Lightning's `processed` ones
     zero_grads: int = 0  # times that automatic optimization has released gradients
     scheduler_steps: int = 0  # steps of schedulers

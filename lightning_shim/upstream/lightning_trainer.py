@@ -155,6 +155,7 @@ def progress_of(trainer: Any) -> dict[str, int]:
         # An epoch that an error has ended is trained again.
         "current_epoch": fit_loop.epoch_progress.current.processed,
         "total_batch_idx": epoch_loop.total_batch_idx,
+        "is_last_batch": epoch_loop.batch_progress.is_last_batch,
         "automatic_steps": epoch_loop.automatic_optimization.optim_progress.optimizer_steps,
         "manual_steps": epoch_loop.manual_optimization.optim_step_progress.total.completed,
         "batches_that_stepped": epoch_loop._batches_that_stepped,
