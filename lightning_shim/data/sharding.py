@@ -26,7 +26,7 @@ class SampleSharing:
     def __init__(self, session: Session) -> None:
         self._session: Final = session
         self._lightning: Final = session.lightning
-        self._is_needed: Final = session.options.use_distributed_sampler and session.world_size > 1
+        self._is_needed: Final = session.options.use_distributed_sampler and session.is_distributed
         self.overfits: Final = session.options.overfit_batches > 0
 
     def request(self, hook: Callable[[], Any]) -> Any:
