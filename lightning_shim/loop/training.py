@@ -392,9 +392,9 @@ class TrainingLoop:
             return
         # Determined validates under no_grad, and the epoch may end right after a validation.
         with torch.enable_grad():
-            if progress.ends_within_step or (progress.batch_end_is_due and not progress.is_last_batch):
-                # Training stops within the epoch, or the step has found its end: the last batch's values are not in
-                # the views.
+            if progress.ends_within_step or not progress.is_last_batch:
+                # Training stops within the epoch, or the loader or the step has found its end: the last batch's values
+                # are not in the views.
                 self._metrics.current_views()
             self.finish_batch()
             self._metrics.training.end_batches()
