@@ -18,7 +18,7 @@ from lightning_shim.diagnostics.errors import CheckpointError
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.patching.attachment import CURRENT_FX_ATTRIBUTE
 from lightning_shim.session.loops_state import loops_state, progress_of_loops
-from lightning_shim.upstream.lightning import hyperparameters_name, is_omegaconf
+from lightning_shim.upstream.lightning import HYPERPARAMETERS_NAME, is_omegaconf
 from lightning_shim.upstream.lightning_loops import RestartedLoops, states_of_loaders
 from lightning_shim.upstream.lightning_plugins import read_checkpoint
 
@@ -111,8 +111,8 @@ class LightningCheckpoint:
                 checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = self._hyperparameters(owner)
                 if is_omegaconf(owner.hparams):
                     checkpoint[owner.CHECKPOINT_HYPER_PARAMS_TYPE] = type(owner.hparams)
-                if hyperparameters_name(owner) is not None:
-                    checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = hyperparameters_name(owner)
+                if hasattr(owner, HYPERPARAMETERS_NAME):
+                    checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = getattr(owner, HYPERPARAMETERS_NAME)
         state = self._hooks.datamodule("state_dict")
         if state:
             checkpoint[type(self._datamodule).__qualname__] = state

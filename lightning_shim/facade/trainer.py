@@ -216,6 +216,7 @@ class TrainerFacade(Attached):
         for submodule in module.modules():
             if isinstance(submodule, self._lightning.LightningModule):
                 self._former_attributes.give(submodule, self)
+        self.callbacks = callbacks
         own = self._hooks.run("configure_callbacks", module.configure_callbacks) or []
         own = list(own) if isinstance(own, (list, tuple)) else [own]
         replaced = {type(callback) for callback in own}

@@ -94,21 +94,19 @@ class Optimization:
                 closure()
         else:
             hooks, progress = self._hooks, self._progress
-            try:
-                if "optimizer_step" in hooks.names:
-                    arguments = (progress.current_epoch, self.batch_idx, strategy.lightning_optimizer, closure)
-                    hooks.module("optimizer_step", *arguments)
-                else:
-                    # Lightning's default optimizer_step, and LightningOptimizer.step within it, amount to this. It
-                    # saves their calls, and that of hooks.run, in each step.
-                    state = hooks.state
-                    previous = state[CURRENT_FX_ATTRIBUTE]
-                    state[CURRENT_FX_ATTRIBUTE] = "optimizer_step"
-                    strategy.optimizer_step(strategy.optimizer, closure)
-                    state[CURRENT_FX_ATTRIBUTE] = previous
-            except BaseException:
-                progress.has_broken_step = True
-                raise
+            progress.step_is_running = True
+            if "optimizer_step" in hooks.names:
+                arguments = (progress.current_epoch, self.batch_idx, strategy.lightning_optimizer, closure)
+                hooks.module("optimizer_step", *arguments)
+            else:
+                # Lightning's default optimizer_step, and LightningOptimizer.step within it, amount to this. It saves
+                # their calls, and that of hooks.run, in each step.
+                state = hooks.state
+                previous = state[CURRENT_FX_ATTRIBUTE]
+                state[CURRENT_FX_ATTRIBUTE] = "optimizer_step"
+                strategy.optimizer_step(strategy.optimizer, closure)
+                state[CURRENT_FX_ATTRIBUTE] = previous
+            progress.step_is_running = False
             progress.automatic_steps += 1
         return closure.outputs()
 

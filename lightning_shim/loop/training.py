@@ -129,9 +129,6 @@ class TrainingLoop:
         )
         if self._loaded is None and not self._session.lacks_batches:
             self._batches = self._batches or self.source.batches()
-            if fits_again and self._progress.current_epoch > 0:
-                # Lightning creates them again, as for any epoch but its first, which draws random numbers.
-                self._batches = self.source.batches()
             if self._batches.length == 0 and self.epoch_length.is_fixed:
                 raise self.source.without_batches(0)
             if self._progress.epoch_is_running:
@@ -142,6 +139,9 @@ class TrainingLoop:
                     # The batches may run out: another number of processes may have had more of them each.
                     next(self._batches, None)
                     self._progress.is_last_batch = self._batches.done
+            if fits_again and self._progress.current_epoch > 0:
+                # Lightning creates them again, as for any epoch but its first, which draws random numbers.
+                self._batches = None
 
     def resume(self) -> None:
         """Restores the loaders and random numbers of the checkpoint, if one was loaded."""
@@ -320,7 +320,8 @@ class TrainingLoop:
                 skips_rest_of_epoch = hooks.call("on_train_batch_start", batch, batch_idx) == -1
             if skips_rest_of_epoch:
                 progress.ends_early = not progress.is_last_batch
-                progress.is_last_batch = True
+                progress.is_last_batch = progress.last_batch_is_refused = True
+                progress.refused_batches += 1
             else:
                 try:
                     outputs = self._run_batch(args)
@@ -419,9 +420,9 @@ class TrainingLoop:
             return
         # Determined validates under no_grad, and the epoch may end right after a validation.
         with torch.enable_grad():
-            if progress.ends_within_step or (progress.batch_end_is_due and not progress.is_last_batch):
-                # Training stops within the epoch, or the step has found its end: the last batch's values are not in
-                # the views.
+            if progress.ends_within_step or not progress.is_last_batch:
+                # Training stops within the epoch, or the loader or the step has found its end: the last batch's values
+                # are not in the views.
                 self._metrics.current_views()
             self.finish_batch()
             self._metrics.training.end_batches()

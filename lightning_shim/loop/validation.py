@@ -217,7 +217,8 @@ class EvaluationLoop:
         """Puts a loader's values into the views: first those of its last batch, then those of all its batches."""
         self._metrics.views.update(self._metrics.validation.collect(on_step=True))
         self._metrics.validation.end_dataloader()
-        self._metrics.views.update(self._metrics.validation.collect(on_step=False))
+        if not self._session.trainer.sanity_checking:
+            self._metrics.views.update(self._metrics.validation.collect(on_step=False))
 
     def end_epoch(self) -> None:
         """Calls ``on_validation_epoch_end``, after which the metrics are complete."""

@@ -117,6 +117,10 @@ class MetricCollector:
         self.batch_size: int | None = None
         self.dataloader_idx: int | None = None
 
+    def start_within(self, training: MetricCollector) -> None:
+        """Starts a validation, for which Lightning goes on from the batch of the training that it comes after."""
+        self._in_first_batch = training._in_first_batch
+
     def start_batch(self, batch: Any, dataloader_idx: int | None = None) -> None:
         """Starts a batch, to which values belong from now on; of several loaders it names the index."""
         self._in_first_batch = self._in_first_batch is None

@@ -56,6 +56,8 @@ class MetricStore:
     def enter_stage(self, training: bool) -> None:
         """Makes a stage the current one."""
         self.collector = self.training if training else self.validation
+        if not training:
+            self.validation.start_within(self.training)
 
     def current_views(self) -> MetricViews:
         """Returns the views, brought up to date with the current stage."""

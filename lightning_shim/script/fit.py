@@ -34,9 +34,11 @@ from lightning_shim.upstream.lightning_trainer import (
     interrupted,
     resolved_checkpoint,
     set_loop_limits,
+    started,
     taking_signals,
     verified_module,
 )
+from lightning_shim.upstream.namespaces import derives_from
 
 _has_run_on_cluster = False
 
@@ -59,6 +61,9 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     given = vars(trainer)[GIVEN]
     _verify()
     model = verified_module(trainer, model)
+    if derives_from(data.get("train_dataloaders"), "LightningDataModule"):
+        # Lightning accepts a data module in this place too.
+        data = {**data, "train_dataloaders": None, "datamodule": data["train_dataloaders"]}
     _warn_about_hyperparameters()
     # Before the settings are read, since max_epochs is None until Lightning's fit sets the default.
     set_loop_limits(trainer)
@@ -78,7 +83,6 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
         "strategy": given.get("strategy", "auto"),
         "callbacks": [callback for callback in trainer.callbacks if not has_nothing_to_fit(trainer, callback)],
         "logger": trainer.loggers,
-        "ckpt_path": resolved_checkpoint(trainer, ckpt_path),
     }
     configuration = Configuration.of_experiment()
     checkpoint_period = configuration.settle("checkpoint_period", None, None)
@@ -91,11 +95,9 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
 
     def make_trial(context: pytorch.PyTorchTrialContext, latest_checkpoint: str | None) -> ScriptTrial:
         options["latest_checkpoint"] = latest_checkpoint
-        trials.append(ScriptTrial(context, trainer, random_state, model, **data, **options))
-        return trials[0]
+        return ScriptTrial(context, trainer, random_state, model, **data, **options)
 
     _has_run_on_cluster = is_on_cluster()
-    trials: list[ScriptTrial] = []
 
     def periods(trial: ScriptTrial) -> dict[str, Any]:
         if not is_on_cluster():
@@ -103,7 +105,9 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
             signals.enter_context(taking_signals(trainer))
         return trial.periods(checkpoint_period)
 
+    started(trainer, model, data)
     try:
+        options["ckpt_path"] = resolved_checkpoint(trainer, ckpt_path)
         with (
             contextlib.ExitStack() as signals,
             torch.autograd.set_detect_anomaly(bool(given.get("detect_anomaly"))),
@@ -118,13 +122,14 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
                 shows_progress=False,
             )
     except BaseException as error:
-        _leave_as_lightning_does(trainer, trials)
-        interrupted(trainer, error)
+        is_told = trainer.interrupted
+        _leave_as_lightning_does(trainer, model, data)
+        interrupted(trainer, error, is_told)
         if isinstance(error, KeyboardInterrupt):
             # As in Lightning; a line has said it.
             sys.exit(1)
         raise
-    _leave_as_lightning_does(trainer, trials)
+    _leave_as_lightning_does(trainer, model, data)
     if not trial.is_complete:
         # The lines after fit expect a trained module. They run when the trial has been continued to its end.
         say("the script ends here, and runs again when the trial goes on.")
@@ -132,12 +137,12 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     remember_training(trial.controller.batches_trained)
 
 
-def _leave_as_lightning_does(trainer: Any, trials: list[ScriptTrial]) -> None:
+def _leave_as_lightning_does(trainer: Any, model: Any, data: dict[str, Any]) -> None:
     """Gives the user's Trainer what its trial has come to, if there has been one."""
-    show_itself(trainer)
-    for trial in trials:
+    facade = show_itself(trainer)
+    if facade is not None:
         join_processes(trainer)
-        fitted(trainer, trial.trainer, trial.module, trial.datamodule, trial.loaders)
+        fitted(trainer, facade, model, data)
 
 
 def _checkpoint_policy(trainer: Any, configuration: Configuration) -> str:

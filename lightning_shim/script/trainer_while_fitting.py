@@ -53,11 +53,13 @@ def show_facade(trainer: Any, facade: Any, own: frozenset[str]) -> None:
     trainer.__class__ = _showing(own_class, namespace_of(trainer).module("trainer").Trainer, shown - own - {*METHODS})
 
 
-def show_itself(trainer: Any) -> None:
-    """Ends :func:`show_facade`, if it was called."""
-    if vars(trainer).pop(FACADE, None) is not None:
+def show_itself(trainer: Any) -> Any:
+    """Ends :func:`show_facade`, and returns the facade; None if it was not called."""
+    facade = vars(trainer).pop(FACADE, None)
+    if facade is not None:
         trainer.__class__ = type(trainer).__bases__[0]
         _set_progress(trainer, vars(trainer).pop(_OWN_PROGRESS))
+    return facade
 
 
 def _set_progress(trainer: Any, progress: dict[str, Any]) -> None:

@@ -59,6 +59,11 @@ class ScriptTrainer(TrainerFacade):
         show_facade(users, self, frozenset({*_SETTINGS, "_signal_connector"}))
 
     @property
+    def loaders(self) -> tuple[Any, Any]:
+        """The CombinedLoaders of training and validation; None for one that was never requested."""
+        return self._training_loop.source.combined, self._validation_loop.source.combined
+
+    @property
     def val_check_batch(self) -> Any:
         """The number of batches between two validations; None where a clock decides."""
         return None if validation_seconds(self.users) is not None else super().val_check_batch
@@ -68,6 +73,8 @@ class ScriptTrainer(TrainerFacade):
         """The number of optimizer steps of the whole training, computed from its length and the loaders."""
         if self.max_epochs == -1:
             return math.inf if self.max_steps == -1 else self.max_steps
+        if self.train_dataloader is None:
+            self._lightning.rank_zero_info("Loading `train_dataloader` to estimate number of stepping batches.")
         self.fit_loop.setup_data()
         if self.num_training_batches == math.inf:
             return self.max_steps
@@ -135,11 +142,6 @@ class ScriptTrial(LightningTrial):
             return bool((batches + 1) % period == 0)
         limit = trainer.limit_train_batches
         return progress.is_last_batch or (isinstance(limit, int) and (progress.batch_idx + 1) % limit == 0)
-
-    @property
-    def loaders(self) -> tuple[Any, Any]:
-        """The CombinedLoaders of training and validation; None for one that was never requested."""
-        return self._parts.training_loop.source.combined, self._parts.evaluation_loop.source.combined
 
     def train_batch(self, batch: Any, epoch_idx: int, batch_idx: int) -> dict[str, Any]:
         """Trains on a batch, and has Determined look up if that was the last one, or if a validation is due."""

@@ -39,7 +39,7 @@ def loops_state(progress: Progress, hook: str | None = None, is_between: bool = 
     before = progress.before_epoch
     step = _steps(("ready", "completed"), progress.automatic_steps, before[0])
     for steps in step.values():
-        steps["ready"] += progress.has_broken_step
+        steps["ready"] += progress.step_is_running
     missing_of_validation = max(2 * progress.has_broken_validation, missing_of_validation_batch(hook))
     validated = (
         counts(batches, missing_of_validation) for batches in (progress.validated_in_epoch, progress.validated)
@@ -49,7 +49,10 @@ def loops_state(progress: Progress, hook: str | None = None, is_between: bool = 
         "epoch_progress": _pair(epochs, dict(epochs)),
         "epoch_loop.state_dict": {"_batches_that_stepped": stepped},
         "epoch_loop.batch_progress": {
-            **_pair(counts(progress.total_batch_idx + 1, missing), counts(progress.batch_idx + 1, missing)),
+            **_pair(
+                counts(progress.total_batch_idx + 1, missing, progress.refused_batches),
+                counts(progress.batch_idx + 1, missing, progress.last_batch_is_refused),
+            ),
             "is_last_batch": progress.is_last_batch,
         },
         "epoch_loop.scheduler_progress": _steps(("ready", "completed"), progress.scheduler_steps, before[2]),
@@ -106,6 +109,7 @@ def progress_of_loops(fit_loop: dict[str, Any]) -> dict[str, Any]:
         "current_epoch": fit_loop["epoch_progress"]["current"]["completed"],
         "batch_idx": batches["current"]["ready"] - 1,
         "total_batch_idx": batches["total"]["ready"] - 1,
+        "refused_batches": max(0, batches["total"]["processed"] - batches["total"]["started"]),
         "is_last_batch": batches["is_last_batch"],
         "uncounted": sum(batches["current"]["ready"] > batches["current"][name] for name in COUNTS),
         "automatic_steps": optimizer["step"]["total"]["completed"],

@@ -22,14 +22,18 @@ NOT_YET_COUNTED: Final = {
 """How many of the four do not include the batch or epoch in one of whose hooks they are read."""
 
 
-def counts(number: int, missing: int) -> dict[str, int]:
+def counts(number: int, missing: int, refused: int = 0) -> dict[str, int]:
     """Returns Lightning's counts.
 
     Args:
         number: The number of batches or epochs, with the one that is running.
         missing: How many of the counts do not include that one.
+        refused: The number of batches that ``on_train_batch_start`` has refused: neither started nor completed.
     """
-    return {name: number - (place >= len(COUNTS) - missing) for place, name in enumerate(COUNTS)}
+    return {
+        name: number - (place >= len(COUNTS) - missing) - refused * (name in ("started", "completed"))
+        for place, name in enumerate(COUNTS)
+    }
 
 
 def missing_of_batch(hook: str | None) -> int:
@@ -51,6 +55,8 @@ class Progress:
     total_batch_idx: int = -1  # the same over all epochs
     is_last_batch: bool = False  # whether that batch is the last of its epoch
     ends_early: bool = False  # whether it is the last because `on_train_batch_start` returned -1
+    last_batch_is_refused: bool = False  # whether it was, even if it would have been the last
+    refused_batches: int = 0  # batches of all epochs for which `on_train_batch_start` returned -1
     # Whether it is the last because `training_step` raised StopIteration, as `next(dataloader_iter)` does after the
     # last batch.
     ends_within_step: bool = False
@@ -70,7 +76,7 @@ class Progress:
     is_last_validated: bool = False  # whether the newest of them is the last one of its validation
     uncounted: int = 0  # how many of the four COUNTS an error has kept from including the last batch
     has_broken_validation: bool = False  # whether an error has ended a validation within its newest batch
-    has_broken_step: bool = False  # whether an error has ended a step of automatic optimization
+    step_is_running: bool = False  # whether a step of automatic optimization is not over, which an error may have ended
     epoch_is_processed: bool = False  # whether the epoch that is ending is among Lightning's `processed` ones
     zero_grads: int = 0  # times that automatic optimization has released gradients
     scheduler_steps: int = 0  # steps of schedulers
@@ -82,7 +88,7 @@ class Progress:
     def start_epoch(self) -> None:
         """Counts the batches of another epoch."""
         self.batch_idx = -1
-        self.is_last_batch = False
+        self.is_last_batch = self.last_batch_is_refused = False
         self.validated_in_epoch = 0
         self.before_epoch = (self.automatic_steps, self.zero_grads, self.scheduler_steps)
         self.corrections.pop("validated_in_epoch", None)

@@ -153,14 +153,15 @@ class LightningCallback(pytorch.PyTorchCallback):
         limit = self._trainer.num_sanity_val_steps
         if not limit or not self._evaluation_loop.is_enabled or self._controller.test_mode:
             return
-        with self._session.lightning.isolate_rng(), torch.no_grad():
+        with self._session.lightning.isolate_rng():
             self._trainer.enter_sanity_check()
             self._hooks.callbacks("on_sanity_check_start")
-            self._evaluation_loop.start(releases_gradients=False, limit=limit)
-            self._evaluation_loop.start_epoch()
-            self._evaluation_loop.run(only_one=False)
-            self._evaluation_loop.end_epoch()
-            self._evaluation_loop.end()
+            with torch.no_grad():
+                self._evaluation_loop.start(releases_gradients=False, limit=limit)
+                self._evaluation_loop.start_epoch()
+                self._evaluation_loop.run(only_one=False)
+                self._evaluation_loop.end_epoch()
+                self._evaluation_loop.end()
             self._hooks.callbacks("on_sanity_check_end")
             self._trainer.forget_sanity_check()
             self._evaluation_loop.forget()

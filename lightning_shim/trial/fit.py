@@ -214,7 +214,8 @@ def run_trial(
         trial = make_trial(context, storage_id)
         with _reporting(trial, info is None, shows_progress):
             # A script's depend on its loaders, before which comes the sanity check.
-            units = periods(trial)
+            with trial.shut_down_if_it_fails():
+                units = periods(trial)
             if info is None and checkpoint_policy == "best":
                 # Nobody knows which is the best.
                 checkpoint_policy = "all"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import pathlib
@@ -373,13 +374,16 @@ class LightningTrial(pytorch.PyTorchTrial):
     @property
     def epoch_length(self) -> int | None:
         """The number of batches of a training epoch, or None if the loaders have no length."""
+        self._callback.before_training_loaders()
+        return self._parts.training_loop.length
+
+    @contextlib.contextmanager
+    def shut_down_if_it_fails(self) -> Iterator[None]:
+        """Shuts the trial down if a block fails that runs before Determined's loop, which would do it, begins."""
         try:
-            self._callback.before_training_loaders()
-            return self._parts.training_loop.length
+            yield
         except BaseException:
-            # Determined's loop, which would do it, has not begun.
-            if not self.controller.is_connected:
-                self._callback.on_trial_shutdown()
+            self._callback.on_trial_shutdown()
             raise
 
     def keep_newest_checkpoint_only(self) -> None:

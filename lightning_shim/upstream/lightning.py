@@ -9,13 +9,16 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Final, get_type_hints
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_shim.upstream.namespaces import Namespace, derives_from, namespace_of
+
+HYPERPARAMETERS_NAME: Final = "_hparams_name"
+"""The attribute with the name of the constructor's parameter that took all hyperparameters, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +186,6 @@ def lightning_optimizer(lightning: Lightning, optimizer: torch.optim.Optimizer, 
 
     wrapped.toggle_model = toggle_synchronised_model
     return wrapped
-
-
-def hyperparameters_name(owner: Any) -> str | None:
-    """Returns the name of the constructor's parameter that took all hyperparameters, if there is one."""
-    name: str | None = getattr(owner, "_hparams_name", None)
-    return name
 
 
 def is_omegaconf(hparams: Any) -> bool:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from lightning_shim.upstream.lightning import lightning_of
+from lightning_shim.upstream.lightning_behaviour import TELLS_DATA_MODULES_OF_ERRORS
 from lightning_shim.upstream.namespaces import derives_from, namespace_of
 
 
@@ -49,6 +50,21 @@ def taking_signals(trainer: Any) -> Iterator[None]:
         vars(connector).pop("_sigterm_notifier_fn", None)
 
 
+def started(trainer: Any, module: Any, data: dict[str, Any]) -> None:
+    """Puts a Trainer into the state in which its ``fit`` begins.
+
+    Args:
+        trainer: The user's Trainer.
+        module: The LightningModule.
+        data: The loaders or the data module, by the names of the arguments of ``fit``.
+    """
+    lightning = lightning_of(trainer)
+    trainer.strategy._lightning_module = module
+    trainer.state.fn, trainer.state.status = lightning.TrainerFn.FITTING, lightning.TrainerStatus.RUNNING
+    trainer.training = True
+    trainer._data_connector.attach_data(module, **data)
+
+
 def resolved_checkpoint(trainer: Any, ckpt_path: Any) -> Any:
     """Returns the file for ``Trainer.fit(ckpt_path=...)``, which may be a name such as ``"last"``, and remembers it."""
     connector = trainer._checkpoint_connector
@@ -86,11 +102,26 @@ def arguments_of_environment(trainer_class: type) -> dict[str, Any]:
     return dict(vars(parse(trainer_class)))
 
 
-def interrupted(trainer: Any, error: BaseException) -> None:
-    """Marks a Trainer whose ``fit`` has ended with an error; after Ctrl+C its stage is still what it was."""
+def interrupted(trainer: Any, error: BaseException, is_told: bool) -> None:
+    """Ends a Trainer's ``fit`` with an error.
+
+    Args:
+        trainer: The user's Trainer.
+        error: The error.
+        is_told: Whether callbacks and loggers know of it already.
+    """
     lightning = lightning_of(trainer)
     trainer.state.fn, trainer.state.status = lightning.TrainerFn.FITTING, lightning.TrainerStatus.INTERRUPTED
+    if not is_told:
+        for callback in trainer.callbacks:
+            callback.on_exception(trainer, trainer.lightning_module, error)
+        if trainer.datamodule is not None and TELLS_DATA_MODULES_OF_ERRORS.is_of(lightning.version):
+            trainer.datamodule.on_exception(error)
     trainer.strategy.on_exception(error)
+    if not is_told:
+        for logger in trainer.loggers:
+            logger.finalize("failed")
+    # After Ctrl+C the stage is still what it was.
     if not isinstance(error, KeyboardInterrupt):
         trainer.state.stage = None
 
@@ -103,6 +134,7 @@ def progress_of(trainer: Any) -> dict[str, int]:
         # An epoch that an error has ended is trained again.
         "current_epoch": fit_loop.epoch_progress.current.processed,
         "total_batch_idx": epoch_loop.total_batch_idx,
+        "is_last_batch": epoch_loop.batch_progress.is_last_batch,
         "automatic_steps": epoch_loop.automatic_optimization.optim_progress.optimizer_steps,
         "manual_steps": epoch_loop.manual_optimization.optim_step_progress.total.completed,
         "batches_that_stepped": epoch_loop._batches_that_stepped,
@@ -147,7 +179,7 @@ def searching(trainer: Any, finder: Any) -> Iterator[None]:
         trainer.callbacks = callbacks
 
 
-def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any, loaders: tuple[Any, Any]) -> None:
+def fitted(trainer: Any, stand_in: Any, module: Any, data: dict[str, Any]) -> None:
     """Puts a Trainer into the state that it would be in after ``fit``, given the trial's facade.
 
     Most of its attributes are read from its loops, strategy and connectors, so these are what is set. Of the
@@ -156,13 +188,14 @@ def fitted(trainer: Any, stand_in: Any, module: Any, datamodule: Any, loaders: t
     trainer.state.fn = stand_in.state.fn
     trainer.state.status, trainer.state.stage = stand_in.state.status, stand_in.state.stage
     trainer.should_stop = stand_in.should_stop
+    trainer.accumulate_grad_batches = stand_in.accumulate_grad_batches
     # Callbacks of configure_callbacks, and the trial's own, belong to the Trainer now, in Lightning's order.
     kept = [each for each in trainer.callbacks if each in stand_in.callbacks or has_nothing_to_fit(trainer, each)]
     added = [each for each in stand_in.callbacks if each not in kept]
     trainer.callbacks = trainer._callback_connector._reorder_callbacks([*kept, *added])
     # This clears the loaders of all loops, which are set afterwards.
-    trainer._data_connector.attach_data(module, datamodule=datamodule)
-    _fitted_loops(trainer, stand_in, *loaders)
+    trainer._data_connector.attach_data(module, **data)
+    _fitted_loops(trainer, stand_in, *stand_in.loaders)
     trainer.strategy.connect(module)
     trainer.strategy.optimizers = stand_in.optimizers
     trainer.strategy.lr_scheduler_configs = stand_in.lr_scheduler_configs

@@ -15,6 +15,7 @@ from torch import Tensor
 import lightning_shim
 from tests.parity.modules import Regression, loaders
 from tests.parity.oracle import Case, assert_equal, run_determined, run_lightning
+from tests.support.lightning_trainer import QUIET
 from tests.support.refusals import train
 from tests.support.tiny import loader, tiny
 
@@ -42,6 +43,38 @@ def test_hooks_and_numbers_are_lightnings(mocker: MockerFixture, module: type, s
     assert_equal(lightning, run_determined(case, mocker))
     hooks = [hook for _, hook, _, _ in lightning.events]
     assert hooks.index("validation_step") < hooks.index("training_step")
+
+
+@pytest.mark.usefixtures("patched")
+def test_callbacks_see_what_lightnings_do() -> None:
+    class Looks(pl.Callback):
+        def __init__(self) -> None:
+            self.seen: list[Any] = []
+
+        def look(self, trainer: Any, *args: Any) -> None:
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self.seen.append((torch.is_grad_enabled(), metrics))
+
+        on_sanity_check_start = on_sanity_check_end = on_validation_epoch_start = on_validation_batch_start = look
+
+    class Logs(Regression):
+        def on_validation_start(self) -> None:
+            self.log("at_start", 1.0)
+
+        def validation_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.log("val_loss", batch[0].sum() + dataloader_idx)
+
+    def options() -> tuple[Looks, dict[str, Any]]:
+        torch.manual_seed(0)
+        looks, data = Looks(), loaders()
+        data["val_dataloaders"] = [data["val_dataloaders"], loaders()["val_dataloaders"]]
+        return looks, data
+
+    theirs, data = options()
+    pl.Trainer(**{**QUIET, "num_sanity_val_steps": 2}, max_epochs=2, callbacks=[theirs]).fit(Logs(), **data)
+    ours, data = options()
+    lightning_shim.fit(Logs(), **data, callbacks=[ours], max_length=pytorch.Epoch(2))
+    assert ours.seen == theirs.seen
 
 
 @pytest.mark.usefixtures("patched")

@@ -206,3 +206,26 @@ def test_interval_that_cannot_be_kept(in_folder: Path, make_loader: Callable[[],
         trained(make_loader, {"max_epochs": 1, "val_check_interval": interval})
     assert "val_check_interval" in str(raised.value)
     assert str(interval) in str(raised.value)
+
+
+@pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined")
+def test_values_of_the_last_batch_where_a_loader_runs_out(compared: Any) -> None:
+    class Logs(Recorded):
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            self.log("batches", float(batch_idx))
+
+        def on_train_epoch_end(self) -> None:
+            self.events.append(("metrics", float(self.trainer.callback_metrics["batches"])))
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    def script() -> Any:
+        module = Logs()
+        arguments = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = pl.Trainer(max_epochs=2, accelerator="cpu", enable_model_summary=False, **arguments)
+        loaders = [DataLoader(data, batch_size=None) for data in (StreamOfAWrongLength(), Stream())]
+        trainer.fit(module, *loaders)
+        return [event for event in module.events if event[0] == "metrics"]
+
+    assert compared(script) == [("metrics", BATCHES - 1.0)] * 2

@@ -32,6 +32,9 @@ class Saving(Callback):
         saved = torch.load("saved.ckpt", weights_only=False)
         self.saved.append((saved["global_step"], saved["epoch"], saved["loops"]["fit_loop"]))
 
+    def on_before_optimizer_step(self, trainer: Any, *args: Any) -> None:
+        self.save(trainer)
+
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
         self.save(trainer)
 
@@ -84,3 +87,23 @@ def test_counters(compared: Any, at_hook: str | None, at_batch: int | None, accu
         return [*saving.saved, [entry[:2] for entry in continued.saved[-3:]], other.global_step]
 
     compared(script)
+
+
+@pytest.mark.lightning(">=2.6")
+def test_counters_of_epochs_that_end_early(compared: Any) -> None:
+    class Refuses(Scheduled):
+        def __init__(self) -> None:
+            super().__init__()
+            self.save_hyperparameters({"given": 1})
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+            # In the second epoch it is the last batch that is refused.
+            return -1 if batch_idx == 2 + self.current_epoch else None
+
+    def script() -> Any:
+        saving = Saving()
+        pl.Trainer(**{**ARGUMENTS, "max_epochs": 3}, callbacks=[saving]).fit(Refuses(), loader(), loader(2))
+        contents = torch.load("saved.ckpt", weights_only=False)
+        return [*saving.saved, {name: value for name, value in contents.items() if name != "callbacks"}]
+
+    assert compared(script)[-1]["hparams_name"] is None

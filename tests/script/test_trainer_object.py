@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
+from pytorch_lightning.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder
 from pytorch_lightning.tuner import Tuner
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -43,6 +43,8 @@ ATTRIBUTES = (
     "interrupted",
     "estimated_stepping_batches",
     "max_epochs",
+    "enable_validation",
+    "accumulate_grad_batches",
 )
 
 
@@ -365,6 +367,27 @@ def test_fits_again(compared: Any) -> None:
         return seen, attributes(trainer), other.state_dict()
 
     assert compared(script)[1]["current_epoch"] == 6
+
+
+def test_random_numbers_of_a_second_fit(compared: Any) -> None:
+    def script() -> Any:
+        drawn: list[Any] = []
+        names = ("on_fit_start", "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_fit_end")
+        hooks: dict[str, Any] = {name: lambda self, *args: drawn.append(torch.random.get_rng_state()) for name in names}
+        callbacks = [type("Looks", (pl.Callback,), hooks)(), GradientAccumulationScheduler({1: 2})]
+        trainer = pl.Trainer(**ARGUMENTS, callbacks=callbacks)
+        data = DataLoader(TensorDataset(torch.arange(12.0).view(-1, 3)), shuffle=True)
+        seen = []
+        for epochs in (2, 4, 4):
+            trainer.fit_loop.max_epochs = epochs
+            module = Module()
+            trainer.fit(module, data, loader(2))
+            seen.append((attributes(trainer), module.state_dict()))
+            # The scheduler wants to be the only one that sets it.
+            trainer.accumulate_grad_batches = 1
+        return [*seen, drawn]
+
+    assert compared(script)[0][0]["accumulate_grad_batches"] == 2
 
 
 def test_tuner(compared: Any) -> None:

@@ -64,11 +64,6 @@ class Controller:
                 "the same to LightningTrial(context, module, latest_checkpoint=...)."
             )
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether the loop runs the trial, and tells it of its end."""
-        return self._controller is not None
-
     def start_workload(self, boundaries: list[Any]) -> None:
         """Takes the periods that may end the batches to come."""
         self._boundaries = boundaries
