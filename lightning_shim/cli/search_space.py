@@ -26,6 +26,9 @@ _LIKE_ONE: Final = 0.5
 _SMALL: Final = 0.01
 """Below it a range from half to twice the value would be narrow, whatever the name."""
 
+_HUGE: Final = 1e300
+"""Up to here twice a value is a number as well."""
+
 
 def search_space(name: str, value: Any) -> dict[str, Any] | None:
     """Returns the values to try, as Determined's ``hyperparameters`` has them; None to keep the script's."""
@@ -45,7 +48,7 @@ def _integers(name: str, value: int) -> dict[str, Any] | None:
 
 
 def _numbers(name: str, value: float) -> dict[str, Any] | None:
-    if value <= 0 or not math.isfinite(value):
+    if not 0 < value < _HUGE:
         return None
     is_in_decades = value < _LIKE_ONE and set(re.findall(r"[a-z]+[0-9]*", name.lower())) & _IN_DECADES
     if is_in_decades or value < _SMALL:
