@@ -48,7 +48,7 @@ def _integers(name: str, value: int) -> dict[str, Any] | None:
 
 
 def _numbers(name: str, value: float) -> dict[str, Any] | None:
-    if not 0 < value < _HUGE:
+    if not 0 < value <= _HUGE:
         return None
     is_in_decades = value < _LIKE_ONE and set(re.findall(r"[a-z]+[0-9]*", name.lower())) & _IN_DECADES
     if is_in_decades or value < _SMALL:

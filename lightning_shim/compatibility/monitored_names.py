@@ -18,7 +18,7 @@ from lightning_shim.members.query import members
 from lightning_shim.upstream.lightning import Lightning
 from lightning_shim.user_code.class_source import ClassSource, is_users
 from lightning_shim.user_code.logged_names import LoggedNames, logged_elsewhere, logged_in_validation, logged_otherwise
-from lightning_shim.user_code.project import ClassDefinition, SourceError, SourceModule
+from lightning_shim.user_code.project import Ancestry, ClassDefinition, SourceError, SourceModule
 from lightning_shim.user_code.user_class import files_around
 
 _SUFFIX: Final = re.compile(r"(_step|_epoch)?(/dataloader_idx_\d+)?$")
@@ -78,7 +78,7 @@ class _Logged:
         self.everywhere: frozenset[str] = frozenset()
         if self._is_known:
             self._place = sources[own[0]].location
-            ancestry = [
+            ancestry: Ancestry = [
                 ClassDefinition(self._module(source.source.name), source.node)
                 for source in sources.values()
                 if source.source is not None and source.node is not None
@@ -91,7 +91,7 @@ class _Logged:
             self._modules[file] = SourceModule(Path(file), "")
         return self._modules[file]
 
-    def _read(self, ancestry: list[ClassDefinition], involved: list[type]) -> None:
+    def _read(self, ancestry: Ancestry, involved: list[type]) -> None:
         in_validation, elsewhere = logged_in_validation(ancestry), logged_elsewhere(ancestry)
         places = [ClassSource(cls).location for cls in involved]
         known = in_validation.calls | elsewhere.calls

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -160,27 +159,6 @@ def test_row_is_well_formed(row: Member) -> None:
         assert row.kind is Kind.HOOK
 
 
-def test_member_finds_a_row() -> None:
-    row = table.member("LightningModule", "training_step")
-    assert (row.owner, row.name, row.kind, row.support) == (
-        "LightningModule",
-        "training_step",
-        Kind.HOOK,
-        Support.CALLED,
-    )
-
-
-def test_member_without_a_row_is_named() -> None:
-    with pytest.raises(KeyError, match=r"LightningModule\.traning_step; did you mean 'training_step'"):
-        table.member("LightningModule", "traning_step")
-
-
-@pytest.mark.parametrize(("function", "arguments"), [(table.member, ("Fabric", "run")), (table.members, ("Fabric",))])
-def test_unknown_owner_is_named(function: Callable[..., object], arguments: tuple[str, ...]) -> None:
-    with pytest.raises(KeyError, match="'Fabric'; it has LightningModule, "):
-        function(*arguments)
-
-
 @pytest.mark.parametrize("owner", OWNERS)
 def test_members_selects_by_support(owner: str) -> None:
     rows = table.members(owner)
@@ -188,6 +166,7 @@ def test_members_selects_by_support(owner: str) -> None:
     assert table.members(owner, *Support) == rows
     selected = table.members(owner, Support.REFUSED, Support.IGNORED)
     assert selected == tuple(row for row in rows if row.support.value in {"refused", "ignored"})
+    assert [table.find(owner, row.name) for row in rows] == list(rows)
 
 
 def test_import_needs_the_standard_library_only() -> None:
