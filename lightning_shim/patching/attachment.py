@@ -46,11 +46,7 @@ class Attached:
 
 
 def attached_trainer(module: Any) -> Any | None:
-    """Returns the trainer of a module that is attached to a trial.
-
-    Returns:
-        The trial's facade, or None if the module has no trainer or one of Lightning's.
-    """
+    """Returns the trial's facade that a module is attached to, or None for no trainer or one of Lightning's."""
     # wrapt gives no instance for a call through the class, such as LightningModule.log(...).
     # The dictionary is asked because nn.Module.__getattr__ would search parameters and submodules on each call.
     trainer = None if module is None else module.__dict__.get("_trainer")

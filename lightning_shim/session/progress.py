@@ -23,12 +23,7 @@ NOT_YET_COUNTED: Final = {
 
 
 def counts(number: int, missing: int) -> dict[str, int]:
-    """Returns Lightning's counts.
-
-    Args:
-        number: The number of batches or epochs, with the one that is running.
-        missing: How many of the counts do not include that one.
-    """
+    """Returns Lightning's counts of batches or epochs, the running one included but in those that are ``missing``."""
     return {name: number - (place >= len(COUNTS) - missing) for place, name in enumerate(COUNTS)}
 
 

@@ -225,14 +225,7 @@ class _Reader:
 
 
 class _Scope:
-    """The values of the names in a method.
-
-    Args:
-        definition: The method's class.
-        node: The method.
-        given: The strings that it is called with, by parameter.
-        trains: Whether ``self.training`` is True.
-    """
+    """The values of the names in a method, which is called with the strings that are given by parameter."""
 
     def __init__(
         self, definition: ClassDefinition, node: ast.FunctionDef, given: Mapping[str, Any], trains: bool
