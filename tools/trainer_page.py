@@ -19,8 +19,8 @@ END: Final = "<!-- End of the generated table. -->\n"
 INSTEAD_IN_FIT: Final = {
     "accelerator": "Nothing. Determined assigns the GPUs; off-cluster a GPU is used if there is one.",
     "strategy": "`fit(strategy=...)` for a `DDPStrategy` with arguments of DistributedDataParallel; "
-    '`fit(find_unused_parameters=True)` for `"ddp_find_unused_parameters_true"`. Nothing for `"ddp"`, which several '
-    "processes use anyway. There are no others.",
+    '`fit(find_unused_parameters=True)` for `"ddp_find_unused_parameters_true"`. Several processes use `"ddp"` by '
+    "default. There are no others.",
     "devices": "`resources.slots_per_trial`, with `python3 -m lightning_shim run model_def.py` as `entrypoint`. "
     "Off-cluster `torchrun --nproc_per_node=2`.",
     "num_nodes": "`resources.slots_per_trial`. If it exceeds the slots of one machine, Determined uses several.",

@@ -65,7 +65,7 @@ class DataSource:
         self._limit_name: Final = f"limit_{request.stage}_batches"
         self._limit: Final[int | float] = getattr(options, self._limit_name)
         self._session: Final = session
-        self._is_shared: Final = options.use_distributed_sampler and session.world_size > 1
+        self._is_shared: Final = options.use_distributed_sampler and session.is_distributed
         self._overfits: Final = options.overfit_batches > 0
         self._reload_period: Final = options.reload_dataloaders_every_n_epochs
         self._requested: _Circumstances | None = None

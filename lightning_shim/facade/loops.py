@@ -71,7 +71,10 @@ def _batches_of_validation(training: Training) -> dict[str, int]:
 
 
 def _validation_batches_of_epoch(training: Training) -> dict[str, int]:
-    return _validation_batches(training, training.session.progress.validated_in_epoch)
+    progress = training.session.progress
+    # Those of a sanity check are forgotten afterwards.
+    of_sanity_check = progress.validated * training.session.trainer.sanity_checking
+    return _validation_batches(training, progress.validated_in_epoch + of_sanity_check)
 
 
 def _progress(path: str, read: Callable[[Training], dict[str, int]]) -> dict[str, Answer]:
@@ -211,6 +214,10 @@ class TrainerPart:
             raise AttributeError(name)
         spelling = _spelling(self._path)
         raise RefusedMemberError(f"{caller_location()}: {spelling} has no {name!r}: {instead_of(self._path)}")
+
+    def __deepcopy__(self, memo: Any) -> TrainerPart:
+        """A copy of a script's Trainer, whose loops have it, shows the same training."""
+        return self
 
     def __setattr__(self, name: str, value: Any) -> None:
         path = f"{self._path}.{name}"

@@ -65,6 +65,7 @@ _ANSWERS: Final = {
     "scaler": "strategy.precision_plugin.scaler",
     "world_size": "strategy.world_size",
     "num_nodes": "strategy.num_nodes",
+    "distributed_sampler_kwargs": "strategy.distributed_sampler_kwargs",
     "global_rank": "strategy.global_rank",
     "local_rank": "strategy.local_rank",
     "node_rank": "strategy.node_rank",

@@ -23,7 +23,7 @@ def configure_module(runtime: Runtime) -> None:
     """Calls the hooks that a module is complete after; a checkpoint may then be loaded into it."""
     session, hooks, strategy = runtime.session, runtime.hooks, runtime.strategy
     module, precision = session.module, strategy.precision_plugin
-    if strategy.world_size > 1:
+    if session.is_distributed:
         # As Lightning's DDPStrategy does once its processes have joined: from here on all draw the same numbers.
         session.lightning.reset_seed()
     if session.profiling.is_on:
@@ -46,7 +46,7 @@ def prepare_training(runtime: Runtime) -> None:
     """
     session, hooks, strategy = runtime.session, runtime.hooks, runtime.strategy
     module, options, precision = session.module, session.options, strategy.precision_plugin
-    if options.sync_batchnorm and strategy.world_size > 1:
+    if options.sync_batchnorm and session.is_distributed:
         _synchronise_batch_norm(module, strategy.root_device)
     precision.convert_module(module).to(strategy.root_device)
     if precision.scaler is not None:
@@ -56,8 +56,8 @@ def prepare_training(runtime: Runtime) -> None:
     find_unused_parameters = options.find_unused_parameters or takes_argument(module.training_step, "optimizer_idx")
     settings = StrategySettings.of(options.strategy)
     arguments = {"find_unused_parameters": find_unused_parameters, **settings.ddp_arguments}
-    model = wrap_model(session.context, ForwardRedirection(module), **arguments)
-    if strategy.world_size > 1:
+    model = wrap_model(session.context, ForwardRedirection(module), session.is_distributed, **arguments)
+    if session.is_distributed:
         settings.register_comm_hook(model, module)
         strategy.set_model(model)
     _configure_optimizers(runtime)

@@ -123,10 +123,10 @@ class StrategyFacade:
         Args:
             name: The method's name.
         """
-        return f"[Strategy]{'DDPStrategy' if self.world_size > 1 else 'SingleDeviceStrategy'}.{name}"
+        return f"[Strategy]{'DDPStrategy' if self._session.is_distributed else 'SingleDeviceStrategy'}.{name}"
 
     def set_model(self, model: nn.Module) -> None:
-        """Sets the model whose ``forward`` synchronises gradients; a single process uses the module itself."""
+        """Sets the model whose ``forward`` synchronises gradients; without DDP it is the module itself."""
         self.model = model
         # Decided here, not in each step.
         is_static = getattr(model, "static_graph", False)
@@ -324,6 +324,11 @@ class StrategyFacade:
         return self._session.world_size
 
     @property
+    def distributed_sampler_kwargs(self) -> dict[str, int] | None:
+        """The arguments of a DistributedSampler, if there is DDP."""
+        return {"num_replicas": self.world_size, "rank": self.global_rank} if self._session.is_distributed else None
+
+    @property
     def global_rank(self) -> int:
         """The index of this process among all."""
         return self._session.global_rank
@@ -440,9 +445,9 @@ class StrategyFacade:
             sync_grads: Whether gradients flow back to the processes.
 
         Returns:
-            The tensors, stacked along a new first dimension; with one process the tensor itself, as in Lightning.
+            The tensors, stacked along a new first dimension; without DDP the tensor itself, as in Lightning.
         """
-        if self.world_size == 1:
+        if not self._session.is_distributed:
             return tensor
         if sync_grads:
             from torch.distributed.nn.functional import all_gather

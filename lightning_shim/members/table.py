@@ -237,6 +237,7 @@ enable_validation             >=0.9       it says whether the trial has validati
 world_size                    >=0.9       it is the number of processes of the trial, one per slot.
 num_devices                   >=1.6       it is the number of slots of the trial on this node.
 num_nodes                     >=0.9       it is the number of nodes of the trial.
+distributed_sampler_kwargs    >=1.2       it has world_size and global_rank; without DDP it is None.
 device_ids                    >=1.6       it numbers the slots of the trial on this node.
 global_rank                   >=0.9       it is the rank of this process in the trial.
 local_rank                    >=0.9       it is the rank of this process on its node.
@@ -270,7 +271,7 @@ checkpoint_callback           >=0.9       it is the trial's first callback that 
 checkpoint_callbacks          >=1.0       it is a list of the trial's callbacks that write checkpoints.
 early_stopping_callback       >=1.2       it is the trial's first EarlyStopping callback, or None.
 early_stopping_callbacks      >=1.2       it is a list of the trial's EarlyStopping callbacks.
-progress_bar_callback         >=0.9       it is the progress bar among the callbacks; None if Determined's is shown.
+progress_bar_callback         >=0.9       it is the progress bar among the callbacks, or None.
 use_amp                       >=0.9,<1.8  it says whether the trial trains in mixed precision.
 use_dp                        >=0.9,<1.4  it is False, since Determined has no such backend.
 use_ddp                       >=0.9,<1.4  it says whether the trial has several processes.
@@ -366,8 +367,6 @@ weights_summary               >=0.9,<1.7  use Lightning's ModelSummary.
 accelerator_connector checkpoint_connector  >=1.0,<1.6  it is a private part of Lightning's Trainer, which is not here.
 data_connector                >=1.0,<1.5  "
 logger_connector              >=1.0,<1.6  "
-[property: refused]
-distributed_sampler_kwargs    >=1.2       the trial shards the data; read world_size and global_rank.
 [property: refused] it raises AttributeError, as in Lightning 2;
 accelerator_backend           >=0.9,<1.4  read strategy.
 training_type_plugin          >=1.2,<1.8  "

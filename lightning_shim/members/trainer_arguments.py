@@ -48,7 +48,7 @@ check_val_every_n_epoch backed  it is the period of the trial's validations.
 num_sanity_val_steps    backed  the trial validates that many batches before it trains, and not again after a pause.
 log_every_n_steps       backed  it is the period of the trial's reports.
 enable_checkpointing    backed  ModelCheckpoint runs as in Lightning; on a cluster Determined writes its own besides.
-enable_progress_bar     backed  off-cluster progress is shown in a terminal; a bar among the callbacks runs instead.
+enable_progress_bar     backed  Lightning's progress bar draws off-cluster; in the log of a cluster it does not.
 enable_model_summary    backed  the summary is printed.
 accumulate_grad_batches backed  the trial accumulates as Lightning does.
 gradient_clip_val       backed  the trial clips as Lightning does.

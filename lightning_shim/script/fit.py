@@ -27,6 +27,7 @@ from lightning_shim.trial.configuration import Configuration
 from lightning_shim.trial.fit import run_trial
 from lightning_shim.upstream.determined.context import is_on_cluster, make_current, own_device
 from lightning_shim.upstream.lightning import lightning_of
+from lightning_shim.upstream.lightning_strategy import is_distributed, join_alone
 from lightning_shim.upstream.lightning_trainer import (
     fitted,
     has_nothing_to_fit,
@@ -81,6 +82,8 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
     }
     configuration = Configuration.of_experiment()
     checkpoint_period = configuration.settle("checkpoint_period", None, None)
+    if is_distributed(trainer.strategy):
+        join_alone(trainer.strategy)
     # The script's random state is that of the device on which this process will train.
     make_current(own_device())
     # On a cluster Determined seeds all generators when its context is made, but the script goes on from its own state.
@@ -111,7 +114,8 @@ def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: An
                 checkpoint_policy=_checkpoint_policy(trainer, configuration),
                 step_zero_validation=configuration.settle("step_zero_validation", False, False),
                 strategy=options["strategy"],
-                shows_progress=trainer.progress_bar_callback is not None,
+                # Its Trainer has a bar of Lightning's, or wants none.
+                shows_progress=False,
             )
     except BaseException as error:
         _leave_as_lightning_does(trainer, trials)

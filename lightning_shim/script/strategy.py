@@ -1,8 +1,11 @@
-"""The strategy of a script's own Trainer on several processes.
+"""The strategy of a script's own Trainer.
 
-The trial trains in place of this Trainer, which validates and tests on each process alone. Lightning's strategies for
-several processes would start a process group of their own, so this one is for a single device. Its ranks are those of
-the trial, so that a script's ``if trainer.is_global_zero`` and the files that Lightning writes are right.
+The trial trains in place of this Trainer. In a script's only process it has the script's own DDP, or Lightning's choice
+for one device.
+
+Of several processes each validates and tests alone. Lightning's strategies would start a process group of their own, so
+there it is one for a single device. Its ranks are those of the trial, so that a script's ``if trainer.is_global_zero``
+and the files that Lightning writes are right.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Any, Final
 import torch.distributed
 
 from lightning_shim.upstream.determined.context import own_device
+from lightning_shim.upstream.lightning_strategy import forget_parts, is_distributed
 from lightning_shim.upstream.namespaces import namespace_of
 
 _RANKS: Final = {
@@ -29,7 +33,11 @@ _RANKS: Final = {
 def strategy_of(trainer: Any, given: dict[str, Any]) -> Any:
     """Returns the argument ``strategy`` for a Trainer that is being built."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return "auto"
+        own = given.get("strategy", "auto")
+        if not is_distributed(own):
+            return "auto"
+        forget_parts(own)
+        return own
     strategy = _one_of_several(namespace_of(trainer).module("strategies").SingleDeviceStrategy)(own_device())
     if not _is_alone(given):
         strategy.join()

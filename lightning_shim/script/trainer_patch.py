@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -18,14 +17,11 @@ from lightning_shim.script.trainer_while_fitting import METHODS as OF_TRIAL
 from lightning_shim.script.trainer_while_fitting import trials_method
 from lightning_shim.upstream.lightning_devices import refuse_contradictions
 from lightning_shim.upstream.lightning_plugins import Plugins
-from lightning_shim.upstream.lightning_strategy import is_for_several, problem_of_strategy
+from lightning_shim.upstream.lightning_strategy import is_distributed, keep_in_this_process, problem_of_strategy
 from lightning_shim.upstream.namespaces import namespace_of
 
 GIVEN: Final = "_lightning_shim_arguments"
 """The entry of a Trainer's ``__dict__`` with the arguments that the user has passed."""
-
-_OF_ONE_PROCESS: Final[dict[str, Any]] = {"num_nodes": 1, "sync_batchnorm": False}
-"""Arguments that the script's own Trainer is built with, since it validates and tests on each process alone."""
 
 
 # This module imports Determined only inside functions, so that patching alone stays quick.
@@ -48,7 +44,6 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
     from lightning_shim.script.default_logger import logger_of
     from lightning_shim.script.strategy import strategy_of
     from lightning_shim.upstream.determined.context import devices
-    from lightning_shim.upstream.lightning_trainer import has_bar, remember_default_bar
 
     given = dict(kwargs)
     refuse_contradictions(namespace_of(instance), given)
@@ -59,18 +54,16 @@ def _init(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwa
     own = {
         **kwargs,
         **asked_arguments(inspect.signature(wrapped), given),
-        **_OF_ONE_PROCESS,
+        "num_nodes": 1,
         "strategy": strategy_of(instance, given),
         "plugins": plugins.used or None,
         "accelerator": _accelerator(),
         "devices": devices(),
         "logger": logger_of(instance, given),
     }
-    # Asked before, since Lightning adds its own to the list that it gets.
-    chooses_bar = not has_bar(instance, given.get("callbacks"))
     wrapped(*args, **own)
-    if chooses_bar:
-        remember_default_bar(instance)
+    if is_distributed(instance.strategy):
+        keep_in_this_process(instance)
 
 
 def _verify(given: dict[str, Any], plugins: Plugins) -> None:
@@ -95,11 +88,6 @@ def _verify_strategy(strategy: Any) -> None:
     problem = problem_of_strategy(strategy)
     if problem is not None:
         raise _refusal("strategy", strategy, problem)
-    if is_for_several(strategy) and os.environ.get("WORLD_SIZE", "1") == "1":
-        warn_at_caller(
-            f"Trainer(strategy={strategy!r}) has no effect, since one process trains: each loader keeps its own "
-            "sampler, where Lightning would give it a DistributedSampler, with another order of the samples."
-        )
 
 
 def _refusal(name: str, value: Any, reason: str) -> ConfigurationError:
@@ -136,11 +124,9 @@ def _evaluated(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...]
     from lightning_shim.script.evaluation import share_checkpoint
     from lightning_shim.script.fit import arguments_of
     from lightning_shim.session.progress_bar import kept_out_of_a_log
-    from lightning_shim.upstream.lightning_trainer import default_bar
 
     share_checkpoint(instance, arguments_of(wrapped, args, kwargs).get("ckpt_path"))
-    bar = instance.progress_bar_callback
-    with kept_out_of_a_log(bar, is_wanted=bar is not default_bar(instance)):
+    with kept_out_of_a_log(instance.progress_bar_callback):
         return wrapped(*args, **kwargs)
 
 

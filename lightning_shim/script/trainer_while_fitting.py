@@ -8,6 +8,7 @@ class of the script's own that derives from it.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,6 +17,16 @@ from lightning_shim.upstream.namespaces import namespace_of
 
 _FACADE: Final = "_lightning_shim_facade"
 """The entry of a Trainer's ``__dict__`` with the facade."""
+
+_PROGRESS: Final = (
+    "fit_loop.epoch_progress",
+    "fit_loop.epoch_loop.batch_progress",
+    "fit_loop.epoch_loop.val_loop.batch_progress",
+)
+"""The counts of a Trainer's loops, which are the facade's as well."""
+
+_OWN_PROGRESS: Final = "_lightning_shim_progress"
+"""The entry of a Trainer's ``__dict__`` with its own counts, by their paths."""
 
 METHODS: Final = ("print", "save_checkpoint")
 """The methods of Trainer that a trial has of its own. A script may override them, and reach these by ``super()``."""
@@ -26,6 +37,8 @@ def show_facade(trainer: Any, facade: Any, own: frozenset[str]) -> None:
     names = {*dir(type(facade)), *vars(facade)} - own - {*METHODS}
     shown = frozenset(name for name in names if is_attribute(name))
     vars(trainer)[_FACADE] = facade
+    vars(trainer)[_OWN_PROGRESS] = {path: operator.attrgetter(path)(trainer) for path in _PROGRESS}
+    _set_progress(trainer, {path: operator.attrgetter(path)(facade) for path in _PROGRESS})
     own_class: Any = type(trainer)
     trainer.__class__ = _showing(own_class, namespace_of(trainer).module("trainer").Trainer, shown)
 
@@ -39,6 +52,13 @@ def show_itself(trainer: Any) -> None:
     """Ends :func:`show_facade`, if it was called."""
     if vars(trainer).pop(_FACADE, None) is not None:
         trainer.__class__ = type(trainer).__bases__[0]
+        _set_progress(trainer, vars(trainer).pop(_OWN_PROGRESS))
+
+
+def _set_progress(trainer: Any, progress: dict[str, Any]) -> None:
+    for path, counts in progress.items():
+        loop, _, name = path.rpartition(".")
+        setattr(operator.attrgetter(loop)(trainer), name, counts)
 
 
 def trials_method(name: str, wrapped: Callable[..., Any], trainer: Any) -> Callable[..., Any]:

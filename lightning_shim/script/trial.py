@@ -192,7 +192,7 @@ class ScriptTrial(LightningTrial):
     def _look_at_the_clock(self) -> None:
         """Decides whether a period of time has ended, by rank 0's clock: all processes validate together."""
         seconds = validation_seconds(self._script_trainer)
-        if seconds is not None:
+        if seconds is not None and self._session.validates_in_epoch(self._session.progress.current_epoch):
             is_time = time.monotonic() - self._last_validation >= seconds
             self._is_time_to_validate = self.trainer.strategy.broadcast(is_time)
 

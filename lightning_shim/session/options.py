@@ -63,7 +63,8 @@ class TrainerOptions:
             it has a DistributedSampler already.
         sync_batchnorm: Whether batch normalization takes mean and variance over the batches of all processes.
         strategy: ``"auto"``, ``"ddp"`` and its variants, or a ``DDPStrategy`` with arguments of DistributedDataParallel
-            and of the process group. The processes are the same with each of them.
+            and of the process group. The processes are the same with each of them; with DDP a single one has a process
+            group and a DistributedSampler too, as in Lightning.
         find_unused_parameters: Whether DistributedDataParallel looks for parameters that have no part in a loss, as
             Lightning's ``strategy="ddp_find_unused_parameters_true"``. Toggled optimizers need it.
         cut_to_shortest_rank: Whether an epoch ends on all processes when the first one has no more batches; otherwise

@@ -1,4 +1,7 @@
-"""The progress bar of a trial, shown off-cluster in a terminal."""
+"""The progress bar of a trial, shown off-cluster in a terminal.
+
+A script's Trainer has Lightning's, which draws at every batch and waits for the device to do so; this one does neither.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from typing import Any, Final
 from tqdm import tqdm
 
 from lightning_shim.upstream.determined.context import is_on_cluster
-from lightning_shim.upstream.lightning_trainer import draws_with_tqdm
+from lightning_shim.upstream.namespaces import derives_from
 
-_ERASE_THE_REST_OF_THE_LINE: Final = "\x1b[K"
+_ERASE_THE_LINE: Final = "\r\x1b[K"
 
 
 class ProgressBar:
@@ -75,15 +78,9 @@ class ProgressBar:
             self._validation.close()
         self._validation = None
 
-    @contextlib.contextmanager
-    def out_of_the_way(self, file: Any = None) -> Iterator[None]:
-        """Takes the bars off the terminal while somebody else writes to it."""
-        with tqdm.external_write_mode(file=sys.stdout if file is None else file):
-            yield
-
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Prints above the bar."""
-        with self.out_of_the_way(kwargs.get("file")):
+        with tqdm.external_write_mode(file=kwargs.get("file")):
             print(*args, **kwargs)
 
     def close(self) -> None:
@@ -91,8 +88,6 @@ class ProgressBar:
         self.end_validation()
         if self._training is not None:
             self._training.close()
-            # What the terminal has shown of a Ctrl+C stands behind what tqdm has taken away.
-            sys.stderr.write(_ERASE_THE_REST_OF_THE_LINE)
         self._training = None
 
 
@@ -104,15 +99,27 @@ def _bar(description: str, total: int | None, initial: int = 0) -> tqdm[Any]:
 
 
 @contextlib.contextmanager
-def kept_out_of_a_log(bar: Any, is_wanted: bool) -> Iterator[None]:
-    """Silences a progress bar of Lightning's during the block where tqdm would write a line for each batch.
+def bars_out_of_the_way() -> Iterator[None]:
+    """Takes the bars that tqdm has drawn, ours or Lightning's, off a terminal while a line is written to it."""
+    with tqdm.external_write_mode(file=sys.stderr) if ProgressBar.has_terminal() else contextlib.nullcontext():
+        yield
+
+
+def erase_interrupted_line() -> None:
+    """Erases the line of the cursor: behind the bar the terminal has shown the Ctrl+C, which tqdm does not know of."""
+    if ProgressBar.has_terminal():
+        sys.stderr.write(_ERASE_THE_LINE)
+
+
+@contextlib.contextmanager
+def kept_out_of_a_log(bar: Any) -> Iterator[None]:
+    """Silences a progress bar of Lightning's during the block on a cluster, whose log would get its drawings as lines.
 
     Args:
-        bar: ``trainer.progress_bar_callback``. One for rich finds out itself whether there is a terminal.
-        is_wanted: Whether somebody has chosen it. Off-cluster it is then drawn without a terminal too, as by Lightning.
+        bar: ``trainer.progress_bar_callback``.
     """
-    is_drawn = ProgressBar.has_terminal() or (is_wanted and not is_on_cluster())
-    if is_drawn or bar is None or not draws_with_tqdm(bar) or bar.is_disabled:
+    is_lightnings = derives_from(bar, "TQDMProgressBar") or derives_from(bar, "RichProgressBar")
+    if not is_on_cluster() or not is_lightnings or bar.is_disabled:
         yield
         return
     bar.disable()

@@ -16,6 +16,7 @@ from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.session.schedule import Schedule
 from lightning_shim.upstream.determined.controller import Controller
 from lightning_shim.upstream.lightning import Lightning
+from lightning_shim.upstream.lightning_strategy import is_distributed
 from lightning_shim.upstream.namespaces import derives_from
 
 
@@ -62,6 +63,11 @@ class Session:
     def world_size(self) -> int:
         """The number of processes that train together."""
         return int(self.context.distributed.size)
+
+    @functools.cached_property
+    def is_distributed(self) -> bool:
+        """Whether the training is Lightning's of DDPStrategy, which a single process has too if its strategy is DDP."""
+        return self.world_size > 1 or is_distributed(self.options.strategy)
 
     @property
     def global_step(self) -> int:

@@ -70,11 +70,11 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._search: Final = Search(parts.session.context)
         # Of the logger's lines, which are shown whoever calls Determined's Trainer: fit, an entry point or the user.
         self._shown: Final = contextlib.ExitStack()
+        self._shown.enter_context(kept_out_of_a_log(self._trainer.progress_bar_callback))
 
     def on_trial_startup(self, first_batch_idx: int, checkpoint_uuid: str | None) -> None:
         """Remembers the checkpoint from which the trial continues, and shows the lines about the training."""
         self._shown.enter_context(shown_on_standard_error())
-        self._shown.enter_context(kept_out_of_a_log(self._trainer.progress_bar_callback, is_wanted=True))
         if self._controller.latest is not None and self._controller.latest.is_own:
             self._keep(self._controller.latest.name)
 
@@ -321,7 +321,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._verify_that_all_give_up(error)
 
     def _say_what_has_ended_it(self) -> None:
-        """Says which limit of a script's Trainer has been reached, as Lightning does."""
+        """Says what has ended the training of a script's Trainer, as Lightning does."""
         session, source = self._session, self._training_loop.source
         if session.script_trainer is None or source.is_switched_off:
             return
@@ -329,6 +329,8 @@ class LightningCallback(pytorch.PyTorchCallback):
         reached = "No training batches." if session.lacks_batches else limit and f"`{limit}` reached."
         if reached:
             session.lightning.rank_zero_info(f"`Trainer.fit` stopped: {reached}")
+        elif session.stops_early:
+            session.lightning.rank_zero_debug("`Trainer.fit` stopped: `trainer.should_stop` was set.")
 
     def _report_profile(self) -> None:
         """Has the profiler report, also in the last checkpoint: it goes on measuring after that has been written."""

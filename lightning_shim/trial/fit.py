@@ -187,7 +187,8 @@ def run_trial(
         checkpoint_policy: As for :func:`fit`.
         hparams: As for :func:`fit`.
         latest_checkpoint: As for :func:`fit`.
-        shows_progress: Whether there is a progress bar in a terminal; elsewhere, and on a cluster, there are lines.
+        shows_progress: Whether a terminal has a progress bar, unless Lightning's is among the callbacks; elsewhere, and
+            on a cluster, there are lines.
         strategy: The option of the trial with the settings of the process group.
         **fit_options: Further arguments of Determined's ``Trainer.fit``.
     """
@@ -207,7 +208,9 @@ def run_trial(
             no_handler_of_determined(),
             process_group_with(StrategySettings.of(strategy).process_group),
         ):
-            context = stack.enter_context(pytorch.init(hparams=dict(hparams or {}), distributed=join_processes()))
+            context = stack.enter_context(
+                pytorch.init(hparams=dict(hparams or {}), distributed=join_processes(strategy))
+            )
         trial = make_trial(context, storage_id)
         with _reporting(trial, info is None, shows_progress):
             # A script's depend on its loaders, before which comes the sanity check.

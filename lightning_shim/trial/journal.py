@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 
+from lightning_shim.session.progress_bar import bars_out_of_the_way, erase_interrupted_line
 from lightning_shim.session.session import Session
 from lightning_shim.upstream.determined.context import checkpoint_storage, name_of_trial
 
@@ -33,7 +33,7 @@ class Entry(enum.Enum):
 IN_A_LOG: Final = frozenset(Entry)
 BESIDE_A_PROGRESS_BAR: Final = IN_A_LOG - {Entry.TRAINING, Entry.CHECKPOINT}
 WITHOUT_A_PROGRESS_BAR: Final = frozenset({Entry.RESULT, Entry.END})
-"""Of a terminal in which no bar is wanted."""
+"""Of a terminal with a bar of Lightning's, or none."""
 
 
 class Journal:
@@ -54,7 +54,6 @@ class Journal:
 
     def start(self, checkpoint: Any) -> None:
         """Says what is about to be trained."""
-        self._started = time.monotonic()
         session, trainer = self._session, self._session.trainer
         limits = ((trainer.max_epochs, "epoch"), (trainer.max_steps, "step"))
         lengths = [_counted(limit, unit) for limit, unit in limits if limit != -1]
@@ -126,6 +125,7 @@ class Journal:
 
     def interrupted(self, checkpoint: Any) -> None:
         """Says that the user has interrupted the training."""
+        erase_interrupted_line()
         last = "no checkpoint was written yet" if checkpoint is None else f"the last checkpoint is {checkpoint}"
         self._write(Entry.END, f"interrupted; {last}")
 
@@ -138,8 +138,7 @@ class Journal:
     def _write(self, entry: Entry, line: str) -> None:
         if entry not in self.entries:
             return
-        bar = self._session.progress_bar
-        with contextlib.nullcontext() if bar is None else bar.out_of_the_way(sys.stderr):
+        with bars_out_of_the_way():
             LOGGER.info(line)
 
 

@@ -21,6 +21,7 @@ from determined import core
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_shim.upstream.determined.context import is_on_cluster, own_device
+from lightning_shim.upstream.lightning_strategy import is_distributed
 
 PATIENCE = 60.0
 """The seconds that a process waits for the others to give up too, or before it ends because another has."""
@@ -145,21 +146,24 @@ class _Attendance:
         os._exit(1)
 
 
-def join_processes() -> core.DistributedContext | None:
-    """Starts the process group of torchrun's processes off-cluster; on a cluster Determined does it.
+def join_processes(strategy: Any) -> core.DistributedContext | None:
+    """Starts the process group: of torchrun's processes off-cluster, and of a single process whose strategy is DDP.
+
+    Args:
+        strategy: The option of the trial.
 
     Returns:
-        Determined's context for these processes, or None for Determined's own on a cluster or of one process.
+        Determined's context for several processes; None for its own, by which they have come together on a cluster.
     """
-    if is_on_cluster() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if is_distributed(strategy):
+            _start_group(store=torch.distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+        return None
+    if is_on_cluster():
         return None
     # Determined wraps models in DistributedDataParallel if this variable is set, as its own launcher sets it.
     os.environ.setdefault("USE_TORCH_DISTRIBUTED", "true")
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group(backend="nccl" if own_device().type == "cuda" else "gloo")
-        # At the exit, as in Lightning, since a second group in the same script would find the addresses of this one in
-        # torchrun's store.
-        atexit.register(_leave_processes)
+    _start_group()
     rank = torch.distributed.get_rank()
     # Determined's processes communicate through two ports. Its default ones may be in use by another script that
     # trains, and those of this script's previous training may be too, since ZeroMQ closes them in the background.
@@ -189,6 +193,14 @@ def _free_ports(count: int) -> Iterator[list[int]]:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             each.bind(("", 0))
         yield [each.getsockname()[1] for each in sockets]
+
+
+def _start_group(**arguments: Any) -> None:
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(backend="nccl" if own_device().type == "cuda" else "gloo", **arguments)
+        # At the exit, as in Lightning, since a second group in the same script would find the addresses of this one in
+        # torchrun's store.
+        atexit.register(_leave_processes)
 
 
 def _leave_processes() -> None:

@@ -75,6 +75,7 @@ class Lightning:
     ]
     reset_seed: Annotated[Callable[[], None], "strategies.ddp"]
     PossibleUserWarning: Annotated[type[Warning], "utilities.warnings"]
+    rank_zero_debug: Annotated[Callable[[str], None], "utilities.rank_zero"]
     rank_zero_info: Annotated[Callable[[str], None], "utilities.rank_zero"]
     rank_zero_warn: Annotated[Callable[..., None], "utilities.rank_zero"]
 

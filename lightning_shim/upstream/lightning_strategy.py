@@ -42,7 +42,7 @@ class StrategySettings:
         """Reads a strategy that :func:`problem_of_strategy` accepts, which may be one of Lightning's names."""
         if isinstance(strategy, str):
             return cls({"find_unused_parameters": True} if strategy.endswith("find_unused_parameters_true") else {})
-        if not is_for_several(strategy):
+        if not is_distributed(strategy):
             return cls()
         hook = {
             name[1:]: getattr(strategy, name) for name in ("_ddp_comm_state", "_ddp_comm_hook", "_ddp_comm_wrapper")
@@ -77,9 +77,34 @@ def problem_of_strategy(strategy: Any) -> str | None:
     return None
 
 
-def is_for_several(strategy: Any) -> bool:
-    """Whether a strategy that :func:`problem_of_strategy` accepts is DDP, which Lightning uses for one process too."""
+def is_distributed(strategy: Any) -> bool:
+    """Whether a strategy that :func:`problem_of_strategy` accepts is DDP, which may have one process only."""
     return strategy.startswith("ddp") if isinstance(strategy, str) else hasattr(strategy, "_ddp_kwargs")
+
+
+def forget_parts(strategy: Any) -> None:
+    """Takes from a strategy of the script's what its Trainer is given by other arguments, such as the device."""
+    if not isinstance(strategy, str):
+        for name in ("_accelerator", "_parallel_devices", "_checkpoint_io", "_precision_plugin"):
+            setattr(strategy, name, None)
+        strategy.cluster_environment = None
+
+
+def keep_in_this_process(trainer: Any) -> None:
+    """Has the DDP of a Trainer start no process and wait for none: this process is all that trains."""
+    strategy = trainer.strategy
+    if strategy.world_size > 1:
+        # SLURM's tasks, for example, train each by itself.
+        strategy.cluster_environment = namespace_of(trainer).module("plugins.environments").LightningEnvironment()
+        strategy.set_world_ranks()
+    start_method, strategy._start_method = strategy._start_method, "popen"
+    strategy._configure_launcher()
+    strategy._start_method = start_method
+
+
+def join_alone(strategy: Any) -> None:
+    """Makes the process group of a DDP that has one process, as a Trainer's ``fit`` does at first."""
+    strategy.launcher.launch(strategy.setup_environment)
 
 
 def synchronise_static_graph(model: Any) -> None:

@@ -6,13 +6,10 @@ import contextlib
 import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any
 
 from lightning_shim.upstream.lightning import lightning_of
 from lightning_shim.upstream.namespaces import derives_from, namespace_of
-
-_DEFAULT_BAR: Final = "_lightning_shim_default_bar"
-"""The entry of a Trainer's ``__dict__`` with the progress bar that Lightning has added."""
 
 
 def warn_of_module(stand_in: Any) -> None:
@@ -78,35 +75,9 @@ def set_loop_limits(trainer: Any) -> None:
 def has_nothing_to_fit(trainer: Any, callback: Any) -> bool:
     """Whether a callback has no use in a trial, and waits for the Trainer's own loops after ``fit``.
 
-    Determined shows a trial's progress in place of Lightning's default bar, a trial makes no predictions to write, and
-    searches have ended before.
+    A trial makes no predictions to write, and searches have ended before.
     """
-    return (
-        callback is default_bar(trainer)
-        or derives_from(callback, "BasePredictionWriter")
-        or callback in finders(trainer)
-    )
-
-
-def has_bar(trainer: Any, callbacks: Any) -> bool:
-    """Whether the argument ``callbacks`` of a Trainer has a progress bar, so that Lightning adds none."""
-    given = callbacks if isinstance(callbacks, list) else [callbacks]
-    return any(isinstance(callback, lightning_of(trainer).ProgressBar) for callback in given)
-
-
-def remember_default_bar(trainer: Any) -> None:
-    """Remembers that the progress bar of a new Trainer is Lightning's own choice."""
-    vars(trainer)[_DEFAULT_BAR] = trainer.progress_bar_callback
-
-
-def default_bar(trainer: Any) -> Any:
-    """The progress bar that Lightning has added to a Trainer, since the script has given none; None otherwise."""
-    return vars(trainer).get(_DEFAULT_BAR)
-
-
-def draws_with_tqdm(bar: Any) -> bool:
-    """Tells whether a progress bar is Lightning's default one, or is made of it."""
-    return isinstance(bar, namespace_of(bar).module("callbacks").TQDMProgressBar)
+    return derives_from(callback, "BasePredictionWriter") or callback in finders(trainer)
 
 
 def interrupted(trainer: Any, error: BaseException) -> None:

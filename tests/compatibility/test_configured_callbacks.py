@@ -37,7 +37,7 @@ class LooksAtTests(other.Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.current_epoch:
-            print(trainer.distributed_sampler_kwargs)  # here: use of a callback
+            print(trainer.predict_loop)  # here: use of a callback
 
 
 class Configures(Regression):
@@ -66,7 +66,7 @@ FOUND = {
     ("more", "callbacks.ModelPruning"),
     ("more", "callbacks.BasePredictionWriter"),
     ("hook of a callback", "Callback.on_test_start"),
-    ("use of a callback", "Trainer.distributed_sampler_kwargs"),
+    ("use of a callback", "Trainer.predict_loop"),
 }
 
 
@@ -101,5 +101,5 @@ def test_a_trial_says_each_thing_once(recwarn: pytest.WarningsRecorder) -> None:
     said = [
         str(warning.message) for warning in recwarn if isinstance(warning.message, lightning_shim.LightningShimWarning)
     ]
-    for name in ("BasePredictionWriter", "LooksAtTests.on_test_start", "trainer.distributed_sampler_kwargs"):
+    for name in ("BasePredictionWriter", "LooksAtTests.on_test_start", "trainer.predict_loop"):
         assert len([message for message in said if message.startswith(f"{name} is ")]) == 1

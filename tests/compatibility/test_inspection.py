@@ -259,31 +259,31 @@ class Written(pl.LightningModule):
         accelerator = (
             self.trainer
             # A chain over several lines.
-            .distributed_sampler_kwargs  # here: accelerator
+            .predict_loop  # here: accelerator
         )
         trainer = batch
         return accelerator, trainer.no_such_thing, trainer.validate_loop
 
     def inner_functions(self) -> Any:
         def closure() -> Any:
-            return self.trainer.distributed_sampler_kwargs  # here: closure
+            return self.trainer.predict_loop  # here: closure
 
         def other(self: Any) -> Any:
-            return self.trainer.distributed_sampler_kwargs
+            return self.trainer.predict_loop
 
         class Inner:
             def method(self) -> Any:
-                return self.trainer.distributed_sampler_kwargs
+                return self.trainer.predict_loop
 
-        return closure, other, Inner, lambda self: self.trainer.distributed_sampler_kwargs
+        return closure, other, Inner, lambda self: self.trainer.predict_loop
 
     @staticmethod
     def static(self: Any) -> Any:
-        return self.trainer.distributed_sampler_kwargs
+        return self.trainer.predict_loop
 
     @property
     def fraction(self) -> Any:
-        return self.trainer.distributed_sampler_kwargs  # here: property
+        return self.trainer.predict_loop  # here: property
 
     @passes_on
     def on_train_start(self) -> None:  # here: decorated
@@ -343,9 +343,9 @@ class TestUsersCode:
                 "experiment": ["Logger.experiment"],
                 "validate_loop": ["Trainer.validate_loop"],
                 "log_image": ["Logger.log_image"],
-                "accelerator": ["Trainer.distributed_sampler_kwargs"],
-                "closure": ["Trainer.distributed_sampler_kwargs"],
-                "property": ["Trainer.distributed_sampler_kwargs"],
+                "accelerator": ["Trainer.predict_loop"],
+                "closure": ["Trainer.predict_loop"],
+                "property": ["Trainer.predict_loop"],
                 "loop": ["Logger.close"],
                 "state": ["Trainer.state"],
                 "in a hidden function": ["Trainer.call_hook"],
@@ -371,7 +371,7 @@ class Guarding(pl.LightningModule):
         try:
             loop = trainer.predict_loop  # here: except AttributeError
         except (AttributeError, KeyError):
-            loop = trainer.distributed_sampler_kwargs  # here: in the handler
+            loop = trainer.predict_loop  # here: in the handler
         with contextlib.suppress(AttributeError):
             loop = trainer.test_loop  # here: suppress
         try:
@@ -379,13 +379,13 @@ class Guarding(pl.LightningModule):
         except Exception:
             pass
         else:
-            loop = trainer.distributed_sampler_kwargs  # here: else
+            loop = trainer.predict_loop  # here: else
         try:
             loop = trainer.init_module  # here: except ValueError
         except ValueError:
             loop = None
         with torch.no_grad():
-            loop = trainer.distributed_sampler_kwargs  # here: another context manager
+            loop = trainer.predict_loop  # here: another context manager
         if isinstance(self.logger, WandbLogger):
             self.logger.watch(self)  # here: isinstance
         return loop, self.trainer.validate_loop, getattr(trainer, "_signal_connector")  # noqa: B009  # here: getattr
@@ -419,7 +419,7 @@ class Unreached(pl.LightningModule):
         return self.shared(batch)
 
     def shared(self, batch: Any) -> Any:
-        return self.trainer.distributed_sampler_kwargs  # here: shared
+        return self.trainer.predict_loop  # here: shared
 
     def test_step(self, batch: Any) -> Any:  # here: test_step
         self.shared(self.trainer.current_epoch)  # here: backed in test_step
@@ -432,7 +432,7 @@ class Unreached(pl.LightningModule):
         return self.trainer.num_test_batches, self.forward  # here: deeper
 
     def forward(self, batch: Any) -> Any:
-        return self.trainer.distributed_sampler_kwargs  # here: forward
+        return self.trainer.predict_loop  # here: forward
 
     def nobody_mentions(self) -> Any:
         return self.trainer.init_module  # here: nobody mentions
@@ -464,7 +464,7 @@ class TestUnreached:
     def test_mixed_in_after_lightnings_class_does_not_count(self) -> None:
         class Mixin:
             def on_train_end(self) -> None:
-                raise AssertionError(self.trainer.distributed_sampler_kwargs)  # type: ignore[attr-defined]
+                raise AssertionError(self.trainer.predict_loop)  # type: ignore[attr-defined]
 
         class Behind(pl.LightningModule, Mixin):  # type: ignore[misc]
             pass
@@ -475,13 +475,13 @@ class TestUnreached:
         assert inspect_members(Behind).findings == ()
         assert [finding.member for finding in inspect_members(InFront).findings] == [
             "LightningModule.on_train_end",
-            "Trainer.distributed_sampler_kwargs",
+            "Trainer.predict_loop",
         ]
 
     def test_overridden_method_counts_if_super_leads_to_it(self) -> None:
         class Base(pl.LightningModule):
             def on_train_end(self) -> None:
-                self.trainer.distributed_sampler_kwargs.clear()  # here: overridden
+                self.trainer.predict_loop.clear()  # here: overridden
 
         class Replacing(Base):
             def on_train_end(self) -> None:
@@ -498,7 +498,7 @@ class TestUnreached:
         assert inspect_members(Replacing).is_supported
         for cls in (Base, Extending, Naming):
             assert located(inspect_members(cls).refused) == [
-                (place("overridden"), "Trainer.distributed_sampler_kwargs", Support.REFUSED)
+                (place("overridden"), "Trainer.predict_loop", Support.REFUSED)
             ]
 
 
@@ -719,7 +719,7 @@ class TestSource:
 
     def test_class_that_a_function_makes(self) -> None:
         def hook(self: Any, *args: Any) -> Any:  # here: put into a class
-            return self.trainer.distributed_sampler_kwargs  # here: in what was put into a class
+            return self.trainer.predict_loop  # here: in what was put into a class
 
         made = type("Written", (pl.LightningModule,), {"on_test_end": hook})
 
@@ -830,7 +830,7 @@ def test_modules_that_train_are_not_refused(cls: type) -> None:
 
 class Reported(pl.LightningModule):
     def training_step(self, batch: Any) -> Any:  # here: reported training_step
-        return self.trainer.distributed_sampler_kwargs, self.trainer.max_epochs  # here: reported uses
+        return self.trainer.predict_loop, self.trainer.max_epochs  # here: reported uses
 
     def test_step(self, batch: Any) -> None:  # here: reported test_step
         ...
@@ -869,8 +869,8 @@ class TestReport:
         assert set(lines[1]) == {"-", " "}
         rows = [
             ("reported training_step", member("LightningModule", "training_step")),
-            ("reported uses", member("Trainer", "distributed_sampler_kwargs")),
             ("reported uses", member("Trainer", "max_epochs")),
+            ("reported uses", member("Trainer", "predict_loop")),
             ("reported test_step", member("LightningModule", "test_step")),
         ]
         assert [re.split(r"\s{2,}", line) for line in lines[2:6]] == [
@@ -913,11 +913,11 @@ class TestReport:
             "counts": {"native": 0, "backed": 1, "called": 1, "ignored": 1, "refused": 1},
             "unread": [],
         }
-        row = member("Trainer", "distributed_sampler_kwargs")
-        assert findings[1] == {
+        row = member("Trainer", "predict_loop")
+        assert findings[2] == {
             "file": os.path.relpath(__file__, ROOT),
             "line": int(place("reported uses").rpartition(":")[2]),
-            "member": "Trainer.distributed_sampler_kwargs",
+            "member": "Trainer.predict_loop",
             "support": row.support.value,
             "sentence": row.sentence,
             "role": "use",
@@ -928,16 +928,16 @@ class TestReport:
         class Twice(pl.LightningModule):
             def training_step(self, batch: Any) -> Any:
                 own = self.trainer
-                return own.distributed_sampler_kwargs, getattr(own, "distributed_sampler_kwargs", None)
+                return own.predict_loop, getattr(own, "predict_loop", None)
 
             def on_train_start(self) -> Any:
                 own = self.trainer
-                return getattr(own, "distributed_sampler_kwargs", None), own.distributed_sampler_kwargs
+                return getattr(own, "predict_loop", None), own.predict_loop
 
         report = inspect_members(Twice)
         assert [finding.member for finding in report.refused] == [
-            "Trainer.distributed_sampler_kwargs",
-            "Trainer.distributed_sampler_kwargs",
+            "Trainer.predict_loop",
+            "Trainer.predict_loop",
         ]
         assert [finding.support for finding in report.findings].count(Support.NATIVE) == 0
 

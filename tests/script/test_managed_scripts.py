@@ -118,6 +118,12 @@ def test_results_are_lightnings(ran: Ran) -> None:
     assert_same(*ran.results())
 
 
+@pytest.mark.parametrize("ran", ["plain", "gan"], indirect=True)
+def test_progress_bar_is_not_in_the_log(ran: Ran) -> None:
+    """Neither Lightning's default one nor one that the script has given."""
+    assert "it/s" not in ran.trial.log
+
+
 def test_metrics_are_reported(ran: Ran) -> None:
     for group, names in ran.case.reported.items():
         metrics = ran.trial.master.metrics(group)

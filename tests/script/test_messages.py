@@ -50,6 +50,10 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], tuple[Any, Any]]]] = {
     "nothing to validate": ({}, lambda: (loader(), empty())),
     "empty stream": ({}, lambda: (iter([]), loader(2))),
     "used up": ({}, lambda: (used_up(), loader(2))),
+    "stops early": (
+        {"callbacks": lambda: [EarlyStopping("val_loss", stopping_threshold=1e9)]},
+        lambda: (loader(), loader(2)),
+    ),
     "stops too early": (
         {"min_epochs": 2, "callbacks": lambda: [EarlyStopping("val_loss", stopping_threshold=1e9)]},
         lambda: (loader(), loader(2)),
@@ -82,7 +86,7 @@ def test_is_lightnings(compared: Any, caplog: pytest.LogCaptureFixture, name: st
         caplog.clear()
         seen: list[Any] = []
         arguments = {key: value() if callable(value) else value for key, value in given.items()}
-        with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.INFO):
+        with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.DEBUG, "pytorch_lightning"):
             warnings.simplefilter("always")
             trainer = pl.Trainer(**{**ARGUMENTS, **arguments})
             module = Hooks(seen)

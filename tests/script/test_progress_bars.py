@@ -1,4 +1,4 @@
-"""A progress bar of the user's own, or Lightning's for rich, is called as by Lightning's own Trainer."""
+"""A progress bar, Lightning's default or one of the user's own, is called as by Lightning's own Trainer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
+from pytorch_lightning.trainer.connectors import callback_connector
 from rich.console import Console
 
 import lightning_shim
@@ -87,20 +89,41 @@ def test_bar_for_rich_is_drawn(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -
     assert "4/4" in drawn
 
 
-@pytest.mark.parametrize("in_list", [False, True])
-def test_default_bar_leaves_its_place_to_determineds(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, in_list: bool
-) -> None:
+@pytest.mark.parametrize("has_rich", [False, True])
+def test_default_bar_is_lightnings(compared: Any, monkeypatch: pytest.MonkeyPatch, has_rich: bool) -> None:
+    """It is the same object among the callbacks, before, during and after the training."""
+    # Lightning has chosen by it since 2.6.
+    monkeypatch.setattr(callback_connector, "_RICH_AVAILABLE", has_rich, raising=False)
+
     class Looks(pl.Callback):
-        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            seen.append(trainer.progress_bar_callback)
+        def look(self, trainer: Any, name: str) -> None:
+            current = trainer.progress_bar_callback
+            bar = current.train_progress_bar if isinstance(current, TQDMProgressBar) else None
+            drawn = None if bar is None else (bar.n, bar.total)
+            totals = current.total_train_batches, current.total_val_batches
+            seen.append((name, current is default, trainer.callbacks.index(current), totals, drawn))
+
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            self.look(trainer, "batch")
+
+        def on_validation_end(self, trainer: Any, *args: Any) -> None:
+            self.look(trainer, "validation")
 
     seen: Seen = []
-    monkeypatch.chdir(tmp_path)
-    with lightning_shim.patched(trainer=True):
-        # Lightning adds its own callbacks to a list that it is given.
-        given: Any = [Looks()] if in_list else Looks()
-        trainer = pl.Trainer(**{**ARGUMENTS, "enable_progress_bar": True}, callbacks=given)
+    default: Any = None
+
+    def script() -> Any:
+        nonlocal default
+        seen.clear()
+        arguments = {**ARGUMENTS, "enable_progress_bar": True, "check_val_every_n_epoch": 2}
+        trainer = pl.Trainer(**arguments, callbacks=[Looks()])
+        default = trainer.progress_bar_callback
         trainer.fit(Module(), loader(), loader(2))
-    assert seen == [None]
-    assert trainer.progress_bar_callback is not None
+        trainer.save_checkpoint("end.ckpt")
+        states = torch.load("end.ckpt", weights_only=True)["callbacks"]
+        types = [type(callback).__name__ for callback in trainer.callbacks]
+        return list(seen), types, list(states), trainer.progress_bar_callback is default, default.is_enabled
+
+    seen, types, *_ = compared(script)
+    assert type(default).__name__ in types
+    assert {entry[1] for entry in seen} == {True}

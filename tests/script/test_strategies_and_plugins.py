@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +42,6 @@ class Squares(DDPStrategy):
 
     def backward(self, closure_loss: Any, *args: Any, **kwargs: Any) -> Any:
         return super().backward(closure_loss**2, *args, **kwargs)
-
-
-class Named(DDPStrategy):
-    """A user's own in name only."""
-
-    strategy_name = "named"
-
-    def __init__(self) -> None:
-        super().__init__(find_unused_parameters=True)
 
 
 @pytest.mark.parametrize(
@@ -145,15 +135,6 @@ def _scripts() -> Any:
 def test_is_refused(arguments: dict[str, Any], reason: str) -> None:
     with pytest.raises(lightning_shim.ConfigurationError, match=rf"{__file__}:\d+: Trainer\(.*refused: .*{reason}"):
         pl.Trainer(**arguments)
-
-
-@pytest.mark.usefixtures("_scripts")
-def test_ddp_of_one_process_is_warned_of() -> None:
-    strategies = [DDPStrategy(static_graph=True, process_group_backend="gloo", timeout=timedelta(1)), Named()]
-    for strategy in strategies:
-        with pytest.warns(lightning_shim.DifferenceWarning, match="DistributedSampler"):
-            trainer = pl.Trainer(**{**ARGUMENTS, "accelerator": "auto"}, strategy=strategy)
-        trainer.fit(Module(), loader(), loader(2))
 
 
 @pytest.mark.usefixtures("_scripts")

@@ -103,6 +103,29 @@ def test_attributes_by_reference(compared: Any) -> None:
     assert {entry[1]["training"] for entry in seen[:-1]} == {True, False}
 
 
+def test_counts_of_loops_by_reference(compared: Any) -> None:
+    """Of loops that a script may have referred to before ``fit``, too; a copy shows them as well."""
+
+    def script() -> Any:
+        seen = []
+        trainer = pl.Trainer(**ARGUMENTS)
+        loop = trainer.fit_loop
+
+        def look(hook: str, module: Any) -> None:
+            batches = [each.batch_progress for each in (loop.epoch_loop, loop.epoch_loop.val_loop)]
+            parts = [loop.epoch_progress.current, *(part for each in batches for part in (each.current, each.total))]
+            seen.append((hook, [(part.ready, part.started, part.processed, part.completed) for part in parts]))
+            if hook == "on_train_epoch_end":
+                seen.append((hook, copy.deepcopy(trainer).fit_loop.epoch_progress.current.ready))
+
+        trainer.fit(Module(look), loader(), loader(2))
+        return seen, loop.epoch_progress.current.completed
+
+    seen, epochs = compared(script)
+    assert len(seen) > 20
+    assert epochs == 2
+
+
 def test_class_is_the_scripts_own(compared: Any) -> None:
     class Own(pl.Trainer):
         pass

@@ -45,6 +45,34 @@ def test_is_lightnings(
     assert any(hook == "validation_step" for hook, *_ in seen[2:]) is (period != {"minutes": 1})
 
 
+@pytest.mark.parametrize("every", [1, 2, None])
+def test_clock_is_read_as_often(compared: Any, monkeypatch: pytest.MonkeyPatch, every: int | None) -> None:
+    """By a clock on which each look takes two seconds and a batch one."""
+    seconds = 0.0
+
+    def look() -> float:
+        nonlocal seconds
+        seconds += 2
+        return seconds
+
+    monkeypatch.setattr(time, "monotonic", look)
+
+    def script() -> Any:
+        validated = []
+
+        def act(hook: str, module: Any) -> None:
+            nonlocal seconds
+            seconds += hook == "training_step"
+            if hook == "validation_step" and not module.trainer.sanity_checking:
+                validated.append(module.trainer.fit_loop.total_batch_idx)
+
+        arguments = {**ARGUMENTS, "max_epochs": 4, "check_val_every_n_epoch": every}
+        pl.Trainer(**arguments, val_check_interval="00:00:00:10").fit(Module(act), loader(), loader(2))
+        return validated
+
+    assert compared(script)
+
+
 class _Stream:
     """A loader without a length."""
 

@@ -250,11 +250,11 @@ assert logging.getLogger("lightning_shim").level == {level}
 """
 
 
-class TestEvaluation:
-    @pytest.mark.parametrize("bar", ["TQDMProgressBar", "RichProgressBar"])
+class TestScript:
+    @pytest.mark.parametrize("bar", ["TQDMProgressBar", "RichProgressBar", None])
     @pytest.mark.parametrize("verb", ["fit", "validate"])
-    def test_of_a_bar_that_was_given_is_lightnings(
-        self, bar: str, verb: str, pl: ModuleType, capsys: pytest.CaptureFixture[str]
+    def test_has_lightnings_bar(
+        self, bar: str | None, verb: str, pl: ModuleType, capsys: pytest.CaptureFixture[str]
     ) -> None:
         class Lit(tiny(pl)):  # type: ignore[misc]
             def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -262,7 +262,7 @@ class TestEvaluation:
 
         def drawn() -> set[tuple[str, str]]:
             trainer = pl.Trainer(
-                callbacks=[getattr(pl.callbacks, bar)()],
+                callbacks=None if bar is None else [getattr(pl.callbacks, bar)()],
                 max_epochs=1,
                 accelerator="cpu",
                 logger=False,
@@ -277,15 +277,6 @@ class TestEvaluation:
         assert {count for _, count in lightnings} >= {"4/4"}
         with lightning_shim.patched(trainer=True):
             assert drawn() == lightnings
-
-    def test_has_its_results_and_no_line_of_a_batch(self, tmp_path: Path) -> None:
-        printed, errors = executed(
-            tmp_path, python(), "-m", "lightning_shim", "run", "-m", "tests.terminal.train", "0", "evaluate"
-        )
-        for verb in ("Validation", "Testing", "Predicting"):
-            assert f"{verb} DataLoader" not in printed + errors
-        assert printed.count("test_loss") == 1
-        assert printed.count("val_loss") == 1
 
 
 class TestLogging:

@@ -15,7 +15,7 @@ SECONDS = 0.15
 """What a batch takes, so that bars are drawn after each: tqdm draws ten times in a second."""
 
 FIT = ("-m", "tests.terminal.fit", str(SECONDS))
-TRAIN = ("-m", "tests.terminal.train", str(SECONDS))
+TRAIN = ("-m", "tests.terminal.train", "0")
 RUN = ("-m", "lightning_shim", "run", *TRAIN)
 
 
@@ -33,12 +33,57 @@ def counts(drawn: list[str]) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-class TestTraining:
+def without_times(seen: Seen) -> list[str]:
+    """What a script has had drawn and printed while it trained, without what depends on the time."""
+    # The width of a bar depends on the speed that stands behind it.
+    texts = [re.sub(r"\|[ \W]*\|", "|", re.sub(r"\[\d\d:\d\d<[^,]*, +[^,\]]*", "[", text)) for text in seen.drawn]
+    return [text for text in texts if text.startswith(("Sanity", "Training", "Epoch", "Validation", "printed"))]
+
+
+@pytest.fixture(scope="module")
+def lightnings(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """What is to be seen of a script under Lightning."""
+    return run_in_terminal("-m", "tests.terminal.train", "0", folder=tmp_path_factory.mktemp("lightning"))
+
+
+class TestScript:
     @pytest.mark.parametrize(
         "command",
-        [FIT, RUN, (*TRAIN, "patched"), (*torchrun(), *FIT), (*torchrun(), *RUN), (*torchrun(), *TRAIN, "patched")],
-        ids=["fit", "run", "patch", "fit on two processes", "run on two processes", "patch on two processes"],
+        [RUN, (*TRAIN, "patched"), (*torchrun(), *RUN)],
+        ids=["run", "patch", "run on two processes"],
     )
+    def test_has_lightnings_bar(self, command: tuple[str, ...], lightnings: Seen, tmp_path: Path) -> None:
+        seen = run_in_terminal(*command, folder=tmp_path)
+        assert seen.exit_code == lightnings.exit_code == 0, seen.written
+        assert without_times(seen) == without_times(lightnings)
+        for epoch in range(EPOCHS):
+            assert counts(bars(seen, f"Epoch {epoch}")) == [*range(BATCHES + 1)]
+            for batch in range(BATCHES):
+                assert f"printed in epoch {epoch}, batch {batch}" in seen.screen, "self.print was torn by the bar"
+        assert [line for line in seen.screen if line.startswith("lightning_shim: ")] == [
+            "lightning_shim: what was reported:",
+            "lightning_shim: trained to its length, after 2 epochs, 8 batches, 8 steps",
+        ]
+
+    def test_no_bar_where_the_script_wants_none(self, tmp_path: Path) -> None:
+        seen = run_in_terminal(*RUN, "quiet", folder=tmp_path)
+        assert seen.exit_code == 0
+        assert "Epoch" not in seen.written
+        assert "8 steps" in seen.screen
+        assert [line for line in seen.screen if line.startswith("lightning_shim: ")] == [
+            "lightning_shim: what was reported:",
+            "lightning_shim: trained to its length, after 2 epochs, 8 batches, 8 steps",
+        ]
+
+    def test_evaluations_have_lightnings_bar(self, tmp_path: Path) -> None:
+        seen = run_in_terminal(*RUN, "evaluate", folder=tmp_path)
+        assert seen.exit_code == 0
+        for verb in ("Validation", "Testing", "Predicting"):
+            assert f"{verb} DataLoader 0: 100%" in seen.written
+
+
+class TestTraining:
+    @pytest.mark.parametrize("command", [FIT, (*torchrun(), *FIT)], ids=["fit", "fit on two processes"])
     def test_is_to_be_seen(self, command: tuple[str, ...], tmp_path: Path) -> None:
         seen = run_in_terminal(*command, folder=tmp_path)
         assert seen.exit_code == 0, seen.written
@@ -65,22 +110,7 @@ class TestTraining:
             "lightning_shim: what was reported:",
             "lightning_shim: trained to its length, after 2 epochs, 8 batches, 8 steps",
         ]
-        # A script's are its own affair.
-        assert len([line for line in seen.screen if line.startswith("Checkpoint: ")]) == (FIT[1] in command)
-
-    def test_sanity_check_of_a_script_has_a_bar(self, tmp_path: Path) -> None:
-        seen = run_in_terminal(*RUN, folder=tmp_path)
-        assert any("2/2" in bar for bar in bars(seen, "Sanity check")), seen.written
-
-    def test_no_bar_where_the_script_wants_none(self, tmp_path: Path) -> None:
-        seen = run_in_terminal(*RUN, "quiet", folder=tmp_path)
-        assert seen.exit_code == 0
-        assert "batch/s" not in seen.written
-        assert "8 steps" in seen.screen
-        assert [line for line in seen.screen if line.startswith("lightning_shim: ")] == [
-            "lightning_shim: what was reported:",
-            "lightning_shim: trained to its length, after 2 epochs, 8 batches, 8 steps",
-        ]
+        assert len([line for line in seen.screen if line.startswith("Checkpoint: ")]) == 1
 
     def test_values_are_about_a_second_old(self, tmp_path: Path) -> None:
         """Nothing is reported in between: the period is 100 batches."""
@@ -94,27 +124,6 @@ class TestTraining:
         assert {batch for _, batch in shown} >= {0, 2}
         # A batch is late by the second that values last, and by itself.
         assert all(trained - 1 - batch <= 1 / seconds + 1 for trained, batch in shown), shown
-
-
-class TestBarsOfLightnings:
-    def test_one_that_the_script_has_given(self, tmp_path: Path) -> None:
-        seen = run_in_terminal(*RUN, "evaluate", "bar", folder=tmp_path)
-        assert seen.exit_code == 0
-        for verb in ("Validation", "Testing", "Predicting"):
-            assert f"{verb} DataLoader 0: 100%" in seen.written
-        for epoch in range(EPOCHS):
-            assert counts(bars(seen, f"Epoch {epoch}")) == [*range(BATCHES + 1)]
-            for batch in range(BATCHES):
-                assert f"printed in epoch {epoch}, batch {batch}" in seen.screen, "self.print was torn by the bar"
-        assert "batch/s" not in seen.written
-
-    def test_one_of_an_evaluation(self, tmp_path: Path) -> None:
-        seen = run_in_terminal(
-            "-m", "lightning_shim", "run", "-m", "tests.terminal.train", "0", "evaluate", folder=tmp_path
-        )
-        assert seen.exit_code == 0
-        for verb in ("Validation", "Testing", "Predicting"):
-            assert f"{verb} DataLoader 0: 100%" in seen.written
 
 
 class TestInterruption:

@@ -1,7 +1,7 @@
 """A script for Lightning's Trainer.
 
 Its arguments are the seconds that a batch takes, and words: ``patched`` patches the Trainer, ``quiet`` wants no
-progress bar, ``evaluate`` evaluates afterwards, and ``bar`` gives it a progress bar.
+progress bar, and ``evaluate`` evaluates afterwards.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ if __name__ == "__main__":
         log_every_n_steps=2,
         enable_model_summary=False,
         enable_progress_bar="quiet" not in sys.argv,
-        callbacks=[pl.callbacks.TQDMProgressBar()] if "bar" in sys.argv else [],
     )
     trainer.fit(Lit(float(sys.argv[1])), loader(), loader())
     print(f"{trainer.global_step} steps")

@@ -21,12 +21,15 @@ from determined.core import _context as core_context
 from lightning_shim.diagnostics.errors import ConfigurationError
 
 
-def wrap_model(context: Any, model: torch.nn.Module, **options: Any) -> torch.nn.Module:
-    """Calls ``PyTorchTrialContext.wrap_model`` with options for DistributedDataParallel."""
+def wrap_model(context: Any, model: torch.nn.Module, is_distributed: bool, **options: Any) -> torch.nn.Module:
+    """Calls ``PyTorchTrialContext.wrap_model`` with options for DistributedDataParallel, if that is to be around it."""
     # wrap_model passes the class nothing but the model, so the class is replaced for the call.
     wrapper = functools.partial(context._PyTorchDistributedDataParallel, **options)
     with replaced(context, _PyTorchDistributedDataParallel=wrapper):
         wrapped: torch.nn.Module = context.wrap_model(model)
+    if is_distributed and wrapped is model:
+        # Determined leaves the model of a single process as it is.
+        return torch.nn.parallel.DistributedDataParallel(wrapped, **options)
     return wrapped
 
 

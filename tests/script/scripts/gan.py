@@ -31,6 +31,12 @@ class GAN(pl.LightningModule):
 
 pl.seed_everything(1)
 model = GAN()
-trainer = pl.Trainer(max_steps=22, accelerator="cpu", enable_checkpointing=False, log_every_n_steps=1)
+trainer = pl.Trainer(
+    max_steps=22,
+    accelerator="cpu",
+    enable_checkpointing=False,
+    log_every_n_steps=1,
+    callbacks=pl.callbacks.TQDMProgressBar(),
+)
 trainer.fit(model, DataLoader(torch.randn(30, 3), batch_size=4, shuffle=True))
 torch.save({"weights": model.state_dict(), "random": torch.get_rng_state(), "step": trainer.global_step}, "results.pt")
