@@ -355,7 +355,7 @@ class OwnAttributes:
             "scheduler": [config.scheduler for config in strategy.lr_scheduler_configs],
         }
         named = {
-            "trainer": self._session.trainer,
+            "trainer": self._session.trainer_of_hooks,
             "strategy": strategy,
             "datamodule": self._session.datamodule,
             **self._callbacks,

@@ -145,7 +145,7 @@ class LightningCheckpoint:
         """Gives the module the weights, as ``load_from_checkpoint`` does: with its own ``on_load_checkpoint`` alone."""
         self._hooks.module("on_load_checkpoint", checkpoint)
         _prefer_lightning_keys(checkpoint)
-        weights = checkpoint["models_state_dict"][0]
+        weights = (checkpoint.get("models_state_dict") or [checkpoint["state_dict"]])[0]
         if pruning is not None:
             weights = fitting_weights(weights, self._module, pruning)
         self._module.load_state_dict(weights, strict=self._module.strict_loading)
@@ -159,15 +159,21 @@ class LightningCheckpoint:
         scaler = self._strategy.precision_plugin.scaler
         if scaler is not None and SCALER_KEY in checkpoint:
             scaler.load_state_dict(checkpoint[SCALER_KEY])
-        self._restore("optimizer", self._strategy.optimizers, checkpoint.get("optimizers_state_dict"))
+        states = checkpoint.get("optimizers_state_dict", checkpoint.get("optimizer_states"))
+        self._restore("optimizer", self._strategy.optimizers, states)
         if not self._averaging.brings_scheduler:
             schedulers = [config.scheduler for config in self._strategy.lr_scheduler_configs]
-            self._restore("scheduler", schedulers, checkpoint.get("lr_schedulers_state_dict"))
+            states = checkpoint.get("lr_schedulers_state_dict", checkpoint.get("lr_schedulers"))
+            self._restore("scheduler", schedulers, states)
 
-    def load_progress(self, checkpoint: dict[str, Any]) -> None:
-        """Counts from where Lightning's loops were."""
-        if "loops" in checkpoint:
-            self._progress.load_state_dict(progress_of_loops(checkpoint["loops"]))
+    def load_progress(self, checkpoint: dict[str, Any]) -> bool:
+        """Counts from where Lightning's loops were, and returns whether they restart: not if their epoch had ended."""
+        if "loops" not in checkpoint:
+            return False
+        self._progress.load_state_dict(progress_of_loops(checkpoint["loops"]))
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+        is_within_epoch = not epochs["ready"] == epochs["started"] == epochs["processed"]
+        return is_within_epoch or self._session.trainer.max_steps != -1
 
     def read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Reads a checkpoint that Lightning has written.
@@ -217,6 +223,9 @@ def without_arrays(state: Any) -> Any:
 
 
 def _prefer_lightning_keys(checkpoint: dict[str, Any]) -> None:
+    """Gives Determined's keys, which only its checkpoints have, what Lightning's hold."""
+    if "models_state_dict" not in checkpoint:
+        return
     if "state_dict" in checkpoint:
         checkpoint["models_state_dict"] = [checkpoint["state_dict"]]
     if "optimizer_states" in checkpoint:

@@ -25,7 +25,11 @@ _LARGE: Final = ("state_dict", "models_state_dict", "optimizer_states", "optimiz
 
 
 class StartingCheckpoint:
-    """The trial's own checkpoint after a pause; otherwise that of ``ckpt_path``, or the weights of another trial's."""
+    """The trial's own checkpoint after a pause; otherwise that of ``ckpt_path``, or the weights of another trial's.
+
+    Attributes:
+        restarts: Whether it is gone on from where it was written, so that there is no sanity check.
+    """
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class StartingCheckpoint:
         self._lightning_checkpoint: Final = lightning_checkpoint
         self._trial_state: Final = trial_state
         self._kept_files: Final = kept_files
+        self.restarts = False
         self._content: dict[str, Any] | None = None
         self._name: Any = None
         self._datamodule_state = b""
@@ -60,7 +65,8 @@ class StartingCheckpoint:
         if self._content is not None:
             with fitting_errors(self._name):
                 self._lightning_checkpoint.load(self._content, pruning)
-            self._datamodule_state = captured_state(session.datamodule)
+            if latest is not None and latest.is_own:
+                self._datamodule_state = captured_state(session.datamodule)
         elif latest is not None:
             with fitting_errors(latest.folder):
                 self._lightning_checkpoint.load_weights(latest.content)
@@ -97,8 +103,9 @@ class StartingCheckpoint:
                     # Its own counters are put back when training starts: until then the loaders are asked for as they
                     # were before the pause.
                     self._trial_state.load(content)
+                    self.restarts = True
                 else:
-                    self._lightning_checkpoint.load_progress(content)
+                    self.restarts = self._lightning_checkpoint.load_progress(content)
                 self._lightning_checkpoint.load_training_state(content)
             if not (latest is not None and latest.is_own):
                 self._session.lightning.rank_zero_info(f"Restored all states from the checkpoint at {self._name}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from lightning_shim.compatibility.inspection import inspect_members, lightnings_callback
-from lightning_shim.compatibility.report import Role
+from lightning_shim.compatibility.report import Finding, Role
 from lightning_shim.diagnostics.errors import (
     ConfigurationError,
     IgnoredMemberWarning,
@@ -18,6 +18,7 @@ from lightning_shim.diagnostics.locations import caller_location, definition_loc
 from lightning_shim.diagnostics.warn import warn_at_caller, warn_at_place
 from lightning_shim.lightning1.hook_arguments import takes_argument
 from lightning_shim.members.member import Support
+from lightning_shim.members.query import find
 from lightning_shim.session.options import TrainerOptions
 from lightning_shim.upstream.lightning import Lightning, is_overridden
 from lightning_shim.upstream.namespaces import derives_from
@@ -108,12 +109,12 @@ def verify_datamodule(lightning: Lightning, datamodule: Any, train_dataloaders: 
         )
 
 
-def verify_members(module: Any, datamodule: Any, callbacks: list[Any], tests_afterwards: bool) -> None:
+def verify_members(module: Any, datamodule: Any, callbacks: list[Any], script_trainer: Any) -> None:
     """Refuses hooks whose absence would change the result, and warns about other members that are not supported.
 
     The findings are those of :func:`lightning_shim.check`. A warning points at the definition of a hook that will not
-    be called, or at the use of an ignored or refused member. If Lightning's own Trainer tests and predicts afterwards,
-    those hooks are called.
+    be called, or at the use of an ignored or refused member. A script's own Trainer tests and predicts afterwards, and
+    has attributes of its own.
     """
     # `usable_callbacks` has judged Lightning's own callbacks as a whole.
     subjects = [module, datamodule, *(callback for callback in callbacks if is_users(type(callback).__module__))]
@@ -128,7 +129,7 @@ def verify_members(module: Any, datamodule: Any, callbacks: list[Any], tests_aft
             )
         )
     for finding in findings:
-        if tests_afterwards and finding.role is Role.OVERRIDE and _is_of_another_loop(finding.member):
+        if script_trainer is not None and _is_of_trainer(script_trainer, finding):
             continue
         # Code that is never reached cannot go wrong, and a callback that the source only creates is judged for itself
         # once it is passed.
@@ -138,9 +139,14 @@ def verify_members(module: Any, datamodule: Any, callbacks: list[Any], tests_aft
             warn_at_place(finding.file, finding.line, finding.module, message, category)
 
 
-def _is_of_another_loop(member: str) -> bool:
-    """Whether a member, such as ``LightningModule.on_test_start``, belongs to Lightning's test or predict loop."""
-    return not {"test", "predict"}.isdisjoint(member.rpartition(".")[2].split("_"))
+def _is_of_trainer(trainer: Any, finding: Finding) -> bool:
+    """Whether a hook, such as ``on_test_start``, or an attribute is one of the script's own Trainer."""
+    owner, _, name = finding.member.rpartition(".")
+    if finding.role is Role.OVERRIDE:
+        return not {"test", "predict"}.isdisjoint(name.split("_"))
+    row = find("Trainer", name)
+    is_trials = row is not None and row.support is not Support.IGNORED and not name.startswith("_")
+    return owner == "Trainer" and not is_trials and (name in vars(trainer) or hasattr(type(trainer), name))
 
 
 def usable_callbacks(lightning: Lightning, callbacks: list[Any]) -> list[Any]:

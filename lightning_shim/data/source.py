@@ -147,7 +147,8 @@ class DataSource:
 
     def _datamodule_state(self) -> bytes:
         """Returns the data module's state, which its hook may change, if the loaders may be requested again."""
-        return captured_state(self._session.datamodule) if self._reload_period else b""
+        is_needed = self._reload_period and self._session.writes_checkpoints
+        return captured_state(self._session.datamodule) if is_needed else b""
 
     def _request_loaders(self) -> None:
         # Each loader records the arguments with which it was built, where it may have to be rebuilt.

@@ -141,12 +141,7 @@ def _log_metrics(trainer: Any, metrics: Mapping[str, Any], step: int | None = No
 
 
 def _set_max_epochs(part: Any, epochs: int) -> None:
-    session = part._training.session
-    script_trainer = session.script_trainer
-    if script_trainer is None:
-        session.schedule.set_max_epochs(epochs)
-    else:
-        script_trainer.fit_loop.max_epochs = epochs
+    part._training.session.trainer.set_max_epochs(epochs)
 
 
 _LOOP: Final = "Trainer.fit_loop"

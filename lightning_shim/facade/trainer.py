@@ -141,7 +141,7 @@ class TrainerFacade(Attached):
         loggers: Loggers,
     ) -> None:
         session = runtime.session
-        session.trainer = self
+        session.trainer = self._lightning_shim_facade = self
         self._session: Final = session
         self._lightning: Final = session.lightning
         self.metrics: MetricStore = runtime.metrics
@@ -189,6 +189,10 @@ class TrainerFacade(Attached):
             raise RefusedMemberError(f"{caller_location()}: trainer.{name} is refused: {FIXED_SENTENCE}")
         object.__setattr__(self, name, value)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Returns the trainer itself, for a copy of a callback that has it as an attribute: a trial is there once."""
+        return self
+
     def _loggers_of_determined(self) -> list[LoggerFacade]:
         """Returns Determined's loggers, which come after the user's own."""
         return [LoggerFacade(self._session, self.default_root_dir)]
@@ -196,16 +200,16 @@ class TrainerFacade(Attached):
     # Called by the trial.
 
     def attach(self, callbacks: list[Any]) -> None:
-        """Becomes the trainer of the module and its data module, and collects the callbacks.
+        """Gives module and data module their trainer, and collects the callbacks.
 
         Args:
             callbacks: The callbacks that were passed. Those from the module's ``configure_callbacks`` replace callbacks
                 of the same type.
         """
         module, datamodule = self._session.module, self._session.datamodule
-        module.trainer = self
+        module.trainer = self._session.trainer_of_hooks
         if datamodule is not None:
-            datamodule.trainer = self
+            datamodule.trainer = self._session.trainer_of_hooks
             self.datamodule = datamodule
         for submodule in module.modules():
             if isinstance(submodule, self._lightning.LightningModule):
@@ -296,6 +300,10 @@ class TrainerFacade(Attached):
         """The number of epochs to train; -1 if the length is given in batches, as in Lightning with ``max_steps``."""
         _, epochs = self._session.schedule.batches_and_epochs
         return -1 if epochs is None else epochs
+
+    def set_max_epochs(self, epochs: int) -> None:
+        """Changes the number of epochs to train, as ``trainer.fit_loop.max_epochs`` may be assigned."""
+        self._session.schedule.set_max_epochs(epochs)
 
     @property
     def max_steps(self) -> int:

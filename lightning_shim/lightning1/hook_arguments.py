@@ -89,10 +89,11 @@ def with_former_arguments(name: str, hook: Callable[..., Any], values: Values, l
     parameters = inspect.signature(hook).parameters
     positional = [parameter for parameter in positional_parameters(hook) if parameter.name not in former.by_name]
     required = [parameter for parameter in positional if parameter.default is inspect.Parameter.empty]
-    # The signature alone has to tell: a parameter with a former name, or one more required parameter than Lightning 2
-    # passes, whatever its name.
+    # The signature alone has to tell: a parameter with a former name, unless Lightning 2 has it too, or one more
+    # required parameter than Lightning 2 passes, whatever its name.
     has_room = len(positional) >= leading + former.count + len(former.names)
-    if not (has_room and (parameters.keys() & set(former.names) or len(required) > leading + former.count)):
+    has_name = not former.kept_for_several_loaders and parameters.keys() & set(former.names)
+    if not (has_room and (has_name or len(required) > leading + former.count)):
         return hook
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     keywords = [keyword for keyword in former.keywords if takes_any or keyword in parameters]

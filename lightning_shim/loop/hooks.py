@@ -56,6 +56,7 @@ class Hooks:
         self.state: Final = session.module.__dict__
         self.lightning1_values: Final[dict[str, FormerValue]] = {"dataloader_idx": lambda args: 0}
         self._callbacks: list[Any] = []
+        self._trainer: Any = None
         self._set_on_instances: list[dict[str, Any]] = []
         self._with_lightning1_arguments: set[str] = set()
         self._of_module: dict[str, Hook] = {}
@@ -65,7 +66,7 @@ class Hooks:
 
     def refresh(self) -> None:
         """Looks up which hooks are overridden."""
-        self._callbacks = list(self._session.callbacks)
+        self._callbacks, self._trainer = list(self._session.callbacks), self._session.trainer_of_hooks
         owners = [type(owner) for owner in (self._module, self._session.datamodule, *self._callbacks)]
         self._of_module = {
             name: self._measured(name, self._adapted(name, getattr(self._module, name)))
@@ -161,7 +162,7 @@ class Hooks:
         """Calls a hook on the callbacks that override it, with the trainer and the module before the arguments."""
         if name in self.names:
             for hook in self._of_callbacks.get(name, ()):
-                self.run(name, hook, self._session.trainer, self._module, *args, **kwargs)
+                self.run(name, hook, self._trainer, self._module, *args, **kwargs)
 
     def call(self, name: str, *args: Any) -> Any:
         """Calls a hook on the callbacks, then on the module, whose value it returns."""
@@ -191,7 +192,7 @@ class Hooks:
         for hook in self._of_callbacks.get(name, ()):
             # A hook with a signature of Lightning 1.x is a function around the callback's method.
             if isinstance(getattr(inspect.unwrap(hook), "__self__", None), monitoring) is monitor:
-                self.run(name, hook, self._session.trainer, self._module)
+                self.run(name, hook, self._trainer, self._module)
 
     def call_for_stage(self, name: str, stage: Any) -> None:
         """Calls ``setup`` or ``teardown`` on the data module, then on the callbacks, then on the module."""

@@ -65,6 +65,7 @@ def prepare_training(runtime: Runtime) -> None:
     hooks.refresh()
     hooks.call("on_fit_start")
     hooks.refresh_if_changed()
+    module.zero_grad()
 
 
 def _synchronise_batch_norm(module: Any, device: torch.device) -> None:

@@ -26,27 +26,25 @@ FIXED: Final = frozenset(row.name for row in members("Trainer", Support.BACKED))
 FIXED_SENTENCE: Final = "it cannot be set, since a trial is set up when it is built."
 
 
-class Attached:
-    """Base class of the trainer of an attached module.
+FACADE: Final = "_lightning_shim_facade"
+"""The attribute of the trainer of an attached module with the trial's facade."""
 
-    Only the facade derives from it. The patches know this class instead of the facade, which imports PyTorch and
-    Determined.
+
+class Attached:
+    """Base class of the trainer of an attached module: the trial's facade, or a script's own Trainer that shows it.
+
+    The patches know this class instead of the facade, which imports PyTorch and Determined.
 
     Attributes:
-        metrics: What the module logs; its ``collector`` is that of the current stage.
         barebones: Whether nothing is logged.
     """
 
-    metrics: Any
+    _lightning_shim_facade: Any
     barebones: bool = False
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """Returns the trainer itself, for a copy of a callback that has it as an attribute: a trial is there once."""
-        return self
 
 
 def attached_trainer(module: Any) -> Any | None:
-    """Returns the trial's facade that a module is attached to, or None for no trainer or one of Lightning's."""
+    """Returns the trainer of a module that is attached to a trial, or None if there is none, or no trial uses it."""
     # wrapt gives no instance for a call through the class, such as LightningModule.log(...).
     # The dictionary is asked because nn.Module.__getattr__ would search parameters and submodules on each call.
     trainer = None if module is None else module.__dict__.get("_trainer")

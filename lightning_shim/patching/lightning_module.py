@@ -30,14 +30,15 @@ def _log(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwar
     # A barebones Trainer logs nothing, and Lightning's own method says so.
     if not isinstance(trainer, Attached) or trainer.barebones:
         return wrapped(*args, **kwargs)
-    return trainer.metrics.collector.log(state[CURRENT_FX_ATTRIBUTE], args, kwargs)
+    return trainer._lightning_shim_facade.metrics.collector.log(state[CURRENT_FX_ATTRIBUTE], args, kwargs)
 
 
 def _log_dict(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     trainer = attached_trainer(instance)
     if trainer is None or trainer.barebones:
         return wrapped(*args, **kwargs)
-    return trainer.metrics.collector.log_dict(instance.__dict__[CURRENT_FX_ATTRIBUTE], *args, **kwargs)
+    collector = trainer._lightning_shim_facade.metrics.collector
+    return collector.log_dict(instance.__dict__[CURRENT_FX_ATTRIBUTE], *args, **kwargs)
 
 
 def _print(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -69,7 +70,7 @@ PROPERTIES: Final[dict[str, Callable[[Any], Any]]] = {
     "logger": lambda trainer: trainer.logger,
     "loggers": lambda trainer: trainer.loggers,
 }
-"""The values for an attached module, computed from the trial's facade, by the name of LightningModule's property."""
+"""The values for an attached module, computed from its trainer, by the name of LightningModule's property."""
 
 registry: Final = PatchRegistry()
 """All patches of this package, those of Determined's loop included."""

@@ -1,8 +1,8 @@
-"""The script's own Trainer while a trial trains in its place: it reads and sets what ``self.trainer`` does.
+"""The script's own Trainer while a trial trains in its place: hooks and ``self.trainer`` have it.
 
-A signal handler, a thread, a data set or a closure may hold it. So for the time of ``fit`` its class has properties for
-the attributes that the trial's facade answers. They stand before those of Lightning's Trainer, and behind those of a
-class of the script's own that derives from it.
+A signal handler, a thread, a data set or a closure may hold it too. So for the time of ``fit`` its class has properties
+for the attributes that the trial's facade answers or refuses. They stand before those of Lightning's Trainer, and
+behind those of a class of the script's own that derives from it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import operator
 from collections.abc import Callable
 from typing import Any, Final
 
-from lightning_shim.members.query import find
+from lightning_shim.facade.delegation import setter
+from lightning_shim.members.member import Support
+from lightning_shim.members.query import find, members
+from lightning_shim.patching.attachment import FACADE, Attached
 from lightning_shim.upstream.namespaces import namespace_of
-
-_FACADE: Final = "_lightning_shim_facade"
-"""The entry of a Trainer's ``__dict__`` with the facade."""
 
 _PROGRESS: Final = (
     "fit_loop.epoch_progress",
@@ -33,24 +33,25 @@ METHODS: Final = ("print", "save_checkpoint")
 
 
 def show_facade(trainer: Any, facade: Any, own: frozenset[str]) -> None:
-    """Has a Trainer show the facade's attributes."""
-    names = {*dir(type(facade)), *vars(facade)} - own - {*METHODS}
-    shown = frozenset(name for name in names if is_attribute(name))
-    vars(trainer)[_FACADE] = facade
+    """Has a Trainer show the facade's attributes, apart from some that stay its own."""
+    # Lightning's own code needs the private parts that a trial does not have.
+    shown = frozenset(
+        row.name
+        for row in members("Trainer")
+        if row.name in vars(facade)
+        or hasattr(type(facade), row.name)
+        or (row.support is Support.REFUSED and not (row.is_removed or row.name.startswith("_")))
+    )
+    vars(trainer)[FACADE] = facade
     vars(trainer)[_OWN_PROGRESS] = {path: operator.attrgetter(path)(trainer) for path in _PROGRESS}
     _set_progress(trainer, {path: operator.attrgetter(path)(facade) for path in _PROGRESS})
     own_class: Any = type(trainer)
-    trainer.__class__ = _showing(own_class, namespace_of(trainer).module("trainer").Trainer, shown)
-
-
-def is_attribute(name: str) -> bool:
-    """Whether a public attribute is one of Lightning's Trainer, rather than one that the script has given it."""
-    return not name.startswith("_") and find("Trainer", name) is not None
+    trainer.__class__ = _showing(own_class, namespace_of(trainer).module("trainer").Trainer, shown - own - {*METHODS})
 
 
 def show_itself(trainer: Any) -> None:
     """Ends :func:`show_facade`, if it was called."""
-    if vars(trainer).pop(_FACADE, None) is not None:
+    if vars(trainer).pop(FACADE, None) is not None:
         trainer.__class__ = type(trainer).__bases__[0]
         _set_progress(trainer, vars(trainer).pop(_OWN_PROGRESS))
 
@@ -69,14 +70,30 @@ def trials_method(name: str, wrapped: Callable[..., Any], trainer: Any) -> Calla
         wrapped: Lightning's method.
         trainer: The script's Trainer.
     """
-    facade = vars(trainer).get(_FACADE)
-    return wrapped if facade is None else getattr(super(type(facade), facade), name)
+    facade = vars(trainer).get(FACADE)
+    return wrapped if facade is None else getattr(facade, name)
+
+
+class _Showing(Attached):
+    """Base class of the classes that :func:`show_facade` makes."""
+
+    def __getattr__(self, name: str) -> Any:
+        row = find("Trainer", name)
+        if row is None or not row.is_removed:
+            # Once more, for its error: a property of the script's own may have raised another one.
+            return object.__getattribute__(self, name)
+        return getattr(vars(self)[FACADE], name)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copies and pickles the Trainer as it is without a trial."""
+        state = {name: value for name, value in vars(self).items() if name != FACADE}
+        return object.__new__, (type(self).__bases__[0],), state
 
 
 @functools.cache
 def _showing(own_class: Any, lightnings: Any, names: frozenset[str]) -> type[Any]:
+    bases: tuple[Any, ...] = (own_class, _Showing)
     attributes = {name: _attribute(name) for name in names}
-    bases: tuple[Any, ...] = (own_class,)
     if own_class is not lightnings:
         bases, attributes = (own_class, _showing(lightnings, lightnings, names)), {}
     names_of_class = {"__module__": own_class.__module__, "__qualname__": own_class.__qualname__}
@@ -84,10 +101,6 @@ def _showing(own_class: Any, lightnings: Any, names: frozenset[str]) -> type[Any
 
 
 def _attribute(name: str) -> property:
-    def get(trainer: Any) -> Any:
-        return getattr(vars(trainer)[_FACADE], name)
-
-    def put(trainer: Any, value: Any) -> None:
-        setattr(vars(trainer)[_FACADE], name, value)
-
-    return property(get, put)
+    # A path, since modules read such attributes in each step.
+    path = f"{FACADE}.{name}"
+    return property(operator.attrgetter(path), setter(path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import sys
 import time
 from typing import Any, Final
@@ -16,7 +15,7 @@ from lightning_shim.facade.delegation import delegates
 from lightning_shim.facade.logger import LoggerFacade
 from lightning_shim.facade.trainer import TrainerFacade
 from lightning_shim.script.trainer_patch import GIVEN
-from lightning_shim.script.trainer_while_fitting import is_attribute, show_facade
+from lightning_shim.script.trainer_while_fitting import show_facade
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.trial import LightningTrial
 from lightning_shim.upstream.determined.context import is_on_cluster
@@ -30,58 +29,34 @@ _SETTINGS: Final = (
     "check_val_every_n_epoch",
     "fast_dev_run",
     "log_every_n_steps",
-    "max_epochs",
-    "max_steps",
     "received_sigterm",
     "val_check_interval",
 )
 """Attributes that are read from the user's own Trainer."""
 
 
-# ModelCheckpoint reads the first private name.
-@delegates({name: f"users.{name}" for name in (*_SETTINGS, "_val_check_time_interval", "_signal_connector")})
+@delegates({name: f"users.{name}" for name in _SETTINGS})
+@delegates({name: f"users_loop.{name}" for name in ("max_epochs", "max_steps")})
 class ScriptTrainer(TrainerFacade):
-    """The trainer of a module while a script's own Trainer fits it."""
+    """The facade that a script's own Trainer shows while it fits a module."""
 
     users: Any
+    users_loop: Any
+    """The Trainer's own ``fit_loop``, whose limits the script sets."""
 
-    def __getattr__(self, name: str) -> Any:
-        # A script may give its Trainer further attributes, in a class of its own or one by one.
-        if self._is_scripts_own(name) and hasattr(self.users, name):
-            return getattr(self.users, name)
-        return super().__getattr__(name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if self._is_scripts_own(name):
-            setattr(self.users, name, value)
-        else:
-            super().__setattr__(name, value)
-
-    def _is_scripts_own(self, name: str) -> bool:
-        known = name.startswith("_") or "users" not in vars(self) or name in vars(self) or hasattr(type(self), name)
-        return not (known or is_attribute(name))
-
-    def __reduce__(self) -> Any:
-        """Pickles the script's Trainer, which callbacks would hold under Lightning."""
-        return operator.itemgetter(0), ((self.users,),)
-
-    def print(self, *args: Any, **kwargs: Any) -> None:
-        """Prints as the script's Trainer does, which may have a method of its own."""
-        self.users.print(*args, **kwargs)
-
-    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Writes a checkpoint as the script's Trainer does, which may have a method of its own."""
-        self.users.save_checkpoint(*args, **kwargs)
+    def set_max_epochs(self, epochs: int) -> None:
+        """Sets the limit of the Trainer's own loop."""
+        self.users_loop.max_epochs = epochs
 
     def _loggers_of_determined(self) -> list[LoggerFacade]:
         """Returns Determined's logger where its master gets what callbacks log; otherwise all is as in Lightning."""
         return super()._loggers_of_determined() if self.lightning_loggers.loggers and is_on_cluster() else []
 
     def adopt(self, users: Any) -> None:
-        """Takes the user's Trainer: from now on each of the two shows what the other has."""
-        self.users = users
-        # A user's reference to the loop sets its limits, which are read from there.
-        show_facade(users, self, frozenset({*_SETTINGS, "fit_loop"}))
+        """Takes the user's Trainer, which shows from now on what this facade answers."""
+        self.users, self.users_loop = users, users.fit_loop
+        # ModelCheckpoint reads the private name.
+        show_facade(users, self, frozenset({*_SETTINGS, "_signal_connector"}))
 
     @property
     def val_check_batch(self) -> Any:
@@ -115,7 +90,6 @@ class ScriptTrial(LightningTrial):
     """
 
     trainer: ScriptTrainer
-    _tests_afterwards = True
 
     def __init__(
         self,
@@ -134,11 +108,6 @@ class ScriptTrial(LightningTrial):
         super().__init__(context, module, **options)
         # Off-cluster the script's loggers write what there is.
         context.set_enable_tensorboard_logging(is_on_cluster())
-
-    @property
-    def writes_checkpoints(self) -> bool:
-        """Whether Determined writes checkpoints. Off-cluster there are those of the script's own ModelCheckpoint."""
-        return is_on_cluster()
 
     @property
     def is_over(self) -> bool:

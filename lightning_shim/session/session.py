@@ -14,6 +14,7 @@ from lightning_shim.session.profiling import Profiling
 from lightning_shim.session.progress import Progress
 from lightning_shim.session.progress_bar import ProgressBar
 from lightning_shim.session.schedule import Schedule
+from lightning_shim.upstream.determined.context import is_on_cluster
 from lightning_shim.upstream.determined.controller import Controller
 from lightning_shim.upstream.lightning import Lightning
 from lightning_shim.upstream.lightning_strategy import is_distributed
@@ -37,7 +38,7 @@ class Session:
     progress: Progress = field(default_factory=Progress)  # the counters of epochs, batches and steps
     # The Lightning callbacks in the order of their calls; empty until the trainer is attached.
     callbacks: list[Any] = field(default_factory=list)
-    trainer: Any = None  # the facade, which is the module's `self.trainer`; None until the facade has been created
+    trainer: Any = None  # the facade; None until it has been created
     should_stop: bool = False  # whether a stop has been requested: `trainer.should_stop`
     stopped_by: str | None = None  # the requester, in words; None if it was another process
     # Whether there are no batches to train on, which ends a script's training without an error.
@@ -51,6 +52,11 @@ class Session:
         profiler = getattr(self.script_trainer, "profiler", None)
         is_off = profiler is None or derives_from(profiler, "PassThroughProfiler")
         return Profiling(None if is_off else profiler)
+
+    @property
+    def trainer_of_hooks(self) -> Any:
+        """The trainer that hooks and ``self.trainer`` have: the facade, or the script's own Trainer, which shows it."""
+        return self.trainer if self.script_trainer is None else self.script_trainer
 
     # Cached, since Determined goes through several objects to answer, and they are asked for in each step.
 
@@ -104,7 +110,7 @@ class Session:
     @property
     def limit_reached(self) -> str | None:
         """The limit of a script's Trainer that has ended the training, such as ``max_epochs=2``, or None."""
-        trainer = self.script_trainer
+        trainer = self.trainer
         counts = {"max_steps": self.global_step, "max_epochs": self.progress.epochs_trained}
         limits = {name: getattr(trainer, name) for name in counts}
         return next((f"{name}={limits[name]}" for name in counts if 0 <= limits[name] <= counts[name]), None)
@@ -113,6 +119,11 @@ class Session:
         """Whether an epoch ends with a validation, or may have some by batches."""
         every = self.trainer.check_val_every_n_epoch
         return every is None or pytorch.Epoch(every).should_stop(epoch + 1)
+
+    @property
+    def writes_checkpoints(self) -> bool:
+        """Whether Determined writes checkpoints. Off-cluster a script has those of its own ModelCheckpoint."""
+        return self.script_trainer is None or is_on_cluster()
 
     @property
     def received_sigterm(self) -> bool:

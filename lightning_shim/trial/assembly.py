@@ -38,7 +38,7 @@ class TrialParts:
     runtime: Runtime  # the objects that both loops use
     training_loop: TrainingLoop
     evaluation_loop: EvaluationLoop
-    trainer: TrainerFacade  # the facade, which is the module's trainer
+    trainer: TrainerFacade  # the facade
     lightning_checkpoint: LightningCheckpoint  # saves and restores what a checkpoint of Lightning's has
     starting_checkpoint: StartingCheckpoint  # restores what the training starts from
     trial_state: TrialState  # saves and restores what else is needed to continue exactly
@@ -57,7 +57,6 @@ class Given:
     val_dataloaders: Any  # the validation loaders, or None
     callbacks: list[Any]
     loggers: list[Any]
-    tests_afterwards: bool  # whether Lightning's own Trainer tests and predicts after the training
 
 
 def assemble(
@@ -87,7 +86,7 @@ def assemble(
     trainer = make_trainer(runtime, training_loop, evaluation_loop, lightning_checkpoint, loggers)
     trainer.attach(given.callbacks)
     # Only now the callbacks are known, to which the module's configure_callbacks adds its own.
-    verify_members(session.module, session.datamodule, session.callbacks, given.tests_afterwards)
+    verify_members(session.module, session.datamodule, session.callbacks, session.script_trainer)
     runtime.hooks.refresh()
     _verify_training_loaders(session, train_source)
     evaluation_loop.warn_if_incomplete()

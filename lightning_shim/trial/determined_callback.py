@@ -144,8 +144,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._precedes_training_loaders = False
             self._parts.trial_state.start()
             self._parts.attributes.start_loaders()
-            latest = self._controller.latest
-            if self._trainer.ckpt_path is None and not (latest is not None and latest.is_own):
+            if not self._parts.starting_checkpoint.restarts:
                 self._sanity_check()
 
     def _sanity_check(self) -> None:

@@ -112,7 +112,6 @@ class LightningTrial(pytorch.PyTorchTrial):
     """
 
     trainer: TrainerFacade
-    _tests_afterwards: ClassVar[bool] = False
     was_made: ClassVar[bool] = False
     """Whether this process has made a trial."""
     _script_trainer: Any = None
@@ -179,9 +178,7 @@ class LightningTrial(pytorch.PyTorchTrial):
                 latest_checkpoint or name_of_latest_checkpoint(context),
                 self._script_trainer,
             )
-            given = Given(
-                train_dataloaders, val_dataloaders, _as_list(callbacks), _as_list(logger), self._tests_afterwards
-            )
+            given = Given(train_dataloaders, val_dataloaders, _as_list(callbacks), _as_list(logger))
             self._parts: Final = assemble(self._session, given, processes, self._make_trainer)
             self.trainer = self._parts.trainer
             self._callback: Final = LightningCallback(self._parts)
@@ -332,7 +329,7 @@ class LightningTrial(pytorch.PyTorchTrial):
     @property
     def writes_checkpoints(self) -> bool:
         """Whether Determined writes checkpoints."""
-        return True
+        return self._session.writes_checkpoints
 
     @property
     def is_over(self) -> bool | None:

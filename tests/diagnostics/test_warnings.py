@@ -224,8 +224,11 @@ class Collector:
 class Metrics:
     collector = Collector()
 
-class StandIn(Attached):
+class Facade:
     metrics = Metrics()
+
+class StandIn(Attached):
+    _lightning_shim_facade = Facade
     progress_bar_callback = None
 
     def print(self, *args, **kwargs):

@@ -89,7 +89,5 @@ class TestDefault:
         data = loader(), loader()
         trial = lightning_shim.fit(Tries(), *data, max_length=pytorch.Epoch(1))
         module = Tries()
-        lightning_shim.fit(
-            module, *data, max_length=pytorch.Epoch(2), ckpt_path=f"{trial.checkpoint_path}/state_dict.pth"
-        )
+        lightning_shim.fit(module, *data, max_length=pytorch.Epoch(2), latest_checkpoint=trial.checkpoint_path)
         assert (trial.module.tried, module.tried) == (2, 0)

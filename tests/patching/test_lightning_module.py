@@ -520,6 +520,7 @@ class StandInTrainer(Attached):
 
     def __init__(self) -> None:
         self.recorder = Recorder()
+        self._lightning_shim_facade = self
 
     @property
     def metrics(self) -> Any:
