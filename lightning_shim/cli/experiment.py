@@ -32,6 +32,9 @@ _PLAIN: Final = re.compile(
 )
 """Texts that no version of YAML takes for anything else."""
 
+_ESCAPED: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""Control characters and breaks of lines that YAML does not take as they are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Length:
@@ -191,8 +194,8 @@ def _flow(value: Any) -> str:
         case float() if "." not in repr(value):
             # Without the point 1e-05 is a text for some.
             return repr(value).replace("e", ".0e")
-    # YAML reads JSON, but for control characters as they are.
-    return json.dumps(value, ensure_ascii=not str(value).isprintable())
+    # YAML reads JSON, in which some more characters have to be escaped for it.
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def _shortened(text: str) -> str:
