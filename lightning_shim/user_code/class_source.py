@@ -7,7 +7,7 @@ import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any, Final
 
 from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES
@@ -87,7 +87,8 @@ class ClassSource:
             source = source_file(filename)
             # Python keeps the last of several definitions.
             for node in reversed([] if source is None else source.classes(name)):
-                if not own or any(_contains(node, code) for code in own if code.co_filename == filename):
+                lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+                if not own or any(code.co_firstlineno in lines for code in own if code.co_filename == filename):
                     return source, node
         return None, None
 
@@ -176,10 +177,6 @@ def functions_in(entry: Any) -> Iterator[Any]:
     elif isinstance(entry, (functools.partial, functools.partialmethod, functools.cached_property)):
         entries = [entry.func]
     yield from filter(None, map(under_wrappers, entries if not isinstance(entry, type) else []))
-
-
-def _contains(node: ast.ClassDef, code: CodeType) -> bool:
-    return node.lineno <= code.co_firstlineno <= (node.end_lineno or node.lineno)
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
