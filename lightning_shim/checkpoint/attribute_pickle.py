@@ -101,15 +101,9 @@ def _with_class(tensor: Tensor, requires_grad: bool, cls: type) -> Tensor:
 class AttributePickler(pickle.Pickler):
     """Pickles the values of attributes.
 
-    Args:
-        known: The objects that are stored by name.
-        initial: The objects that existed when training began.
-        write: Receives the bytes.
-        take: Receives large buffers; returns True to have a buffer written as bytes instead.
-
-    Attributes:
-        reached: The pickled objects by identity, and the storages of the pickled tensors.
-        storages: The number of pickled tensors on each storage, by its pointer.
+    ``write`` receives the bytes, and ``take`` large buffers; it returns True to have one written as bytes instead.
+    ``reached`` has the pickled objects by identity and the storages of the pickled tensors, ``storages`` the number of
+    tensors on each.
     """
 
     def __init__(

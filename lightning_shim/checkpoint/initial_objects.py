@@ -45,10 +45,7 @@ def is_usual_tensor(tensor: Tensor) -> bool:
 class KnownObjects:
     """Objects that are stored by name, since they are saved elsewhere or created by somebody else.
 
-    Args:
-        named: The objects, by names that are the same in each process.
-        tensors: Parameters and buffers by such names. A view of one is stored as a view.
-        device: The device of the module.
+    Their names are the same in each process. A view of one of the tensors is stored as a view.
     """
 
     def __init__(self, named: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device) -> None:
@@ -231,11 +228,7 @@ class InitialObject(NamedTuple):
 
 
 class InitialObjects:
-    """The objects that existed when training began and the paths to them, held by weak references where possible.
-
-    Args:
-        packages: The packages whose classes are the user's, wherever they are installed.
-    """
+    """The objects that existed when training began and the paths to them, held by weak references where possible."""
 
     def __init__(self, packages: frozenset[str]) -> None:
         self._packages: Final = packages
@@ -243,13 +236,7 @@ class InitialObjects:
         self.by_path: Final[dict[str, InitialObject]] = {}
 
     def add(self, path: str, value: Any, known: KnownObjects) -> None:
-        """Records an object and those in it.
-
-        Args:
-            path: The path to it, which is the same in each process.
-            value: The object.
-            known: The objects that are stored by name, and are not searched.
-        """
+        """Records an object and those in it, by a path that is the same in each process."""
         # Not recursive: objects may be nested more deeply than Python's stack allows.
         waiting = [(path, value)]
         while waiting:

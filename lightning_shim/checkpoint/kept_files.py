@@ -18,11 +18,7 @@ FOLDER: Final = "model_checkpoints"
 
 
 class KeptFiles:
-    """The checkpoints that ModelCheckpoint callbacks have written on the machine of rank 0.
-
-    Args:
-        callbacks: The Lightning callbacks, before their ``setup``.
-    """
+    """The checkpoints that ModelCheckpoint callbacks have written on the machine of rank 0."""
 
     def __init__(self, callbacks: list[Any]) -> None:
         self._callbacks: Final = [callback for callback in callbacks if derives_from(callback, "ModelCheckpoint")]

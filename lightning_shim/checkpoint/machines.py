@@ -37,11 +37,7 @@ def share(paths: Iterable[str | os.PathLike[str]], *, replaces: bool) -> None:
     """Has files of rank 0 on every machine, under the same paths. All processes call it together.
 
     Each machine receives a file once, by its first process. A machine that has the file already, such as by a disk in
-    common, receives nothing.
-
-    Args:
-        paths: The files; those of rank 0 count, and what it does not have is left out.
-        replaces: Whether a file replaces another one that a machine has under its path.
+    common, receives nothing unless it ``replaces`` a file. What rank 0 does not have is left out.
     """
     # torchrun's variable; each machine of a cluster is a container.
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1" or not torch.distributed.is_initialized():

@@ -74,10 +74,8 @@ def _entry(path: str, tensor: PrunedTensor) -> _Entry:
 def fitting_weights(weights: dict[str, Tensor], module: nn.Module, pruning: PruningState) -> dict[str, Tensor]:
     """Returns weights under the names that a module has, whatever is pruned in it and was pruned in them.
 
-    Args:
-        weights: The checkpoint's weights; ModelPruning may have made the pruning permanent in them.
-        module: The module, in which hooks up to ``configure_model`` may have pruned.
-        pruning: What was pruned.
+    ModelPruning may have made the pruning permanent in the checkpoint's weights, and hooks up to ``configure_model``
+    may have pruned the module.
     """
     # The copy keeps the attribute in which PyTorch has the versions of layers.
     fitting = copy.copy(weights)

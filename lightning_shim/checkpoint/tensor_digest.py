@@ -19,11 +19,7 @@ _ROUNDS: Final = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2*
 
 
 def digest_on_device(tensor: Tensor) -> bytes:
-    """Returns 16 bytes that change along with a tensor's numbers; they are all that is copied to the host.
-
-    Args:
-        tensor: The tensor. Its shape, dtype and strides have no part in the digest.
-    """
+    """Returns 16 bytes that change along with a tensor's numbers; they are all that is copied to the host."""
     numbers = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
     words = numbers.view(_WORDS.get(numbers.element_size(), torch.int64))
     sums = torch.zeros(2, dtype=torch.int64, device=words.device)

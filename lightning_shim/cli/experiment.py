@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import io
+import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.representer import RoundTripRepresenter
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from lightning_shim.cli.search_space import search_space
 from lightning_shim.cli.searcher_metric import FILL_IN, SearcherMetric
@@ -26,17 +21,19 @@ _MAX_TRIALS: Final = 16
 _LARGEST_INTEGER: Final = 2**53
 """Determined's master keeps numbers as JavaScript does."""
 
-_INDENT: Final = 2
-_WIDTH: Final = 2**16
-
 _ENVIRONMENT: Final = """\
 # Without an image Determined takes its own, and the startup hook installs in each container what that lacks.
 # environment:
 #   image: my-registry/my-image:1
 """
 
-_PLAIN: Final = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null|none)$)[a-z_][\w/.-]*", re.IGNORECASE | re.ASCII)
+_PLAIN: Final = re.compile(
+    r"(?!(?:y|n|yes|no|on|off|true|false|null|none)$)[a-z_][\w/.-]*(?: [\w/.-]+)*", re.IGNORECASE | re.ASCII
+)
 """Texts that no version of YAML takes for anything else."""
+
+_ESCAPED: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""Control characters and breaks of lines that YAML does not take as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,79 +63,67 @@ class Experiment:
 
     def text(self) -> str:
         """Returns the YAML file's text, with its comments."""
-        top = CommentedMap()
-        top["name"] = _quoted(self.name)
-        top["entrypoint"] = self.entrypoint if self.slots == 1 else f"{_LAUNCHER} {self.entrypoint}"
-        top["hyperparameters"] = self._hyperparameters(top)
-        top["searcher"] = self._searcher()
-        top["resources"] = CommentedMap(slots_per_trial=self.slots)
-        top["resources"].yaml_set_comment_before_after_key(
-            "slots_per_trial",
-            f"One slot is one GPU. With more than one, the entrypoint begins with: {_LAUNCHER}"
-            if self.slots == 1
-            else "One slot is one GPU, with a process of its own.",
-            indent=_INDENT,
-        )
-        top["max_restarts"] = _MAX_RESTARTS
-        _comment(top, "max_restarts", "How often a trial that fails is started again, from its last checkpoint.")
-        top.yaml_set_start_comment(f"Written for {self.script} by: lightning_shim init\n")
-        stream = io.StringIO()
-        _yaml().dump(top, stream)
-        return stream.getvalue() + _ENVIRONMENT
+        one_slot = f"One slot is one GPU. With more than one, the entrypoint begins with: {_LAUNCHER}"
+        lines = [
+            f"# Written for {self.script} by: lightning_shim init",
+            _entry("name", self.name),
+            _entry("entrypoint", self.entrypoint if self.slots == 1 else f"{_LAUNCHER} {self.entrypoint}"),
+            *self._hyperparameters(),
+            *self._searcher(),
+            "resources:",
+            f"  # {one_slot if self.slots == 1 else 'One slot is one GPU, with a process of its own.'}",
+            f"  slots_per_trial: {self.slots}",
+            "# How often a trial that fails is started again, from its last checkpoint.",
+            f"max_restarts: {_MAX_RESTARTS}",
+            _ENVIRONMENT,
+        ]
+        return "\n".join(lines)
 
-    # The hyperparameters.
-
-    def _hyperparameters(self, top: CommentedMap) -> CommentedMap:
+    def _hyperparameters(self) -> Iterator[str]:
         known, left_out = _values(self.parameters)
-        kept = CommentedMap()
-        for name, parameter in known.items():
-            kept[_quoted(name)] = self._hyperparameter(name, parameter.value)
-            if isinstance(kept[name], CommentedMap):
-                _comment(kept, name, f"{parameter.place}: {_shortened(parameter.text)}", indent=_INDENT)
-            else:
-                kept.yaml_add_eol_comment(parameter.place, name)
-        lines = [f"They take the place of the values in {self.script}, by the constructors' parameter names."]
+        yield f"# They take the place of the values in {self.script}, by the constructors' parameter names."
         if self.is_search:
-            lines.append("The ranges are around those values: see to it that they make sense together.")
+            yield "# The ranges are around those values: see to it that they make sense together."
         if left_out:
-            lines += ["Left out, so that they stay as the script has them:", *(f"  {line}" for line in left_out)]
-        _comment(top, "hyperparameters", "\n".join(lines))
-        return kept
+            yield "# Left out, so that they stay as the script has them:"
+            yield from (f"#   {line}" for line in left_out)
+        yield "hyperparameters:" if known else "hyperparameters: {}"
+        for name, parameter in known.items():
+            value = self._hyperparameter(name, parameter.value)
+            if isinstance(value, dict):
+                yield f"  # {parameter.place}: {_shortened(parameter.text)}"
+                yield from _block({name: value}, indent="  ")
+            else:
+                yield f"  {_entry(name, value, parameter.place)}"
 
     def _hyperparameter(self, name: str, value: Any) -> Any:
         if isinstance(value, dict):
-            return CommentedMap({_quoted(key): self._hyperparameter(key, each) for key, each in value.items()})
+            return {key: self._hyperparameter(key, each) for key, each in value.items()}
         space = search_space(name, value) if self.is_search else None
-        if space is not None:
-            self.searched.append(name)
-            return CommentedMap(space)
-        return _quoted(value)
+        if space is None:
+            return value
+        self.searched.append(name)
+        return space
 
-    # The searcher.
-
-    def _searcher(self) -> CommentedMap:
-        searcher = CommentedMap(name="adaptive_asha" if self.is_search else "single")
-        searcher["metric"] = _quoted(self.metric.name)
-        if self.metric.name == FILL_IN:
-            self._ask(searcher, "metric", "a name that the module logs in validation")
-        elif self.metric.place:
-            searcher.yaml_add_eol_comment(self.metric.place, "metric")
-        searcher["smaller_is_better"] = self.metric.smaller_is_better is not False
-        if self.metric.smaller_is_better is None:
-            self._ask(searcher, "smaller_is_better", "true for a loss or an error, false for an accuracy")
+    def _searcher(self) -> Iterator[str]:
+        metric, unit, number = self.metric, self.length.unit, self.length.number
+        yield "searcher:"
+        yield f"  name: {'adaptive_asha' if self.is_search else 'single'}"
+        wanted = "a name that the module logs in validation" if metric.name == FILL_IN else ""
+        yield self._setting("metric", metric.name, metric.place, wanted)
+        wanted = "true for a loss or an error, false for an accuracy" if metric.smaller_is_better is None else ""
+        yield self._setting("smaller_is_better", metric.smaller_is_better is not False, "", wanted)
         if self.is_search:
-            searcher["max_trials"] = _MAX_TRIALS
-            searcher["time_metric"] = self.length.unit
-            searcher["max_time"] = self.length.number or 1
-            if self.length.number is None:
-                self._ask(searcher, "max_time", f"for how many {self.length.unit} {self.script} trains")
-            else:
-                searcher.yaml_add_eol_comment(f"as {self.length.place} says", "max_time")
-        return searcher
+            yield f"  max_trials: {_MAX_TRIALS}"
+            yield f"  time_metric: {unit}"
+            wanted = f"for how many {unit} {self.script} trains" if number is None else ""
+            yield self._setting("max_time", number or 1, f"as {self.length.place} says", wanted)
 
-    def _ask(self, searcher: CommentedMap, key: str, what: str) -> None:
-        searcher.yaml_add_eol_comment(f"fill in: {what}", key)
-        self.to_fill_in.append(f"searcher.{key}: {what}")
+    def _setting(self, key: str, value: Any, comment: str, wanted: str) -> str:
+        """Returns a line of the searcher; the user is asked to fill in what is ``wanted``."""
+        if wanted:
+            self.to_fill_in.append(f"searcher.{key}: {wanted}")
+        return f"  {_entry(key, value, f'fill in: {wanted}' if wanted else comment)}"
 
 
 def _values(parameters: Iterable[Parameter]) -> tuple[dict[str, Parameter], list[str]]:
@@ -184,50 +169,38 @@ def _problem(value: Any) -> str | None:
     return f"YAML has no {type(value).__name__}"
 
 
-def _quoted(value: Any) -> Any:
-    """Quotes texts that some version of YAML would take for something else, and keeps lists on one line."""
+def _entry(key: str, value: Any, comment: str = "") -> str:
+    return f"{_flow(key)}: {_flow(value)}" + (f"  # {comment}" if comment else "")
+
+
+def _block(mapping: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for key, value in mapping.items():
+        if isinstance(value, dict) and value:
+            yield f"{indent}{_flow(key)}:"
+            yield from _block(value, indent + "  ")
+        else:
+            yield f"{indent}{_entry(key, value)}"
+
+
+def _flow(value: Any) -> str:
+    """Returns a value on one line, which no version of YAML takes for anything else."""
     match value:
-        case str():
-            return value if _PLAIN.fullmatch(value) else DoubleQuotedScalarString(value)
+        case str() if _PLAIN.fullmatch(value):
+            return value
         case list():
-            items = CommentedSeq(map(_quoted, value))
-            items.fa.set_flow_style()
-            return items
+            return f"[{', '.join(map(_flow, value))}]"
         case dict():
-            entries = CommentedMap({_quoted(key): _quoted(each) for key, each in value.items()})
-            entries.fa.set_flow_style()
-            return entries
-    return value
+            return f"{{{', '.join(_entry(key, each) for key, each in value.items())}}}"
+        case float() if "." not in repr(value):
+            # Without the point 1e-05 is a text for some.
+            return repr(value).replace("e", ".0e")
+    # YAML reads JSON, in which some more characters have to be escaped for it.
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def _shortened(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 60 else f"{line[:57]}..."
-
-
-def _comment(owner: CommentedMap, key: str, text: str, indent: int = 0) -> None:
-    owner.yaml_set_comment_before_after_key(key, text, indent=indent)
-
-
-class _Representer(RoundTripRepresenter):
-    """Writes numbers such as 1e-05 in the way that all versions of YAML take for numbers."""
-
-    def represent_float(self, data: float) -> Any:
-        text = repr(data)
-        if "e" in text and "." not in text:
-            text = text.replace("e", ".0e")
-        return self.represent_scalar("tag:yaml.org,2002:float", text)
-
-
-_Representer.add_representer(float, _Representer.represent_float)
-
-
-def _yaml() -> YAML:
-    yaml = YAML()
-    yaml.Representer = _Representer
-    # A comment at the end of a line belongs to the whole of it.
-    yaml.width = _WIDTH
-    return yaml
 
 
 def configured_values(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

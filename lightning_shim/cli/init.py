@@ -20,8 +20,8 @@ from lightning_shim.cli.exit_code import FINE, UNUSABLE
 from lightning_shim.cli.experiment import Experiment, Length, configured_values
 from lightning_shim.cli.searcher_metric import FILL_IN, choose_metric
 from lightning_shim.cli.target import TargetError
-from lightning_shim.user_code.logged_names import LoggedNames, names_logged_in_validation
-from lightning_shim.user_code.project import NotLiteralError, Outside, Project, SourceError, shown
+from lightning_shim.user_code.logged_names import LoggedNames, logged_in_validation
+from lightning_shim.user_code.project import NotLiteralError, Outside, Project, SourceError, methods_of, shown
 from lightning_shim.user_code.training_script import (
     LIGHTNING_CLI,
     OWN_FIT,
@@ -96,7 +96,7 @@ class _Plan:
         script = self._script = read_training_script(self._project, class_name, class_path)
         if script.way != LIGHTNING_CLI:
             config = {}
-        self._logged: Final = names_logged_in_validation(self._project, script.module)
+        self._logged: Final = logged_in_validation(self._project.ancestry(script.module))
         settings = _Settings(script, config, config_place)
         self.files: Final[dict[str, str]] = {}
         run_file = path.name
@@ -259,7 +259,7 @@ def _entrypoint(script: TrainingScript, file: str, has_config: bool) -> str:
 def _model_def(script: TrainingScript) -> str:
     """Returns a script that trains a module whose own file trains nothing."""
     module, datamodule = script.module, script.datamodule
-    if datamodule is None and "train_dataloader" not in script.project.methods(module):
+    if datamodule is None and "train_dataloader" not in methods_of(script.project.ancestry(module)):
         raise SourceError(
             f"{module.place}: nothing says what to train {module.name} on: its file calls neither Trainer.fit nor "
             "lightning_shim.fit, has no LightningDataModule, and the module has no train_dataloader. Name the script "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from typing import Any, Final
 
 _IN_DECADES: Final = frozenset(["lr", "learning", "rate", "decay", "wd", "l1", "l2", "eps", "epsilon"])
@@ -26,27 +25,26 @@ _LIKE_ONE: Final = 0.5
 _SMALL: Final = 0.01
 """Below it a range from half to twice the value would be narrow, whatever the name."""
 
+_HUGE: Final = 1e300
+"""Up to here twice a value is a number as well."""
+
 
 def search_space(name: str, value: Any) -> dict[str, Any] | None:
     """Returns the values to try, as Determined's ``hyperparameters`` has them; None to keep the script's."""
-    ranges: dict[type, Callable[[str, Any], dict[str, Any] | None]] = {bool: _choice, int: _integers, float: _numbers}
-    if type(value) not in ranges or _NOT_SEARCHED.search(name.lower()):
+    if _NOT_SEARCHED.search(name.lower()):
         return None
-    return ranges[type(value)](name, value)
+    match value:
+        case bool():
+            return {"type": "categorical", "vals": [value, not value]}
+        # 0 and less are rather a way to say "none" or "all".
+        case int() if value > 0:
+            return {"type": "int", "minval": max(1, value // 2), "maxval": value * 2}
+        case float() if 0 < value <= _HUGE:
+            return _numbers(name, value)
+    return None
 
 
-def _choice(name: str, value: bool) -> dict[str, Any]:
-    return {"type": "categorical", "vals": [value, not value]}
-
-
-def _integers(name: str, value: int) -> dict[str, Any] | None:
-    # 0 and less are rather a way to say "none" or "all".
-    return {"type": "int", "minval": max(1, value // 2), "maxval": value * 2} if value > 0 else None
-
-
-def _numbers(name: str, value: float) -> dict[str, Any] | None:
-    if value <= 0 or not math.isfinite(value):
-        return None
+def _numbers(name: str, value: float) -> dict[str, Any]:
     is_in_decades = value < _LIKE_ONE and set(re.findall(r"[a-z]+[0-9]*", name.lower())) & _IN_DECADES
     if is_in_decades or value < _SMALL:
         exponent = round(math.log10(value))

@@ -15,7 +15,6 @@ from lightning_shim.diagnostics.errors import (
     RefusedMemberWarning,
 )
 from lightning_shim.diagnostics.locations import caller_location, definition_location
-from lightning_shim.diagnostics.source_files import SourceFiles
 from lightning_shim.diagnostics.warn import warn_at_caller, warn_at_place
 from lightning_shim.lightning1.hook_arguments import takes_argument
 from lightning_shim.members.member import Support
@@ -23,7 +22,7 @@ from lightning_shim.members.query import find
 from lightning_shim.session.options import TrainerOptions
 from lightning_shim.upstream.lightning import Lightning, is_overridden
 from lightning_shim.upstream.namespaces import derives_from
-from lightning_shim.user_code.user_class import is_users
+from lightning_shim.user_code.class_source import is_users
 
 _WARNINGS: Final = {
     Support.IGNORED: ("ignored", IgnoredMemberWarning),
@@ -117,10 +116,9 @@ def verify_members(module: Any, datamodule: Any, callbacks: list[Any], script_tr
     be called, or at the use of an ignored or refused member. A script's own Trainer tests and predicts afterwards, and
     has attributes of its own.
     """
-    files = SourceFiles()
     # `usable_callbacks` has judged Lightning's own callbacks as a whole.
     subjects = [module, datamodule, *(callback for callback in callbacks if is_users(callback.__class__.__module__))]
-    reports = [inspect_members(subject, files) for subject in subjects if subject is not None]
+    reports = [inspect_members(subject) for subject in subjects if subject is not None]
     findings = [finding for report in reports for finding in report.findings]
     refused = [finding for finding in findings if finding.support is Support.REFUSED and finding.role is Role.OVERRIDE]
     if refused:

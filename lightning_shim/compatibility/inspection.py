@@ -13,7 +13,6 @@ from typing import Any, Final
 from lightning_shim.compatibility.report import CompatibilityReport, Finding, Role
 from lightning_shim.diagnostics.errors import ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location
-from lightning_shim.diagnostics.source_files import SourceFiles
 from lightning_shim.members.member import Kind, Member, Support
 from lightning_shim.members.query import find, member, members
 from lightning_shim.members.trainer_parts import SETTABLE, TRAINER_PARTS, instead_of
@@ -21,8 +20,9 @@ from lightning_shim.patching.attachment import FIXED, FIXED_SENTENCE
 from lightning_shim.upstream.lightning import Lightning, is_overridden, lightning_of, original
 from lightning_shim.upstream.namespaces import NAMESPACES, derives_from
 from lightning_shim.user_code.bytecode import is_own_method
+from lightning_shim.user_code.class_source import is_users
 from lightning_shim.user_code.member_uses import Origin, Use
-from lightning_shim.user_code.user_class import Function, Place, UserCode, is_users
+from lightning_shim.user_code.user_class import Function, Place, UserCode
 
 _OWNERS: Final = ("LightningModule", "LightningDataModule", "Callback")
 
@@ -72,8 +72,8 @@ def is_inspectable(module_or_class: Any) -> bool:
     return _owner_of(original(module_or_class)) is not None
 
 
-def inspect_members(module_or_class: Any, files: SourceFiles | None = None) -> CompatibilityReport:
-    """Makes the report of :func:`check` without printing it; several objects may share a cache of source files."""
+def inspect_members(module_or_class: Any) -> CompatibilityReport:
+    """Makes the report of :func:`check` without printing it."""
     subject = original(module_or_class)
     found = _owner_of(subject)
     if found is None:
@@ -82,7 +82,7 @@ def inspect_members(module_or_class: Any, files: SourceFiles | None = None) -> C
             f"{caller_location()}: {cls.__module__}.{cls.__qualname__} is not a LightningModule, LightningDataModule "
             f"or Callback of {' or '.join(NAMESPACES)}."
         )
-    return _Inspection(subject, *found, files or SourceFiles()).report()
+    return _Inspection(subject, *found).report()
 
 
 def may_change_optimization(subjects: Iterable[Any]) -> bool:
@@ -90,12 +90,11 @@ def may_change_optimization(subjects: Iterable[Any]) -> bool:
 
     Classes without source may do so.
     """
-    files = SourceFiles()
     for subject in map(original, subjects):
         found = _owner_of(subject)
         if found is not None:
             owner, lightning = found
-            code = UserCode(subject, owner, getattr(lightning, owner), files)
+            code = UserCode(subject, owner, getattr(lightning, owner))
             # Only the methods of the classes count. Somewhere in the user's package there may well be a setting of
             # that name, and a wrong yes puts gradients, which are as large as the weights, into every checkpoint.
             if code.unread or any(map(code.sets_later, ("accumulate_grad_batches", "automatic_optimization"))):
@@ -127,13 +126,12 @@ def _owner_of(subject: Any) -> tuple[str, Lightning] | None:
 class _Inspection:
     """The inspection of one class or object."""
 
-    def __init__(self, subject: Any, owner: str, lightning: Lightning, files: SourceFiles) -> None:
+    def __init__(self, subject: Any, owner: str, lightning: Lightning) -> None:
         self._subject: Final = subject
         self._owner: Final = owner
         self._lightning: Final = lightning
         self._base: Final[type] = getattr(lightning, owner)
-        self._files: Final = files
-        self._code: Final = UserCode(subject, owner, self._base, files)
+        self._code: Final = UserCode(subject, owner, self._base)
         self._set_on_trainer: Final = {
             use.name
             for function in self._code.functions
@@ -190,7 +188,7 @@ class _Inspection:
             if row.name != "Callback":
                 yield _finding(place, name, row.support, row.sentence, Role.MADE, cls.__qualname__)
             if is_users(cls.__module__):
-                report = _Inspection(cls, "Callback", lightning_of(cls), self._files).report()
+                report = _Inspection(cls, "Callback", lightning_of(cls)).report()
                 for finding in (*report.refused, *report.ignored):
                     if finding.member != name:
                         yield dataclasses.replace(finding, role=Role.MADE)

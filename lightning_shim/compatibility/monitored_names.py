@@ -12,15 +12,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from lightning_shim.diagnostics.source_files import SourceFiles
 from lightning_shim.diagnostics.warn import warn_at_place
 from lightning_shim.members.member import Kind
 from lightning_shim.members.query import members
 from lightning_shim.upstream.lightning import Lightning
-from lightning_shim.user_code.class_source import ClassSource
+from lightning_shim.user_code.class_source import ClassSource, is_users
 from lightning_shim.user_code.logged_names import LoggedNames, logged_elsewhere, logged_in_validation, logged_otherwise
-from lightning_shim.user_code.project import ClassDefinition, SourceError, SourceModule
-from lightning_shim.user_code.user_class import files_around, is_users
+from lightning_shim.user_code.project import Ancestry, ClassDefinition, SourceError, SourceModule
+from lightning_shim.user_code.user_class import files_around
 
 _SUFFIX: Final = re.compile(r"(_step|_epoch)?(/dataloader_idx_\d+)?$")
 """What Lightning adds to the names of values that are logged twice, or by several loaders."""
@@ -66,12 +65,11 @@ class _Logged:
     """What a module logs, as far as its source tells."""
 
     def __init__(self, lightning: Lightning, module: Any, others: Sequence[Any]) -> None:
-        self._files: Final = SourceFiles()
         self._modules: Final[dict[str, SourceModule]] = {}
         self._class: Final = type(module)
         base: type = lightning.LightningModule
         own = [cls for cls in self._class.__mro__ if cls not in base.__mro__ and is_users(cls.__module__)]
-        sources = {cls: ClassSource(cls, self._files, is_users) for cls in own}
+        sources = {cls: ClassSource(cls) for cls in own}
         hooks = {row.name for row in members("LightningModule") if row.kind is Kind.HOOK}
         self._is_known = hooks.isdisjoint(vars(module)) and all(
             source.node is not None and source.is_complete for source in sources.values()
@@ -80,7 +78,7 @@ class _Logged:
         self.everywhere: frozenset[str] = frozenset()
         if self._is_known:
             self._place = sources[own[0]].location
-            ancestry = [
+            ancestry: Ancestry = [
                 ClassDefinition(self._module(source.source.name), source.node)
                 for source in sources.values()
                 if source.source is not None and source.node is not None
@@ -93,9 +91,9 @@ class _Logged:
             self._modules[file] = SourceModule(Path(file), "")
         return self._modules[file]
 
-    def _read(self, ancestry: list[ClassDefinition], involved: list[type]) -> None:
+    def _read(self, ancestry: Ancestry, involved: list[type]) -> None:
         in_validation, elsewhere = logged_in_validation(ancestry), logged_elsewhere(ancestry)
-        places = [ClassSource(cls, self._files, is_users).location for cls in involved]
+        places = [ClassSource(cls).location for cls in involved]
         known = in_validation.calls | elsewhere.calls
         otherwise: list[LoggedNames] = []
         for file in files_around((file for file, _ in places), involved):

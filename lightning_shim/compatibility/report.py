@@ -144,12 +144,7 @@ class CompatibilityReport:
         return table
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the report as plain values, for JSON.
-
-        Returns:
-            ``name``, ``owner``, ``is_supported``; ``counts``, the number of findings by support; ``findings``, a list
-            of what :meth:`Finding.as_dict` returns; and ``unread``, a list of names.
-        """
+        """Returns the report as plain values, for JSON, with the number of findings by support as ``counts``."""
         counts = Counter(finding.support for finding in self.findings)
         return {
             "name": self.name,

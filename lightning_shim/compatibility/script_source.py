@@ -21,6 +21,7 @@ from lightning_shim.user_code.project import (
     Project,
     Resolved,
     SourceModule,
+    methods_of,
     shown,
 )
 from lightning_shim.user_code.training_script import LIGHTNING_CLI, TRAINER, Call, calls_of
@@ -81,15 +82,14 @@ def _argument(project: Project, module: SourceModule, name: str, value: ast.expr
 
 def _callback(project: Project, call: Call, resolved: Resolved) -> Iterator[Finding]:
     """Yields what becomes of a callback that the script makes, and of hooks in it that a trial never calls."""
-    order = project.ancestry(resolved) if isinstance(resolved, ClassDefinition) else [resolved]
-    row = next((row for each in order if (row := _row(each)) is not None), None)
+    row = next((row for each in project.ancestry(resolved) if (row := _row(each)) is not None), None)
     if row is None:
         return
     if row.name != "Callback":
         name = ast.unparse(call.node.func)
         yield _finding(call.module, call.node, f"callbacks.{row.name}", row.support, row.sentence, Role.MADE, name)
     if isinstance(resolved, ClassDefinition):
-        for name, (owner, node) in project.methods(resolved).items():
+        for name, (owner, node) in methods_of(project.ancestry(resolved)).items():
             hook = find("Callback", name)
             if hook is not None and hook.support in (Support.IGNORED, Support.REFUSED):
                 spelling = f"{owner.name}.{name}"

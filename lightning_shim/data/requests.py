@@ -18,11 +18,6 @@ class LoaderRequest:
     """Requests a stage's loaders from the user, and points errors and warnings at their source.
 
     Arguments take precedence over the data module, and the data module over the module, as in Lightning.
-
-    Args:
-        session: The training.
-        stage: ``"train"`` or ``"val"``.
-        given: The loaders passed as an argument, or None.
     """
 
     def __init__(self, session: Session, stage: str, given: Any) -> None:

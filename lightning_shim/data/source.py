@@ -9,20 +9,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from determined import pytorch
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data.distributed import DistributedSampler
 
 from lightning_shim.compatibility.before_training import takes_dataloader_iter
-from lightning_shim.data.determined_loader import as_torch_loader
 from lightning_shim.data.passes import OWN_END, Batches, CommonEnd, DataFetcherWrapper, length_of
 from lightning_shim.data.requests import LoaderRequest
-from lightning_shim.data.sharding import SamplerError, SampleSharing
 from lightning_shim.data.tracked_loader import PartAttributes, TooFewBatchesError, TrackedLoader
 from lightning_shim.diagnostics.errors import ConfigurationError, HyperparameterWarning
 from lightning_shim.session.datamodule_state import captured_state, restore_state
 from lightning_shim.session.hyperparameters import GLOBAL_BATCH_SIZE
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.session.session import Session
-from lightning_shim.upstream.lightning import visits_loaders_in_turn
+from lightning_shim.upstream.lightning import request_loaders, visits_loaders_in_turn, with_distributed_sampler
+
+_OF_DETERMINEDS_LOADER: Final = (
+    *("dataset", "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"),
+    *("generator", "prefetch_factor", "persistent_workers"),
+)
+"""The arguments that Determined's own ``DataLoader`` has as attributes in common with PyTorch's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,8 @@ class DataSource:
         self._limit_name: Final = f"limit_{request.stage}_batches"
         self._limit: Final[int | float] = getattr(options, self._limit_name)
         self._session: Final = session
-        self._sharing: Final = SampleSharing(session)
+        self._is_shared: Final = options.use_distributed_sampler and session.is_distributed
+        self._overfits: Final = options.overfit_batches > 0
         self._reload_period: Final = options.reload_dataloaders_every_n_epochs
         self._requested: _Circumstances | None = None
         self.length: int | None = None
@@ -144,14 +151,16 @@ class DataSource:
         return captured_state(self._session.datamodule) if is_needed else b""
 
     def _request_loaders(self) -> None:
-        loaders = self._sharing.request(self.request)
+        # Each loader records the arguments with which it was built, where it may have to be rebuilt.
+        is_rebuilt = self._is_shared or self._overfits
+        loaders = request_loaders(self._session.lightning, self.request) if is_rebuilt else self.request()
         if loaders is None:
             raise self._invalid(loaders)
         combined: Any = loaders
         if not isinstance(loaders, self._session.lightning.CombinedLoader):
             mode = "max_size_cycle" if self._trains else "sequential"
             combined = self._session.lightning.CombinedLoader(loaders, mode)
-        loaders = [as_torch_loader(loader) for loader in combined.flattened]
+        loaders = [_as_torch_loader(loader) for loader in combined.flattened]
         combined.flattened = [self._prepared(loader) for loader in self._in_order(loaders)]
         combined.limits = [self._limited(loader) for loader in combined.flattened]
         self.length = length_of(combined)
@@ -228,29 +237,51 @@ class DataSource:
         )
 
     def _shared(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        """Rebuilds a loader around this process's share, as ``use_distributed_sampler`` does in Lightning.
+
+        A user's own sampler runs on every process, and its indices are then shared out.
+        """
+        is_stream = isinstance(loader.dataset, IterableDataset)
+        if not self._is_shared or is_stream or isinstance(loader.sampler, DistributedSampler):
+            return loader
+        session = self._session
         try:
-            return self._sharing.share(loader, is_training=self._trains)
-        except SamplerError as error:
+            return with_distributed_sampler(
+                session.lightning,
+                loader,
+                is_training=self._trains,
+                overfits=self._overfits,
+                num_replicas=session.world_size,
+                rank=session.global_rank,
+            )
+        except (TypeError, session.lightning.MisconfigurationException) as error:
             raise self.request.error(
-                f"gave a {type(loader).__name__} that cannot be shared by several processes: {error} Make it so, give "
-                "it a torch.utils.data.distributed.DistributedSampler, or pass use_distributed_sampler=False."
+                f"gave a {type(loader).__name__} that cannot be shared by several processes: {str(error).strip()} Make "
+                "it so, give it a torch.utils.data.distributed.DistributedSampler, or pass "
+                "use_distributed_sampler=False."
             ) from error
 
     def _in_order(self, loaders: list[Any]) -> list[Any]:
         """Returns the loaders, with sequential samplers if ``overfit_batches`` is set."""
         samplers = [loader.sampler for loader in loaders if hasattr(loader, "sampler")]
-        if not self._sharing.overfits or all(isinstance(sampler, SequentialSampler) for sampler in samplers):
+        if not self._overfits or all(isinstance(sampler, SequentialSampler) for sampler in samplers):
             return loaders
         self.request.warn(
             f"You requested to overfit but enabled {self.request.stage} dataloader shuffling. With overfit_batches "
             "loaders go through their datasets in order, whatever samplers they have."
         )
+        lightning = self._session.lightning
         try:
-            return [self._sharing.in_order(loader) for loader in loaders]
-        except SamplerError as error:
+            return [
+                lightning.update_dataloader(loader, SequentialSampler(loader.dataset))
+                if hasattr(loader, "dataset")
+                else loader
+                for loader in loaders
+            ]
+        except (TypeError, ValueError, lightning.MisconfigurationException) as error:
             raise self.request.error(
-                f"gave a loader that cannot go through its dataset in order, as overfit_batches wants it: {error} "
-                "Give it a SequentialSampler, or leave overfit_batches out."
+                "gave a loader that cannot go through its dataset in order, as overfit_batches wants it: "
+                f"{str(error).strip()} Give it a SequentialSampler, or leave overfit_batches out."
             ) from error
 
     def _warn_of_no_batches(self, loader: Any) -> None:
@@ -382,6 +413,19 @@ class DataSource:
         """Restores what :meth:`own_states` returned."""
         for loader, own in zip(self._tracked, states, strict=True):
             loader.restore_own_state(own)
+
+
+def _as_torch_loader(loader: Any) -> Any:
+    """Builds PyTorch's loader for a ``determined.pytorch.DataLoader``; any other one is returned unchanged."""
+    # Not by its own get_data_loader, which repeats, shards and skips batches: a trial does that for every loader alike.
+    if not isinstance(loader, pytorch.DataLoader):
+        return loader
+    batches = (
+        {"batch_sampler": loader.batch_sampler}
+        if loader.batch_size is None
+        else {"batch_size": loader.batch_size, "sampler": loader.sampler, "drop_last": loader.drop_last}
+    )
+    return DataLoader(**{name: getattr(loader, name) for name in _OF_DETERMINEDS_LOADER}, **batches)
 
 
 def warn_about_global_batch_size(hparams: Mapping[str, Any], source: DataSource, slots: int) -> None:

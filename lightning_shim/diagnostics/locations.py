@@ -6,14 +6,14 @@ without wrapt's C extension. The frames are walked instead, up to the first that
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from lightning_shim.diagnostics.source_files import SourceFiles, code_of
+from lightning_shim.diagnostics.source_files import definition_of, under_wrappers
 
 # Packages whose frames may lie between the user's line and the place that warns, or that define what the user's classes
 # inherit.
@@ -56,25 +56,17 @@ def _package_of(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
-def definition_of(function: Callable[..., Any]) -> tuple[str, int] | None:
-    """Returns the file and line of a function's ``def``, or None for a function without Python code."""
-    code = code_of(function)
-    return None if code is None else SourceFiles().definition(code)
-
-
 def definition_location(definition: Any) -> str:
     """Returns ``"file:line"`` of what the user defined, or its name if it has no source."""
     if isinstance(definition, functools.partial):
         return definition_location(definition.func)
-    found = definition_of(definition) if not inspect.isclass(definition) else None
-    if found is None and inspect.isclass(definition):
-        try:
-            found = inspect.getsourcefile(definition) or "?", inspect.getsourcelines(definition)[1]
-        except (OSError, TypeError):
-            found = None
-    if found is None:
-        return getattr(definition, "__qualname__", repr(definition))
-    return f"{found[0]}:{found[1]}"
+    if inspect.isclass(definition):
+        with contextlib.suppress(OSError, TypeError):
+            return f"{inspect.getsourcefile(definition) or '?'}:{inspect.getsourcelines(definition)[1]}"
+    elif (function := under_wrappers(definition)) is not None:
+        file, line = definition_of(function.__code__)
+        return f"{file}:{line}"
+    return getattr(definition, "__qualname__", repr(definition))
 
 
 def caller_name() -> str:

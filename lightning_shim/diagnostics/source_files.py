@@ -63,7 +63,6 @@ class SourceFile:
         return frozenset(names)
 
 
-# Keyed by the text: SourceFiles objects are short-lived, but the files seldom change between them.
 @functools.lru_cache(maxsize=32)
 def _parsed(name: str, source: str) -> SourceFile | None:
     try:
@@ -72,30 +71,24 @@ def _parsed(name: str, source: str) -> SourceFile | None:
         return None
 
 
-class SourceFiles:
-    """A cache of source files that reads each file once."""
-
-    def __init__(self) -> None:
-        self._files: Final[dict[str, SourceFile | None]] = {}
-
-    def file(self, name: str) -> SourceFile | None:
-        """Reads a file by its name, as in ``co_filename``; None if it cannot be found or parsed."""
-        if name not in self._files:
-            # linecache also knows the cells of notebooks and the modules in zip files.
-            source = "".join(linecache.getlines(name))
-            self._files[name] = _parsed(name, source) if source else None
-        return self._files[name]
-
-    def definition(self, code: CodeType) -> tuple[str, int]:
-        """Returns the file and line of a function's ``def``; ``co_firstlineno`` is the line of its first decorator."""
-        source = self.file(code.co_filename)
-        node = None if source is None else source.function(code)
-        return code.co_filename, code.co_firstlineno if node is None else node.lineno
+def source_file(name: str) -> SourceFile | None:
+    """Reads a file by its name, as in ``co_filename``; None if it cannot be found or parsed."""
+    # linecache also knows the cells of notebooks and the modules in zip files.
+    source = "".join(linecache.getlines(name))
+    return _parsed(name, source) if source else None
 
 
-def code_of(function: Any) -> CodeType | None:
-    """Returns the code of a function under all its wrappers, or None if it is not written in Python."""
-    return getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
+def definition_of(code: CodeType) -> tuple[str, int]:
+    """Returns the file and line of a function's ``def``; ``co_firstlineno`` is the line of its first decorator."""
+    source = source_file(code.co_filename)
+    node = None if source is None else source.function(code)
+    return code.co_filename, code.co_firstlineno if node is None else node.lineno
+
+
+def under_wrappers(function: Any) -> Any:
+    """Returns the function under all its wrappers, or None if it is not written in Python."""
+    found = inspect.unwrap(getattr(function, "__func__", function))
+    return found if hasattr(found, "__code__") else None
 
 
 def first_line(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning_shim.diagnostics.errors import DifferenceWarning, LightningShimWarning, StrictModeError
-from lightning_shim.diagnostics.locations import definition_of, users_frame
+from lightning_shim.diagnostics.locations import users_frame
+from lightning_shim.diagnostics.source_files import definition_of, under_wrappers
 
 _RANK_VARIABLES = ("RANK", "HOROVOD_RANK", "OMPI_COMM_WORLD_RANK")
 
@@ -66,8 +67,9 @@ def warn_at_definition(
     definition: Callable[..., Any], message: str, category: type[LightningShimWarning] = DifferenceWarning
 ) -> None:
     """Warns like :func:`warn_at_caller` at the line of the user's ``def``."""
-    found = definition_of(definition)
-    if found is None:
+    function = under_wrappers(definition)
+    if function is None:
         warn_at_caller(message, category)
-        return
-    warn_at_place(*found, getattr(definition, "__module__", None) or "<unknown>", message, category)
+    else:
+        module = getattr(definition, "__module__", None) or "<unknown>"
+        warn_at_place(*definition_of(function.__code__), module, message, category)

@@ -14,12 +14,7 @@ Answer = str | Callable[[Any], Any]
 
 
 def delegates(answers: Mapping[str, Answer], settable: Collection[str] = ()) -> Callable[[Facade], Facade]:
-    """Returns a class decorator that adds attributes whose values are elsewhere.
-
-    Args:
-        answers: The values by the attribute's name.
-        settable: The names of those that can be set as well as read; they have paths.
-    """
+    """Returns a class decorator that adds attributes whose values are elsewhere, some of which can be set as well."""
 
     def decorate(cls: Facade) -> Facade:
         for name, answer in answers.items():

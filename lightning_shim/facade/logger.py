@@ -17,7 +17,6 @@ from lightning_shim.session.session import Session
 from lightning_shim.upstream.determined.context import (
     batches_trained,
     report_metrics,
-    tensorboard_writer,
     trial_id,
     write_tensorboard_files_to,
 )
@@ -79,7 +78,7 @@ class LoggerFacade:
         """
         if not self._is_global_zero:
             return _SilentExperiment()
-        writer = tensorboard_writer(self._context)
+        writer = self._context.get_tensorboard_writer()
         writer.log = self._log
         return writer
 

@@ -232,12 +232,7 @@ def _spelling(path: str) -> str:
 
 
 def trainer_part(path: str, training: Training) -> TrainerPart:
-    """Makes a part of Lightning's Trainer.
-
-    Args:
-        path: The path to the part, as in :data:`~lightning_shim.members.trainer_parts.TRAINER_PARTS`.
-        training: The objects that its answers are read from.
-    """
+    """Makes the part of Lightning's Trainer at a path in ``TRAINER_PARTS``, which answers from ``training``."""
     return _class_of(path)(path, training)
 
 

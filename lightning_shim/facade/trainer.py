@@ -202,11 +202,9 @@ class TrainerFacade(Attached):
     # Called by the trial.
 
     def attach(self, callbacks: list[Any]) -> None:
-        """Gives module and data module their trainer, and collects the callbacks.
+        """Becomes the trainer of module and data module, and collects the callbacks.
 
-        Args:
-            callbacks: The callbacks that were passed. Those from the module's ``configure_callbacks`` replace callbacks
-                of the same type.
+        Those from the module's ``configure_callbacks`` replace callbacks of the same type.
         """
         module, datamodule = self._session.module, self._session.datamodule
         module.trainer = self._session.trainer_of_hooks

@@ -81,15 +81,7 @@ def positional_parameters(function: Callable[..., Any]) -> list[inspect.Paramete
 def with_former_arguments(name: str, hook: Callable[..., Any], values: Values, leading: int = 0) -> Callable[..., Any]:
     """Makes a hook with a signature of Lightning 1.x callable with the arguments of Lightning 2.
 
-    Args:
-        name: The hook's name.
-        hook: The user's hook, bound.
-        values: The functions that compute former arguments.
-        leading: The number of arguments before those of the module's hook: a callback's hook first takes the trainer
-            and the module.
-
-    Returns:
-        A wrapper, or the hook itself if its signature is one of Lightning 2.
+    ``values`` compute former arguments. A callback's hook has two ``leading`` arguments, the trainer and the module.
     """
     former = FORMER_ARGUMENTS.get(name)
     if former is None:
@@ -132,13 +124,7 @@ def without_last_argument(hook: Callable[..., Any], count: int) -> Callable[...,
 def without_former_arguments(
     method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Removes the former arguments from a call of one of Lightning's own methods.
-
-    Args:
-        method: Lightning's method, one of :data:`PASSED_ON`, bound.
-        args: The positional arguments of the call.
-        kwargs: The keyword arguments of the call.
-    """
+    """Removes the former arguments from a call of one of Lightning's own methods, of :data:`PASSED_ON`."""
     # manual_backward, the only one that is no hook, had the same former arguments as backward.
     former = FORMER_ARGUMENTS.get(method.__name__, FORMER_ARGUMENTS["backward"])
     kwargs = {name: value for name, value in kwargs.items() if name not in (*former.names, *former.keywords)}

@@ -227,18 +227,10 @@ def read_optimizers(
     steps_itself: bool,
     takes_turns: bool = False,
 ) -> ConfiguredOptimizers:
-    """Parses and checks the return value of ``configure_optimizers``.
+    """Parses and checks the return value of ``configure_optimizers``; messages point at its definition.
 
-    Args:
-        lightning: The module's Lightning.
-        returned: The return value.
-        definition: The hook, for messages.
-        automatic: The module's ``automatic_optimization``.
-        steps_itself: Whether the module defines ``lr_scheduler_step``.
-        takes_turns: Whether ``training_step`` takes ``optimizer_idx``, as with several optimizers in Lightning 1.x.
-
-    Raises:
-        ConfigurationError: If a part of the return value cannot be used.
+    The module may step schedulers itself (``lr_scheduler_step``), or its ``training_step`` may take ``optimizer_idx``,
+    as with several optimizers in Lightning 1.x.
     """
     reader = _OptimizersReader(lightning, definition, automatic, steps_itself, takes_turns)
     if returned is None:

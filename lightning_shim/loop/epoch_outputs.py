@@ -13,11 +13,7 @@ StepOutputs = list[list[Any]]
 
 
 class TrainingOutputs:
-    """The outputs of ``training_step`` for the batches of an epoch, detached from their graphs.
-
-    Attributes:
-        is_needed: Whether any hook takes the outputs; otherwise nothing is kept.
-    """
+    """The outputs of ``training_step`` in an epoch, without their graphs; none are kept if no hook takes them."""
 
     def __init__(self) -> None:
         # A kept output stays in the device's memory until the epoch ends, so nobody pays for this unless asked.
@@ -33,11 +29,10 @@ class TrainingOutputs:
         self._batches = []
 
     def of_epoch(self) -> list[Any]:
-        """Returns the outputs as ``training_epoch_end`` takes them.
+        """Returns the outputs as ``training_epoch_end`` takes them, one entry for each trained batch.
 
-        Returns:
-            One entry per trained batch: a dictionary; a list of dictionaries for several optimizers or several splits
-            of a batch; a list of lists for both.
+        It is a dictionary; a list of dictionaries for several optimizers or several splits of a batch; a list of lists
+        for both.
         """
         outputs = squeezed(self._batches, depth=3)
         if not isinstance(outputs, list):
@@ -60,15 +55,7 @@ class TrainingOutputs:
 
 
 def squeezed(outputs: list[Any], depth: int) -> Any:
-    """Drops skipped entries and every level of nesting with one entry throughout, as Lightning 1.9 does.
-
-    Args:
-        outputs: Nested lists.
-        depth: The number of levels.
-
-    Returns:
-        The nested list of the levels that are left, or the single entry if none is left.
-    """
+    """Drops skipped entries of nested lists and every level with one entry throughout, as Lightning 1.9 does."""
     widths = []
     level = [outputs]
     for _ in range(depth):

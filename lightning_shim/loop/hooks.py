@@ -140,15 +140,7 @@ class Hooks:
         return self.run(name, self._of_module_or_default[name], *args, **kwargs)
 
     def end_of_step(self, name: str, output: Any) -> Any:
-        """Calls a hook of Lightning 1.x that may replace a step's output.
-
-        Args:
-            name: ``"training_step_end"`` or ``"validation_step_end"``.
-            output: The step's output.
-
-        Returns:
-            The hook's return value, or the step's output if there is no such hook or it returned None.
-        """
+        """Calls a hook of Lightning 1.x that may replace a step's output, and returns what counts."""
         if name not in self._of_module:
             return output
         result = self.module(name, output)
@@ -174,12 +166,8 @@ class Hooks:
     def call_epoch_end(self, name: str, synchronise: Callable[[], None]) -> None:
         """Calls a hook on the callbacks and the module; callbacks that monitor a metric come last.
 
-        They would otherwise miss values that the module logs in the same hook. Lightning does the same at the end of a
-        training epoch.
-
-        Args:
-            name: The hook's name.
-            synchronise: Called before those callbacks, which follow the values of all processes.
+        They would otherwise miss values that the module logs in the same hook, and follow the values of all processes.
+        Lightning does the same at the end of a training epoch.
         """
         self._callbacks_that(name, monitor=False)
         self.module(name)

@@ -74,11 +74,7 @@ class Optimization:
         return (progress.batch_idx + 1) % self.accumulate_grad_batches != 0 and not progress.is_last_batch
 
     def run(self, args: tuple[Any, ...]) -> StepOutputs:
-        """Trains on a batch.
-
-        Returns:
-            The outputs: the batch is a single split, trained with a single optimizer.
-        """
+        """Trains on a batch, and returns the outputs: of a single split, trained with a single optimizer."""
         return [[self._automatic(args) if self._module.automatic_optimization else self._manual(args)]]
 
     def batch_end_outputs(self, outputs: StepOutputs) -> Any:
@@ -210,15 +206,7 @@ class Optimization:
         self._progress.manual_steps += 1
 
     def step_schedulers(self, interval: str, *, on_plateau: bool = False) -> None:
-        """Steps the schedulers that are due.
-
-        Args:
-            interval: ``"step"`` or ``"epoch"``.
-            on_plateau: Whether to step the schedulers that monitor a metric, as ReduceLROnPlateau does, or the others.
-
-        Raises:
-            ConfigurationError: If a strict scheduler monitors a metric that has not been logged.
-        """
+        """Steps schedulers of ``"step"`` or ``"epoch"`` that are due: those that monitor a metric, or the others."""
         if not self._module.automatic_optimization:
             return
         if interval == "step" and self.should_accumulate():

@@ -41,15 +41,7 @@ class Lightning1Optimization(Optimization):
     _hiddens: Any = None
 
     def run(self, args: tuple[Any, ...]) -> StepOutputs:
-        """Trains on each split of a batch with each optimizer.
-
-        Args:
-            args: The arguments of ``training_step``, with the whole batch and without those that depend on split and
-                optimizer.
-
-        Returns:
-            The outputs by split and optimizer.
-        """
+        """Trains on each split of a batch with each optimizer, and returns the outputs by both."""
         outputs: StepOutputs = []
         try:
             for split in self._splits(args[0]):

@@ -167,17 +167,9 @@ class Precision:
         automatic: bool,
         **kwargs: Any,
     ) -> Any:
-        """Steps an optimizer.
+        """Steps an optimizer, whose closure computes the gradients and returns the loss, or None if there is none.
 
-        Args:
-            optimizer: The optimizer.
-            closure: Computes the gradients and returns the loss, or None if there is none.
-            after_closure: The hooks and the clipping between the gradients and the step.
-            automatic: Whether the loop steps the optimizer, or the user.
-            **kwargs: Further arguments of ``optimizer.step``.
-
-        Returns:
-            The return value of ``optimizer.step``.
+        Hooks and clipping come ``after_closure``, before the step.
         """
         if self.scaler is None:
             # The optimizer may call the closure several times in one step, as LBFGS does.

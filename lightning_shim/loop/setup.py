@@ -38,11 +38,7 @@ def configure_module(runtime: Runtime) -> None:
 
 
 def prepare_training(runtime: Runtime) -> None:
-    """Gives module and optimizers to Determined, up to the hook that says so.
-
-    Raises:
-        ConfigurationError: If the optimizers cannot be used, or batches cannot be normalised together.
-    """
+    """Gives module and optimizers to Determined, up to the hook that says so."""
     session, hooks, strategy = runtime.session, runtime.hooks, runtime.strategy
     module, options, precision = session.module, session.options, strategy.precision_plugin
     if options.sync_batchnorm and session.is_distributed:

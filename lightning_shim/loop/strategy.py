@@ -126,11 +126,7 @@ class StrategyFacade:
             self._users.on_exception(error)
 
     def action(self, name: str) -> str:
-        """Returns Lightning's name of an action of its strategy, for a profiler.
-
-        Args:
-            name: The method's name.
-        """
+        """Returns Lightning's name of an action of its strategy, given the method's name, for a profiler."""
         return f"[Strategy]{'DDPStrategy' if self._session.is_distributed else 'SingleDeviceStrategy'}.{name}"
 
     def set_model(self, model: nn.Module) -> None:
@@ -178,8 +174,7 @@ class StrategyFacade:
     def index_of(self, owner: Any) -> int:
         """Returns the index of an optimizer, or that of the current one if it is none of the module's.
 
-        Args:
-            owner: The optimizer, or an object that has it as ``optimizer``, such as a wrapper or a scheduler.
+        The owner is the optimizer, or has it as ``optimizer``, such as a wrapper or a scheduler.
         """
         optimizer = getattr(owner, "optimizer", owner)
         return next((index for index, own in enumerate(self._optimizers) if own is optimizer), self.optimizer_idx)
@@ -224,8 +219,7 @@ class StrategyFacade:
     def block_backward_sync(self) -> AbstractContextManager[None]:
         """Lets each process add up its own gradients, as Lightning's ``ParallelStrategy.block_backward_sync``.
 
-        Returns:
-            A context. The next ``backward`` outside it synchronises the gradients that were computed inside.
+        The next ``backward`` outside of the context synchronises the gradients that were computed inside.
         """
         if self.model is self.lightning_module:
             return nullcontext()
@@ -254,11 +248,7 @@ class StrategyFacade:
         return self.run_backward(closure_loss, *args, **kwargs).detach()
 
     def run_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Does the same as :meth:`backward`, without the ``detach`` that automatic optimization has no use for.
-
-        Returns:
-            The loss with its graph; scaled if there is a scaler.
-        """
+        """Does the same as :meth:`backward`, without the ``detach`` that automatic optimization has no use for."""
         hooks = self._hooks
         names = hooks.names
         if not self.calls_directly:

@@ -118,11 +118,7 @@ class TrainingLoop:
         return self._loaded is not None
 
     def start(self, fits_again: bool) -> None:
-        """Makes the loaders' iterators ready for the first batch, unless :meth:`resume` will.
-
-        Args:
-            fits_again: Whether the script's Trainer has fitted before, and goes on counting.
-        """
+        """Makes the loaders' iterators ready for the first batch, unless :meth:`resume` will."""
         hooks = self._hooks
         self._outputs.is_needed = hooks.overridden("training_epoch_end") or hooks.takes_lightning1_arguments(
             "on_train_epoch_end"
@@ -286,14 +282,7 @@ class TrainingLoop:
         return batch, batches.done
 
     def train_batch(self, batch: Any) -> StepOutputs:
-        """Trains on a batch that :meth:`batches` yielded.
-
-        Args:
-            batch: The batch as the loader gave it, or the iterator of which ``training_step`` takes batches.
-
-        Returns:
-            What ``training_step`` returned.
-        """
+        """Trains on a batch, or an iterator, that :meth:`batches` yielded; returns what ``training_step`` returned."""
         if batch is SKIPPED:
             return []
         progress, hooks = self._progress, self._hooks
@@ -491,9 +480,7 @@ class TrainingLoop:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keeps a state until training starts.
 
-        Args:
-            state: The return value of :meth:`state_dict`. Its random state is that of this process, whereas Determined
-                restores rank 0's on all processes.
+        Its random state is that of this process, whereas Determined restores rank 0's on all processes.
         """
         self._loaded = state
         self.restarted_at = state["restarted_at"]

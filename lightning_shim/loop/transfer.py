@@ -32,13 +32,7 @@ def hook_owner(session: Session, name: str) -> Any:
 
 
 class BatchTransfer:
-    """Calls the transfer hooks: the data module's where it overrides them, otherwise the module's.
-
-    Args:
-        session: The training.
-        hooks: The module's hooks.
-        strategy: Knows the device, and the precision, to which the batch is converted first.
-    """
+    """Calls the transfer hooks: the data module's where it overrides them, otherwise the module's."""
 
     def __init__(self, session: Session, hooks: Hooks, strategy: StrategyFacade) -> None:
         precision = strategy.precision_plugin

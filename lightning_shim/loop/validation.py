@@ -93,11 +93,9 @@ class EvaluationLoop:
             self.source.batches()
 
     def start(self, releases_gradients: bool, limit: int | float = math.inf) -> None:
-        """Starts a validation.
+        """Starts a validation of at most ``limit`` batches of each loader.
 
-        Args:
-            releases_gradients: Whether gradients may be released, because none are being accumulated.
-            limit: The most batches to evaluate of each loader.
+        Gradients may be released if none are being accumulated.
         """
         if not self.is_enabled:
             return
@@ -135,11 +133,7 @@ class EvaluationLoop:
             self._hooks.call("on_validation_epoch_start")
 
     def run(self, only_one: bool) -> Validation:
-        """Evaluates the batches of the validation that has been started.
-
-        Args:
-            only_one: Whether to stop after the first one.
-        """
+        """Evaluates the batches of the validation that has been started, or only the first one."""
         if not self.is_enabled or self._batches is None:
             return Validation(0)
         return Validation(self._evaluate(self._batches, only_one))

@@ -16,19 +16,7 @@ from lightning_shim.metrics.collector import MetricCollector, MetricViews
 class MetricStore:
     """The collectors of both stages, one of which is current, and the views of a trainer.
 
-    Args:
-        module: The LightningModule, which names its torchmetrics objects.
-        batch_size_of: Infers the number of samples in a batch; Lightning's ``extract_batch_size``.
-        reduce: Reduces a tensor over all processes: ``strategy.reduce``, or None for a single process.
-        gather: Gives all processes the objects of each, or None for a single process.
-        device: The module's.
-
-    Attributes:
-        training: The values logged in training.
-        validation: The values logged in validation.
-        returned: The values that ``validation_step`` returns instead of logging them.
-        collector: The collector of the current stage.
-        views: The metrics that the trainer shows.
+    ``reduce`` and ``gather`` are None for a single process.
     """
 
     def __init__(

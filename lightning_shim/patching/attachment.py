@@ -44,11 +44,7 @@ class Attached:
 
 
 def attached_trainer(module: Any) -> Any | None:
-    """Returns the trainer of a module that is attached to a trial.
-
-    Returns:
-        The trainer, or None if the module has none or one that no trial uses.
-    """
+    """Returns the trainer of a module that is attached to a trial, or None if there is none, or no trial uses it."""
     # wrapt gives no instance for a call through the class, such as LightningModule.log(...).
     # The dictionary is asked because nn.Module.__getattr__ would search parameters and submodules on each call.
     trainer = None if module is None else module.__dict__.get("_trainer")

@@ -21,12 +21,9 @@ from lightning_shim.upstream.determined.controller import Controller, go_on_coun
 
 
 def repair_controller(registry: PatchRegistry, trial_class: type) -> None:
-    """Patches Determined's training loop with ``_REPAIRS``.
+    """Patches Determined's training loop with ``_REPAIRS``, for trials of a class alone.
 
-    Args:
-        registry: The registry that will undo it.
-        trial_class: The class of the trials to repair the loop for, which answer what the repairs ask of
-            ``controller.trial``; for all others it runs as Determined wrote it.
+    These answer what the repairs ask of ``controller.trial``; for all others it runs as Determined wrote it.
     """
 
     def for_our_trials(repair: Wrapper) -> Callable[[Any], object]:

@@ -136,9 +136,6 @@ def _await_imports() -> None:
     """Registers import hooks that patch Lightning when the user imports it, since importing it here takes seconds.
 
     Call it without holding the registry's lock: it waits for imports in other threads, and these may need the lock.
-
-    Raises:
-        PatchError: If one of the modules is being imported by this thread.
     """
     import wrapt
 

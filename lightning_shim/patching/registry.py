@@ -53,16 +53,10 @@ class PatchRegistry:
         self._entries: dict[tuple[type, str], _Entry] = {}
 
     def wrap(self, owner: type, name: str, make_replacement: Callable[[Any], object]) -> None:
-        """Replaces ``owner.name``, unless this registry has replaced it already.
+        """Replaces ``owner.name``, the class's own or an inherited one, unless this registry has replaced it already.
 
-        Args:
-            owner: The class.
-            name: The attribute, the class's own or an inherited one.
-            make_replacement: Returns the new entry, given the present one as it is in the ``__dict__`` of the class
-                that defines it (a function, ``classmethod``, ``property``, ...).
-
-        Raises:
-            PatchError: If the class has no such attribute, or the replacement cannot be made or set.
+        The new entry is made from the present one as it is in the ``__dict__`` of the class that defines it (a
+        function, ``classmethod``, ``property``, ...).
         """
         with self.lock:
             entry = self._entries.get((owner, name))

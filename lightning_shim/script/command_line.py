@@ -59,13 +59,9 @@ def _parse_arguments(wrapped: Callable[..., Any], instance: Any, args: tuple[Any
 def _options(
     config: Any, hparams: Mapping[str, Any], name: str, option: str
 ) -> Iterator[tuple[str, Any, list[Replacement]]]:
-    """Yields the options that hyperparameters are for, with their new values and what these replace.
+    """Yields the options of LightningCLI that hyperparameters are for, with their new values and what these replace.
 
-    Args:
-        config: The options that LightningCLI has parsed, in a namespace of jsonargparse.
-        hparams: The hyperparameters for them.
-        name: The beginning of the names of the hyperparameters, with its dot.
-        option: The beginning of the names of the options. Those of a class are below its ``init_args``.
+    Names begin with ``name`` and its dot, options with ``option``; those of a class are below its ``init_args``.
     """
     for key, value in hparams.items():
         is_in_class = key not in config and "init_args" in config

@@ -47,12 +47,7 @@ A barebones Trainer never reports.
 
 
 def asked_arguments(signature: inspect.Signature, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of a Trainer that the configuration gives, on a cluster.
-
-    Args:
-        signature: That of ``Trainer``.
-        given: The arguments that the script has given, which count.
-    """
+    """Returns the arguments of a Trainer that a cluster's configuration gives; those of the script count."""
     asked: dict[str, Any] = {}
     wishes = Configuration.of_experiment().wishes
     for argument, (names, translate) in _ARGUMENTS.items():

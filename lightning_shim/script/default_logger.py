@@ -11,11 +11,10 @@ from lightning_shim.upstream.namespaces import namespace_of
 
 
 def logger_of(trainer: Any, given: dict[str, Any]) -> Any:
-    """Returns the argument ``logger`` for a Trainer that is being built.
+    """Returns the argument ``logger`` for a Trainer that is being built: Lightning's default is other on a cluster.
 
-    Returns:
-        What the user has passed, except for Lightning's default on a cluster, which a barebones Trainer has not. That
-        one has the trial's number for its version, so that ModelCheckpoint has the same folder after a pause.
+    That one has the trial's number for its version, so that ModelCheckpoint has the same folder after a pause. A
+    barebones Trainer has none.
     """
     logger = given.get("logger")
     if logger not in (None, True) or given.get("barebones") or not is_on_cluster():

@@ -35,14 +35,10 @@ def share_checkpoint(trainer: Any, ckpt_path: Any) -> None:
 
 
 def record_evaluation(verb: str, results: Sequence[Mapping[str, float]]) -> None:
-    """Records the metrics of an evaluation with the trial, on a cluster.
+    """Records the metrics of ``validate`` or ``test``, by loader, with the trial on a cluster.
 
     The verb is the group of the metrics. The master takes one value of a name for a batch and group, so a second
     evaluation with the same names, such as of another checkpoint, goes to a numbered group: ``test``, ``test_2``.
-
-    Args:
-        verb: ``"validate"`` or ``"test"``.
-        results: The return value of that method: the metrics of each loader.
     """
     if _batches_trained is None or not (is_on_cluster() and is_rank_zero()):
         return

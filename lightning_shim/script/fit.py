@@ -44,18 +44,10 @@ _has_run_on_cluster = False
 
 
 def fit_script(trainer: Any, model: Any, ckpt_path: Any = None, weights_only: Any = None, **data: Any) -> None:
-    """Fits a module as a trial, with the settings of the user's Trainer.
+    """Fits a module as a trial, with the settings of the user's Trainer; the arguments are Lightning's.
 
-    Args:
-        trainer: The user's Trainer.
-        model: The LightningModule.
-        ckpt_path: As in Lightning.
-        weights_only: Accepted as in Lightning, but has no effect: checkpoints are loaded with all that they hold.
-        **data: The loaders or the data module, as in Lightning.
-
-    Raises:
-        ConfigurationError: If the Trainer cannot be used for a trial.
-        SystemExit: If the trial was paused; the script then continues in another process.
+    ``weights_only`` has no effect: checkpoints are loaded with all that they hold. If the trial is paused it raises
+    SystemExit, and the script continues in another process.
     """
     global _has_run_on_cluster
     given = vars(trainer)[GIVEN]
@@ -163,11 +155,7 @@ def _verify() -> None:
 
 
 def verify_tuning(who: str) -> None:
-    """Refuses a search where it would be repeated after each pause, or by each process alone.
-
-    Raises:
-        ConfigurationError: If the script runs on a cluster, or on several processes.
-    """
+    """Refuses a search where it would be repeated after each pause, or by each process alone."""
     if is_on_cluster() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigurationError(
             f"{caller_location()}: {who} searches off-cluster and on one process only. Run the script there first, and "

@@ -24,18 +24,11 @@ from lightning_shim.upstream.determined.context import lacks_launcher, trial_inf
 
 
 def run_script(script: str, arguments: Sequence[str], is_module: bool = False) -> None:
-    """Runs a script with its ``Trainer.fit`` as a trial.
+    """Runs a script, or a module as ``python -m`` does, with its ``Trainer.fit`` as a trial.
 
     If the trial has several slots, and nothing has started a process for each of them, Determined's launcher takes the
-    place of this process.
-
-    Args:
-        script: The script's file, or the name of a module.
-        arguments: The script's arguments.
-        is_module: Whether ``script`` is the name of a module, as for ``python -m``.
-
-    Raises:
-        SystemExit: If the script exits, or ends with an error, whose traceback has been printed.
+    place of this process. SystemExit is raised if the script exits, or ends with an error, whose traceback has been
+    printed.
     """
     if lacks_launcher():
         _launch(script, arguments, is_module)

@@ -69,13 +69,7 @@ def _set_progress(trainer: Any, progress: dict[str, Any]) -> None:
 
 
 def trials_method(name: str, wrapped: Callable[..., Any], trainer: Any) -> Callable[..., Any]:
-    """Returns the trial's method of a name while one trains in a Trainer's place, otherwise Lightning's.
-
-    Args:
-        name: One of :data:`METHODS`.
-        wrapped: Lightning's method.
-        trainer: The script's Trainer.
-    """
+    """Returns the trial's method, one of :data:`METHODS`, while it trains for a Trainer; otherwise Lightning's."""
     facade = vars(trainer).get(FACADE)
     return wrapped if facade is None else getattr(facade, name)
 

@@ -191,11 +191,7 @@ class ScriptTrial(LightningTrial):
         return trainer
 
     def periods(self, checkpoint_period: pytorch.TrainUnit | None) -> dict[str, Any]:
-        """Returns the length and the periods of the training, by the names of Determined's ``Trainer.fit``.
-
-        Args:
-            checkpoint_period: The period of checkpoints that the experiment's configuration asks for, or None.
-        """
+        """Returns length and periods of the training by name; the configuration may ask for checkpoints."""
         self._verify_validation_interval()
         self._warn_of_few_batches()
         if isinstance(checkpoint_period, pytorch.Epoch):

@@ -112,14 +112,9 @@ def samples_of(tensor: Tensor) -> Tensor:
 
 
 def fingerprint_of(value: Any, packages: frozenset[str], bound: Bound) -> Any:
-    """Returns something that changes with a value.
+    """Returns something that changes with a value; of one of ``bound`` or more it looks at a few entries.
 
     Random generators, and objects that are not looked into, are as None: they are made when they are first needed.
-
-    Args:
-        value: The value.
-        packages: The packages whose classes are the user's, wherever they are installed.
-        bound: The size from which only a few of its entries are looked at.
     """
     if type(value) in _PLAIN:
         return value

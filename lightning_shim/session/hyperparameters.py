@@ -66,28 +66,15 @@ def leaves(hparams: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def untaken(hparams: Mapping[str, Any], taken: Collection[str]) -> list[str]:
-    """Returns the names of hyperparameters that nothing has taken.
-
-    Args:
-        hparams: Nested hyperparameters.
-        taken: The names of those that have been taken; one that stands for nested ones stands for all of these.
-    """
+    """Returns the names of nested hyperparameters that nothing has taken; a taken one stands for all in it."""
     return sorted(name for name, _ in leaves(hparams) if not any(f"{name}.".startswith(f"{each}.") for each in taken))
 
 
 def replaced(present: Any, hparams: Any, name: str) -> tuple[Any, list[Replacement]]:
-    """Puts hyperparameters in the place of a value, or of parts of it.
+    """Puts hyperparameters in the place of a value, or of parts of it, and returns it with what has been replaced.
 
     Dictionaries, configurations of OmegaConf's, data classes and namespaces are copied, with nested hyperparameters as
     entries or fields. A dictionary may get a new entry, since code may ask for one that is not there.
-
-    Args:
-        present: The value, or :data:`NOTHING`.
-        hparams: The hyperparameters of that name: nested ones, or a single value.
-        name: Their name.
-
-    Returns:
-        The value, and what has been replaced.
     """
     names = _names_of_parts(present) if isinstance(hparams, Mapping) else None
     if names is None:
@@ -139,14 +126,7 @@ class HyperparameterBuilder:
         self._asked: list[str] = []
 
     def build(self, target: Callable[..., Any]) -> Any:
-        """Calls a class or function.
-
-        Args:
-            target: The class or function. If it takes ``**kwargs``, it gets all hyperparameters.
-
-        Raises:
-            ConfigurationError: If there is no hyperparameter for a parameter without a default.
-        """
+        """Calls a class or function; one that takes ``**kwargs`` gets all hyperparameters."""
         signature = _signature(target)
         arguments: dict[str, Any] = {}
         missing = []

@@ -115,14 +115,7 @@ class TrainerOptions:
 
     @classmethod
     def checked(cls, lightning: Lightning, **options: Any) -> TrainerOptions:
-        """Checks options and fills in the defaults.
-
-        Returns:
-            The options, with ``gradient_clip_algorithm`` as a member of Lightning's enumeration.
-
-        Raises:
-            ConfigurationError: If there is no such option, or a value makes no sense.
-        """
+        """Checks options and fills in the defaults."""
         for name, value in options.items():
             verify_option(name, value)
         overfit_batches = options.get("overfit_batches")
@@ -153,11 +146,7 @@ DEFAULTS: Final = {name: row.default for name, row in _ROWS.items()}
 
 
 def root_dir_of(given: str | os.PathLike[str] | None) -> str:
-    """Returns the folder for files: the one given, that of Lightning's environment variable, or the current one.
-
-    Args:
-        given: The argument ``default_root_dir``, which may be a URL that fsspec supports.
-    """
+    """Returns the folder for files: the one given, that of Lightning's environment variable, or the current one."""
     given = given or os.environ.get("PL_TRAINER_DEFAULT_ROOT_DIR")
     if given is None or "://" in os.fspath(given):
         return os.getcwd() if given is None else os.fspath(given)
@@ -165,11 +154,7 @@ def root_dir_of(given: str | os.PathLike[str] | None) -> str:
 
 
 def verify_option(name: str, value: Any) -> None:
-    """Refuses a value that makes no sense.
-
-    Raises:
-        ConfigurationError: If there is no such option, or the value makes no sense.
-    """
+    """Refuses an option that is not there, or a value that makes no sense."""
     if name not in _ROWS:
         raise ConfigurationError(
             f"{caller_location()}: a LightningTrial has no option {name!r}. The options are {', '.join(OPTION_NAMES)}."

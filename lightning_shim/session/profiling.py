@@ -11,11 +11,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Profiling:
-    """A profiler, or none: then nothing is paid for it.
-
-    Attributes:
-        is_on: Whether there is a profiler.
-    """
+    """A profiler, or none: then nothing is paid for it."""
 
     def __init__(self, profiler: Any) -> None:
         self._profiler: Final = profiler

@@ -23,12 +23,9 @@ NOT_YET_COUNTED: Final = {
 
 
 def counts(number: int, missing: int, refused: int = 0) -> dict[str, int]:
-    """Returns Lightning's counts.
+    """Returns Lightning's counts of batches or epochs, the running one included but in those that are ``missing``.
 
-    Args:
-        number: The number of batches or epochs, with the one that is running.
-        missing: How many of the counts do not include that one.
-        refused: The number of batches that ``on_train_batch_start`` has refused: neither started nor completed.
+    Batches that ``on_train_batch_start`` has ``refused`` are neither started nor completed.
     """
     return {
         name: number - (place >= len(COUNTS) - missing) - refused * (name in ("started", "completed"))

@@ -67,11 +67,7 @@ class RandomState:
 
 
 def seed_generators(seed: int) -> None:
-    """Seeds the generators of Python, NumPy and PyTorch.
-
-    Args:
-        seed: An integer from 0 to 2**32 - 1.
-    """
+    """Seeds the generators of Python, NumPy and PyTorch by an integer from 0 to 2**32 - 1."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

@@ -15,16 +15,8 @@ from lightning_shim.upstream.determined.controller import DEFAULT_REPORTING_PERI
 class Schedule:
     """The length and the periods of a trial.
 
-    Determined's loop has them, but a module may ask before that loop exists. Until then the arguments answer.
-
-    Args:
-        controller: Determined's loop.
-        max_length: The length that was announced to the trial, or None.
-        validation_period: The announced period of validations; None for each epoch.
-        reporting_period: The announced period of reports; None for Determined's default.
-
-    Raises:
-        ConfigurationError: If one of them makes no sense.
+    Determined's loop has them, but a module may ask before that loop exists. Until then the arguments answer; without
+    them validations are those of each epoch, and reports are Determined's.
     """
 
     def __init__(
@@ -44,11 +36,7 @@ class Schedule:
 
     @property
     def batches_and_epochs(self) -> tuple[int | None, int | None]:
-        """The length in batches and in epochs; one of the two is None.
-
-        Raises:
-            ConfigurationError: If the length is not known yet.
-        """
+        """The length in batches and in epochs; one of the two is None."""
         # The user's own setting counts first, then the loop's length once that is known, then the announced one.
         if self._controller.max_epochs is not None:
             return None, self._controller.max_epochs
@@ -63,9 +51,7 @@ class Schedule:
     def set_max_epochs(self, epochs: Any) -> None:
         """Changes the length of the training, as ``trainer.fit_loop.max_epochs = ...`` does in Lightning.
 
-        Raises:
-            ConfigurationError: If it is no number of epochs, if the trial's length is in batches, or if Determined is
-                training already.
+        It is refused if the trial's length is in batches, or if Determined is training already.
         """
         where = f"{caller_location()}: trainer.fit_loop.max_epochs = {epochs!r}"
         if self.batches_and_epochs[1] is None:
@@ -94,14 +80,7 @@ class Schedule:
 def verify_train_unit(name: str, unit: Any, *, required: bool = False, may_be_schedule: bool = False) -> None:
     """Refuses a length or period that Determined would silently misunderstand, or fail on later.
 
-    Args:
-        name: The argument's name.
-        unit: A ``determined.pytorch.TrainUnit``, or None if it is not required.
-        required: Whether None is refused.
-        may_be_schedule: Whether it may be a list of counts, as in ``Batch([5, 30])``; a length may not.
-
-    Raises:
-        ConfigurationError: If it is no TrainUnit, or makes no sense.
+    A period may be a schedule: a list of counts, as in ``Batch([5, 30])``.
     """
     if unit is None and not required:
         return

@@ -134,11 +134,7 @@ class Session:
         return self.script_trainer is not None and self.script_trainer.received_sigterm
 
     def heed_sigterm(self) -> None:
-        """Ends the training if SIGTERM has come; several processes have to agree first, as for :attr:`stops_at_once`.
-
-        Raises:
-            SIGTERMException: Lightning's.
-        """
+        """Ends the training if SIGTERM has come; several processes have to agree first, see :attr:`stops_at_once`."""
         if self.received_sigterm and self.world_size == 1:
             raise self.lightning.SIGTERMException
 

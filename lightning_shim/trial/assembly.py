@@ -62,12 +62,7 @@ class Given:
 def assemble(
     session: Session, given: Given, processes: Processes, make_trainer: Callable[..., TrainerFacade]
 ) -> TrialParts:
-    """Creates the parts of a trial, and attaches the module.
-
-    Raises:
-        ConfigurationError: If module, data or callbacks cannot be used for training.
-        RefusedMemberError: If the module overrides a hook that is refused.
-    """
+    """Creates the parts of a trial, and attaches the module."""
     # Each part takes the ones above it.
     runtime = Runtime.of(session)
     loggers = Loggers(session.lightning, given.loggers, session.progress)

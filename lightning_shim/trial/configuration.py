@@ -104,11 +104,7 @@ class Configuration:
     def settle(self, argument: str, given: Any, default: Any, call: str | None = None) -> Any:
         """Chooses between what the code gives and what the configuration asks for: the code's counts, if it is given.
 
-        Args:
-            argument: The argument of ``fit``.
-            given: Its value.
-            default: Its default.
-            call: How the code says it, for the warning; by default as an argument of ``fit``.
+        For the warning, ``call`` is how the code says it; by default as an argument of ``fit``.
         """
         wish = self.wishes.get(argument)
         if wish is None or _is_same(given, wish.value):

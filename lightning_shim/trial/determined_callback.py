@@ -277,11 +277,7 @@ class LightningCallback(pytorch.PyTorchCallback):
         self.checkpoint_path = checkpoint_path(self._context, uuid) or uuid
 
     def on_checkpoint_gather(self) -> None:
-        """Collects the states of all processes before the chief saves them. Called on all processes.
-
-        Raises:
-            ConfigurationError: If this process alone has raised InvalidHP, so that the others will not come here.
-        """
+        """Collects the states of all processes before the chief saves them. Called on all processes."""
         error = self._controller.error
         if isinstance(error, determined.InvalidHP):
             self._verify_that_all_give_up(error)

@@ -147,13 +147,9 @@ class _Attendance:
 
 
 def join_processes(strategy: Any) -> core.DistributedContext | None:
-    """Starts the process group: of torchrun's processes off-cluster, and of a single process whose strategy is DDP.
+    """Starts the process group of torchrun's processes off-cluster; on a cluster Determined does it.
 
-    Args:
-        strategy: The option of the trial.
-
-    Returns:
-        Determined's context for several processes; None for its own, by which they have come together on a cluster.
+    Determined's own context, on a cluster or of one process, is None.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         if is_distributed(strategy):

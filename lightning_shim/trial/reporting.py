@@ -68,14 +68,10 @@ class Reports:
     def end_batch(self, outputs: StepOutputs, is_trained: bool) -> dict[str, Any]:
         """Ends a training batch: advances the progress bar, and gives Lightning's loggers their values.
 
-        Args:
-            outputs: What the batch has returned.
-            is_trained: Whether it was trained on; otherwise Determined only counts it, in an epoch that has ended.
-
-        Returns:
-            The metrics for Determined, which are none, so that nothing is copied to the host. With several processes
-            Determined cannot average an empty dictionary, so it gets its own count of batches, whose average
-            :meth:`reduce_step_values` corrects in the report.
+        It returns the metrics for Determined, which are none, so that nothing is copied to the host. With several
+        processes Determined cannot average an empty dictionary, so it gets its own count of batches, whose average
+        :meth:`reduce_step_values` corrects in the report. A batch that is not trained on is only counted, in an epoch
+        that has ended.
         """
         if self._shown is not None:
             self._show(self._shown, outputs)

@@ -18,18 +18,7 @@ _OWN_PROCESSES: Final = ("LightningEnvironment", "TorchElasticEnvironment")
 
 
 class Plugins:
-    """The plugins of a script's Trainer, by what becomes of them.
-
-    Args:
-        namespace: The Trainer's namespace.
-        given: The Trainer's arguments by name, of which ``strategy`` may bring plugins too.
-
-    Attributes:
-        used: The plugins of checkpoints and precision that Trainer and trial use.
-        synchronises_layers: Whether one of them does what ``sync_batchnorm`` does.
-        ignored: The plugins whose processes are not started.
-        refused: The plugins without which the training would be another one.
-    """
+    """The plugins of a script's Trainer and of its strategy, by what becomes of them: used, ignored or refused."""
 
     def __init__(self, namespace: Namespace, given: dict[str, Any]) -> None:
         self._classes: Final = namespace.module("plugins")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Final
 
-from lightning_shim.diagnostics.source_files import code_of
 from lightning_shim.members.member import Member
 from lightning_shim.user_code.class_source import functions_in
 
@@ -41,14 +40,14 @@ class NamesInCode:
 @functools.lru_cache
 def names_in_code(user_class: type, without: str = "") -> NamesInCode:
     """Finds the names of attributes in the methods of a class and of the user's bases of it."""
-    functions = [
-        function
+    return NamesInCode.union(
+        _names_in(function.__code__)
         for base in user_class.__mro__
         if not _is_library(base)
         for name, entry in vars(base).items()
-        if name != without and inspect.isfunction(function := inspect.unwrap(getattr(entry, "__func__", entry)))
-    ]
-    return NamesInCode.union(_names_in(function.__code__) for function in functions)
+        if name != without
+        for function in functions_in(entry)
+    )
 
 
 # Cached for the code objects too, since `is_own_method` asks about a class once for each removed hook.
@@ -83,11 +82,10 @@ def may_read_earlier_value(name: str, classes: Iterable[type]) -> bool:
         if any(_reads_first(name, inspect.unwrap(function).__code__) for function in functions):
             return True
     codes = (
-        (own_name, code)
+        (own_name, function.__code__)
         for base in bases
         for own_name, entry in vars(base).items()
         for function in functions_in(entry)
-        if (code := code_of(function)) is not None
     )
     return any(
         any(_reads_first(name, inner) for inner in _inner(code)) if own_name == "__init__" else _reads_first(name, code)

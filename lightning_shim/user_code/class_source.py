@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import ast
 import functools
-import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any, Final
 
-from lightning_shim.diagnostics.source_files import FunctionNode, SourceFile, SourceFiles, code_of, first_line
+from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES
+from lightning_shim.diagnostics.source_files import (
+    FunctionNode,
+    SourceFile,
+    definition_of,
+    first_line,
+    source_file,
+    under_wrappers,
+)
+from lightning_shim.upstream.namespaces import DEMONSTRATIONS
 
 _OWN_SCOPE: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+
+_MIXIN_PACKAGES: Final = frozenset({"abc", "collections", "enum", "typing", "typing_extensions"})
+"""Packages of Python's whose classes are mixed into modules, such as ``typing.Generic``."""
+
+
+def is_users(module_name: str) -> bool:
+    """Whether the code of a module counts as the user's, as that of all but a few packages does."""
+    package = module_name.partition(".")[0]
+    return not (package in FRAMEWORK_PACKAGES or package in _MIXIN_PACKAGES) or module_name.startswith(DEMONSTRATIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +52,6 @@ class Method:
 class ClassSource:
     """The source of a class itself, without its bases.
 
-    Args:
-        cls: The class.
-        files: The cache of source files.
-        is_users: Returns whether a function is the user's own, given the name of its module.
-
     Attributes:
         methods: The functions in the class.
         is_complete: Whether the source of all of them was found.
@@ -47,35 +59,36 @@ class ClassSource:
         node: Its definition, or None.
     """
 
-    def __init__(self, cls: type, files: SourceFiles, is_users: Callable[[str], bool]) -> None:
+    def __init__(self, cls: type) -> None:
         self._class: Final = cls
-        self._files: Final = files
         self._functions: Final = [
-            (name, function, code)
+            (name, function)
             for name, entry in vars(cls).items()
             for function in functions_in(entry)
-            if (code := code_of(function)) is not None and is_users(_module_of(function))
+            if is_users(function.__module__ or "")
         ]
         self.source, self.node = self._find()
         self.methods: Final = list(self._methods())
         located = {method.name for method in self.methods}
-        self.is_complete: Final = self.node is not None or all(name in located for name, _, _ in self._functions)
+        self.is_complete: Final = self.node is not None or all(name in located for name, _ in self._functions)
 
     def _find(self) -> tuple[SourceFile | None, ast.ClassDef | None]:
         """Finds the class's definition by its name, around the line of one of its functions."""
         # The name alone may be that of several classes: in the branches of an `if`, or in a cell of a notebook that has
         # been run again. `__module__` alone may be wrong, since decorators and factories set it.
         name = self._class.__qualname__
-        own = [code for _, function, code in self._functions if _qualified_name(function) == f"{name}.{code.co_name}"]
+        functions = [function for _, function in self._functions]
+        own = [each.__code__ for each in functions if each.__qualname__ == f"{name}.{each.__code__.co_name}"]
         filenames = {code.co_filename: None for code in own}
         if not self._functions:
             module = sys.modules.get(self._class.__module__)
             filenames = dict.fromkeys(file for file in [getattr(module, "__file__", None)] if file is not None)
         for filename in filenames:
-            source = self._files.file(filename)
+            source = source_file(filename)
             # Python keeps the last of several definitions.
             for node in reversed([] if source is None else source.classes(name)):
-                if not own or any(_contains(node, code) for code in own if code.co_filename == filename):
+                lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+                if not own or any(code.co_firstlineno in lines for code in own if code.co_filename == filename):
                     return source, node
         return None, None
 
@@ -87,12 +100,12 @@ class ClassSource:
                     nodes.add(node)
                     yield Method(name, node, self.source, self._class.__module__)
         # Functions that were assigned to the class from outside, or put into it by a factory.
-        for name, function, code in self._functions:
-            source = self._files.file(code.co_filename)
-            outside = None if source is None else source.function(code)
+        for name, function in self._functions:
+            source = source_file(function.__code__.co_filename)
+            outside = None if source is None else source.function(function.__code__)
             if source is not None and outside is not None and outside not in nodes:
                 nodes.add(outside)
-                yield Method(name, outside, source, _module_of(function))
+                yield Method(name, outside, source, function.__module__ or "")
 
     @property
     def location(self) -> tuple[str, int]:
@@ -100,12 +113,12 @@ class ClassSource:
         if self.source is not None and self.node is not None:
             return self.source.name, self.node.lineno
         if self._functions:
-            return self._files.definition(self._functions[0][2])
+            return definition_of(self._functions[0][1].__code__)
         return getattr(sys.modules.get(self._class.__module__), "__file__", None) or f"<{self._class.__module__}>", 0
 
     def definition(self, name: str) -> tuple[str, int]:
         """Finds file and line of the ``def`` or the assignment of one of the class's own attributes."""
-        codes = [code for own_name, _, code in self._functions if own_name == name]
+        codes = [function.__code__ for own_name, function in self._functions if own_name == name]
         if self.source is not None and self.node is not None:
             # If the class defines the name several times, the line of its code tells which definition Python kept.
             lines: list[int] = []
@@ -118,7 +131,7 @@ class ClassSource:
                     lines.append(statement.lineno)
             if lines:
                 return self.source.name, lines[-1]
-        return self._files.definition(codes[0]) if codes else self.location
+        return definition_of(codes[0]) if codes else self.location
 
 
 def classes_called(method: Method) -> Iterator[tuple[type, int]]:
@@ -157,25 +170,13 @@ def _named(node: ast.expr, names: dict[str, Any]) -> Any:
 
 
 def functions_in(entry: Any) -> Iterator[Any]:
-    """Yields the functions in an entry of a class's ``__dict__``; a property has up to three."""
+    """Yields the functions under the wrappers in an entry of a class's ``__dict__``; a property has up to three."""
+    entries = [entry]
     if isinstance(entry, property):
-        yield from (function for function in (entry.fget, entry.fset, entry.fdel) if function is not None)
+        entries = [entry.fget, entry.fset, entry.fdel]
     elif isinstance(entry, (functools.partial, functools.partialmethod, functools.cached_property)):
-        yield entry.func
-    elif not isinstance(entry, type):
-        yield entry
-
-
-def _module_of(function: Any) -> str:
-    return str(getattr(inspect.unwrap(getattr(function, "__func__", function)), "__module__", None) or "")
-
-
-def _qualified_name(function: Any) -> str:
-    return str(getattr(inspect.unwrap(getattr(function, "__func__", function)), "__qualname__", ""))
-
-
-def _contains(node: ast.ClassDef, code: CodeType) -> bool:
-    return node.lineno <= code.co_firstlineno <= (node.end_lineno or node.lineno)
+        entries = [entry.func]
+    yield from filter(None, map(under_wrappers, entries if not isinstance(entry, type) else []))
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:

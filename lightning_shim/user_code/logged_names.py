@@ -7,21 +7,23 @@ The methods that validation hooks call on ``self`` are followed, with the string
 from __future__ import annotations
 
 import ast
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lightning_shim.members.member import Kind, Support
 from lightning_shim.members.query import members
 from lightning_shim.user_code.project import (
+    Ancestry,
+    Assignments,
     ClassDefinition,
     Import,
     NotLiteralError,
-    Project,
     SourceModule,
     argument,
+    bound,
     keyword_only,
+    methods_of,
     positional,
 )
 
@@ -57,12 +59,7 @@ class LoggedNames:
     calls: set[_Position] = field(default_factory=set)  # the calls that log them
 
 
-def names_logged_in_validation(project: Project, module: ClassDefinition) -> LoggedNames:
-    """Finds the names of the values that a module of a script reports for each validation."""
-    return logged_in_validation([each for each in project.ancestry(module) if isinstance(each, ClassDefinition)])
-
-
-def logged_in_validation(ancestry: Sequence[ClassDefinition]) -> LoggedNames:
+def logged_in_validation(ancestry: Ancestry) -> LoggedNames:
     """Finds the names of the values that a module, given with its bases, reports for each validation.
 
     If it logs none, they are the keys of the dictionary that ``validation_step`` returns.
@@ -84,7 +81,7 @@ def logged_in_validation(ancestry: Sequence[ClassDefinition]) -> LoggedNames:
     return logged
 
 
-def logged_elsewhere(ancestry: Sequence[ClassDefinition]) -> LoggedNames:
+def logged_elsewhere(ancestry: Ancestry) -> LoggedNames:
     """Finds the names of the values that a module logs in any other hook than those of validation.
 
     The calls are also those in hooks that no trial calls.
@@ -157,13 +154,10 @@ def _position(module: SourceModule, node: ast.Call) -> _Position:
 class _Reader:
     """Reads the hooks and the methods that they call."""
 
-    def __init__(self, ancestry: Sequence[ClassDefinition], trains: bool) -> None:
-        self._ancestry: Final = list(ancestry)
+    def __init__(self, ancestry: Ancestry, trains: bool) -> None:
+        self._ancestry: Final = ancestry
         self._trains: Final = trains
-        # Python looks the classes up in this order, so the last one to be entered counts.
-        self.methods: Final = {
-            name: (each, node) for each in reversed(self._ancestry) for name, node in each.methods().items()
-        }
+        self.methods: Final = methods_of(ancestry)
         self.logged: Final = LoggedNames()
         self._reading: Final[list[ast.FunctionDef]] = []
         self._suffix = ""
@@ -186,7 +180,8 @@ class _Reader:
                 case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr=name)) if owner == scope.itself:
                     self._read_call(name, call, scope)
                 case ast.Call(func=ast.Attribute(value=ast.Call(func=ast.Name(id="super")), attr=name)):
-                    self._follow(self._after(definition, name), call, scope)
+                    after = self._ancestry[self._ancestry.index(definition) + 1 :]
+                    self._follow(methods_of(after).get(name), call, scope)
         self._reading.pop()
 
     def _read_call(self, name: str, call: ast.Call, scope: _Scope) -> None:
@@ -216,12 +211,6 @@ class _Reader:
             else:
                 self.logged.places.setdefault(f"{name}{ending}", place)
 
-    def _after(self, definition: ClassDefinition, name: str) -> tuple[ClassDefinition, ast.FunctionDef] | None:
-        """Finds the method that ``super()`` in a class refers to."""
-        position = self._ancestry.index(definition)
-        found = ((each, each.methods()[name]) for each in self._ancestry[position + 1 :] if name in each.methods())
-        return next(found, None)
-
     def _follow(self, target: tuple[ClassDefinition, ast.FunctionDef] | None, call: ast.Call, scope: _Scope) -> None:
         if target is None:
             return
@@ -229,22 +218,14 @@ class _Reader:
         parameters = list(positional(node))
         if not any(isinstance(each, ast.Name) and each.id == "staticmethod" for each in node.decorator_list):
             parameters = parameters[1:]
-        given = dict(zip(parameters, call.args, strict=False))
-        given |= {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg is not None}
+        given = bound(call, parameters)
         values = {name: text for name, each in given.items() if (text := scope.text(each)) is not None}
         known = {name: value for name, value in _defaults(node).items() if name not in given}
         self._read(definition, node, {**known, **values})
 
 
 class _Scope:
-    """The values of the names in a method.
-
-    Args:
-        definition: The method's class.
-        node: The method.
-        given: The strings that it is called with, by parameter.
-        trains: Whether ``self.training`` is True.
-    """
+    """The values of the names in a method, which is called with the strings that are given by parameter."""
 
     def __init__(
         self, definition: ClassDefinition, node: ast.FunctionDef, given: Mapping[str, Any], trains: bool
@@ -254,16 +235,7 @@ class _Scope:
         self._given: Final = given
         self._trains: Final = trains
         self.itself: Final = next(iter(positional(node)), "")
-        self._parameters: Final = positional(node).keys() | keyword_only(node).keys()
-        self._assigned: Final[dict[str, list[ast.expr]]] = {}
-        # Names also get values from loops, from +=, and so on.
-        self._stores: Final[Counter[str]] = Counter()
-        for each in ast.walk(node):
-            match each:
-                case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                    self._assigned.setdefault(name, []).append(value)
-                case ast.Name(id=name, ctx=ast.Store()):
-                    self._stores[name] += 1
+        self._assigned: Final = Assignments(node)
 
     def text(self, node: ast.expr) -> str | None:
         """Returns the string that an expression evaluates to, or None if the source does not tell."""
@@ -282,23 +254,18 @@ class _Scope:
                 test=ast.Attribute(value=ast.Name(id=self.itself), attr="training"), body=body, orelse=otherwise
             ):
                 return self.text(body if self._trains else otherwise)
-            case ast.Name(id=name) if name in self._given and not self._stores[name]:
+            # A parameter is stored once, by the call.
+            case ast.Name(id=name) if name in self._given and self._assigned.stores[name] == 1:
                 return str(self._given[name])
-            # A parameter that is not called with a string.
-            case ast.Name(id=name) if name in self._parameters:
-                return None
-            case ast.Name(id=name) if self._is_assigned_once(name):
+            case ast.Name(id=name) if (only := self._assigned.only(name)) is not None:
                 # While it is evaluated the name is unknown, so that `name = name + "x"` does not recurse for ever.
-                [value] = self._assigned.pop(name)
-                text = self.text(value)
-                self._assigned[name] = [value]
+                del self._assigned.values[name]
+                text = self.text(only)
+                self._assigned.values[name] = [only]
                 return text
-            case ast.Name(id=name) if not self._stores[name]:
+            case ast.Name(id=name) if not self._assigned.stores[name]:
                 return self._constant(node)
         return None
-
-    def _is_assigned_once(self, name: str) -> bool:
-        return self._stores[name] == len(self._assigned.get(name, [])) == 1
 
     def _joined(self, parts: list[str | None]) -> str | None:
         known = [part for part in parts if part is not None]
@@ -322,8 +289,8 @@ class _Scope:
                         yield self.text(key)
             case ast.Call(func=ast.Name(id="dict"), args=[], keywords=keywords):
                 yield from (keyword.arg for keyword in keywords)
-            case ast.Name(id=name) if name not in self._parameters and self._is_assigned_once(name):
-                yield from self.keys(self._assigned[name][0])
+            case ast.Name(id=name) if (only := self._assigned.only(name)) is not None:
+                yield from self.keys(only)
                 yield from self._added_to(name)
             case _:
                 yield None

@@ -10,7 +10,7 @@ import functools
 import sys
 import tokenize
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -52,6 +52,41 @@ class Outside:
         """The name of a class or function of Lightning's without its module, or None for anything else."""
         root, _, rest = self.name.partition(".")
         return rest.rpartition(".")[2] if root in _LIGHTNING else None
+
+
+class Assignments:
+    """The expressions that are assigned to names in a part of a source.
+
+    Attributes:
+        values: The expressions by name.
+        stores: How often each name gets a value, from a loop, as an argument, or by ``+=`` as well.
+    """
+
+    def __init__(self, tree: ast.AST) -> None:
+        self.values: Final[dict[str, list[ast.expr]]] = {}
+        self.stores: Final[Counter[str]] = Counter()
+        for node in ast.walk(tree):
+            match node:
+                case ast.Assign(targets=targets, value=value):
+                    for target in targets:
+                        self._keep(target, value)
+                case ast.AnnAssign(target=target, value=value) | ast.NamedExpr(target=target, value=value) if value:
+                    self._keep(target, value)
+                case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()):
+                    self.stores[name] += 1
+
+    def _keep(self, target: ast.expr, value: ast.expr) -> None:
+        match target, value:
+            case ast.Name(id=name), _:
+                self.values.setdefault(name, []).append(value)
+            case (ast.Tuple(elts=targets), ast.Tuple(elts=values)) if len(targets) == len(values):
+                for each, its_value in zip(targets, values, strict=True):
+                    self._keep(each, its_value)
+
+    def only(self, name: str) -> ast.expr | None:
+        """Returns the one expression that a name gets its value from; None if there are none, or others."""
+        values = self.values.get(name, [])
+        return values[0] if len(values) == self.stores[name] == 1 else None
 
 
 class SourceModule:
@@ -124,31 +159,9 @@ class SourceModule:
         return f"{shown(self.path)}:{getattr(node, 'lineno', 1)}"
 
     @functools.cached_property
-    def values(self) -> dict[str, list[ast.expr]]:
-        """The expressions that are assigned to each name, in whatever scope."""
-        values: dict[str, list[ast.expr]] = {}
-        for node in ast.walk(self.tree):
-            targets: list[ast.expr] = []
-            if isinstance(node, ast.Assign):
-                targets = node.targets
-            elif isinstance(node, (ast.AnnAssign, ast.NamedExpr)) and node.value is not None:
-                targets = [node.target]
-            for target in targets:
-                for name, value in _assigned(target, node.value):  # type: ignore[attr-defined]  # those three have it
-                    values.setdefault(name, []).append(value)
-        return values
-
-    @functools.cached_property
-    def _rebound(self) -> frozenset[str]:
-        """The names that also get values in other ways than by an assignment: loops, arguments, ``+=``."""
-        names: Counter[str] = Counter()
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.arg):
-                names[node.arg] += 1
-            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                names[node.id] += 1
-        # Each assignment in `values` stores its name once. Any further store is of another kind.
-        return frozenset(name for name, times in names.items() if times != len(self.values.get(name, [])))
+    def assignments(self) -> Assignments:
+        """The expressions that are assigned to names, in whatever scope."""
+        return Assignments(self.tree)
 
     @functools.cached_property
     def _command_line(self) -> dict[str, ast.expr]:
@@ -171,8 +184,8 @@ class SourceModule:
     def origin(self, node: ast.expr) -> ast.expr:
         """Returns the expression that a name, or an attribute such as ``args.lr``, gets its value from."""
         match node:
-            case ast.Name(id=name) if len(self.values.get(name, [])) == 1 and name not in self._rebound:
-                return self.values[name][0]
+            case ast.Name(id=name):
+                return self.assignments.only(name) or node
             case ast.Attribute(value=ast.Name(id=owner), attr=name) if owner != "self" and name in self._command_line:
                 return self._command_line[name]
         return node
@@ -206,12 +219,10 @@ class ClassDefinition:
         """``"file:line"``."""
         return self.module.place(self.node)
 
-    def methods(self) -> dict[str, ast.FunctionDef]:
-        """Returns the class's own methods by name."""
-        return {node.name: node for node in self.node.body if isinstance(node, ast.FunctionDef)}
-
 
 Resolved = ClassDefinition | Outside | None
+Ancestry = list[ClassDefinition | Outside]
+"""A class and its bases, in the order in which methods are looked up."""
 
 
 class Project:
@@ -327,39 +338,41 @@ class Project:
         # The first part may be a submodule rather than a name in the module.
         return self._in_module(".".join([*filter(None, [name]), parts[0]]), parts[1:], seen)
 
-    def ancestry(self, definition: ClassDefinition) -> list[ClassDefinition | Outside]:
-        """Returns a class and its bases, in the order in which methods are looked up: depth first."""
-        order: list[ClassDefinition | Outside] = []
-        self._climb(definition, order)
+    def ancestry(self, resolved: Resolved) -> Ancestry:
+        """Returns a class and its bases, depth first; without a source only itself."""
+        order: Ancestry = []
+        self._climb(resolved, order)
         return order
 
-    def _climb(self, definition: ClassDefinition, order: list[ClassDefinition | Outside]) -> None:
-        order.append(definition)
-        for node in definition.node.bases:
-            base = self.resolve(definition.module, node.value if isinstance(node, ast.Subscript) else node)
-            if isinstance(base, Outside):
-                order.append(base)
-            elif base is not None and base not in order:
-                self._climb(base, order)
-
-    def methods(self, definition: ClassDefinition) -> dict[str, tuple[ClassDefinition, ast.FunctionDef]]:
-        """Returns the methods of a class and its bases by name, each with the class that defines it."""
-        methods: dict[str, tuple[ClassDefinition, ast.FunctionDef]] = {}
-        for each in self.ancestry(definition):
-            if isinstance(each, ClassDefinition):
-                for name, node in each.methods().items():
-                    methods.setdefault(name, (each, node))
-        return methods
+    def _climb(self, resolved: Resolved, order: Ancestry) -> None:
+        if resolved is None or resolved in order:
+            return
+        order.append(resolved)
+        if isinstance(resolved, ClassDefinition):
+            for node in resolved.node.bases:
+                name = node.value if isinstance(node, ast.Subscript) else node
+                self._climb(self.resolve(resolved.module, name), order)
 
     def lightning_class(self, resolved: Resolved) -> str | None:
         """Returns the name of the Lightning class that something is or derives from, or None."""
-        order = self.ancestry(resolved) if isinstance(resolved, ClassDefinition) else [resolved]
+        order = self.ancestry(resolved)
         for each in order:
             if isinstance(each, Outside) and each.lightnings in _OF_INTEREST:
                 return each.lightnings
         # A base without source may derive from LightningModule.
-        has_step = any(isinstance(each, ClassDefinition) and "training_step" in each.methods() for each in order)
-        return "LightningModule" if has_step else None
+        return "LightningModule" if "training_step" in methods_of(order) else None
+
+
+def methods_of(ancestry: Ancestry) -> dict[str, tuple[ClassDefinition, ast.FunctionDef]]:
+    """Returns the methods of a class and its bases by name, each with the class that defines it."""
+    # The last one to be entered counts.
+    return {
+        node.name: (each, node)
+        for each in reversed(ancestry)
+        if isinstance(each, ClassDefinition)
+        for node in each.node.body
+        if isinstance(node, ast.FunctionDef)
+    }
 
 
 def shown(path: Path) -> str:
@@ -380,6 +393,12 @@ def positional(node: ast.FunctionDef) -> dict[str, ast.expr | None]:
 def keyword_only(node: ast.FunctionDef) -> dict[str, ast.expr | None]:
     """Returns the parameters of a function that are passed by name alone, with their defaults."""
     return {each.arg: default for each, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)}
+
+
+def bound(call: ast.Call, parameters: Iterable[str]) -> dict[str, ast.expr]:
+    """Returns the expressions of a call's arguments by parameter, given the positional parameters."""
+    by_name = {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg is not None}
+    return {**dict(zip(parameters, call.args, strict=False)), **by_name}
 
 
 def argument(call: ast.Call, name: str, position: int | None = None) -> ast.expr | None:
@@ -409,12 +428,3 @@ def _dotted(node: ast.expr) -> list[str]:
             parts = _dotted(value)
             return [*parts, name] if parts else []
     return []
-
-
-def _assigned(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
-    match target, value:
-        case ast.Name(id=name), _:
-            yield name, value
-        case (ast.Tuple(elts=targets), ast.Tuple(elts=values)) if len(targets) == len(values):
-            for each, its_value in zip(targets, values, strict=True):
-                yield from _assigned(each, its_value)

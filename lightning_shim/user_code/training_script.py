@@ -17,7 +17,9 @@ from lightning_shim.user_code.project import (
     SourceError,
     SourceModule,
     argument,
+    bound,
     keyword_only,
+    methods_of,
     positional,
     shown,
 )
@@ -29,7 +31,7 @@ OWN_FIT: Final = "lightning_shim.fit"
 TRAINER: Final = "Trainer"
 LIGHTNING_CLI: Final = "LightningCLI"
 
-_TRIAL: Final = "lightning_shim.LightningTrial"
+_TRIAL: Final = Outside("lightning_shim.LightningTrial")
 _PATCH: Final = Outside("lightning_shim.patch")
 _LOAD: Final = "load_from_checkpoint"
 
@@ -133,13 +135,12 @@ class TrainingScript:
         self, call: Call, definition: ClassDefinition, name: str, default: ast.expr | None, default_module: SourceModule
     ) -> Parameter:
         """Returns a parameter with the value that a call passes."""
-        names = [each for each, _, _ in self._constructor(definition, only_positional=True)]
-        position = names.index(name) if name in names else None
         # Further values may come from *args or from the checkpoint, neither of which the source shows.
         is_open = any(isinstance(each, ast.Starred) for each in call.node.args) or _is_load(call.node)
-        value = call.argument(name, None if is_open else position)
-        if value is not None:
-            return _parameter(name, call.module, value)
+        positional = [each for each, _, _ in self._constructor(definition, only_positional=True)]
+        given = bound(call.node, [] if is_open else positional)
+        if name in given:
+            return _parameter(name, call.module, given[name])
         if is_open or any(keyword.arg is None for keyword in call.node.keywords):
             return Parameter(name, call.place, False, text=ast.unparse(call.node))
         return _parameter(name, default_module, default, definition)
@@ -148,7 +149,7 @@ class TrainingScript:
         self, definition: ClassDefinition, only_positional: bool = False
     ) -> list[tuple[str, ast.expr | None, SourceModule]]:
         """Returns the parameters of a constructor, with their defaults and the file of these."""
-        found = self.project.methods(definition).get("__init__")
+        found = methods_of(self.project.ancestry(definition)).get("__init__")
         # The constructors of Lightning's own classes take no hyperparameters.
         if found is None or found[0].module.name.partition(".")[0] in FRAMEWORK_PACKAGES:
             return []
@@ -203,7 +204,7 @@ def read_training_script(project: Project, class_name: str = "", class_path: str
     else:
         module = _only_module(project, objects[MODULE])
     data = objects[DATA_MODULE] or _mentioned(project, DATA_MODULE)
-    if not way and any(_is_trial(project, each) for each in _classes(project.script, project)):
+    if not way and any(_TRIAL in project.ancestry(each) for each in _classes(project.script, project)):
         raise SourceError(
             f"{shown(project.script.path)} defines a LightningTrial and trains nothing by itself: call "
             'lightning_shim.fit in it, under `if __name__ == "__main__":`. With Determined\'s older entry point, '
@@ -235,8 +236,7 @@ def _training_call(project: Project, calls: list[tuple[Call, Resolved]]) -> tupl
     """Finds the way of training, and the call that has its settings."""
     found: dict[str, list[Call]] = {}
     for call, resolved in calls:
-        is_fit = isinstance(resolved, Outside) and resolved.name in (OWN_FIT, _TRIAL)
-        if is_fit or (isinstance(resolved, ClassDefinition) and _is_trial(project, resolved)):
+        if not {Outside(OWN_FIT), _TRIAL}.isdisjoint(project.ancestry(resolved)):
             found.setdefault(OWN_FIT, []).append(call)
         kind = project.lightning_class(resolved)
         if kind in (LIGHTNING_CLI, TRAINER):
@@ -261,7 +261,7 @@ def _trained(
         ]
     for each in given:
         for node in [*each.node.args, *(keyword.value for keyword in each.node.keywords)]:
-            values = each.module.values.get(node.id, []) if isinstance(node, ast.Name) else []
+            values = each.module.assignments.values.get(node.id, []) if isinstance(node, ast.Name) else []
             yield from ((each.module, value) for value in values or [node])
 
 
@@ -319,7 +319,3 @@ def _monitors(project: Project, calls: list[tuple[Call, Resolved]]) -> Iterator[
                 if isinstance(metric, str):
                     has_mode = call.argument("mode") is not None
                     yield Monitor(metric, call.literal("mode") if has_mode else "min", call.place)
-
-
-def _is_trial(project: Project, definition: ClassDefinition) -> bool:
-    return any(isinstance(each, Outside) and each.name == _TRIAL for each in project.ancestry(definition))

@@ -7,21 +7,17 @@ import linecache
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
 
 from lightning_shim.diagnostics.locations import FRAMEWORK_PACKAGES
-from lightning_shim.diagnostics.source_files import SourceFiles, code_of
-from lightning_shim.members.member import Kind, Member, Support
+from lightning_shim.diagnostics.source_files import definition_of, source_file
+from lightning_shim.members.member import Kind, Support
 from lightning_shim.members.query import members
-from lightning_shim.upstream.namespaces import DEMONSTRATIONS
-from lightning_shim.user_code.class_source import ClassSource, Method, classes_called, functions_in
+from lightning_shim.user_code.class_source import ClassSource, Method, classes_called, functions_in, is_users
 from lightning_shim.user_code.member_uses import FunctionUses, Origin, Value, arguments_of, read_uses
-
-_MIXIN_PACKAGES: Final = frozenset({"abc", "collections", "enum", "typing", "typing_extensions"})
-"""Packages of Python's whose classes are mixed into modules, such as ``typing.Generic``."""
 
 _HOOK_ARGUMENTS: Final = {"trainer": "Trainer", "pl_module": "LightningModule"}
 """The classes of the arguments of a callback's hooks, by Lightning's names for them."""
@@ -79,7 +75,6 @@ class UserCode:
         subject: A class that derives from one of Lightning's, or an object of such a class.
         owner: The name of Lightning's class.
         base: Lightning's class.
-        files: The cache of source files.
 
     Attributes:
         cls: The class.
@@ -88,19 +83,16 @@ class UserCode:
         unread: The names of the classes with at least one method that could not be read.
     """
 
-    def __init__(self, subject: Any, owner: str, base: type, files: SourceFiles) -> None:
+    def __init__(self, subject: Any, owner: str, base: type) -> None:
         is_class = isinstance(subject, type)
         self.cls: Final[type] = subject if is_class else type(subject)
         self._order: Final = {cls: position for position, cls in enumerate(self.cls.__mro__)}
         self._owner: Final = owner
         self._base: Final = base
         self._instance: Final[dict[str, Any]] = {} if is_class else vars(subject)
-        self._files: Final = files
         self._rows: Final = {row.name: row for row in members(owner)}
         self._sources: Final = {
-            cls: ClassSource(cls, files, is_users)
-            for cls in self.cls.__mro__
-            if cls not in base.__mro__ and is_users(cls.__module__)
+            cls: ClassSource(cls) for cls in self.cls.__mro__ if cls not in base.__mro__ and is_users(cls.__module__)
         }
         self.functions: Final[list[Function]] = []
         unread = {cls: None for cls, source in self._sources.items() if not source.is_complete}
@@ -168,7 +160,7 @@ class UserCode:
         """
         files = files_around({function.method.source.name for function in self.functions}, self._sources)
         # Only files whose text has the name are parsed, which takes longer than looking.
-        sources = (self._files.file(file) for file in files if name in "".join(linecache.getlines(file)))
+        sources = (source_file(file) for file in files if name in "".join(linecache.getlines(file)))
         return any(source is not None and name in source.stored_attributes for source in sources)
 
     def sets_later(self, name: str) -> bool:
@@ -181,8 +173,8 @@ class UserCode:
         if name in self._instance:
             if name in self.set_on_self:
                 return self.set_on_self[name]
-            codes = filter(None, map(code_of, functions_in(self._instance[name])))
-            return next((Place(*self._files.definition(code), self.cls.__module__) for code in codes), self.place)
+            functions = functions_in(self._instance[name])
+            return next((Place(*definition_of(each.__code__), self.cls.__module__) for each in functions), self.place)
         definer = self._definer(name)
         if definer is None or definer not in self._sources:
             return None
@@ -191,19 +183,15 @@ class UserCode:
     @property
     def place(self) -> Place:
         """The place of the class."""
-        source = self._sources.get(self.cls) or ClassSource(self.cls, self._files, is_users)
+        source = self._sources.get(self.cls) or ClassSource(self.cls)
         return Place(*source.location, self.cls.__module__)
 
     # The methods that a trial reaches.
 
     def made_by(self, name: str) -> Iterator[tuple[type, Place]]:
         """Yields the classes that a method calls, itself or through other methods of the class, with the places."""
-        new = {function for function in self._by_name.get(name, []) if not self.is_hidden(function)}
-        leading: set[Function] = set()
-        while new:
-            leading |= new
-            new = {target for function in new for target in self._called_by(function)} - leading
-        for function in leading:
+        start = {function for function in self._by_name.get(name, []) if not self.is_hidden(function)}
+        for function in _all_from(start, self._called_by):
             for cls, line in classes_called(function.method):
                 yield cls, function.place(line)
 
@@ -213,21 +201,17 @@ class UserCode:
 
     def reached(self) -> set[Function]:
         """Returns the methods that a trial may call: all but those that only never-called hooks lead to."""
-        # Starting with the methods that are called from outside, add what they call until nothing new is found.
         leads_to = {function: set(self._called_by(function)) for function in self.functions}
         called = {target for function, targets in leads_to.items() for target in targets - {function}}
-        new = {function for function in self.functions if self._is_entered(function, function in called)}
-        reached: set[Function] = set()
-        while new:
-            reached |= new
-            new = {target for function in new for target in leads_to[function]} - reached
-        return reached
+        entered = {function for function in self.functions if self._is_entered(function, function in called)}
+        return _all_from(entered, leads_to.__getitem__)
 
     def _is_entered(self, function: Function, is_called_by_another: bool) -> bool:
         """Whether a method may be called from outside the class."""
         # A method that no other one calls must be called from elsewhere, or not at all. To be safe it counts.
         row = self._rows.get(function.name)
-        if self.is_hidden(function) or (row is not None and _is_never_called(row)):
+        is_never_called = row is not None and row.kind is Kind.HOOK and row.support is Support.IGNORED
+        if self.is_hidden(function) or is_never_called:
             return False
         return row is not None or function.name.startswith("__") or not is_called_by_another
 
@@ -240,6 +224,15 @@ class UserCode:
             yield from named
 
 
+def _all_from(start: set[Function], called_by: Callable[[Function], Iterable[Function]]) -> set[Function]:
+    """Returns methods with all that they call, themselves or through others."""
+    reached: set[Function] = set()
+    while start:
+        reached |= start
+        start = {target for function in start for target in called_by(function)} - reached
+    return reached
+
+
 def files_around(files: Iterable[str], classes: Iterable[type]) -> set[str]:
     """Returns files and those of all imported modules in their folders and in the packages of classes."""
     found = set(files)
@@ -250,14 +243,3 @@ def files_around(files: Iterable[str], classes: Iterable[type]) -> set[str]:
         if file is not None and (os.path.dirname(file) in folders or module.__name__.partition(".")[0] in packages):
             found.add(file)
     return found
-
-
-def is_users(module_name: str) -> bool:
-    """Whether the code of a module counts as the user's, as that of all but a few packages does."""
-    package = module_name.partition(".")[0]
-    return not (package in FRAMEWORK_PACKAGES or package in _MIXIN_PACKAGES) or module_name.startswith(DEMONSTRATIONS)
-
-
-def _is_never_called(row: Member) -> bool:
-    """Whether a member is a hook that no trial calls, though the user's code may."""
-    return row.kind is Kind.HOOK and row.support is Support.IGNORED

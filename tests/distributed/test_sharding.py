@@ -14,14 +14,13 @@ from torch.utils.data.distributed import DistributedSampler
 
 from lightning_shim.checkpoint.attributes import OwnAttributes
 from lightning_shim.data.requests import LoaderRequest
-from lightning_shim.data.sharding import SampleSharing
 from lightning_shim.data.source import DataSource
 from lightning_shim.loop.runtime import Runtime
 from lightning_shim.session.options import TrainerOptions
 from lightning_shim.session.schedule import Schedule
 from lightning_shim.session.session import Session
 from lightning_shim.upstream.determined.controller import Controller
-from lightning_shim.upstream.lightning import lightning_of
+from lightning_shim.upstream.lightning import lightning_of, request_loaders
 
 SAMPLES = TensorDataset(torch.arange(10.0))
 
@@ -65,17 +64,16 @@ def test_choice_of_another_sampler_is_shared(mocker: MockerFixture) -> None:
     assert shares == [[[7], [3]], [[5], [1]]]
 
 
-def test_hook_that_raises_leaves_nothing_behind(mocker: MockerFixture) -> None:
+def test_hook_that_raises_leaves_nothing_behind() -> None:
     def hook() -> Any:
         raise KeyError("of the user's")
 
-    with pytorch.init() as context:
-        sharing = SampleSharing(session_of(mocker, context, rank=0))
+    lightning = lightning_of(pl.LightningModule)
     # The first time, Lightning leaves the __delattr__ of object on the class.
-    sharing.request(list)
+    request_loaders(lightning, list)
     before = dict(vars(DataLoader))
     with pytest.raises(KeyError, match="of the user's"):
-        sharing.request(hook)
+        request_loaders(lightning, hook)
     after = dict(vars(DataLoader))
     assert after.keys() == before.keys()
     assert all(after[name] is entry for name, entry in before.items())

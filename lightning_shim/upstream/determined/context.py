@@ -181,11 +181,6 @@ def is_stopped_by_search(context: Any, seconds: float) -> bool:
     return state == bindings.trialv1State.STOPPING_COMPLETED.value
 
 
-def tensorboard_writer(context: Any) -> Any:
-    """Returns Determined's ``SummaryWriter``, which is created on first use."""
-    return context.get_tensorboard_writer()
-
-
 def tensorboard_folder(context: Any) -> str | None:
     """Returns the folder of the TensorBoard files, or None if none were written."""
     return None if context._tbd_writer is None else str(context._tbd_writer.log_dir)

@@ -36,7 +36,7 @@ class LatestCheckpoint:
         """Has Determined's loop leave out the files that were read, when it downloads the checkpoint in the block."""
         checkpoints = context._core.checkpoint
         whole: Callable[..., AbstractContextManager[pathlib.Path]] = checkpoints.restore_path
-        selectors = iter([self._is_needed_by_the_loop])
+        selectors = iter([lambda name: self.is_own and name != STATE_FILE])
 
         def restore_path(*args: Any, **options: Any) -> AbstractContextManager[pathlib.Path]:
             # The loop comes first; whatever else is restored afterwards is restored as asked for.
@@ -45,9 +45,6 @@ class LatestCheckpoint:
 
         with replaced(checkpoints, restore_path=restore_path):
             yield
-
-    def _is_needed_by_the_loop(self, name: str) -> bool:
-        return self.is_own and name != STATE_FILE
 
     @contextlib.contextmanager
     def being_loaded(self, context: Any, folder: pathlib.Path) -> Iterator[None]:
