@@ -159,6 +159,7 @@ class LightningCheckpoint:
         """Gives the scaler, the optimizers and the schedulers their state.
 
         Raises:
+            CheckpointError: If it was saved with the weights alone.
             ValueError: If the module has another number of optimizers or schedulers.
         """
         scaler = self._strategy.precision_plugin.scaler
@@ -169,7 +170,7 @@ class LightningCheckpoint:
         if not self._averaging.brings_scheduler:
             schedulers = [config.scheduler for config in self._strategy.lr_scheduler_configs]
             states = checkpoint.get("lr_schedulers_state_dict", checkpoint.get("lr_schedulers"))
-            self._restore("scheduler", schedulers, states)
+            self._restore("learning rate scheduler", schedulers, states)
 
     def load_progress(self, checkpoint: dict[str, Any]) -> bool:
         """Counts from where Lightning's loops were, and returns whether they restart: not if their epoch had ended."""
@@ -208,8 +209,12 @@ class LightningCheckpoint:
     @staticmethod
     def _restore(kind: str, owners: list[Any], states: list[Any] | None) -> None:
         if states is None:
-            # The checkpoint was saved with save_weights_only.
-            return
+            raise CheckpointError(
+                f"ckpt_path: Trying to restore {kind} state but checkpoint contains only the model. This is probably "
+                "due to `ModelCheckpoint.save_weights_only` being set to `True`. Load the weights before training, or "
+                "go on from another checkpoint.",
+                also=KeyError,
+            )
         if len(states) != len(owners):
             raise ValueError(f"it holds the states of {len(states)} {kind}s, and the module has {len(owners)}.")
         for owner, state in zip(owners, states, strict=True):

@@ -219,13 +219,6 @@ class TestFromLightning:
             results.append(outcome(module, determined_trial(module, pytorch.Epoch(4), **options).trainer))
         assert_same(*results)
 
-    def test_weights_alone(self, lightning: ModuleType, module_class: Any) -> None:
-        trainer = fit_by_lightning(lightning, module_class(), **loaders(), max_epochs=1)
-        trainer.save_checkpoint("weights.ckpt", weights_only=True)
-        module = module_class()
-        trial = determined_trial(module, pytorch.Epoch(2), ckpt_path="weights.ckpt")
-        assert trial.trainer.global_step == 2 * BATCHES
-
 
 class TestMistakes:
     def refuse(self, module: Any, ckpt_path: Any) -> str:
@@ -247,6 +240,16 @@ class TestMistakes:
         torch.save({"weights": 1}, "other.ckpt")
         assert "other.ckpt is not a checkpoint of Lightning's" in self.refuse(module_class(), "other.ckpt")
 
+    def test_weights_alone(self, lightning: ModuleType, module_class: Any) -> None:
+        trainer = fit_by_lightning(lightning, module_class(), **loaders(), max_epochs=1)
+        trainer.save_checkpoint("weights.ckpt", weights_only=True)
+        with pytest.raises(KeyError, match="contains only the model") as caught:
+            fit_by_lightning(lightning, module_class(), **loaders(), max_epochs=2, ckpt_path="weights.ckpt")
+        with pytest.raises(KeyError) as refused:
+            determined_trial(module_class(), pytorch.Epoch(2), ckpt_path="weights.ckpt")
+        assert caught.value.args[0] in refused.value.args[0]
+        assert isinstance(refused.value, CheckpointError)
+
     def test_another_module(self, lightning: ModuleType) -> None:
         module_class: Any = modules(lightning)["automatic"]
         trainer = fit_by_lightning(lightning, module_class(width=7), **loaders(), max_epochs=1)
@@ -261,4 +264,6 @@ class TestMistakes:
         trainer.save_checkpoint("one.ckpt")
         del (saved := torch.load("one.ckpt", weights_only=False))["lr_schedulers"][1]
         torch.save(saved, "one.ckpt")
-        assert "the states of 1 schedulers, and the module has 2" in self.refuse(module_class(), "one.ckpt")
+        assert "the states of 1 learning rate schedulers, and the module has 2" in self.refuse(
+            module_class(), "one.ckpt"
+        )
