@@ -206,8 +206,7 @@ class LightningCheckpoint:
         migrated, _ = self._session.lightning.migrate_checkpoint(dict(checkpoint))
         return migrated
 
-    @staticmethod
-    def _restore(kind: str, owners: list[Any], states: list[Any] | None) -> None:
+    def _restore(self, kind: str, owners: list[Any], states: list[Any] | None) -> None:
         if states is None:
             raise CheckpointError(
                 f"ckpt_path: Trying to restore {kind} state but checkpoint contains only the model. This is probably "
@@ -215,9 +214,10 @@ class LightningCheckpoint:
                 "go on from another checkpoint.",
                 also=KeyError,
             )
-        if len(states) != len(owners):
+        # Lightning gives as many their state as there are on both sides.
+        if len(states) != len(owners) and self._session.script_trainer is None:
             raise ValueError(f"it holds the states of {len(states)} {kind}s, and the module has {len(owners)}.")
-        for owner, state in zip(owners, states, strict=True):
+        for owner, state in zip(owners, states, strict=False):
             owner.load_state_dict(state)
 
 

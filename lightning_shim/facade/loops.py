@@ -70,17 +70,16 @@ def _batches_of_validation(training: Training) -> dict[str, int]:
 
 
 def _validation_batches_of_epoch(training: Training) -> dict[str, int]:
-    progress = training.session.progress
-    # Those of a sanity check are forgotten afterwards.
-    of_sanity_check = progress.validated * training.session.trainer.sanity_checking
-    return _validation_batches(training, progress.validated_in_epoch + of_sanity_check)
+    return _validation_batches(training, training.session.progress.validated_in_epoch)
 
 
-def _progress(path: str, read: Callable[[Training], dict[str, int]]) -> dict[str, Answer]:
-    """Returns the answers of Lightning's ``_ProcessedTracker``."""
+def _progress(path: str, read: Callable[[Training], dict[str, int]], corrected: str = "") -> dict[str, Answer]:
+    """Returns the answers of Lightning's ``_ProcessedTracker``, and adds the corrections of one of the progress."""
 
     def count_of(name: str) -> Answer:
-        return lambda training: read(training)[name]
+        return lambda training: (
+            read(training)[name] + training.session.progress.corrections.get(corrected, {}).get(name, 0)
+        )
 
     return {f"{path}.{name}": count_of(name) for name in COUNTS}
 
@@ -164,8 +163,8 @@ _ANSWERS: Final[dict[str, Answer]] = {
     f"{_LOOP}._skip_backward": "training_loop.optimization.skips_backward",
     **_source(_LOOP, "training_loop.source"),
     **_results(_LOOP, "metrics.collector"),
-    **_progress(f"{_LOOP}.epoch_progress.current", _epochs),
-    **_progress(f"{_LOOP}.epoch_progress.total", _epochs),
+    **_progress(f"{_LOOP}.epoch_progress.current", _epochs, "epochs"),
+    **_progress(f"{_LOOP}.epoch_progress.total", _epochs, "epochs_in_all"),
     f"{_EPOCH_LOOP}.batch_idx": lambda training: _batches_of_epoch(training)["ready"] - 1,
     f"{_EPOCH_LOOP}.total_batch_idx": lambda training: _batches_in_all(training)["ready"] - 1,
     f"{_EPOCH_LOOP}.global_step": "session.global_step",
@@ -177,15 +176,15 @@ _ANSWERS: Final[dict[str, Answer]] = {
     # Progress bars call it.
     f"{_EPOCH_LOOP}._should_check_val_epoch": lambda training: functools.partial(_validates_in_epoch, training),
     **_results(_EPOCH_LOOP, "metrics.training"),
-    **_progress(f"{_EPOCH_LOOP}.batch_progress.current", _batches_of_epoch),
-    **_progress(f"{_EPOCH_LOOP}.batch_progress.total", _batches_in_all),
+    **_progress(f"{_EPOCH_LOOP}.batch_progress.current", _batches_of_epoch, "batches_of_epoch"),
+    **_progress(f"{_EPOCH_LOOP}.batch_progress.total", _batches_in_all, "batches"),
     f"{_EPOCH_LOOP}.batch_progress.is_last_batch": "session.progress.is_last_batch",
     # Callbacks read it.
     f"{_VALIDATION}._has_run": "session.progress.has_validated",
     **_source(_VALIDATION, "evaluation_loop.source"),
     **_results(_VALIDATION, "metrics.validation"),
-    **_progress(f"{_VALIDATION}.batch_progress.current", _batches_of_validation),
-    **_progress(f"{_VALIDATION}.batch_progress.total", _validation_batches_of_epoch),
+    **_progress(f"{_VALIDATION}.batch_progress.current", _batches_of_validation, "validated"),
+    **_progress(f"{_VALIDATION}.batch_progress.total", _validation_batches_of_epoch, "validated_in_epoch"),
     f"{_VALIDATION}.batch_progress.is_last_batch": "session.progress.is_last_validated",
 }
 """The answers by the path to each member of ``members/trainer_parts``."""

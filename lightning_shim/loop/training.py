@@ -360,6 +360,9 @@ class TrainingLoop:
                 progress.batches_that_stepped += 1
             else:
                 self._count_batch()
+            if self._session.should_stop:
+                # As in Lightning, nothing is lost if the end of the epoch takes long.
+                self._session.trainer.lightning_loggers.save()
 
     def _count_batch(self) -> None:
         progress = self._progress

@@ -156,7 +156,7 @@ class EvaluationLoop:
                     self._end_dataloader()
                     current = dataloader_idx
                 progress.validated += 1
-                progress.validated_in_epoch += counts
+                progress.validated_in_epoch += 1
                 if iterator is None:
                     batch = transfer(batch, dataloader_idx)
                 collector.start_batch(batch, dataloader_idx if has_several else None)

@@ -73,6 +73,11 @@ class Loggers:
             logger.log_metrics(metrics=values, step=step)
             logger.save()
 
+    def save(self) -> None:
+        """Has each logger write what it has."""
+        for logger in self.loggers:
+            logger.save()
+
     def finalize(self, status: str) -> None:
         """Closes the loggers at the end of the process: ``"success"`` or ``"failed"``, as in Lightning."""
         for logger in self.loggers:

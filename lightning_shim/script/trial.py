@@ -11,15 +11,16 @@ from determined import pytorch
 
 from lightning_shim.diagnostics.errors import ConfigurationError
 from lightning_shim.diagnostics.locations import caller_location
-from lightning_shim.facade.delegation import delegates
+from lightning_shim.facade.delegation import Answer, delegates
 from lightning_shim.facade.logger import LoggerFacade
 from lightning_shim.facade.trainer import TrainerFacade
 from lightning_shim.script.trainer_patch import GIVEN
 from lightning_shim.script.trainer_while_fitting import show_facade
+from lightning_shim.session.loops_state import restart
 from lightning_shim.session.random_state import RandomState
 from lightning_shim.trial.trial import LightningTrial
 from lightning_shim.upstream.determined.context import is_on_cluster
-from lightning_shim.upstream.lightning_trainer import progress_of, validation_seconds
+from lightning_shim.upstream.lightning_trainer import loops_that_go_on, validation_seconds
 
 ENDLESS: Final = sys.maxsize
 """The length of a training that something else will end, such as a Timer or the number of steps."""
@@ -34,7 +35,20 @@ _SETTINGS: Final = (
 )
 """Attributes that are read from the user's own Trainer."""
 
+_NUMBERS_OF_BATCHES: Final[dict[str, Answer]] = {
+    "num_training_batches": lambda trainer: (
+        (trainer._training_loop.epoch_length if trainer.loaders[0] is not None else trainer.users_loop).max_batches
+    ),
+    "num_val_batches": lambda trainer: (
+        trainer._validation_loop.source.num_batches
+        if trainer.loaders[1] is not None
+        else trainer.users_loop.epoch_loop.val_loop._max_batches
+    ),
+}
+"""Attributes that are the last fit's until the loaders are there."""
 
+
+@delegates(_NUMBERS_OF_BATCHES)
 @delegates({name: f"users.{name}" for name in _SETTINGS})
 @delegates({name: f"users_loop.{name}" for name in ("max_epochs", "max_steps")})
 class ScriptTrainer(TrainerFacade):
@@ -186,7 +200,7 @@ class ScriptTrial(LightningTrial):
     def _make_trainer(self, *parts: Any) -> ScriptTrainer:
         trainer = ScriptTrainer(*parts)
         # A Trainer that has fitted before goes on counting, and a checkpoint has its own counts.
-        self._session.progress.load_state_dict(progress_of(self._script_trainer))
+        restart(self._session.progress, loops_that_go_on(self._script_trainer), within_epoch=False)
         trainer.adopt(self._script_trainer)
         return trainer
 

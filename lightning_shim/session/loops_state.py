@@ -82,13 +82,14 @@ def loops_state(progress: Progress, hook: str | None = None, is_between: bool = 
 
 
 def trackers(fit_loop: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """Returns those counts of Lightning's ``fit_loop`` that do not start anew with an epoch, by name."""
+    """Returns those counts of Lightning's ``fit_loop`` that may differ from a trial's, by name."""
     optimizer = fit_loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
     validation = fit_loop["epoch_loop.val_loop.batch_progress"]
     return {
         "epochs": fit_loop["epoch_progress"]["current"],
         "epochs_in_all": fit_loop["epoch_progress"]["total"],
         "batches": fit_loop["epoch_loop.batch_progress"]["total"],
+        "batches_of_epoch": fit_loop["epoch_loop.batch_progress"]["current"],
         "schedulers": fit_loop["epoch_loop.scheduler_progress"]["total"],
         "steps": optimizer["step"]["total"],
         "zero_grads": optimizer["zero_grad"]["total"],
@@ -124,14 +125,15 @@ def progress_of_loops(fit_loop: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def restart(progress: Progress, fit_loop: dict[str, Any]) -> None:
-    """Takes over the counters of Lightning's ``fit_loop`` when it goes on from a checkpoint within an epoch.
+def restart(progress: Progress, fit_loop: dict[str, Any], within_epoch: bool = True) -> None:
+    """Takes over the counters of Lightning's ``fit_loop`` when it goes on, within an epoch or with another one.
 
     Lightning goes on counting batches and steps that an error has ended, or that a hook has saved before their end:
     these are the corrections.
     """
     progress.load_state_dict(progress_of_loops(fit_loop))
-    progress.epoch_is_running, progress.corrections = True, {}
+    progress.epoch_is_running, progress.corrections = within_epoch, {}
+    progress.uncounted *= within_epoch
     ours = trackers(loops_state(progress)["fit_loop"])
     progress.corrections = {
         name: {count: number - ours[name][count] for count, number in tracked.items()}

@@ -88,7 +88,8 @@ class Progress:
         self.is_last_batch = self.last_batch_is_refused = False
         self.validated_in_epoch = 0
         self.before_epoch = (self.automatic_steps, self.zero_grads, self.scheduler_steps)
-        self.corrections.pop("validated_in_epoch", None)
+        for name in ("batches_of_epoch", "validated_in_epoch"):
+            self.corrections.pop(name, None)
 
     @property
     def counts_last_batch(self) -> bool:

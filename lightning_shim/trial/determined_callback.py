@@ -165,6 +165,7 @@ class LightningCallback(pytorch.PyTorchCallback):
             self._hooks.callbacks("on_sanity_check_end")
             self._trainer.forget_sanity_check()
             self._evaluation_loop.forget()
+            self._session.progress.validated_in_epoch = 0
 
     def on_validation_start(self) -> None:
         """Starts a validation."""

@@ -126,21 +126,13 @@ def interrupted(trainer: Any, error: BaseException, is_told: bool) -> None:
         trainer.state.stage = None
 
 
-def progress_of(trainer: Any) -> dict[str, int]:
-    """Returns the counts that a Trainer's next ``fit`` goes on from, by the names of ``Progress``."""
-    fit_loop = trainer.fit_loop
-    epoch_loop = fit_loop.epoch_loop
-    return {
-        # An epoch that an error has ended is trained again.
-        "current_epoch": fit_loop.epoch_progress.current.processed,
-        "total_batch_idx": epoch_loop.total_batch_idx,
-        "is_last_batch": epoch_loop.batch_progress.is_last_batch,
-        "automatic_steps": epoch_loop.automatic_optimization.optim_progress.optimizer_steps,
-        "manual_steps": epoch_loop.manual_optimization.optim_step_progress.total.completed,
-        "batches_that_stepped": epoch_loop._batches_that_stepped,
-        "zero_grads": epoch_loop.automatic_optimization.optim_progress.optimizer.zero_grad.total.completed,
-        "scheduler_steps": epoch_loop.scheduler_progress.total.completed,
-    }
+def loops_that_go_on(trainer: Any) -> dict[str, Any]:
+    """Returns the state of a Trainer's ``fit_loop`` from which its next ``fit`` goes on counting."""
+    state: dict[str, Any] = trainer.fit_loop.state_dict()
+    epochs = state["epoch_progress"]["current"]
+    # An epoch that an error has ended is trained again.
+    epochs["completed"] = epochs["processed"]
+    return state
 
 
 def is_tuning(trainer: Any) -> bool:

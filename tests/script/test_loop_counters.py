@@ -107,3 +107,93 @@ def test_counters_of_epochs_that_end_early(compared: Any) -> None:
         return [*saving.saved, {name: value for name, value in contents.items() if name != "callbacks"}]
 
     assert compared(script)[-1]["hparams_name"] is None
+
+
+class Looking(Saving):
+    """A callback that also keeps what can be seen of the loops before an epoch."""
+
+    def look(self, trainer: Any) -> None:
+        loop = trainer.fit_loop
+        seen = [trainer.num_training_batches, trainer.num_val_batches, trainer.num_sanity_val_batches]
+        seen += [trainer.is_last_batch, loop.epoch_loop.batch_idx, loop.epoch_loop.batch_progress.current.ready]
+        self.saved.append([*seen, loop.epoch_loop.total_batch_idx, loop.epoch_progress.current.ready])
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self.look(trainer)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.look(trainer)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self.look(trainer)
+
+    def on_validation_batch_end(self, trainer: Any, *args: Any) -> None:
+        # Also in the sanity check.
+        self.save(trainer)
+
+
+@pytest.mark.parametrize("at_batch", [None, 6])
+def test_counters_of_another_fit(compared: Any, at_batch: int | None) -> None:
+    def script() -> Any:
+        batches = 0
+
+        def act(hook: str, module: Any) -> None:
+            nonlocal batches
+            batches += hook == "training_step"
+            if hook == "training_step" and batches == at_batch:
+                raise RuntimeError("out of memory")
+
+        looking, module = Looking(), Scheduled(act)
+        arguments = {**ARGUMENTS, "num_sanity_val_steps": 1}
+        trainer = pl.Trainer(**arguments, accumulate_grad_batches=3, callbacks=[looking])
+        try:
+            trainer.fit(module, loader(), loader(2))
+        except RuntimeError:
+            assert at_batch is not None
+        trainer.fit_loop.max_epochs += 1
+        for _ in range(2):
+            # The second time there is nothing left to train.
+            trainer.fit(module, loader(), loader(2))
+            looking.save(trainer)
+            looking.look(trainer)
+        return looking.saved
+
+    compared(script)
+
+
+def test_loggers_save_while_a_stop_is_pending(compared: Any) -> None:
+    class Logger(pl.loggers.CSVLogger):
+        def save(self) -> None:
+            saves.append(module.trainer.global_step)
+
+    saves: list[int] = []
+    module = Module()
+
+    def act(hook: str, module: Any) -> None:
+        module.trainer.should_stop |= module.trainer.global_step == 2
+
+    def script() -> list[int]:
+        nonlocal module
+        saves.clear()
+        module = Module(act)
+        trainer = pl.Trainer(**{**ARGUMENTS, "logger": Logger("."), "log_every_n_steps": 4}, min_epochs=2)
+        trainer.fit(module, loader(), loader(2))
+        return list(saves)
+
+    assert {3, 5, 6, 7} <= set(compared(script))
+
+
+def test_a_checkpoint_with_another_number_of_schedulers(compared: Any) -> None:
+    class Unscheduled(Scheduled):
+        def configure_optimizers(self) -> Any:
+            return super().configure_optimizers()["optimizer"]
+
+    def script() -> Any:
+        trainer = pl.Trainer(**ARGUMENTS)
+        trainer.fit(Scheduled(), loader(), loader(2))
+        trainer.save_checkpoint("scheduled.ckpt")
+        module = Unscheduled()
+        pl.Trainer(**{**ARGUMENTS, "max_epochs": 3}).fit(module, loader(), loader(2), ckpt_path="scheduled.ckpt")
+        return module.state_dict()
+
+    compared(script)
