@@ -395,7 +395,7 @@ class TrainingLoop:
         if loops is None:
             return self.epoch_length.batches_and_epochs()
         self.restarted_at = self._progress.total_batch_idx if loops.is_restarting else None
-        self._restart = restart = loops.start_epoch(self.source.is_taken_by_steps)
+        self._restart = restart = loops.start_epoch(self.source.combined, self.source.is_taken_by_steps)
         counted = progress_of_loops(restart.loops)
         epochs, length = counted["current_epoch"], self.epoch_length.of_all
         batches = counted["total_batch_idx"] + 1 if length is None else epochs * length + counted["batch_idx"] + 1

@@ -42,7 +42,7 @@ _NUMBERS_OF_BATCHES: Final[dict[str, Answer]] = {
     "num_val_batches": lambda trainer: (
         trainer._validation_loop.source.num_batches
         if trainer.loaders[1] is not None
-        else trainer.users_loop.epoch_loop.val_loop._max_batches
+        else trainer.users_loop.epoch_loop.val_loop.max_batches
     ),
 }
 """Attributes that are the last fit's until the loaders are there."""

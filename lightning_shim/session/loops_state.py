@@ -122,6 +122,7 @@ def progress_of_loops(fit_loop: dict[str, Any]) -> dict[str, Any]:
         "validated": validations["current"]["completed"],
         "validated_in_epoch": validations["total"]["completed"],
         "is_last_validated": validations["is_last_batch"],
+        "corrections": {},
     }
 
 
@@ -132,7 +133,7 @@ def restart(progress: Progress, fit_loop: dict[str, Any], within_epoch: bool = T
     these are the corrections.
     """
     progress.load_state_dict(progress_of_loops(fit_loop))
-    progress.epoch_is_running, progress.corrections = within_epoch, {}
+    progress.epoch_is_running = within_epoch
     progress.uncounted *= within_epoch
     ours = trackers(loops_state(progress)["fit_loop"])
     progress.corrections = {

@@ -77,18 +77,16 @@ class RestartedLoops:
         self._loop: Final = self._namespace.module("loops.fit_loop")._FitLoop(self._trainer)
         self._trainer.fit_loop = self._loop
         self._loop.load_state_dict(state)
-        self._combined: Any = None
 
     def restore_loaders(self, combined: Any) -> None:
         """Restores those loaders of a CombinedLoader that have a state in the checkpoint."""
-        self._combined = combined
-        with self._loaders():
+        with self._lent(combined):
             self._loop._load_combined_loader_states()
 
     @contextlib.contextmanager
-    def _loaders(self) -> Iterator[None]:
+    def _lent(self, combined: Any) -> Iterator[None]:
         """Lends the loops the loaders, whose state would be part of their own otherwise."""
-        self._loop._combined_loader = self._combined
+        self._loop._combined_loader = combined
         yield
         self._loop._combined_loader = None
 
@@ -120,10 +118,11 @@ class RestartedLoops:
         if not self._loop._iteration_based_training():
             self._loop.epoch_progress.current.completed = self._loop.epoch_progress.current.processed
 
-    def start_epoch(self, is_taken_by_steps: bool) -> Restart:
+    def start_epoch(self, combined: Any, is_taken_by_steps: bool) -> Restart:
         """Counts as Lightning does from ``on_train_start`` to its first work, and tells what that is.
 
         Args:
+            combined: The CombinedLoader of the training.
             is_taken_by_steps: Whether the steps take batches themselves.
         """
         fit_loop, epoch_loop = self._loop, self._loop.epoch_loop
@@ -142,7 +141,7 @@ class RestartedLoops:
         validation.setup_data = lambda: None
         validation.reset = lambda: left_out.append(validation.batch_progress.reset_on_restart())
         fetcher = self._fetcher("_DataLoaderIterDataFetcher" if is_taken_by_steps else "_PrefetchDataFetcher")
-        with self._loaders():
+        with self._lent(combined):
             epoch_loop.reset()
         epoch_loop.on_run_start(fetcher)
         first = FirstWork.END_OF_EPOCH if epoch_loop.done else self._first_of(fetcher)

@@ -226,3 +226,20 @@ def test_what_is_said_if_nothing_is_left(compared: Any, caplog: pytest.LogCaptur
 
     with caplog.at_level("INFO", "pytorch_lightning"):
         assert "`Trainer.fit` stopped: `max_epochs=2` reached." in compared(script)[2:]
+
+
+def test_loaders_that_configure_optimizers_asks_for(compared: Any) -> None:
+    class Asking(Module):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), 0.1)
+            steps = self.trainer.estimated_stepping_batches
+            scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=int(steps) + 1)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def script() -> Any:
+        options = {"max_epochs": 2, "val_check_interval": 2}
+        fitted({**options, "callbacks": [Saving()]}, Asking())
+        paths = [f"saved/{name}.ckpt" for name in ("on_train_batch_end-5", "on_validation_end-3")]
+        return [fitted(options, Asking(), ckpt_path=path)[1] for path in paths]
+
+    compared(script)
