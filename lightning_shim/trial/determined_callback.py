@@ -99,6 +99,8 @@ class LightningCallback(pytorch.PyTorchCallback):
         self._parts.journal.starts_complete = self._controller.has_trained_its_length
         self._training_loop.start(fits_again)
         if self._ends_at_once():
+            if loops is not None:
+                self._controller.continue_at(*self._training_loop.epoch_length.batches_and_epochs())
             return
         self._training_loop.restart()
         if self._training_loop.goes_on or self._session.validates_in_epoch(self._trainer.current_epoch):

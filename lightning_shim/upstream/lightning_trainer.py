@@ -108,7 +108,7 @@ def interrupted(trainer: Any, error: BaseException, is_told: bool) -> None:
     Args:
         trainer: The user's Trainer.
         error: The error.
-        is_told: Whether callbacks and loggers know of it already.
+        is_told: Whether callbacks, strategy and loggers know of it already.
     """
     lightning = lightning_of(trainer)
     trainer.state.fn, trainer.state.status = lightning.TrainerFn.FITTING, lightning.TrainerStatus.INTERRUPTED
@@ -117,8 +117,7 @@ def interrupted(trainer: Any, error: BaseException, is_told: bool) -> None:
             callback.on_exception(trainer, trainer.lightning_module, error)
         if trainer.datamodule is not None and TELLS_DATA_MODULES_OF_ERRORS.is_of(lightning.version):
             trainer.datamodule.on_exception(error)
-    trainer.strategy.on_exception(error)
-    if not is_told:
+        trainer.strategy.on_exception(error)
         for logger in trainer.loggers:
             logger.finalize("failed")
     # After Ctrl+C the stage is still what it was.
