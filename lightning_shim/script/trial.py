@@ -227,7 +227,7 @@ class ScriptTrial(LightningTrial):
             return
         interval = trainer.val_check_interval
         if isinstance(interval, float):
-            if batches is None and interval != 1.0:
+            if batches is None and interval != 1.0 and not self._parts.training_loop.source.is_switched_off:
                 raise ConfigurationError(
                     f"{caller_location()}: When using an IterableDataset for `train_dataloader`, "
                     f"`Trainer(val_check_interval)` must be time based, `1.0` or an int, not {interval!r}: the "

@@ -45,6 +45,10 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], tuple[Any, Any]]]] = {
     "logs seldom": ({"logger": True, "log_every_n_steps": 5}, lambda: (loader(), loader(2))),
     "logs seldom in a hurry": ({"logger": True, "fast_dev_run": True}, lambda: (loader(), loader(2))),
     "nothing to train": ({"limit_train_batches": 0}, lambda: (loader(), loader(2))),
+    "nothing to train, and periods": (
+        {"limit_train_batches": 0, "val_check_interval": 0.5},
+        lambda: (loader(), loader(2)),
+    ),
     "no part to train": ({"limit_train_batches": 0.0, "max_steps": 4}, lambda: (loader(), loader(2))),
     "empty": ({}, lambda: (empty(), loader(2))),
     "nothing to validate": ({}, lambda: (loader(), empty())),
