@@ -42,6 +42,9 @@ def telling(name: str, method: Any, calls: list[Any]) -> Any:
 class Data(pl.LightningDataModule):
     """A data module with loaders, and a state."""
 
+    def prepare_data(self) -> None:
+        """Lightning 2.2 calls one that is not overridden as well."""
+
     def train_dataloader(self) -> Any:
         return loader(3)
 
@@ -59,6 +62,9 @@ class Module(pl.LightningModule):
         super().__init__()
         self.layer = torch.nn.Linear(3, 1)
         self.automatic_optimization = automatic
+
+    def prepare_data(self) -> None:
+        """As that of the data module."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         loss = self.layer(batch[0]).square().mean()

@@ -94,6 +94,13 @@ def attributes(trainer: Any) -> dict[str, Any]:
     return {**values, "metrics": metrics, "state": str(trainer.state), "optimizers": len(trainer.optimizers)}
 
 
+def counts(fit_loop: Any) -> list[tuple[int, ...]]:
+    """Returns what Lightning counts of epochs, batches and batches of validation."""
+    progress = (each.batch_progress for each in (fit_loop.epoch_loop, fit_loop.epoch_loop.val_loop))
+    parts = [part for each in (fit_loop.epoch_progress, *progress) for part in (each.current, each.total)]
+    return [(part.ready, part.started, part.processed, part.completed) for part in parts]
+
+
 def test_attributes_by_reference(compared: Any) -> None:
     def script() -> Any:
         seen = []
@@ -114,9 +121,7 @@ def test_counts_of_loops_by_reference(compared: Any) -> None:
         loop = trainer.fit_loop
 
         def look(hook: str, module: Any) -> None:
-            batches = [each.batch_progress for each in (loop.epoch_loop, loop.epoch_loop.val_loop)]
-            parts = [loop.epoch_progress.current, *(part for each in batches for part in (each.current, each.total))]
-            seen.append((hook, [(part.ready, part.started, part.processed, part.completed) for part in parts]))
+            seen.append((hook, counts(loop)))
             if hook == "on_train_epoch_end":
                 seen.append((hook, copy.deepcopy(trainer).fit_loop.epoch_progress.current.ready))
 
@@ -327,8 +332,8 @@ def test_after_an_error(compared: Any, hook: str, step: int, error: BaseExceptio
             signal.signal(signal.SIGINT, former)
         trainer.save_checkpoint("emergency.ckpt")
         saved = torch.load("emergency.ckpt", weights_only=False)
-        counts = trainer.fit_loop.epoch_loop.batch_progress.current
-        return seen, attributes(trainer), saved["global_step"], saved["state_dict"], counts.processed, counts.ready
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current
+        return seen, attributes(trainer), saved["global_step"], saved["state_dict"], batches.processed, batches.ready
 
     assert len(compared(script)[0]) == 2
 
@@ -348,12 +353,16 @@ def test_error_in_setup(compared: Any) -> None:
 
 
 def test_fits_again(compared: Any) -> None:
-    """With more epochs, with another module, and after an error."""
+    """With more epochs, with another module, after an error, and with nothing left to train."""
 
     def script() -> Any:
-        seen = []
+        seen: list[Any] = []
+
+        def look(hook: str, module: Any) -> None:
+            seen.append((hook, module.current_epoch, module.global_step, counts(module.trainer.fit_loop)))
+
         trainer = pl.Trainer(**ARGUMENTS)
-        module = Module(lambda hook, module: seen.append((hook, module.current_epoch, module.global_step)))
+        module = Module(look)
         trainer.fit(module, loader(), loader(2))
         trainer.fit_loop.max_epochs = 4
         trainer.fit(module, loader(3), loader(2))
@@ -361,10 +370,12 @@ def test_fits_again(compared: Any) -> None:
         trainer.fit_loop.max_epochs = 6
         with pytest.raises(RuntimeError):
             trainer.fit(Module(fails("training_step", 16, RuntimeError())), loader(), loader(2))
-        seen.append(trainer.global_step)
+        seen.append((trainer.global_step, counts(trainer.fit_loop)))
         other = Module(module.act)
         trainer.fit(other, loader(), loader(2))
-        return seen, attributes(trainer), other.state_dict()
+        seen.append((attributes(trainer), counts(trainer.fit_loop)))
+        trainer.fit(Module(module.act), loader(), loader(2))
+        return seen, attributes(trainer), counts(trainer.fit_loop), other.state_dict()
 
     assert compared(script)[1]["current_epoch"] == 6
 
