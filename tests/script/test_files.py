@@ -47,7 +47,10 @@ def module_of(lightning: ModuleType) -> Any:
 
 def scalars(folder: str) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(folder).Reload()
-    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    # Files of the same second are read in the order of their names, in which the tenth comes before the ninth.
+    return {
+        name: sorted((event.step, event.value) for event in events.Scalars(name)) for name in events.Tags()["scalars"]
+    }
 
 
 def train_twice(lightning: ModuleType) -> list[Any]:
