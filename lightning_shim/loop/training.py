@@ -28,7 +28,7 @@ from lightning_shim.upstream.lightning_behaviour import (
     STEPS_SCHEDULERS_ONCE_AFTER_A_RESTART,
     STEPS_SCHEDULERS_WHEN_AN_EPOCH_ENDS_EARLY,
 )
-from lightning_shim.upstream.lightning_loops import FirstWork, Restart
+from lightning_shim.upstream.lightning_loops import FirstWork, Restart, RestartedLoops
 
 SKIPPED: Final = object()
 """A batch that Determined counts and nobody trains on: all of its epochs have the same number of batches."""
@@ -373,27 +373,23 @@ class TrainingLoop:
     def ends_with_checkpoint(self) -> bool:
         """Whether nothing is left to train after a checkpoint of Lightning's."""
         loops = self._session.restarted_loops
-        is_done = loops is not None and loops.are_done
-        if loops is not None and is_done:
-            self._progress.load_state_dict(progress_of_loops(loops.state))
-        return is_done
+        if loops is None or not loops.are_done:
+            return False
+        self._progress.load_state_dict(progress_of_loops(loops.state))
+        return True
 
-    def restart(self) -> None:
+    def restart(self, loops: RestartedLoops) -> None:
         """Counts as Lightning does when it goes on from a checkpoint of its own, up to ``on_train_start``."""
-        loops = self._session.restarted_loops
-        if loops is not None:
-            loops.start()
-            self._progress.load_state_dict(progress_of_loops(loops.state))
+        loops.start()
+        self._progress.load_state_dict(progress_of_loops(loops.state))
 
-    def plan_restart(self) -> tuple[int, int]:
+    def plan_restart(self, loops: RestartedLoops) -> tuple[int, int]:
         """Finds out how the first epoch begins after a checkpoint of Lightning's.
 
         Returns:
             The batches and epochs that Determined counts before it.
         """
-        loops, self._session.restarted_loops = self._session.restarted_loops, None
-        if loops is None:
-            return self.epoch_length.batches_and_epochs()
+        self._session.restarted_loops = None
         self.restarted_at = self._progress.total_batch_idx if loops.is_restarting else None
         self._restart = restart = loops.start_epoch(self.source.combined, self.source.is_taken_by_steps)
         counted = progress_of_loops(restart.loops)

@@ -102,11 +102,12 @@ class LightningCallback(pytorch.PyTorchCallback):
             if loops is not None:
                 self._controller.continue_at(*self._training_loop.epoch_length.batches_and_epochs())
             return
-        self._training_loop.restart()
+        if loops is not None:
+            self._training_loop.restart(loops)
         if self._training_loop.goes_on or self._session.validates_in_epoch(self._trainer.current_epoch):
             self._evaluation_loop.set_up()
         if loops is not None:
-            self._controller.continue_at(*self._training_loop.plan_restart())
+            self._controller.continue_at(*self._training_loop.plan_restart(loops))
             self._controller.skips_training = self._controller.has_trained_its_length
         self._hooks.call("on_pretrain_routine_start")
         self._hooks.call("on_pretrain_routine_end")
