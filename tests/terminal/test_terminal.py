@@ -18,9 +18,19 @@ FIT = ("-m", "tests.terminal.fit", str(SECONDS))
 TRAIN = ("-m", "tests.terminal.train", "0")
 RUN = ("-m", "lightning_shim", "run", *TRAIN)
 
+ENDING = [
+    "lightning_shim: what was reported:",
+    "lightning_shim: trained to its length, after 2 epochs, 8 batches, 8 steps",
+]
+"""All that a trial says in the terminal of a script, whose Trainer has Lightning's bar or wants none."""
+
 
 def torchrun() -> tuple[str, ...]:
     return ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_ports(1)[0]}")
+
+
+def lines_of_the_trial(seen: Seen) -> list[str]:
+    return [line for line in seen.screen if line.startswith("lightning_shim: ")]
 
 
 def bars(seen: Seen, description: str) -> list[str]:
@@ -60,20 +70,14 @@ class TestScript:
             assert counts(bars(seen, f"Epoch {epoch}")) == [*range(BATCHES + 1)]
             for batch in range(BATCHES):
                 assert f"printed in epoch {epoch}, batch {batch}" in seen.screen, "self.print was torn by the bar"
-        assert [line for line in seen.screen if line.startswith("lightning_shim: ")] == [
-            "lightning_shim: what was reported:",
-            "lightning_shim: trained to its length, after 2 epochs, 8 batches, 8 steps",
-        ]
+        assert lines_of_the_trial(seen) == ENDING
 
     def test_no_bar_where_the_script_wants_none(self, tmp_path: Path) -> None:
         seen = run_in_terminal(*RUN, "quiet", folder=tmp_path)
         assert seen.exit_code == 0
         assert "Epoch" not in seen.written
         assert "8 steps" in seen.screen
-        assert [line for line in seen.screen if line.startswith("lightning_shim: ")] == [
-            "lightning_shim: what was reported:",
-            "lightning_shim: trained to its length, after 2 epochs, 8 batches, 8 steps",
-        ]
+        assert lines_of_the_trial(seen) == ENDING
 
     def test_evaluations_have_lightnings_bar(self, tmp_path: Path) -> None:
         seen = run_in_terminal(*RUN, "evaluate", folder=tmp_path)
@@ -100,7 +104,7 @@ class TestTraining:
         assert counts(bars(seen, "Validation")) == [*range(BATCHES + 1)]
         assert any("val_loss=1.5" in bar for bar in bars(seen, "Epoch 1/1"))
         assert "hidden=" not in seen.written
-        start, *lines = [line for line in seen.screen if line.startswith("lightning_shim: ")]
+        start, *lines = lines_of_the_trial(seen)
         assert re.match(r"lightning_shim: training \w+, \d+ parameters, (1 process|2 processes) on cpu, up to", start)
         assert lines == [
             "lightning_shim: epoch 0, batch 4, validation: val_loss=1.5",
