@@ -30,7 +30,9 @@ if __name__ == "__main__":
         enable_progress_bar="quiet" not in sys.argv,
     )
     trainer.fit(Lit(float(sys.argv[1])), loader(), loader())
-    print(f"{trainer.global_step} steps")
+    if trainer.is_global_zero:
+        # Another process may be here before this one has drawn the last bar.
+        print(f"{trainer.global_step} steps")
     if "evaluate" in sys.argv:
         for evaluate in (trainer.validate, trainer.test, trainer.predict):
             evaluate(dataloaders=loader())
